@@ -1,0 +1,29 @@
+"""How long do the bytes take?
+
+``flows`` gives messages their routes and the lower bound, ``sharing`` divides links max-min fairly, ``engine`` does it on
+SimPy's clock, ``schedules`` say what a library posts and in which order, ``exchange`` times one exchange alone. Knows
+nothing of experts or tokens.
+"""
+
+from smoes_sim.network.engine import Engine, Exchange
+from smoes_sim.network.exchange import ExchangeTime, exchange_time, open_phases, take_part
+from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
+from smoes_sim.network.schedules import Order, Schedule, phases_of
+from smoes_sim.network.sharing import max_min_rates
+
+__all__ = [
+    "Engine",
+    "Exchange",
+    "ExchangeTime",
+    "Flows",
+    "Network",
+    "Order",
+    "Schedule",
+    "exchange_time",
+    "link_load",
+    "lower_bound",
+    "max_min_rates",
+    "open_phases",
+    "phases_of",
+    "take_part",
+]

@@ -1,0 +1,137 @@
+"""A network that can be asked for flows: topology, capacities, routes and the constants of the software on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.topology import Router, Routes, Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flows:
+    """Messages from rank to rank and the links they cross.
+
+    Attributes:
+        source: Sending rank, shape (F,).
+        destination: Receiving rank, shape (F,).
+        size: Bytes, shape (F,), > 0.
+        routes: Links that are shared and so can be a bottleneck.
+        ceiling: Largest rate by itself, B/s: the narrowest fatpipe link on the way, shape (F,).
+        latency: Sum of the latencies of the whole route, seconds, shape (F,).
+    """
+
+    source: NDArray[np.int64]
+    destination: NDArray[np.int64]
+    size: NDArray[np.float64]
+    routes: Routes
+    ceiling: NDArray[np.float64]
+    latency: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A topology with the constants that only measurements can tell.
+
+    Attributes:
+        topology: What is wired to what.
+        efficiency: Share of nominal bandwidth that the transport reaches, per link kind; 1 where not named.
+        per_message: Seconds that a sender spends on each message, one after the other.
+        per_exchange: Seconds that a rank spends entering an exchange, whatever it sends.
+        seed: Seed of the ECMP hash.
+    """
+
+    topology: Topology
+    efficiency: dict[str, float] = field(default_factory=dict)
+    per_message: float = 0.0
+    per_exchange: float = 0.0
+    seed: int = 0
+
+    @cached_property
+    def router(self) -> Router:
+        """Routes of this topology."""
+        return Router(self.topology, seed=self.seed)
+
+    @cached_property
+    def capacity(self) -> NDArray[np.float64]:
+        """Bytes per second that each link carries, shape (H,)."""
+        factor = np.array([self.efficiency.get(kind, 1.0) for kind in self.topology.link_kinds])
+        result: NDArray[np.float64] = self.topology.link_bandwidth * factor[self.topology.link_kind]
+        return result
+
+    def flows(self, size: NDArray[np.floating]) -> Flows:
+        """The messages of a traffic matrix in bytes, shape (R, R); the diagonal and zeros stay at home."""
+        off_diagonal = size > 0
+        np.fill_diagonal(off_diagonal, val=False)
+        source, destination = np.nonzero(off_diagonal)
+        return self.messages(source, destination, size[source, destination].astype(np.float64))
+
+    def messages(
+        self, source: NDArray[np.int64], destination: NDArray[np.int64], size: NDArray[np.float64]
+    ) -> Flows:
+        """Flows of single messages between ranks that differ, shape (F,) each."""
+        routes = self.router.compile(source, destination)
+        latency = routes.sum_of(self.topology.link_latency)
+        shared = self.topology.link_shared[routes.links]
+        flow = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
+        ceiling = np.full(len(routes), np.inf)
+        np.minimum.at(ceiling, flow[~shared], self.capacity[routes.links[~shared]])
+        narrowest = np.full(len(routes), np.inf)
+        np.minimum.at(narrowest, flow[shared], self.capacity[routes.links[shared]])
+        ceiling[ceiling >= narrowest] = np.inf  # never reached: the shared links are narrower
+        kept = np.bincount(flow[shared], minlength=len(routes))
+        offsets = np.concatenate([[0], np.cumsum(kept)])
+        return Flows(
+            source=source,
+            destination=destination,
+            size=size,
+            routes=Routes(offsets=offsets, links=routes.links[shared]),
+            ceiling=ceiling,
+            latency=latency,
+        )
+
+
+def link_load(flows: Flows, num_links: int) -> NDArray[np.float64]:
+    """Bytes that cross each link, shape (H,)."""
+    weights = np.repeat(flows.size, np.diff(flows.routes.offsets))
+    return np.bincount(flows.routes.links, weights=weights, minlength=num_links)
+
+
+def lower_bound(network: Network, phases: Sequence[Flows]) -> float:
+    """Seconds that no schedule of these messages can beat, whatever the order of the phases.
+
+    Every link must carry its bytes, the first of which starts after the sender's first message overhead and the last of
+    which still has to travel; every message must pass its narrowest link; a sender pays for one message after another::
+
+        o + max(max over links of bytes / capacity + least latency,
+                max over messages of size / narrowest + latency,
+                o * (messages of the busiest sender - 1))
+
+    Example:
+        4 ranks on a star of 50 GB/s, 16 MiB a pair: each port carries 3 * 16777216 B, so 1.00663 ms.
+    """
+    num_links = network.topology.num_links
+    load, least = np.zeros(num_links), np.full(num_links, np.inf)
+    messages = np.zeros(network.topology.num_ranks, dtype=np.int64)
+    longest = 0.0
+    for flows in phases:
+        count, links = np.diff(flows.routes.offsets), flows.routes.links
+        load += link_load(flows, num_links)
+        np.minimum.at(least, links, np.repeat(flows.latency, count))
+        rate = flows.ceiling.copy()
+        np.minimum.at(rate, np.repeat(np.arange(len(flows)), count), network.capacity[links])
+        longest = max(longest, float((flows.size / rate + flows.latency).max(initial=0.0)))
+        messages += np.bincount(flows.source, minlength=len(messages))
+    if not messages.any():
+        return network.per_exchange
+    used = load > 0
+    by_link = (load[used] / network.capacity[used] + least[used]).max(initial=0.0)
+    by_sender = network.per_message * (messages.max() - 1)
+    return float(network.per_exchange + network.per_message + max(by_link, longest, by_sender))

@@ -1,0 +1,51 @@
+"""Find a topology: a shipped name, a file, or a spec written in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import RootModel
+
+from smoes_sim.errors import ConfigError, TopologyError
+from smoes_sim.files import Document, nearest, read_text
+from smoes_sim.topology.generators import build
+from smoes_sim.topology.graph import Topology
+from smoes_sim.topology.specs import TopologySpec
+
+_INSTALLED = Path(__file__).parent.parent / "data" / "topologies"
+_CHECKOUT = Path(__file__).parent.parent.parent / "topologies"
+
+
+class TopologyFile(RootModel[TopologySpec]):
+    """A topology file of any kind."""
+
+
+def folder() -> Path:
+    """The folder of shipped topologies, in the installed package or in a checkout."""
+    return _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+
+
+def topology_names() -> list[str]:
+    """Names of the shipped topologies, sorted."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def find_spec(name: str) -> TopologySpec:
+    """The spec of a shipped topology or of a file.
+
+    Raises:
+        ConfigError: If there is no such name or file, or the file breaks a rule.
+    """
+    shipped = folder() / f"{name}.yaml"
+    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f'topology "{name}" is neither shipped nor a file. {nearest(name, topology_names())}')
+    return Document(read_text(path), name=str(path)).validate(TopologyFile).root
+
+
+def find_topology(name: str) -> Topology:
+    """Build a shipped topology or one from a file."""
+    try:
+        return build(find_spec(name), name=Path(name).stem)
+    except TopologyError as error:
+        raise error.at(name) if Path(name).exists() else error from None

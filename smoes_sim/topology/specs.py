@@ -1,0 +1,236 @@
+"""The topology files: one model per ``kind``, each field in the units people use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from smoes_sim.files import Spec
+from smoes_sim.units import Bandwidth, Duration
+
+Count = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(gt=0)]
+
+
+class LinkSpec(Spec):
+    """A link, one direction; both directions exist and do not share."""
+
+    kind: str = "link"
+    bandwidth: Bandwidth
+    latency: Duration = 0.0
+
+
+class ScaleUpSpec(LinkSpec):
+    """Links inside a node: to a switch (bandwidth per rank) or to every peer (bandwidth per pair)."""
+
+    wiring: Literal["switch", "mesh"] = "switch"
+
+
+class NicSpec(LinkSpec):
+    """A NIC and its link to the fabric; one per rank, or one that the ranks of a node share."""
+
+    per: Literal["rank", "node"] = "rank"
+
+
+class FabricSpec(Spec):
+    """The network above the NICs: capacity below a node's leaf over capacity above it, and latency per extra hop."""
+
+    oversubscription: Ratio = 1
+    latency: Duration = 0.0
+
+
+class _TopologySpec(Spec):
+    description: str = ""
+    sources: dict[str, str] = Field(default_factory=dict, description="Dotted path of a number -> where it is from.")
+    routing: Literal["hash", "split"] = Field("hash", description="Equal routes: one by seeded hash, or evenly over all.")
+
+
+class StarSpec(_TopologySpec):
+    """Every rank on one non-blocking switch; a route crosses two links."""
+
+    kind: Literal["star"]
+    ranks: Count
+    link: LinkSpec
+
+
+class MeshSpec(_TopologySpec):
+    """A link of its own between every pair of ranks (xGMI-like)."""
+
+    kind: Literal["mesh"]
+    ranks: Count
+    link: LinkSpec
+
+
+class TwoLevelSpec(_TopologySpec):
+    """Nodes of ranks: scale-up links inside, NICs and a fabric between."""
+
+    kind: Literal["two_level"]
+    nodes: Count
+    ranks_per_node: Count
+    scale_up: ScaleUpSpec
+    nic: NicSpec
+    fabric: FabricSpec = FabricSpec()
+
+
+class ScaleUpDomainSpec(_TopologySpec):
+    """Racks whose ranks share one scale-up switch fabric (NVL72-like); several racks need NICs."""
+
+    kind: Literal["scale_up_domain"]
+    racks: Count = 1
+    ranks_per_rack: Count
+    scale_up: LinkSpec
+    nic: NicSpec | None = None
+    fabric: FabricSpec = FabricSpec()
+
+    @model_validator(mode="after")
+    def _racks_are_joined(self) -> ScaleUpDomainSpec:
+        if self.racks > 1 and self.nic is None:
+            raise ValueError(f"racks = {self.racks} have no network between them. Add nic: {{bandwidth: ...}}.")
+        return self
+
+
+class RailFabricSpec(Spec):
+    """Rail switches join NICs of one index in a pod; spines join the rail switches."""
+
+    nodes_per_pod: Count
+    spines: Count = 1
+    oversubscription: Ratio = 1
+    latency: Duration = 0.0
+
+
+class RailOptimizedSpec(_TopologySpec):
+    """Nodes whose NICs of equal index share a switch (rail); other rails are reached through spines."""
+
+    kind: Literal["rail_optimized"]
+    nodes: Count
+    ranks_per_node: Count
+    scale_up: ScaleUpSpec
+    nic: NicSpec
+    fabric: RailFabricSpec
+
+
+class LevelSpec(Spec):
+    """A level of a fat tree: groups of ``down`` members under ``switches`` parallel switches."""
+
+    down: Annotated[int, Field(ge=1, description="Members (NICs, or groups of the level below) in a group.")]
+    switches: Count = 1
+    oversubscription: Annotated[float, Field(gt=0, description="Capacity into a group from below over that upwards.")] = 1
+    latency: Duration = 0.0
+
+
+class FatTreeSpec(_TopologySpec):
+    """Nodes of ranks under a tree of switches, any levels, each with its own oversubscription."""
+
+    kind: Literal["fat_tree"]
+    nodes: Count
+    ranks_per_node: Count
+    scale_up: ScaleUpSpec
+    nic: NicSpec
+    levels: Annotated[list[LevelSpec], Field(min_length=1)]
+
+
+class TorusSpec(_TopologySpec):
+    """A torus of any dimension, one rank per router."""
+
+    kind: Literal["torus"]
+    shape: Annotated[list[Count], Field(min_length=1)]
+    link: LinkSpec
+
+
+class GlobalLinkSpec(LinkSpec):
+    """Links between groups of a dragonfly."""
+
+    per_router: Count
+
+
+class DragonflySpec(_TopologySpec):
+    """Groups of fully meshed routers; global links join every pair of groups."""
+
+    kind: Literal["dragonfly"]
+    groups: Count
+    routers_per_group: Count
+    ranks_per_router: Count
+    link: LinkSpec
+    local: LinkSpec
+    global_: Annotated[GlobalLinkSpec, Field(alias="global")]
+
+    @model_validator(mode="after")
+    def _groups_are_joined(self) -> DragonflySpec:
+        ports = self.routers_per_group * self.global_.per_router
+        if ports < self.groups - 1:
+            raise ValueError(
+                f"routers_per_group * global.per_router = {ports} global links cannot reach the other "
+                f"{self.groups - 1} groups. Use more links per router or fewer groups."
+            )
+        return self
+
+
+class PcieTreeSpec(_TopologySpec):
+    """Ranks under root complexes of sockets joined by a host link; a NIC per node hangs on socket 0."""
+
+    kind: Literal["pcie_tree"]
+    nodes: Count = 1
+    sockets: Count
+    ranks_per_socket: Count
+    pcie: LinkSpec
+    host: LinkSpec | None = None
+    nic: NicSpec | None = None
+
+    @model_validator(mode="after")
+    def _parts_are_joined(self) -> PcieTreeSpec:
+        if self.sockets > 1 and self.host is None:
+            raise ValueError(f"sockets = {self.sockets} have no link between them. Add host: {{bandwidth: ...}}.")
+        if self.nodes > 1 and self.nic is None:
+            raise ValueError(f"nodes = {self.nodes} have no network between them. Add nic: {{bandwidth: ...}}.")
+        return self
+
+
+class EdgeSpec(LinkSpec):
+    """A link of an explicit graph, by vertex names; duplex unless said otherwise."""
+
+    from_: Annotated[str, Field(alias="from")]
+    to: str
+    sharing: Literal["shared", "fatpipe"] = "shared"
+    duplex: bool = True
+
+
+class GraphSpec(_TopologySpec):
+    """An explicit graph: ranks in the order of ``devices``."""
+
+    kind: Literal["graph"]
+    devices: Annotated[list[str], Field(min_length=1)]
+    nodes: list[list[str]] | None = Field(None, description="Which devices share a node; all in one when left out.")
+    nics: list[str] = []
+    switches: list[str] = []
+    links: list[EdgeSpec]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> GraphSpec:
+        names = [*self.devices, *self.nics, *self.switches]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f'"{doubled[0]}" names two vertices. Every device, NIC and switch needs its own name.')
+        for link in self.links:
+            for end in (link.from_, link.to):
+                if end not in names:
+                    raise ValueError(f'a link ends at "{end}", which is no device, NIC or switch. Declare it.')
+        if self.nodes is not None and sorted(sum(self.nodes, [])) != sorted(self.devices):
+            raise ValueError("nodes must name every device exactly once. Leave nodes out for a single node.")
+        return self
+
+
+TopologySpec = Annotated[
+    StarSpec
+    | MeshSpec
+    | TwoLevelSpec
+    | ScaleUpDomainSpec
+    | RailOptimizedSpec
+    | FatTreeSpec
+    | TorusSpec
+    | DragonflySpec
+    | PcieTreeSpec
+    | GraphSpec,
+    Field(discriminator="kind"),
+]
+"""Any topology file."""
