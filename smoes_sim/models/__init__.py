@@ -1,0 +1,10 @@
+"""How big is a model: layers, experts, parameters, bytes, and how many tokens one image becomes.
+
+Main type: :class:`~smoes_sim.models.shapes.ModelShape`; :func:`~smoes_sim.models.shapes.find_model` resolves a shipped
+name. Neighbours: ``workload`` turns a shape and a batch into tokens, ``compute`` turns work on tokens into seconds.
+"""
+
+from smoes_sim.models.image_tokens import ImageTokens
+from smoes_sim.models.shapes import LatentAttention, ModelShape, dense_equal, find_model, model_names
+
+__all__ = ["ImageTokens", "LatentAttention", "ModelShape", "dense_equal", "find_model", "model_names"]

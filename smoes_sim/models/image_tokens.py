@@ -1,0 +1,209 @@
+"""How many tokens of the language model one image becomes: one rule for each family of vision towers.
+
+A rule is read from a model's data file and tells the rules apart by ``kind``. The number depends on the image's size in
+pixels only. Beginning and end markers are counted where the family puts them between the patches (DeepSeek-VL2's line
+ends, Llama 4's tile separators) and not where the chat template writes them (InternVL's ``<img>``, Qwen's
+``<|vision_start|>``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Spec
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise ConfigError(f"image of {width} x {height} px: both sides must be >= 1. Give the size in pixels.")
+
+
+class FixedImageTokens(Spec):
+    """The same number for every image, which the tower resizes or pads to one resolution.
+
+    Example:
+        LLaVA-1.5 with CLIP ViT-L/14 at 336 px: (336 / 14)**2 = 576.
+    """
+
+    kind: Literal["fixed"] = "fixed"
+    tokens: Positive
+
+    def count(self, *, width: int, height: int) -> int:
+        """Tokens of an image of ``width`` x ``height`` pixels."""
+        _check_size(width, height)
+        return self.tokens
+
+
+class PixelGridTokens(Spec):
+    """One token for each cell of ``patch * merge`` pixels a side, at the image's own resolution.
+
+    ``rounding`` is how a side becomes a whole number of cells. ``nearest`` (Qwen3-VL, GLM-4.5V) rounds to the nearest,
+    then rescales the image when the grid leaves ``min_tokens .. max_tokens``. ``up`` (Kimi-VL) shrinks an image that has
+    more than ``max_tokens * merge**2`` whole patches, then pads both sides up; padding can end above ``max_tokens``.
+    A side shorter than a cell is enlarged to one cell. Aspect ratios above 200, which some processors refuse, count here.
+
+    Example:
+        1024 x 768 px in cells of 32 px: 32 * 24 = 768 tokens; in cells of 28 px, rounded: 37 * 27 = 999.
+    """
+
+    kind: Literal["pixel_grid"] = "pixel_grid"
+    patch: Positive
+    merge: Positive
+    min_tokens: Positive
+    max_tokens: Positive
+    rounding: Literal["nearest", "up"] = "nearest"
+
+    def count(self, *, width: int, height: int) -> int:
+        """Tokens of an image of ``width`` x ``height`` pixels."""
+        _check_size(width, height)
+        return self._count_up(width, height) if self.rounding == "up" else self._count_nearest(width, height)
+
+    def _count_nearest(self, width: int, height: int) -> int:
+        cell = self.patch * self.merge
+        enlarge = max(1.0, cell / width, cell / height)
+        wide, high = width * enlarge / cell, height * enlarge / cell  # the sides in cells, not yet whole
+        columns, rows = round(wide), round(high)
+        if columns * rows > self.max_tokens:
+            shrink = math.sqrt(wide * high / self.max_tokens)
+            return max(1, math.floor(wide / shrink)) * max(1, math.floor(high / shrink))
+        if columns * rows < self.min_tokens:
+            grow = math.sqrt(self.min_tokens / (wide * high))
+            return math.ceil(wide * grow) * math.ceil(high * grow)
+        return columns * rows
+
+    def _count_up(self, width: int, height: int) -> int:
+        patches = (width // self.patch) * (height // self.patch)
+        limit = self.max_tokens * self.merge**2
+        if patches > limit:
+            scale = math.sqrt(limit / patches)
+            width, height = int(width * scale), int(height * scale)
+        cell = self.patch * self.merge
+        return math.ceil(width / cell) * math.ceil(height / cell)
+
+
+class DeepSeekTileTokens(Spec):
+    """DeepSeek-VL2: one thumbnail and a grid of tiles, a line-end token after each row of patches, one separator.
+
+    ``n = ceil(tile // patch / downsample)`` patches a side; tokens = n (n + 1) + 1 + n rows (n columns + 1). The grid is
+    the candidate (all grids of at most ``max_tiles``) that keeps most of the image's pixels, then wastes least canvas.
+    The processor stops cutting tiles when a prompt has more than two images; this rule is that of one or two.
+
+    Example:
+        tile 384, patch 14, downsample 2: n = 14; 1 tile: 210 + 1 + 14 * 15 = 421; 3 x 3: 211 + 42 * 43 = 2017.
+    """
+
+    kind: Literal["deepseek_tiles"] = "deepseek_tiles"
+    tile: Positive
+    patch: Positive
+    downsample: Positive
+    max_tiles: Positive
+
+    def grid(self, *, width: int, height: int) -> tuple[int, int]:
+        """Columns and rows of tiles; the first candidate wins a tie, as in the processor."""
+        _check_size(width, height)
+        best, kept, wasted = (1, 1), 0, math.inf
+        for columns, rows in _grids(self.max_tiles):
+            wide, high = columns * self.tile, rows * self.tile
+            scale = min(wide / width, high / height)
+            pixels = min(int(width * scale) * int(height * scale), width * height)
+            waste = wide * high - pixels
+            if pixels > kept or (pixels == kept and waste < wasted):
+                best, kept, wasted = (columns, rows), pixels, waste
+        return best
+
+    def count(self, *, width: int, height: int) -> int:
+        """Tokens of an image of ``width`` x ``height`` pixels."""
+        columns, rows = self.grid(width=width, height=height)
+        side = math.ceil(self.tile // self.patch / self.downsample)
+        return side * (side + 1) + 1 + side * rows * (side * columns + 1)
+
+
+class InternVLTileTokens(Spec):
+    """InternVL: the image is stretched to the grid of nearest aspect ratio; a thumbnail joins if there are several tiles.
+
+    Equal distances: a larger grid wins if the image has more than half of the grid's pixels. Grids of equal size are
+    tried from narrow to wide (the original walks a Python set there).
+
+    Example:
+        256 tokens a tile: 448 x 448 px is 1 tile, 256; 896 x 448 px is 2 x 1 and a thumbnail, 3 * 256 = 768.
+    """
+
+    kind: Literal["internvl_tiles"] = "internvl_tiles"
+    tile: Positive
+    tokens_per_tile: Positive
+    max_tiles: Positive
+    thumbnail: bool = True
+
+    def grid(self, *, width: int, height: int) -> tuple[int, int]:
+        """Columns and rows of tiles."""
+        _check_size(width, height)
+        best, distance = (1, 1), math.inf
+        for columns, rows in sorted(_grids(self.max_tiles), key=lambda grid: (grid[0] * grid[1], grid[0])):
+            difference = abs(width / height - columns / rows)
+            enough = width * height > 0.5 * self.tile**2 * columns * rows
+            if difference < distance or (difference == distance and enough):
+                best, distance = (columns, rows), difference
+        return best
+
+    def count(self, *, width: int, height: int) -> int:
+        """Tokens of an image of ``width`` x ``height`` pixels."""
+        columns, rows = self.grid(width=width, height=height)
+        tiles = columns * rows
+        return self.tokens_per_tile * (tiles + (1 if self.thumbnail and tiles > 1 else 0))
+
+
+class Llama4TileTokens(Spec):
+    """Llama 4: tiles on the smallest canvas that holds the image without shrinking it, a global tile, separators.
+
+    Tokens = 3 (start, image, end) + P for one tile, else P (tiles + 1) + tiles + 3: each tile is followed by one
+    separator (between columns, or at the end of a row). If every canvas is too small, the one that shrinks least.
+
+    Example:
+        P = 144: 336 x 336 px is 147; 672 x 672 px is 4 tiles, 144 * 5 + 4 + 3 = 727.
+    """
+
+    kind: Literal["llama4_tiles"] = "llama4_tiles"
+    tile: Positive
+    tokens_per_tile: Positive
+    max_tiles: Positive
+
+    def grid(self, *, width: int, height: int) -> tuple[int, int]:
+        """Columns and rows of tiles; of canvases that scale the image alike, the one of least area."""
+        _check_size(width, height)
+        scales = {
+            (columns, rows): min(columns * self.tile / width, rows * self.tile / height)
+            for columns, rows in _grids(self.max_tiles)
+        }
+        enlarging = [scale for scale in scales.values() if scale >= 1]
+        chosen = min(enlarging) if enlarging else max(scales.values())
+        return min((grid for grid, scale in scales.items() if scale == chosen), key=lambda grid: grid[0] * grid[1])
+
+    def count(self, *, width: int, height: int) -> int:
+        """Tokens of an image of ``width`` x ``height`` pixels."""
+        columns, rows = self.grid(width=width, height=height)
+        tiles = columns * rows
+        if tiles == 1:
+            return self.tokens_per_tile + 3
+        return self.tokens_per_tile * (tiles + 1) + tiles + 3
+
+
+ImageTokens = Annotated[
+    FixedImageTokens | PixelGridTokens | DeepSeekTileTokens | InternVLTileTokens | Llama4TileTokens,
+    Field(discriminator="kind"),
+]
+
+
+def _grids(max_tiles: int) -> list[tuple[int, int]]:
+    """Every (columns, rows) of at most ``max_tiles`` tiles, small first: (1, 1), (1, 2), (2, 1), (1, 3), ..."""
+    grids: list[tuple[int, int]] = []
+    for tiles in range(1, max_tiles + 1):
+        for short in range(1, math.isqrt(tiles) + 1):
+            if tiles % short == 0:
+                grids += [(short, tiles // short)] + ([(tiles // short, short)] if short**2 != tiles else [])
+    return grids

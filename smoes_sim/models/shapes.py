@@ -1,0 +1,262 @@
+"""What a model is made of, and what follows: parameters, bytes of an expert, bytes of the KV cache.
+
+Counts are of the language model alone (no vision tower): embedding, lm_head, attention, norms, routers, experts, dense
+feed-forward layers. Biases and query/key norms, below 0.02%, are left out.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Document, Spec, nearest
+from smoes_sim.models.image_tokens import ImageTokens
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Billions = Annotated[float, Field(gt=0)]
+DENSE_SUFFIXES: dict[str, Literal["total", "active"]] = {"-dense-total": "total", "-dense-active": "active"}
+"""Suffix of a model name -> what the dense counterpart equals."""
+
+_FFN_STEP = 64
+"""Widths of dense counterparts are whole multiples of this, as real ones are; below 0.3% of any shipped model."""
+
+
+class LatentAttention(Spec):
+    """Widths of multi-head latent attention (MLA): keys and values are rebuilt from one latent vector per token."""
+
+    kv_lora_rank: Positive
+    q_lora_rank: Positive | None = None
+    qk_nope_head_dim: Positive
+    qk_rope_head_dim: Positive
+    v_head_dim: Positive
+
+
+class ModelShape(Spec):
+    """One language model with a rule for its images.
+
+    Layers below ``dense_layers`` are dense; of the others every ``moe_every``-th, counted from the first, is an MoE layer
+    (1: all; 2: the second, the fourth, ...). ``experts = 0`` is a dense model. ``published_total`` and
+    ``published_active`` are what the authors print, in billions; they include ``vision_parameters`` (billions) and, of
+    embedding and lm_head, what ``active_counts`` says: ``all``, ``head`` (no input embedding) or ``none``.
+
+    Example:
+        OLMoE-1B-7B: 16 layers, 64 experts of 3 * 2048 * 1024 = 6 291 456 parameters; 6.92e9 in total, 1.28e9 active.
+    """
+
+    name: str
+    layers: Positive
+    dense_layers: Count = 0
+    moe_every: Positive = 1
+    hidden: Positive
+    experts: Count
+    top_k: Count
+    shared_experts: Count = 0
+    expert_ffn: Count
+    dense_ffn: Count = 0
+    vocab: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    attention: Literal["gqa", "mla"] = "gqa"
+    mla: LatentAttention | None = None
+    tie_embeddings: bool = False
+    image_tokens: ImageTokens
+    published_total: Billions | None = None
+    published_active: Billions | None = None
+    vision_parameters: Annotated[float, Field(ge=0)] = 0.0
+    active_counts: Literal["all", "head", "none"] = "all"
+    source: str
+    image_source: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.attention == "mla") != (self.mla is not None):
+            raise ValueError(f'attention = "{self.attention}": the section mla goes with "mla" only. Add or remove it.')
+        if self.experts == 0 and (self.top_k or self.shared_experts or self.expert_ffn):
+            raise ValueError("experts = 0 (a dense model): top_k, shared_experts and expert_ffn must be 0 too.")
+        if self.experts and not 1 <= self.top_k <= self.experts:
+            raise ValueError(f"top_k = {self.top_k} must lie in 1..{self.experts}, the number of experts.")
+        if self.experts and self.expert_ffn == 0:
+            raise ValueError(f"expert_ffn = 0 with {self.experts} experts: it must be >= 1.")
+        if self.num_moe_layers < self.layers and self.dense_ffn == 0:
+            raise ValueError(f"dense_ffn = 0, but {self.layers - self.num_moe_layers} layers are dense. Give their width.")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}.")
+        return self
+
+    @property
+    def moe_layer_indices(self) -> tuple[int, ...]:
+        """Indices of the MoE layers, ascending."""
+        if self.experts == 0:
+            return ()
+        return tuple(range(self.dense_layers + self.moe_every - 1, self.layers, self.moe_every))
+
+    @property
+    def num_moe_layers(self) -> int:
+        """Number of MoE layers (L in shapes)."""
+        return len(self.moe_layer_indices)
+
+    @property
+    def attention_parameters(self) -> int:
+        """Parameters of attention in one layer.
+
+        Example:
+            OLMoE: 4 * 2048**2 = 16 777 216. Mixtral (32 heads, 8 of keys): 4096 * 128 * (32 + 8 + 8 + 32) = 41 943 040.
+        """
+        if self.mla is None:
+            return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        mla = self.mla
+        query_width = self.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
+        query = self.hidden * query_width
+        if mla.q_lora_rank is not None:
+            query = mla.q_lora_rank * (self.hidden + 1 + query_width)
+        down = self.hidden * (mla.kv_lora_rank + mla.qk_rope_head_dim) + mla.kv_lora_rank
+        up = mla.kv_lora_rank * self.heads * (mla.qk_nope_head_dim + mla.v_head_dim)
+        return query + down + up + self.heads * mla.v_head_dim * self.hidden
+
+    @property
+    def attention_flops_per_pair(self) -> int:
+        """Floating-point operations of one layer's attention for one (query, key) pair: scores and weighted values.
+
+        Example:
+            OLMoE: 2 * 16 heads * (128 + 128) = 8192.
+        """
+        if self.mla is None:
+            return 4 * self.heads * self.head_dim
+        mla = self.mla
+        return 2 * self.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of one expert (SwiGLU: gate, up, down): 3 * hidden * expert_ffn."""
+        return 3 * self.hidden * self.expert_ffn
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Parameters of the input embedding, which is also the size of the lm_head: vocab * hidden."""
+        return self.vocab * self.hidden
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of the language model, all experts, embedding and lm_head included."""
+        return self._parameters(experts_per_layer=self.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token uses: top_k experts; embedding and lm_head included."""
+        return self._parameters(experts_per_layer=self.top_k)
+
+    def _parameters(self, *, experts_per_layer: int) -> int:
+        embeddings = self.embedding_parameters * (1 if self.tie_embeddings else 2)
+        norms = (2 * self.layers + 1) * self.hidden
+        router = self.experts * self.hidden
+        moe_layer = (experts_per_layer + self.shared_experts) * self.expert_parameters + router
+        dense_layer = 3 * self.hidden * self.dense_ffn
+        feed_forward = self.num_moe_layers * moe_layer + (self.layers - self.num_moe_layers) * dense_layer
+        return embeddings + norms + self.layers * self.attention_parameters + feed_forward
+
+    @property
+    def total_as_published(self) -> float:
+        """The total in billions, counted the way ``published_total`` is."""
+        return self.total_parameters / 1e9 + self.vision_parameters
+
+    @property
+    def active_as_published(self) -> float:
+        """The active parameters in billions, counted the way ``published_active`` is.
+
+        Example:
+            DeepSeek-V3 counts the lm_head only: 37.55 - 0.93 = 36.63.
+        """
+        uncounted = {"all": 0, "head": 0 if self.tie_embeddings else 1, "none": 1 if self.tie_embeddings else 2}
+        counted = self.active_parameters - uncounted[self.active_counts] * self.embedding_parameters
+        return counted / 1e9 + self.vision_parameters
+
+    def kv_bytes_per_token(self, element_size: float) -> float:
+        """Bytes that one token adds to the KV cache of the whole model; ``element_size`` in bytes.
+
+        Keys and values of every key head (GQA), or one latent vector and one rotary key (MLA).
+
+        Example:
+            OLMoE in bf16: 2 * 16 layers * 16 * 128 * 2 = 131 072. DeepSeek-V3: 61 * (512 + 64) * 2 = 70 272.
+        """
+        if self.mla is None:
+            return 2 * self.layers * self.kv_heads * self.head_dim * element_size
+        return self.layers * (self.mla.kv_lora_rank + self.mla.qk_rope_head_dim) * element_size
+
+    def expert_bytes(self, element_size: float) -> float:
+        """Bytes of one expert's weights; ``element_size`` in bytes.
+
+        Example:
+            OLMoE in bf16: 6 291 456 * 2 = 12 MiB.
+        """
+        return self.expert_parameters * element_size
+
+
+def dense_equal(shape: ModelShape, *, of: Literal["total", "active"]) -> ModelShape:
+    """The dense model of the same layers, attention and vocabulary that has as many parameters.
+
+    Only the feed-forward width is free: dense_ffn = (parameters - everything else) / (3 * hidden * layers), rounded to a
+    multiple of 64. Depth and width stay those of the MoE model, so a wide feed-forward layer is the price of equality.
+
+    Args:
+        shape: The model to match.
+        of: ``total``: all parameters (same memory). ``active``: those one token uses (same work).
+
+    Example:
+        OLMoE: (6.92e9 - 0.47e9) / (3 * 2048 * 16) = 65 557, so 65 536 for the total; 8 of 64 experts make 8192.
+    """
+    target = shape.total_parameters if of == "total" else shape.active_parameters
+    changes = {
+        "name": f"{shape.name}-dense-{of}",
+        "dense_layers": shape.layers,
+        "moe_every": 1,
+        "experts": 0,
+        "top_k": 0,
+        "shared_experts": 0,
+        "expert_ffn": 0,
+        "dense_ffn": 0,
+        "published_total": None,
+        "published_active": None,
+        "vision_parameters": 0.0,
+        "source": f"derived: the dense counterpart of {shape.name} at equal {of} parameters",
+    }
+    bare = shape.model_copy(update=changes)
+    per_width = 3 * shape.hidden * shape.layers
+    width = max(1, round((target - bare.total_parameters) / per_width / _FFN_STEP)) * _FFN_STEP
+    return bare.model_copy(update={"dense_ffn": width})
+
+
+class _ModelFile(Spec):
+    models: list[ModelShape]
+
+
+@cache
+def _shipped() -> dict[str, ModelShape]:
+    text = (resources.files("smoes_sim") / "data" / "models.yaml").read_text(encoding="utf-8")
+    models = Document(text, name="smoes_sim/data/models.yaml").validate(_ModelFile).models
+    return {model.name: model for model in models}
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of the shipped models, sorted; each also exists as ``<name>-dense-total`` and ``<name>-dense-active``."""
+    return tuple(sorted(_shipped()))
+
+
+def find_model(name: str) -> ModelShape:
+    """The shipped model called ``name``, or a dense counterpart of one.
+
+    Raises:
+        ConfigError: If no model has the name.
+    """
+    models = _shipped()
+    if name in models:
+        return models[name]
+    for suffix, of in DENSE_SUFFIXES.items():
+        if name.removesuffix(suffix) in models:
+            return dense_equal(models[name.removesuffix(suffix)], of=of)
+    raise ConfigError(f'model = "{name}" is unknown. {nearest(name, models)}')
