@@ -44,9 +44,9 @@ class PixelGridTokens(Spec):
     """One token for each cell of ``patch * merge`` pixels a side, at the image's own resolution.
 
     ``rounding`` is how a side becomes a whole number of cells. ``nearest`` (Qwen3-VL, GLM-4.5V) rounds to the nearest,
-    then rescales the image when the grid leaves ``min_tokens .. max_tokens``. ``up`` (Kimi-VL) shrinks an image that has
-    more than ``max_tokens * merge**2`` whole patches, then pads both sides up; padding can end above ``max_tokens``.
-    A side shorter than a cell is enlarged to one cell. Aspect ratios above 200, which some processors refuse, count here.
+    then rescales the image when the grid leaves ``min_tokens .. max_tokens``; a side shorter than a cell is enlarged to
+    one cell; aspect ratios above 200, which some processors refuse, are counted. ``up`` (Kimi-VL) shrinks an image that
+    has more than ``max_tokens * merge**2`` whole patches, then pads both sides up, which can end above ``max_tokens``.
 
     Example:
         1024 x 768 px in cells of 32 px: 32 * 24 = 768 tokens; in cells of 28 px, rounded: 37 * 27 = 999.
@@ -90,8 +90,8 @@ class PixelGridTokens(Spec):
 class DeepSeekTileTokens(Spec):
     """DeepSeek-VL2: one thumbnail and a grid of tiles, a line-end token after each row of patches, one separator.
 
-    ``n = ceil(tile // patch / downsample)`` patches a side; tokens = n (n + 1) + 1 + n rows (n columns + 1). The grid is
-    the candidate (all grids of at most ``max_tiles``) that keeps most of the image's pixels, then wastes least canvas.
+    ``n = ceil(tile // patch / downsample)`` patches a side; tokens = n (n + 1) + 1 + n rows (n columns + 1). The grid,
+    of at most ``max_tiles``, is the one that keeps most of the image's pixels, then the one that wastes least canvas.
     The processor stops cutting tiles when a prompt has more than two images; this rule is that of one or two.
 
     Example:
@@ -125,7 +125,7 @@ class DeepSeekTileTokens(Spec):
 
 
 class InternVLTileTokens(Spec):
-    """InternVL: the image is stretched to the grid of nearest aspect ratio; a thumbnail joins if there are several tiles.
+    """InternVL: the image is stretched to the grid of nearest aspect ratio; several tiles are joined by a thumbnail.
 
     Equal distances: a larger grid wins if the image has more than half of the grid's pixels. Grids of equal size are
     tried from narrow to wide (the original walks a Python set there).

@@ -39,10 +39,11 @@ class LatentAttention(Spec):
 class ModelShape(Spec):
     """One language model with a rule for its images.
 
-    Layers below ``dense_layers`` are dense; of the others every ``moe_every``-th, counted from the first, is an MoE layer
-    (1: all; 2: the second, the fourth, ...). ``experts = 0`` is a dense model. ``published_total`` and
-    ``published_active`` are what the authors print, in billions; they include ``vision_parameters`` (billions) and, of
-    embedding and lm_head, what ``active_counts`` says: ``all``, ``head`` (no input embedding) or ``none``.
+    Layers below ``dense_layers`` are dense; of the others every ``moe_every``-th is an MoE layer (1: all; 2: second,
+    fourth, ...). ``experts = 0`` is a dense model. ``published_total`` and ``published_active`` are what the authors
+    print, in billions; both include ``vision_parameters`` (billions); of embedding and lm_head the active figure
+    includes what ``active_counts`` says: ``all``, ``head`` (not the input embedding) or ``none``. For MLA the widths of
+    ``mla`` count, not ``kv_heads`` and ``head_dim`` (there: query width of a head).
 
     Example:
         OLMoE-1B-7B: 16 layers, 64 experts of 3 * 2048 * 1024 = 6 291 456 parameters; 6.92e9 in total, 1.28e9 active.
@@ -84,7 +85,9 @@ class ModelShape(Spec):
         if self.experts and self.expert_ffn == 0:
             raise ValueError(f"expert_ffn = 0 with {self.experts} experts: it must be >= 1.")
         if self.num_moe_layers < self.layers and self.dense_ffn == 0:
-            raise ValueError(f"dense_ffn = 0, but {self.layers - self.num_moe_layers} layers are dense. Give their width.")
+            raise ValueError(
+                f"dense_ffn = 0, but {self.layers - self.num_moe_layers} layers are dense. Give their width."
+            )
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}.")
         return self
@@ -200,7 +203,7 @@ class ModelShape(Spec):
 def dense_equal(shape: ModelShape, *, of: Literal["total", "active"]) -> ModelShape:
     """The dense model of the same layers, attention and vocabulary that has as many parameters.
 
-    Only the feed-forward width is free: dense_ffn = (parameters - everything else) / (3 * hidden * layers), rounded to a
+    Only the feed-forward width is free: dense_ffn = (parameters - all others) / (3 * hidden * layers), rounded to a
     multiple of 64. Depth and width stay those of the MoE model, so a wide feed-forward layer is the price of equality.
 
     Args:

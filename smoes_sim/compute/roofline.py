@@ -1,0 +1,61 @@
+"""How long a kernel takes: as long as its arithmetic or its memory traffic, whichever is slower, plus the launch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from smoes_sim.compute.devices import Device
+from smoes_sim.errors import ConfigError
+
+
+def roofline_time(
+    *,
+    flops: ArrayLike,
+    bytes_moved: ArrayLike,
+    device: Device,
+    flops_efficiency: float,
+    memory_efficiency: float,
+    launch: float = 0.0,
+    precision: Literal["bf16", "fp8"] = "bf16",
+) -> NDArray[np.float64]:
+    """Seconds that each piece of work takes on ``device``.
+
+    time = max(flops / (peak * flops_efficiency), bytes / (bandwidth * memory_efficiency)) + launch; work of no
+    operations and no bytes is not launched and takes 0 s. Perfect overlap of arithmetic and memory inside a kernel is
+    assumed, and efficiencies do not depend on the size: small matrices are slower than this.
+
+    Args:
+        flops: Operations of each piece, any shape; a multiply-add is two.
+        bytes_moved: Bytes read from and written to memory, a shape that broadcasts with ``flops``.
+        device: The device; its dense peak for ``precision`` is used.
+        flops_efficiency: Share of the peak that is reached, in (0, 1].
+        memory_efficiency: Share of the memory bandwidth that is reached, in (0, 1].
+        launch: Fixed cost of a piece, seconds.
+        precision: Which peak applies.
+
+    Returns:
+        Seconds, in the broadcast shape of ``flops`` and ``bytes_moved``.
+
+    Raises:
+        ConfigError: If an efficiency, the launch cost or the work is out of range, or the device lacks the precision.
+
+    Example:
+        a100-sxm4-80gb, 312e9 operations, 2.039e9 bytes, efficiency 0.5 each, launch 5 us: max(2 ms, 2 ms) + 5 us =
+        2.005 ms.
+    """
+    peak = device.peak_bf16 if precision == "bf16" else device.peak_fp8
+    if peak is None:
+        raise ConfigError(f'device = "{device.name}": has no peak for precision = "{precision}". Use "bf16".')
+    for name, efficiency in (("flops_efficiency", flops_efficiency), ("memory_efficiency", memory_efficiency)):
+        if not 0 < efficiency <= 1:
+            raise ConfigError(f"{name} = {efficiency}: must lie in (0, 1]. Give the share of the peak that is reached.")
+    if not launch >= 0:
+        raise ConfigError(f"launch = {launch}: must be >= 0 seconds.")
+    work, traffic = np.broadcast_arrays(np.asarray(flops, np.float64), np.asarray(bytes_moved, np.float64))
+    if not (np.all(work >= 0) and np.all(traffic >= 0)):
+        raise ConfigError("flops and bytes_moved: must be >= 0 everywhere. Check the counts.")
+    slower = np.maximum(work / (peak * flops_efficiency), traffic / (device.memory_bandwidth * memory_efficiency))
+    return np.where((work > 0) | (traffic > 0), slower + launch, 0.0)

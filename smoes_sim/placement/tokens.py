@@ -1,0 +1,85 @@
+"""Which rank a token lives on while attention runs: its home."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.placement.experts import ExpertPlacement
+from smoes_sim.routing.information import expert_counts
+from smoes_sim.routing.trace import DECODE, PREFILL, TEXT, RoutingTrace
+
+TokenRule = Literal["data_parallel", "sharded", "modality", "affinity"]
+TOKEN_RULES: tuple[TokenRule, ...] = ("data_parallel", "sharded", "modality", "affinity")
+
+
+def home_tokens(rule: TokenRule, trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
+    """Home rank of every token, shape (T,), the same in all layers.
+
+    Args:
+        rule: ``data_parallel``: a sequence lives on rank ``sequence_id % R``. ``sharded``: the prefill tokens of the batch
+            are cut into R even runs; a decode token lives where ``data_parallel`` puts it. ``modality``: see
+            :func:`modality_ranks`; the tokens of a modality are cut into even runs over its ranks. ``affinity``: the
+            rank that holds most of the token's experts over all layers, the lowest such rank (an oracle: it knows the
+            routing before it happens).
+        trace: Tokens and their routing.
+        placement: Where the experts are.
+    """
+    num_ranks = placement.num_ranks
+    if rule == "affinity":
+        return _by_affinity(trace, placement)
+    if rule == "modality":
+        return _by_modality(trace, placement)
+    home = trace.sequence_id.astype(np.int64) % num_ranks
+    if rule == "sharded":
+        prefill = trace.phase == PREFILL
+        home[prefill] = _even_runs(int(prefill.sum()), num_ranks)
+    return home
+
+
+def _even_runs(count: int, parts: int) -> NDArray[np.int64]:
+    """Which of ``parts`` even runs each of ``count`` things in a row is in."""
+    return np.arange(count) * parts // max(count, 1)
+
+
+def modality_ranks(trace: RoutingTrace, placement: ExpertPlacement) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ranks whose experts prefer vision, and ranks whose experts prefer text; both have at least one of R > 1.
+
+    A rank prefers text when it receives a larger share of all text slots than of all vision slots, over all layers.
+    With one modality only, or one rank, both are all ranks.
+    """
+    num_ranks = placement.num_ranks
+    everyone = np.arange(num_ranks)
+    if num_ranks == 1 or not trace.is_vision.any() or not (trace.modality == TEXT).any():
+        return everyone, everyone
+    shares = []
+    for tokens in (trace.modality == TEXT, trace.is_vision):
+        counts = expert_counts(trace, tokens)
+        per_rank = np.bincount(placement.expert_rank.ravel(), weights=counts.ravel(), minlength=num_ranks)
+        shares.append(per_rank / counts.sum())
+    lean = shares[0] - shares[1]
+    order = np.argsort(lean, kind="stable")
+    num_text = int(np.clip((lean > 0).sum(), 1, num_ranks - 1))
+    return np.sort(order[: num_ranks - num_text]), np.sort(order[num_ranks - num_text :])
+
+
+def _by_modality(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
+    vision_ranks, text_ranks = modality_ranks(trace, placement)
+    home = np.empty(trace.num_tokens, dtype=np.int64)
+    for tokens, ranks in ((trace.is_vision, vision_ranks), (~trace.is_vision, text_ranks)):
+        prefill = tokens & (trace.phase == PREFILL)
+        home[prefill] = ranks[_even_runs(int(prefill.sum()), len(ranks))]
+        decode = tokens & (trace.phase == DECODE)
+        home[decode] = ranks[trace.sequence_id[decode] % len(ranks)]
+    return home
+
+
+def _by_affinity(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
+    votes = np.zeros((trace.num_tokens, placement.num_ranks), dtype=np.int64)
+    token = np.arange(trace.num_tokens)[:, None]
+    for layer, rank_of in enumerate(placement.expert_rank):
+        ids = trace.expert_ids[:, layer]
+        np.add.at(votes, (np.broadcast_to(token, ids.shape)[ids >= 0], rank_of[ids[ids >= 0]]), 1)
+    return votes.argmax(axis=1)

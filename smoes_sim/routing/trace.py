@@ -1,0 +1,191 @@
+"""Which token went to which expert: the arrays of a routing trace and their ``.npz`` file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from smoes_sim.errors import TraceError
+from smoes_sim.files import replacing
+
+TEXT, IMAGE, VIDEO, AUDIO = range(4)
+PREFILL, DECODE = range(2)
+_REQUIRED = ("expert_ids", "modality", "sequence_id", "phase", "moe_layers", "num_experts")
+_OPTIONAL = ("expert_weights", "modality_score", "metadata")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingTrace:
+    """Routing decisions of T tokens in L MoE layers, K slots each.
+
+    Attributes:
+        expert_ids: Logical expert per slot, -1 where there is none, int16 (T, L, K).
+        modality: 0 text, 1 image, 2 video, 3 audio, uint8 (T,).
+        sequence_id: Sequence of each token, int32 (T,).
+        phase: 0 prefill, 1 decode, uint8 (T,).
+        moe_layers: Index of each MoE layer in the model, int32 (L,).
+        num_experts: Routed experts of a layer, E.
+        expert_weights: Routing weight of each slot, float16 (T, L, K), or None.
+        modality_score: Soft text score of each token, float16 (T, L), or None.
+        metadata: Model, source, seed and parameters, JSON values.
+    """
+
+    expert_ids: NDArray[np.int16]
+    modality: NDArray[np.uint8]
+    sequence_id: NDArray[np.int32]
+    phase: NDArray[np.uint8]
+    moe_layers: NDArray[np.int32]
+    num_experts: int
+    expert_weights: NDArray[np.float16] | None = None
+    modality_score: NDArray[np.float16] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes and ranges.
+
+        Raises:
+            TraceError: With the array and the first offending value.
+        """
+        _check_shapes(self)
+        _check_values(self)
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.expert_ids)
+
+    @property
+    def num_layers(self) -> int:
+        """MoE layers, L."""
+        return self.expert_ids.shape[1]
+
+    @property
+    def top_k(self) -> int:
+        """Slots of a token in a layer, K."""
+        return self.expert_ids.shape[2]
+
+    @property
+    def is_vision(self) -> NDArray[np.bool_]:
+        """Tokens of images or video, (T,)."""
+        return (self.modality == IMAGE) | (self.modality == VIDEO)
+
+    def select(self, tokens: NDArray[Any]) -> RoutingTrace:
+        """The same trace with only some tokens (a mask or indices)."""
+        return RoutingTrace(
+            expert_ids=self.expert_ids[tokens],
+            modality=self.modality[tokens],
+            sequence_id=self.sequence_id[tokens],
+            phase=self.phase[tokens],
+            moe_layers=self.moe_layers,
+            num_experts=self.num_experts,
+            expert_weights=None if self.expert_weights is None else self.expert_weights[tokens],
+            modality_score=None if self.modality_score is None else self.modality_score[tokens],
+            metadata=self.metadata,
+        )
+
+
+def _check_shapes(trace: RoutingTrace) -> None:
+    if trace.expert_ids.ndim != 3:
+        raise TraceError(f"expert_ids has the shape {trace.expert_ids.shape}; it must be (tokens, layers, top_k).")
+    T, L, K = trace.expert_ids.shape
+    if T == 0 or L == 0 or K == 0:
+        raise TraceError(f"expert_ids has the shape {(T, L, K)}: the trace is empty. Capture at least one token.")
+    wanted: dict[str, tuple[int, ...]] = {
+        "modality": (T,),
+        "sequence_id": (T,),
+        "phase": (T,),
+        "moe_layers": (L,),
+        "expert_weights": (T, L, K),
+        "modality_score": (T, L),
+    }
+    for name, shape in wanted.items():
+        value = getattr(trace, name)
+        if value is not None and value.shape != shape:
+            raise TraceError(f"{name} has the shape {value.shape}; expert_ids {(T, L, K)} asks for {shape}.")
+
+
+def _check_values(trace: RoutingTrace) -> None:
+    low, high = int(trace.expert_ids.min()), int(trace.expert_ids.max())
+    if low < -1 or high >= trace.num_experts:
+        wrong = low if low < -1 else high
+        raise TraceError(
+            f"expert_ids holds {wrong}; with num_experts = {trace.num_experts} ids go from 0 to "
+            f"{trace.num_experts - 1}, or -1 for none."
+        )
+    if trace.top_k > trace.num_experts:
+        raise TraceError(f"top_k = {trace.top_k} is more than num_experts = {trace.num_experts}.")
+    for name in ("expert_weights", "modality_score"):
+        value = getattr(trace, name)
+        if value is not None and not np.isfinite(value).all():
+            place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+            raise TraceError(f"{name}{list(place)} is {value[place]}; every value must be finite.")
+    for name, largest in (("modality", AUDIO), ("phase", DECODE)):
+        if (top := int(getattr(trace, name).max())) > largest:
+            raise TraceError(f"{name} holds {top}; known codes go from 0 to {largest}.")
+
+
+def save_trace(trace: RoutingTrace, path: Path) -> None:
+    """Write a trace as compressed ``.npz``; the same trace gives the same bytes."""
+    arrays: dict[str, Any] = {
+        name: getattr(trace, name) for name in _REQUIRED + _OPTIONAL[:2] if getattr(trace, name) is not None
+    }
+    arrays["num_experts"] = np.int32(trace.num_experts)
+    arrays["metadata"] = np.array(orjson.dumps(trace.metadata, option=orjson.OPT_SORT_KEYS).decode())
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def load_trace(path: Path) -> RoutingTrace:
+    """Read a trace; nothing in the file is executed.
+
+    Raises:
+        TraceError: If the file cannot be read, is truncated, lacks an array, or an array breaks a rule.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise TraceError(f"{path}: is not an .npz archive. Write traces with `smoes-sim trace synthesize`.")
+            arrays = {name: archive[name] for name in archive.files}
+    except TraceError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0] or type(error).__name__
+        raise TraceError(f"{path}: cannot be read as a trace ({reason}). Is it a whole .npz file?") from None
+    try:
+        return _from_arrays(arrays)
+    except TraceError as error:
+        raise error.at(str(path)) from None
+
+
+def _from_arrays(arrays: dict[str, NDArray[Any]]) -> RoutingTrace:
+    for name in _REQUIRED:
+        if name not in arrays:
+            raise TraceError(f"has no array {name}. It needs {', '.join(_REQUIRED)}.")
+    for name in ("expert_ids", "modality", "sequence_id", "phase", "moe_layers", "num_experts"):
+        if arrays[name].dtype.kind not in "iu":
+            raise TraceError(f"{name} is {arrays[name].dtype}; it must hold integers.")
+    if arrays["expert_ids"].size and int(arrays["expert_ids"].max()) > np.iinfo(np.int16).max:
+        raise TraceError(f"expert_ids holds {int(arrays['expert_ids'].max())}; ids must fit int16.")
+    try:
+        metadata = orjson.loads(str(arrays["metadata"])) if "metadata" in arrays else {}
+    except orjson.JSONDecodeError as error:
+        raise TraceError(f"metadata is not JSON ({error}).") from None
+    weights, score = arrays.get("expert_weights"), arrays.get("modality_score")
+    return RoutingTrace(
+        expert_ids=arrays["expert_ids"].astype(np.int16),
+        modality=arrays["modality"].astype(np.uint8),
+        sequence_id=arrays["sequence_id"].astype(np.int32),
+        phase=arrays["phase"].astype(np.uint8),
+        moe_layers=arrays["moe_layers"].astype(np.int32),
+        num_experts=int(arrays["num_experts"]),
+        expert_weights=None if weights is None else weights.astype(np.float16),
+        modality_score=None if score is None else score.astype(np.float16),
+        metadata=metadata,
+    )

@@ -1,0 +1,182 @@
+"""From routing and placement to bytes: ``trace + placement -> copies[src, dst]`` per layer, and what they say.
+
+A *copy* is one token sent once to one rank. Without deduplication a token goes to each of its K experts; with
+``rank`` once to each rank that holds some of them; with ``node`` once to each other node, over the NIC to the rank of
+its own index there, which forwards it inside the node. Combine takes the same way back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.placement import ExpertPlacement
+from smoes_sim.routing.trace import DECODE, PREFILL, RoutingTrace
+from smoes_sim.topology import Topology
+
+Deduplicate = Literal["none", "rank", "node"]
+ElementType = Literal["bf16", "fp8"]
+_FP8_BLOCK = 128
+"""Elements that share one float32 scale in fp8 dispatch (DeepEP: hidden 7168 gives 7392 bytes a token)."""
+
+
+def copy_bytes(hidden: int, element: ElementType) -> int:
+    """Bytes of one token on the wire: 2 per element, or 1 and a float32 scale per 128 elements.
+
+    Hidden 2048: 4096 in bf16, 2112 in fp8. Hidden 7168 in fp8: 7392.
+    """
+    return 2 * hidden if element == "bf16" else hidden + 4 * -(-hidden // _FP8_BLOCK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Copies of tokens between ranks, per layer.
+
+    Attributes:
+        stages: Copies from rank to rank in dispatch, int64 (L, R, R) each; the diagonal counts copies that stay. Two
+            stages with ``node`` deduplication (between nodes, then forwarded inside), otherwise one.
+        slots: Routed tokens that each rank's experts process, int64 (L, R).
+        expert_slots: Routed tokens of each expert, int64 (L, E).
+    """
+
+    stages: tuple[NDArray[np.int64], ...]
+    slots: NDArray[np.int64]
+    expert_slots: NDArray[np.int64]
+
+    @property
+    def routed(self) -> int:
+        """Routed tokens: (token, expert) pairs over all layers."""
+        return int(self.slots.sum())
+
+    @property
+    def local_copies(self) -> int:
+        """Copies that never leave their rank, over all layers."""
+        return int(sum(np.trace(stage, axis1=1, axis2=2).sum() for stage in self.stages))
+
+    @property
+    def remote_copies(self) -> int:
+        """Copies that cross from rank to rank, over all layers and stages."""
+        return int(sum(stage.sum() for stage in self.stages)) - self.local_copies
+
+    def imbalance(self) -> float:
+        """Mean over layers of the busiest rank's routed tokens over the mean rank's; 1 is even."""
+        mean = self.slots.mean(axis=1)
+        used = mean > 0
+        return float((self.slots.max(axis=1)[used] / mean[used]).mean()) if used.any() else 1.0
+
+
+def count_traffic(
+    trace: RoutingTrace,
+    placement: ExpertPlacement,
+    home: NDArray[np.int64],
+    *,
+    deduplicate: Deduplicate,
+    topology: Topology | None = None,
+) -> Traffic:
+    """Count the copies that dispatch sends.
+
+    Args:
+        trace: Tokens of one step.
+        placement: Where the experts are.
+        home: Home rank of each token, shape (T,).
+        deduplicate: What a token is sent once to.
+        topology: Tells nodes apart; needed for ``node``.
+
+    Example:
+        One token at home on rank 0 with experts on ranks 0, 1, 1: ``none`` sends 1 copy to 0 and 2 to 1; ``rank`` 1, 1.
+    """
+    R = placement.num_ranks
+    slots, expert_slots, stages = [], [], []
+    for layer, rank_of in enumerate(placement.expert_rank):
+        ids = trace.expert_ids[:, layer].astype(np.int64)
+        destination = np.where(ids >= 0, rank_of[ids], -1)
+        slots.append(np.bincount(destination[destination >= 0], minlength=R))
+        expert_slots.append(np.bincount(ids[ids >= 0], minlength=trace.num_experts))
+        if deduplicate == "none":
+            stages.append([_pairs(np.repeat(home, destination.shape[1]), destination.ravel(), R)])
+            continue
+        token, rank = _distinct(destination)
+        if deduplicate == "rank":
+            stages.append([_pairs(home[token], rank, R)])
+        else:
+            assert topology is not None, "node deduplication needs a topology"
+            stages.append(_per_node(token, rank, home, topology))
+    return Traffic(
+        stages=tuple(np.stack(stage) for stage in zip(*stages, strict=True)),
+        slots=np.stack(slots),
+        expert_slots=np.stack(expert_slots),
+    )
+
+
+def _pairs(source: NDArray[np.int64], destination: NDArray[np.int64], R: int) -> NDArray[np.int64]:
+    kept = destination >= 0
+    return np.bincount(source[kept] * R + destination[kept], minlength=R * R).reshape(R, R)
+
+
+def _distinct(destination: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct (row, value) pairs of a (T, K) array, negative values left out."""
+    ordered = np.sort(destination, axis=1)
+    fresh = ordered >= 0
+    fresh[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+    token, column = np.nonzero(fresh)
+    return token, ordered[token, column]
+
+
+def _per_node(
+    token: NDArray[np.int64], rank: NDArray[np.int64], home: NDArray[np.int64], topology: Topology
+) -> list[NDArray[np.int64]]:
+    """Copies between nodes (once per token and node, to the rank of the same index) and copies inside nodes."""
+    node, index, R = topology.node_of_rank.astype(np.int64), topology.index_in_node, topology.num_ranks
+    rank_at = np.full((topology.num_nodes, int(index.max()) + 1), -1, dtype=np.int64)
+    rank_at[node, index] = np.arange(R)
+    size = np.bincount(node)  # nodes may differ in size: the index wraps
+    forwarder = rank_at[node[rank], index[home[token]] % size[node[rank]]]
+    gateway = np.where(node[rank] == node[home[token]], home[token], forwarder)
+    once = np.unique(token * R + gateway)
+    crossing_token, crossing_gateway = np.divmod(once, R)
+    between = crossing_gateway != home[crossing_token]
+    first = _pairs(home[crossing_token[between]], crossing_gateway[between], R)
+    return [first, _pairs(gateway, rank, R)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transmission:
+    """Share of (token, layer) pairs that need at least one rank other than the token's home; NaN without tokens."""
+
+    prefill_vision: float
+    prefill_text: float
+    prefill: float
+    decode: float
+
+
+def transmission_rate(trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]) -> Transmission:
+    """The transmission rate by modality and phase.
+
+    Uniform top-8 of 64 over two ranks: 1 - C(32, 8) / C(64, 8) = 99.76%.
+    """
+    remote = remote_tokens(trace, placement, home)
+    prefill, vision = trace.phase == PREFILL, trace.is_vision
+
+    def rate(tokens: NDArray[np.bool_]) -> float:
+        return float(remote[tokens].mean()) if tokens.any() else float("nan")
+
+    return Transmission(
+        prefill_vision=rate(prefill & vision),
+        prefill_text=rate(prefill & ~vision),
+        prefill=rate(prefill),
+        decode=rate(trace.phase == DECODE),
+    )
+
+
+def remote_tokens(
+    trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether each token needs another rank in each layer, shape (T, L)."""
+    remote = np.empty((trace.num_tokens, trace.num_layers), dtype=bool)
+    for layer, rank_of in enumerate(placement.expert_rank):
+        ids = trace.expert_ids[:, layer]
+        remote[:, layer] = ((rank_of[ids] != home[:, None]) & (ids >= 0)).any(axis=1)
+    return remote

@@ -1,0 +1,10 @@
+"""What is asked of the model: how many sequences, which of their tokens are image or text, prefill or decode.
+
+Main types: :class:`~smoes_sim.workload.workload.WorkloadSpec`, as a person writes it, and
+:class:`~smoes_sim.workload.workload.Workload`, token by token. Neighbours: ``models`` counts the tokens of an image,
+``routing`` decides which experts each token visits.
+"""
+
+from smoes_sim.workload.workload import Workload, WorkloadSpec, build_workload, preset_names
+
+__all__ = ["Workload", "WorkloadSpec", "build_workload", "preset_names"]

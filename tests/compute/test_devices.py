@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+
+from smoes_sim.compute import Device, device_names, find_device
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Document
+
+
+def entries():
+    text = (resources.files("smoes_sim") / "data" / "devices.yaml").read_text(encoding="utf-8")
+    return Document(text, name="devices.yaml").data["devices"]
+
+
+def test_devices_are_shipped_under_unique_names():
+    names = [entry["name"] for entry in entries()]
+    assert len(names) == len(set(names))
+    assert tuple(sorted(names)) == device_names()
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_device_names_its_source_and_has_plausible_figures(name):
+    device = find_device(name)
+    assert any(word in device.source for word in (".com", ".io", ".cz", ".se", "data sheet", "assumed:"))
+    # the ridge of every accelerator of these years lies between 100 and 1000 operations per byte
+    assert 100 < device.peak_bf16 / device.memory_bandwidth < 1000
+    # FP8 runs at twice the BF16 rate (L40S's sheet prints 362.05 and 733)
+    assert device.peak_fp8 is None or device.peak_fp8 == pytest.approx(2 * device.peak_bf16, rel=0.02)
+
+
+def test_orin_is_64_tensor_cores_of_256_multiply_adds_at_1_3_ghz():
+    orin = find_device("jetson-agx-orin-64gb")
+    assert orin.peak_bf16 == pytest.approx(64 * 256 * 2 * 1.3e9, rel=0.001)
+    assert orin.memory_bandwidth == 256 * 3.2e9 * 2 / 8
+    assert orin.peak_fp8 is None
+
+
+def test_mi300x_is_304_units_of_4096_fp8_operations_at_2_1_ghz():
+    assert find_device("mi300x").peak_fp8 == pytest.approx(304 * 4096 * 2.1e9, rel=1e-4)
+    assert find_device("mi355x").peak_fp8 == pytest.approx(256 * 8192 * 2.4e9, rel=1e-4)
+
+
+def test_h100_turns_compute_bound_at_295_operations_per_byte():
+    h100 = find_device("h100-sxm")
+    assert h100.peak_bf16 / h100.memory_bandwidth == pytest.approx(295, abs=0.5)
+    assert h100.memory == 80e9
+
+
+def test_an_unknown_device_is_refused_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r'device = "h100-smx" is unknown. Did you mean "h100-sxm"\?'):
+        find_device("h100-smx")
+
+
+def test_a_peak_without_a_unit_is_refused():
+    with pytest.raises(ValueError, match="312 has no unit of compute rate"):
+        Device.model_validate(entries()[0] | {"peak_bf16": 312})
