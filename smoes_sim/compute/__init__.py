@@ -5,6 +5,16 @@ Neighbours: ``models`` says how many operations and bytes a layer has, ``timelin
 """
 
 from smoes_sim.compute.devices import Device, device_names, find_device
+from smoes_sim.compute.layers import ComputeRates, ComputeTimes, RankLoad, compute_times
 from smoes_sim.compute.roofline import roofline_time
 
-__all__ = ["Device", "device_names", "find_device", "roofline_time"]
+__all__ = [
+    "ComputeRates",
+    "ComputeTimes",
+    "Device",
+    "RankLoad",
+    "compute_times",
+    "device_names",
+    "find_device",
+    "roofline_time",
+]

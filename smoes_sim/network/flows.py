@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.topology import Router, Routes, Topology
+
+
+_FREE = 1e30
+"""B/s of a network that costs nothing: a GB takes 1e-21 s, below the resolution of any clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +70,21 @@ class Network:
         result: NDArray[np.float64] = self.topology.link_bandwidth * factor[self.topology.link_kind]
         return result
 
-    def flows(self, size: NDArray[np.floating]) -> Flows:
-        """The messages of a traffic matrix in bytes, shape (R, R); the diagonal and zeros stay at home."""
-        off_diagonal = size > 0
-        np.fill_diagonal(off_diagonal, val=False)
-        source, destination = np.nonzero(off_diagonal)
-        return self.messages(source, destination, size[source, destination].astype(np.float64))
+    def with_constants(
+        self, *, efficiency: dict[str, float], per_message: float, per_exchange: float
+    ) -> Network:
+        """The same topology and routes under other constants."""
+        other = replace(self, efficiency=efficiency, per_message=per_message, per_exchange=per_exchange)
+        other.__dict__["router"] = self.router
+        return other
+
+    def at_no_cost(self) -> Network:
+        """The same ranks on a network that takes no time, to tell what communication adds to a step."""
+        links = self.topology.num_links
+        free = replace(self.topology, link_bandwidth=np.full(links, _FREE), link_latency=np.zeros(links))
+        other = Network(topology=free, seed=self.seed)
+        other.__dict__["router"] = self.router
+        return other
 
     def messages(
         self, source: NDArray[np.int64], destination: NDArray[np.int64], size: NDArray[np.float64]

@@ -18,13 +18,13 @@ It does not reproduce: which expert a word likes, drift within a sequence, depen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.routing.trace import DECODE, IMAGE, PREFILL, TEXT, VIDEO, RoutingTrace
+from smoes_sim.routing.trace import DECODE, IMAGE, TEXT, VIDEO, RoutingTrace
 
 Policy = Literal["standard", "smoes", "hard"]
 POPULATIONS = ("prefill_vision", "prefill_text", "decode")
@@ -175,22 +175,3 @@ class SyntheticRouter:
                 kth = np.partition(scores[rows][:, mine], -self.top_k, axis=1)[:, -self.top_k]
                 result[rows, layer] = scores[rows][:, ~mine].max(axis=1) - kth
         return result
-
-
-def with_population(values: tuple[float, float, float], index: int, value: float) -> tuple[float, float, float]:
-    """``values`` with the value of one population replaced."""
-    changed = list(values)
-    changed[index] = value
-    return (changed[0], changed[1], changed[2])
-
-
-__all__ = [
-    "PREFILL",
-    "POPULATIONS",
-    "Policy",
-    "RouterParameters",
-    "SyntheticRouter",
-    "Tokens",
-    "replace",
-    "with_population",
-]

@@ -1,0 +1,101 @@
+"""Constants that only measurements can tell, with the draws that say how well they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field, ValidationError
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Spec, nearest, read_text, write_bytes
+
+_SHIPPED = Path(__file__).parent / "data" / "calibrations"
+CONSTANTS = ("per_message", "per_exchange", "flops_efficiency", "memory_efficiency", "per_layer")
+"""Names a draw may set, besides ``efficiency.<link kind>``; seconds, or shares of the nominal rate."""
+
+
+class Parameter(Spec):
+    """A fitted constant: its middle, the range of its draws, and whether the data pin it down."""
+
+    value: float
+    low: float
+    high: float
+    identified: bool
+    meaning: str
+
+
+class FittedRow(Spec):
+    """A measurement that was fitted."""
+
+    id: str
+    quantity: str
+    seconds: float
+
+
+class Calibration(Spec):
+    """A calibration file.
+
+    ``draws`` hold sets of constants that explain the data equally well; every prediction is made with each of them.
+    """
+
+    scenario: str
+    parameters: dict[str, Parameter]
+    draws: Annotated[dict[str, list[float]], Field(min_length=1)]
+    fitted_on: list[FittedRow]
+    data_hash: str
+    command: str
+    version: str
+
+    @property
+    def num_draws(self) -> int:
+        """Draws, the same number for every constant."""
+        return len(next(iter(self.draws.values())))
+
+    def draw(self, index: int) -> dict[str, float]:
+        """One set of constants."""
+        return {name: values[index] for name, values in self.draws.items()}
+
+
+def check_names(constants: Mapping[str, Any]) -> None:
+    """Refuse constants that nothing would read.
+
+    Raises:
+        ConfigError: With the first unknown name.
+    """
+    for name in constants:
+        if name not in CONSTANTS and not name.startswith("efficiency."):
+            raise ConfigError(f'unknown constant "{name}". {nearest(name, (*CONSTANTS, "efficiency.<link kind>"))}')
+
+
+def load_calibration(name: str) -> Calibration:
+    """A shipped calibration or a file.
+
+    Raises:
+        ConfigError: If there is none, or it breaks a rule.
+    """
+    shipped = _SHIPPED / f"{name}.json"
+    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    if not path.exists() and path.suffix != ".json":
+        known = [entry.stem for entry in _SHIPPED.glob("*.json")]
+        raise ConfigError(f'calibration "{name}" is neither shipped nor a file. {nearest(name, known)}')
+    try:
+        calibration = Calibration.model_validate(orjson.loads(read_text(path)))
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Mend the file.") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise ConfigError(f"{path}: {place}: {problem['msg']}. Make the file again with `calibrate`.") from None
+    lengths = {name: len(values) for name, values in calibration.draws.items()}
+    if len(set(lengths.values())) != 1 or not calibration.num_draws:
+        raise ConfigError(f"{path}: draws have the lengths {lengths}; every constant needs equally many, at least one.")
+    check_names(calibration.draws)
+    return calibration
+
+
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """Write a calibration as JSON."""
+    write_bytes(path, orjson.dumps(calibration.model_dump(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

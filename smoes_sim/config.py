@@ -1,0 +1,116 @@
+"""The scenario file: everything that a prediction depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Document, Spec, nearest, read_text
+from smoes_sim.network import Order, Schedule
+from smoes_sim.placement import ExpertRule, TokenRule
+from smoes_sim.routing import Policy, Rates
+from smoes_sim.topology import TopologySpec
+from smoes_sim.traffic import Deduplicate, ElementType
+from smoes_sim.units import Duration
+from smoes_sim.workload import WorkloadSpec
+
+_SHIPPED = Path(__file__).parent / "data" / "scenarios"
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class RoutingSpec(Spec):
+    """Where the routing comes from: a trace file, or a synthetic router of a policy.
+
+    ``rates`` and ``msi`` are what the synthetic router must show; ``rates: published`` takes the published rates and index
+    of the policy, and with neither given the published index alone.
+    """
+
+    policy: Policy = "standard"
+    score: Literal["attention"] | None = Field(None, description="Modality score that SMoES was trained with.")
+    rates: Literal["published"] | Rates | None = None
+    msi: Annotated[float, Field(ge=0, le=1)] | None = None
+    popularity: Annotated[float, Field(ge=0, description="Spread of expert popularity, in nats.")] = 0.1
+    trace: str | None = Field(None, description="A trace file; replaces the synthetic router.")
+
+    @model_validator(mode="after")
+    def _score_is_smoes(self) -> RoutingSpec:
+        if self.score is not None and self.policy != "smoes":
+            raise ValueError(f'score = "{self.score}" belongs to policy smoes, not {self.policy}. Leave it out.')
+        return self
+
+
+class PlacementSpec(Spec):
+    """Where experts and tokens live; experts left out: ``bins`` for smoes and hard, ``contiguous`` otherwise."""
+
+    experts: ExpertRule | None = None
+    tokens: TokenRule = "data_parallel"
+
+
+class CommunicationSpec(Spec):
+    """How tokens travel."""
+
+    library: Schedule = "direct"
+    order: Order = "shifted"
+    deduplicate: Deduplicate = "rank"
+    dispatch: ElementType = "bf16"
+    combine: ElementType = "bf16"
+    per_message: Duration = Field(0.0, description="Sender's time per message, one after the other.")
+    per_exchange: Duration = Field(0.0, description="A rank's time to enter an exchange, whatever it sends.")
+
+
+class ComputeSpec(Spec):
+    """The device and what of it is reached; the defaults are assumptions, a calibration replaces them."""
+
+    device: str
+    flops_efficiency: Share = 0.5
+    memory_efficiency: Share = 0.8
+    launch: Duration = Field(5e-6, description="Fixed time per kernel.")
+    per_layer: Duration = Field(0.0, description="Host time per layer that the roofline does not see.")
+
+
+class Scenario(Spec):
+    """One deployment: what is simulated, run and compared."""
+
+    description: str = ""
+    topology: str | TopologySpec
+    model: str
+    workload: WorkloadSpec
+    routing: RoutingSpec = RoutingSpec()
+    placement: PlacementSpec = PlacementSpec()
+    communication: CommunicationSpec = CommunicationSpec()
+    compute: ComputeSpec
+    overlap: Literal["none", "shared_expert"] = "none"
+    calibration: str | None = Field(None, description="A shipped calibration or a file; its constants replace those here.")
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def expert_rule(self) -> ExpertRule:
+        """How experts are placed."""
+        default: ExpertRule = "contiguous" if self.routing.policy == "standard" else "bins"
+        return self.placement.experts or default
+
+
+def scenario_names() -> list[str]:
+    """Names of the shipped scenarios, sorted."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+
+
+def load_scenario(name: str, overrides: Sequence[str] = ()) -> Scenario:
+    """A shipped scenario or a file, with ``a.b=value`` overrides.
+
+    Raises:
+        ConfigError: One line with the place, the rule and what to do.
+    """
+    shipped = _SHIPPED / f"{name}.yaml"
+    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f'scenario "{name}" is neither shipped nor a file. {nearest(name, scenario_names())}')
+    label = name if path == shipped else str(path)
+    document = Document(read_text(path), name=label)
+    for assignment in overrides:
+        document.override(assignment)
+    return document.validate(Scenario)

@@ -1,0 +1,282 @@
+"""A scenario made concrete: routing, placement, traffic and the work of each rank, before any time is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.compute import RankLoad
+from smoes_sim.config import CommunicationSpec, RoutingSpec, Scenario
+from smoes_sim.errors import ConfigError, TraceError
+from smoes_sim.models import ModelShape, find_model
+from smoes_sim.network import Flows, Network, phases_of
+from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts
+from smoes_sim.routing import (
+    RouterParameters,
+    RoutingTrace,
+    SyntheticRouter,
+    Tokens,
+    find_parameters,
+    load_trace,
+    published,
+)
+from smoes_sim.routing.trace import PREFILL
+from smoes_sim.timeline import LayerExchanges
+from smoes_sim.topology import Topology, build, find_topology
+from smoes_sim.traffic import Traffic, copy_bytes, count_traffic
+from smoes_sim.workload import Workload, WorkloadSpec, build_workload
+
+_DECODE_STEPS = 8
+"""Decode steps that are simulated, evenly spread over all; TPOT is their mean."""
+_REFERENCE = WorkloadSpec(preset="mmmu", batch=8, decode_batch=1)
+"""The workload on which a synthetic router is fitted to published figures: theirs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One forward pass: the traffic of its MoE layers and the work of each rank.
+
+    Attributes:
+        traffic: Copies per layer; None for a dense model.
+        exchanges: Messages per MoE layer.
+        load: Work of each rank.
+        dispatch_bytes: Bytes of one dispatched copy.
+        combine_bytes: Bytes of one combined copy.
+    """
+
+    traffic: Traffic | None
+    exchanges: Sequence[LayerExchanges]
+    load: RankLoad
+    dispatch_bytes: int
+    combine_bytes: int
+
+    @property
+    def bytes_remote(self) -> float:
+        """Bytes that cross from rank to rank in dispatch and combine, over all layers."""
+        copies = self.traffic.remote_copies if self.traffic else 0
+        return float(copies * (self.dispatch_bytes + self.combine_bytes))
+
+    @property
+    def bytes_total(self) -> float:
+        """Remote bytes and those of copies that stay on their rank."""
+        copies = self.traffic.local_copies if self.traffic else 0
+        return self.bytes_remote + copies * (self.dispatch_bytes + self.combine_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Everything that a prediction needs but the constants."""
+
+    scenario: Scenario
+    model: ModelShape
+    topology: Topology
+    network: Network
+    workload: Workload
+    trace: RoutingTrace | None
+    placement: ExpertPlacement | None
+    home: NDArray[np.int64]
+    prefill: Step
+    decode: Sequence[Step]
+
+
+def deploy(scenario: Scenario) -> Deployment:
+    """Make a scenario concrete.
+
+    Raises:
+        ConfigError: If its parts do not fit together.
+    """
+    model = find_model(scenario.model)
+    named = isinstance(scenario.topology, str)
+    topology = find_topology(scenario.topology) if named else build(scenario.topology, name="scenario")
+    network = Network(
+        topology=topology,
+        per_message=scenario.communication.per_message,
+        per_exchange=scenario.communication.per_exchange,
+        seed=scenario.seed,
+    )
+    workload = make_workload(scenario.workload, model, scenario.seed)
+    trace, placement = None, None
+    home = workload.sequence_id.astype(np.int64) % topology.num_ranks
+    if model.experts:
+        trace = make_trace(scenario.routing, scenario.workload, model, scenario.seed)
+        rng = np.random.default_rng([scenario.seed, 4])
+        placement = place_experts(scenario.expert_rule, trace, num_ranks=topology.num_ranks, rng=rng)
+        home = home_tokens(scenario.placement.tokens, trace, placement)
+    steps = [
+        _step(tokens, model, network, workload, trace, placement, home, scenario.communication)
+        for tokens in _step_tokens(workload)
+    ]
+    return Deployment(
+        scenario=scenario,
+        model=model,
+        topology=topology,
+        network=network,
+        workload=workload,
+        trace=trace,
+        placement=placement,
+        home=home,
+        prefill=steps[0],
+        decode=steps[1:],
+    )
+
+
+def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
+    """The tokens of a workload; the same seed gives the same lengths."""
+    return build_workload(spec, model, rng=np.random.default_rng([seed, 3]))
+
+
+@lru_cache(maxsize=8)
+def make_trace(routing: RoutingSpec, workload: WorkloadSpec, model: ModelShape, seed: int) -> RoutingTrace:
+    """The routing of a workload: captured, or synthetic.
+
+    Raises:
+        TraceError: If a trace file does not fit the model or the workload.
+    """
+    tokens = _tokens(make_workload(workload, model, seed))
+    if routing.trace is not None:
+        trace = load_trace(Path(routing.trace))
+        check_fits(trace, model, tokens, name=routing.trace)
+        return trace
+    router, parameters = make_router(routing, model, seed)
+    return router.route(tokens, parameters)
+
+
+@lru_cache(maxsize=8)
+def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[SyntheticRouter, RouterParameters]:
+    """The synthetic router of a policy on a model.
+
+    It is fitted on the workload of the published figures whatever the scenario's own workload is: a router does not
+    change with what it is asked.
+    """
+    if model.experts % 2:
+        raise ConfigError(f"{model.name}: {model.experts} experts cannot be split into two sides. Use a trace instead.")
+    router = SyntheticRouter(
+        policy=routing.policy,
+        num_experts=model.experts,
+        top_k=model.top_k,
+        num_layers=model.num_moe_layers,
+        seed=seed,
+    )
+    known = published()[routing.policy]
+    rates = known.rates if routing.rates == "published" else routing.rates
+    use_index = routing.msi is None and (routing.rates is None or routing.rates == "published")
+    reference = _tokens(make_workload(_REFERENCE, model, seed))
+    parameters = find_parameters(
+        router,
+        reference,
+        rates=rates,
+        msi=known.msi if use_index else routing.msi,
+        popularity=routing.popularity,
+    )
+    return router, parameters
+
+
+def check_fits(trace: RoutingTrace, model: ModelShape, tokens: Tokens, *, name: str) -> None:
+    """Refuse a trace of another model or another workload.
+
+    Raises:
+        TraceError: With both values.
+    """
+    wanted = {
+        "num_experts": (trace.num_experts, model.experts),
+        "layers": (trace.num_layers, model.num_moe_layers),
+        "top_k": (trace.top_k, model.top_k),
+        "tokens": (trace.num_tokens, len(tokens.modality)),
+    }
+    for what, (found, asked) in wanted.items():
+        if found != asked:
+            raise TraceError(f"{name}: {what} = {found}, but the scenario's model and workload have {asked}. Change one.")
+    for what in ("modality", "sequence_id", "phase"):
+        if not np.array_equal(getattr(trace, what), getattr(tokens, what)):
+            raise TraceError(f"{name}: {what} differs from the scenario's workload. Use the workload it was made for.")
+
+
+def _tokens(workload: Workload) -> Tokens:
+    return Tokens(modality=workload.modality, sequence_id=workload.sequence_id, phase=workload.phase)
+
+
+def _step_tokens(workload: Workload) -> list[NDArray[np.int64]]:
+    """Token indices of the prefill and of some decode steps, evenly spread over all."""
+    prefill = np.flatnonzero(workload.phase == PREFILL)
+    start = np.cumsum(workload.sequence_output_tokens - 1) - (workload.sequence_output_tokens - 1) + len(prefill)
+    steps: list[NDArray[np.int64]] = []
+    for first in range(0, workload.num_sequences, workload.decode_batch):
+        group = np.arange(first, min(first + workload.decode_batch, workload.num_sequences))
+        for step in range(int(workload.sequence_output_tokens[group].max()) - 1):
+            going = group[workload.sequence_output_tokens[group] - 1 > step]
+            steps.append(start[going] + step)
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(_DECODE_STEPS, len(steps))).astype(int)) if steps else []
+    return [prefill, *(steps[index] for index in chosen)]
+
+
+def _step(
+    tokens: NDArray[np.int64],
+    model: ModelShape,
+    network: Network,
+    workload: Workload,
+    trace: RoutingTrace | None,
+    placement: ExpertPlacement | None,
+    home: NDArray[np.int64],
+    communication: CommunicationSpec,
+) -> Step:
+    num_ranks = network.topology.num_ranks
+    here, context = home[tokens], workload.context_lengths[tokens]
+    count = np.bincount(here, minlength=num_ranks)
+    is_prefill = workload.phase[tokens[0]] == PREFILL
+    attended = np.bincount(here, weights=context, minlength=num_ranks).astype(np.int64)
+    last = tokens[np.append(workload.sequence_id[tokens][1:] != workload.sequence_id[tokens][:-1], True)]
+    dispatch = copy_bytes(model.hidden, communication.dispatch)
+    combine = copy_bytes(model.hidden, communication.combine)
+    traffic, exchanges = None, []
+    slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
+    if trace is not None and placement is not None:
+        traffic = count_traffic(
+            trace.select(tokens), placement, here, deduplicate=communication.deduplicate, topology=network.topology
+        )
+        exchanges = _exchanges(traffic, network, communication, dispatch=dispatch, combine=combine)
+        slots = traffic.slots
+        active = _active_experts(traffic, placement)
+    load = RankLoad(
+        tokens=count,
+        context=attended,
+        cached=count if is_prefill else attended,
+        outputs=np.bincount(home[last], minlength=num_ranks),
+        slots=slots,
+        active_experts=active,
+    )
+    return Step(traffic=traffic, exchanges=exchanges, load=load, dispatch_bytes=dispatch, combine_bytes=combine)
+
+
+def _active_experts(traffic: Traffic, placement: ExpertPlacement) -> NDArray[np.int64]:
+    """Experts with at least one token, per layer and rank, (L, R)."""
+    L, R = traffic.slots.shape
+    key = np.arange(L)[:, None] * R + placement.expert_rank
+    return np.bincount(key[traffic.expert_slots > 0], minlength=L * R).reshape(L, R)
+
+
+def _exchanges(
+    traffic: Traffic, network: Network, communication: CommunicationSpec, *, dispatch: int, combine: int
+) -> list[LayerExchanges]:
+    """Messages of each layer; combine goes back the way dispatch came, last stage first."""
+
+    def phases(stages: list[NDArray[np.int64]], size: int) -> list[Flows]:
+        return phases_of(
+            network,
+            [stage.astype(np.float64) * size for stage in stages],
+            schedule=communication.library,
+            order=communication.order,
+            seed=network.seed,
+        )
+
+    return [
+        LayerExchanges(
+            dispatch=phases([stage[layer] for stage in traffic.stages], dispatch),
+            combine=phases([stage[layer].T for stage in reversed(traffic.stages)], combine),
+        )
+        for layer in range(len(traffic.slots))
+    ]

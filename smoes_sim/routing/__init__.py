@@ -1,0 +1,27 @@
+"""Which token goes to which expert?
+
+:class:`RoutingTrace` is the answer, from a file or from a :class:`SyntheticRouter`, whose parameters ``targets`` finds;
+``information`` measures what a routing says about modality. Knows nothing of ranks or links.
+"""
+
+from smoes_sim.routing.information import expert_counts, gini, modality_specialisation, text_share
+from smoes_sim.routing.synthetic import Policy, RouterParameters, SyntheticRouter, Tokens
+from smoes_sim.routing.targets import Rates, find_parameters, published
+from smoes_sim.routing.trace import RoutingTrace, load_trace, save_trace
+
+__all__ = [
+    "Policy",
+    "Rates",
+    "RouterParameters",
+    "RoutingTrace",
+    "SyntheticRouter",
+    "Tokens",
+    "expert_counts",
+    "find_parameters",
+    "gini",
+    "load_trace",
+    "modality_specialisation",
+    "published",
+    "save_trace",
+    "text_share",
+]

@@ -1,0 +1,179 @@
+"""Predict a scenario: the only place where all parts meet.
+
+``trace + placement -> traffic -> network -> times``, once with the scenario's constants or once per draw of a calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from smoes_sim.calibration import load_calibration
+from smoes_sim.compute import ComputeRates, compute_times, find_device
+from smoes_sim.config import Scenario
+from smoes_sim.deployment import Deployment, Step, deploy
+from smoes_sim.network import Network, exchange_time
+from smoes_sim.routing import modality_specialisation
+from smoes_sim.timeline import StepTime, step_time
+from smoes_sim.traffic import transmission_rate
+
+INTERVAL = (10, 90)
+"""Percentiles of the draws that a calibrated prediction prints: an 80% interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseTimes:
+    """Times of one forward pass, seconds; see docs/metrics.md.
+
+    Attributes:
+        step_s: The pass.
+        ep_comm_s: Its exchanges, each alone on the network, added up.
+        ep_exposed_s: What the pass would save on a network that takes no time.
+        bound_s: Lower bound of ``ep_comm_s``.
+    """
+
+    step_s: float
+    ep_comm_s: float
+    ep_exposed_s: float
+    bound_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What ``simulate`` prints: ``values`` by JSON key, and per key the values of every draw."""
+
+    values: dict[str, Any]
+    draws: dict[str, list[float]]
+
+
+def simulate(scenario: Scenario) -> Prediction:
+    """Predict a scenario.
+
+    Raises:
+        ConfigError: If its parts do not fit together.
+    """
+    return predict(deploy(scenario))
+
+
+def predict(deployment: Deployment) -> Prediction:
+    """Times and counts of a deployment; with a calibration the median over its draws and an interval."""
+    scenario = deployment.scenario
+    calibration = load_calibration(scenario.calibration) if scenario.calibration else None
+    sets: list[Mapping[str, float]] = [{}]
+    if calibration is not None:
+        sets = [calibration.draw(index) for index in range(calibration.num_draws)]
+    timed = [times_with(deployment, constants) for constants in sets]
+    draws = {key: [values[key] for values in timed] for key in timed[0]}
+    values = {key: _median(series) for key, series in draws.items()}
+    intervals = {key: _interval(series) for key, series in draws.items()} if calibration else {}
+    return Prediction(values=_describe(deployment) | values | {"intervals": intervals}, draws=draws)
+
+
+def _median(series: list[float]) -> float:
+    return float(np.median(series))
+
+
+def _interval(series: list[float]) -> list[float]:
+    return [float(value) for value in np.percentile(series, INTERVAL)]
+
+
+def network_with(deployment: Deployment, constants: Mapping[str, float]) -> Network:
+    """The deployment's network under a draw of constants."""
+    prefix = "efficiency."
+    base = deployment.network
+    return base.with_constants(
+        efficiency={name.removeprefix(prefix): value for name, value in constants.items() if name.startswith(prefix)},
+        per_message=constants.get("per_message", base.per_message),
+        per_exchange=constants.get("per_exchange", base.per_exchange),
+    )
+
+
+def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> ComputeRates:
+    """The deployment's compute rates under a draw of constants."""
+    spec = deployment.scenario.compute
+    return ComputeRates(
+        device=find_device(spec.device),
+        flops_efficiency=constants.get("flops_efficiency", spec.flops_efficiency),
+        memory_efficiency=constants.get("memory_efficiency", spec.memory_efficiency),
+        launch=spec.launch,
+        per_layer=constants.get("per_layer", spec.per_layer),
+    )
+
+
+def times_with(deployment: Deployment, constants: Mapping[str, float]) -> dict[str, float]:
+    """All times of a deployment under one set of constants, by JSON key."""
+    network, rates = network_with(deployment, constants), rates_with(deployment, constants)
+    prefill = phase_times(deployment, [deployment.prefill], network, rates)
+    result = asdict(prefill) | {"ttft_s": prefill.step_s, "ep_overhead": prefill.ep_exposed_s / prefill.step_s}
+    result["tokens_per_s_prefill"] = deployment.workload.num_prefill_tokens / prefill.step_s
+    if deployment.decode:
+        decode = phase_times(deployment, deployment.decode, network, rates)
+        result |= {f"decode_{name}": value for name, value in asdict(decode).items()}
+        result["decode_ep_overhead"] = decode.ep_exposed_s / decode.step_s
+        result["tpot_s"] = decode.step_s
+    result["tokens_per_s"] = _throughput(deployment, prefill.step_s, result.get("tpot_s", 0.0))
+    return result
+
+
+def _throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
+    """Output tokens per second of the batch: prefilled together, then decoded ``decode_batch`` at a time."""
+    workload = deployment.workload
+    groups = range(0, workload.num_sequences, workload.decode_batch)
+    steps = sum(int(workload.sequence_output_tokens[first : first + workload.decode_batch].max()) - 1 for first in groups)
+    return float(workload.sequence_output_tokens.sum()) / (ttft + steps * tpot)
+
+
+def phase_times(deployment: Deployment, steps: list[Step] | Any, network: Network, rates: ComputeRates) -> PhaseTimes:
+    """Mean times of some forward passes."""
+    rows = []
+    for step in steps:
+        real = time_step(deployment, step, network, rates)
+        free = time_step(deployment, step, network.at_no_cost(), rates)
+        exchanges = [
+            exchange_time(network, phases) for layer in step.exchanges for phases in (layer.dispatch, layer.combine)
+        ]
+        communication = sum(exchange.duration for exchange in exchanges)
+        bound = sum(exchange.bound for exchange in exchanges)
+        rows.append((real.duration, communication, real.duration - free.duration, bound))
+    step_s, ep_comm_s, ep_exposed_s, bound_s = (float(value) for value in np.mean(rows, axis=0))
+    return PhaseTimes(step_s=step_s, ep_comm_s=ep_comm_s, ep_exposed_s=ep_exposed_s, bound_s=bound_s)
+
+
+def time_step(deployment: Deployment, step: Step, network: Network, rates: ComputeRates) -> StepTime:
+    """Simulate one forward pass."""
+    times = compute_times(deployment.model, step.load, rates)
+    return step_time(deployment.model, times, step.exchanges, network, overlap=deployment.scenario.overlap)
+
+
+def _describe(deployment: Deployment) -> dict[str, Any]:
+    """Everything that does not depend on constants."""
+    scenario, trace, placement = deployment.scenario, deployment.trace, deployment.placement
+    prefill, decode = deployment.prefill, deployment.decode
+    described: dict[str, Any] = {
+        "model": deployment.model.name,
+        "topology": deployment.topology.name,
+        "ranks": deployment.topology.num_ranks,
+        "policy": scenario.routing.policy if trace is not None else "dense",
+        "token_placement": scenario.placement.tokens if trace is not None else "data_parallel",
+        "expert_placement": scenario.expert_rule if trace is not None else "replicated",
+        "deduplicate": scenario.communication.deduplicate,
+        "bytes_total": prefill.bytes_total,
+        "bytes_remote": prefill.bytes_remote,
+        "decode_bytes_remote": float(np.mean([step.bytes_remote for step in decode])) if decode else 0.0,
+        "imbalance": prefill.traffic.imbalance() if prefill.traffic else 1.0,
+        "transmission_rate": None,
+        "msi": None,
+        "fidelity": "fluid",
+        "not_counted": ["vision encoder", "keys and values between ranks", "sampling"],
+    }
+    if decode and decode[0].traffic:
+        described["decode_imbalance"] = float(np.mean([step.traffic.imbalance() for step in decode if step.traffic]))
+    if trace is not None and placement is not None:
+        rates = asdict(transmission_rate(trace, placement, deployment.home))
+        described["transmission_rate"] = {name: None if np.isnan(value) else value for name, value in rates.items()}
+        msi = float(np.mean(modality_specialisation(trace)))
+        described["msi"] = None if np.isnan(msi) else msi
+    return described
