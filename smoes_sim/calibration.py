@@ -13,7 +13,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.files import Spec, nearest, read_text, write_bytes
 
 _SHIPPED = Path(__file__).parent / "data" / "calibrations"
-CONSTANTS = ("per_message", "per_exchange", "flops_efficiency", "memory_efficiency", "per_layer")
+CONSTANTS = ("per_message", "per_exchange", "flops_efficiency", "memory_efficiency", "per_layer", "per_prefill")
 """Names a draw may set, besides ``efficiency.<link kind>``; seconds, or shares of the nominal rate."""
 
 

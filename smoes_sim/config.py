@@ -70,6 +70,7 @@ class ComputeSpec(Spec):
     memory_efficiency: Share = 0.8
     launch: Duration = Field(5e-6, description="Fixed time per kernel.")
     per_layer: Duration = Field(0.0, description="Host time per layer that the roofline does not see.")
+    per_prefill: Duration = Field(0.0, description="Time of a prefill outside the layers: vision encoder, preprocessing.")
 
 
 class Scenario(Spec):

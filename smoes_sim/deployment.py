@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -91,8 +91,8 @@ def deploy(scenario: Scenario) -> Deployment:
         ConfigError: If its parts do not fit together.
     """
     model = find_model(scenario.model)
-    named = isinstance(scenario.topology, str)
-    topology = find_topology(scenario.topology) if named else build(scenario.topology, name="scenario")
+    asked = scenario.topology
+    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")
     network = Network(
         topology=topology,
         per_message=scenario.communication.per_message,
@@ -107,10 +107,16 @@ def deploy(scenario: Scenario) -> Deployment:
         rng = np.random.default_rng([scenario.seed, 4])
         placement = place_experts(scenario.expert_rule, trace, num_ranks=topology.num_ranks, rng=rng)
         home = home_tokens(scenario.placement.tokens, trace, placement)
-    steps = [
-        _step(tokens, model, network, workload, trace, placement, home, scenario.communication)
-        for tokens in _step_tokens(workload)
-    ]
+    parts = _Parts(
+        model=model,
+        network=network,
+        workload=workload,
+        trace=trace,
+        placement=placement,
+        home=home,
+        communication=scenario.communication,
+    )
+    steps = [_step(parts, tokens) for tokens in _step_tokens(workload)]
     return Deployment(
         scenario=scenario,
         model=model,
@@ -144,6 +150,29 @@ def make_trace(routing: RoutingSpec, workload: WorkloadSpec, model: ModelShape, 
         return trace
     router, parameters = make_router(routing, model, seed)
     return router.route(tokens, parameters)
+
+
+def synthesize_trace(scenario: Scenario) -> RoutingTrace:
+    """The synthetic routing of a scenario, with its origin in the metadata.
+
+    Raises:
+        ConfigError: If the scenario takes its routing from a file, or its model has no experts.
+    """
+    model = find_model(scenario.model)
+    if scenario.routing.trace is not None:
+        raise ConfigError(f'routing.trace = "{scenario.routing.trace}": there is nothing to synthesize. Leave it out.')
+    if not model.experts:
+        raise ConfigError(f'model = "{scenario.model}": a dense model routes nothing. Choose a model with experts.')
+    trace = make_trace(scenario.routing, scenario.workload, model, scenario.seed)
+    _, parameters = make_router(scenario.routing, model, scenario.seed)
+    metadata = {
+        "source": "synthetic",
+        "model": scenario.model,
+        "policy": scenario.routing.policy,
+        "seed": scenario.seed,
+        "parameters": asdict(parameters),
+    }
+    return replace(trace, metadata=metadata, moe_layers=np.array(model.moe_layer_indices, dtype=np.int32))
 
 
 @lru_cache(maxsize=8)
@@ -210,42 +239,50 @@ def _step_tokens(workload: Workload) -> list[NDArray[np.int64]]:
         for step in range(int(workload.sequence_output_tokens[group].max()) - 1):
             going = group[workload.sequence_output_tokens[group] - 1 > step]
             steps.append(start[going] + step)
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(_DECODE_STEPS, len(steps))).astype(int)) if steps else []
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(_DECODE_STEPS, len(steps))).astype(int))
     return [prefill, *(steps[index] for index in chosen)]
 
 
-def _step(
-    tokens: NDArray[np.int64],
-    model: ModelShape,
-    network: Network,
-    workload: Workload,
-    trace: RoutingTrace | None,
-    placement: ExpertPlacement | None,
-    home: NDArray[np.int64],
-    communication: CommunicationSpec,
-) -> Step:
-    num_ranks = network.topology.num_ranks
-    here, context = home[tokens], workload.context_lengths[tokens]
-    count = np.bincount(here, minlength=num_ranks)
-    is_prefill = workload.phase[tokens[0]] == PREFILL
-    attended = np.bincount(here, weights=context, minlength=num_ranks).astype(np.int64)
-    last = tokens[np.append(workload.sequence_id[tokens][1:] != workload.sequence_id[tokens][:-1], True)]
-    dispatch = copy_bytes(model.hidden, communication.dispatch)
-    combine = copy_bytes(model.hidden, communication.combine)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What the steps of one deployment share."""
+
+    model: ModelShape
+    network: Network
+    workload: Workload
+    trace: RoutingTrace | None
+    placement: ExpertPlacement | None
+    home: NDArray[np.int64]
+    communication: CommunicationSpec
+
+
+def _step(parts: _Parts, tokens: NDArray[np.int64]) -> Step:
+    """The step that processes some tokens together."""
+    model, workload, num_ranks = parts.model, parts.workload, parts.network.topology.num_ranks
+    here = parts.home[tokens]
+    dispatch = copy_bytes(model.hidden, parts.communication.dispatch)
+    combine = copy_bytes(model.hidden, parts.communication.combine)
     traffic, exchanges = None, []
     slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
-    if trace is not None and placement is not None:
+    if parts.trace is not None and parts.placement is not None:
         traffic = count_traffic(
-            trace.select(tokens), placement, here, deduplicate=communication.deduplicate, topology=network.topology
+            parts.trace.select(tokens),
+            parts.placement,
+            here,
+            deduplicate=parts.communication.deduplicate,
+            topology=parts.network.topology,
         )
-        exchanges = _exchanges(traffic, network, communication, dispatch=dispatch, combine=combine)
-        slots = traffic.slots
-        active = _active_experts(traffic, placement)
+        exchanges = _exchanges(traffic, parts.network, parts.communication, dispatch=dispatch, combine=combine)
+        slots, active = traffic.slots, _active_experts(traffic, parts.placement)
+    count = np.bincount(here, minlength=num_ranks)
+    attended = np.bincount(here, weights=workload.context_lengths[tokens], minlength=num_ranks).astype(np.int64)
+    sequence = workload.sequence_id[tokens]
+    last = np.append(sequence[1:] != sequence[:-1], True)
     load = RankLoad(
         tokens=count,
         context=attended,
-        cached=count if is_prefill else attended,
-        outputs=np.bincount(home[last], minlength=num_ranks),
+        cached=count if workload.phase[tokens[0]] == PREFILL else attended,
+        outputs=np.bincount(here[last], minlength=num_ranks),
         slots=slots,
         active_experts=active,
     )

@@ -149,13 +149,13 @@ class Document:
         if problem["type"] == "union_tag_invalid":
             context = problem["ctx"]
             discriminator = str(context["discriminator"]).strip("'")
-            known = [name.strip("'") for name in str(context["expected_tags"]).split(", ")]
+            known = {name.strip("'") for name in str(context["expected_tags"]).split(", ")}
             where = self.where((*place, discriminator))
             return f'{where}: {discriminator} = "{context["tag"]}" is unknown. {nearest(str(context["tag"]), known)}'
         if problem["type"] == "union_tag_not_found":
             return f'{self.where(place)}: the key "kind" is missing{_within(place)}. Add it.'
         if problem["type"] == "literal_error":
-            known = [part.strip("'") for part in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(", ")]
+            known = {part.strip("'") for part in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(", ")}
             return f'{self.where(place)}: {name} = "{problem["input"]}" is unknown. {nearest(str(problem["input"]), known)}'
         if problem["type"] != "value_error":
             message = f"{problem['input']!r}: {message[0].lower()}{message[1:]}."

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,14 +107,15 @@ def times_with(deployment: Deployment, constants: Mapping[str, float]) -> dict[s
     """All times of a deployment under one set of constants, by JSON key."""
     network, rates = network_with(deployment, constants), rates_with(deployment, constants)
     prefill = phase_times(deployment, [deployment.prefill], network, rates)
-    result = asdict(prefill) | {"ttft_s": prefill.step_s, "ep_overhead": prefill.ep_exposed_s / prefill.step_s}
-    result["tokens_per_s_prefill"] = deployment.workload.num_prefill_tokens / prefill.step_s
+    ttft = prefill.step_s + constants.get("per_prefill", deployment.scenario.compute.per_prefill)
+    result = asdict(prefill) | {"ttft_s": ttft, "ep_overhead": prefill.ep_exposed_s / prefill.step_s}
+    result["tokens_per_s_prefill"] = deployment.workload.num_prefill_tokens / ttft
     if deployment.decode:
         decode = phase_times(deployment, deployment.decode, network, rates)
         result |= {f"decode_{name}": value for name, value in asdict(decode).items()}
         result["decode_ep_overhead"] = decode.ep_exposed_s / decode.step_s
         result["tpot_s"] = decode.step_s
-    result["tokens_per_s"] = _throughput(deployment, prefill.step_s, result.get("tpot_s", 0.0))
+    result["tokens_per_s"] = _throughput(deployment, ttft, result.get("tpot_s", 0.0))
     return result
 
 
@@ -126,7 +127,7 @@ def _throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
     return float(workload.sequence_output_tokens.sum()) / (ttft + steps * tpot)
 
 
-def phase_times(deployment: Deployment, steps: list[Step] | Any, network: Network, rates: ComputeRates) -> PhaseTimes:
+def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network, rates: ComputeRates) -> PhaseTimes:
     """Mean times of some forward passes."""
     rows = []
     for step in steps:
@@ -167,7 +168,7 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         "transmission_rate": None,
         "msi": None,
         "fidelity": "fluid",
-        "not_counted": ["vision encoder", "keys and values between ranks", "sampling"],
+        "not_counted": ["vision encoder (but for compute.per_prefill)", "keys and values between ranks", "sampling"],
     }
     if decode and decode[0].traffic:
         described["decode_imbalance"] = float(np.mean([step.traffic.imbalance() for step in decode if step.traffic]))

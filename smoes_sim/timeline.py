@@ -76,7 +76,7 @@ def step_time(
         overlap: Whether shared experts run while tokens travel.
     """
     env = simpy.Environment()
-    run = _Step(env, model, times, exchanges, Engine(env, network), overlap)
+    run = _Step(Engine(env, network), model=model, times=times, exchanges=exchanges, overlap=overlap)
     for rank in range(network.topology.num_ranks):
         env.process(run.rank(rank))
     env.run()
@@ -88,14 +88,15 @@ class _Step:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        engine: Engine,
+        *,
         model: ModelShape,
         times: ComputeTimes,
         exchanges: Sequence[LayerExchanges],
-        engine: Engine,
         overlap: Overlap,
     ) -> None:
-        self.env, self.times, self.engine, self.overlap = env, times, engine, overlap
+        self.env = engine.env
+        self.times, self.engine, self.overlap = times, engine, overlap
         self.num_layers = model.layers
         self.moe_index = {layer: index for index, layer in enumerate(model.moe_layer_indices)}
         self.finish = np.zeros(engine.network.topology.num_ranks)
@@ -118,7 +119,7 @@ class _Step:
         yield from self._compute(rank, layer, "gate", self.times.gate[rank])
         if self.overlap == "none":
             yield from self._compute(rank, layer, "shared", self.times.shared[rank])
-        shared_done = self.env.now + (self.times.shared[rank] if self.overlap == "shared_expert" else 0.0)
+        shared_done = self.env.now + (float(self.times.shared[rank]) if self.overlap == "shared_expert" else 0.0)
         if shared_done > self.env.now:
             self.spans.append(Span(rank=rank, layer=layer, name="shared", start=self.env.now, end=shared_done))
         yield from self._exchange(rank, layer, "dispatch", self._dispatch[index])
@@ -130,7 +131,7 @@ class _Step:
     def _compute(self, rank: int, layer: int, name: str, duration: float) -> Processes:
         if duration > 0:
             start = self.env.now
-            yield self.env.timeout(duration)
+            yield self.env.timeout(float(duration))
             self.spans.append(Span(rank=rank, layer=layer, name=name, start=start, end=self.env.now))
 
     def _exchange(self, rank: int, layer: int, name: str, phases: list[Exchange]) -> Processes:

@@ -111,9 +111,10 @@ def count_traffic(
     )
 
 
-def _pairs(source: NDArray[np.int64], destination: NDArray[np.int64], R: int) -> NDArray[np.int64]:
+def _pairs(source: NDArray[np.int64], destination: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
     kept = destination >= 0
-    return np.bincount(source[kept] * R + destination[kept], minlength=R * R).reshape(R, R)
+    pair = source[kept] * num_ranks + destination[kept]
+    return np.bincount(pair, minlength=num_ranks**2).reshape(num_ranks, num_ranks)
 
 
 def _distinct(destination: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -171,9 +172,7 @@ def transmission_rate(trace: RoutingTrace, placement: ExpertPlacement, home: NDA
     )
 
 
-def remote_tokens(
-    trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]
-) -> NDArray[np.bool_]:
+def remote_tokens(trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each token needs another rank in each layer, shape (T, L)."""
     remote = np.empty((trace.num_tokens, trace.num_layers), dtype=bool)
     for layer, rank_of in enumerate(placement.expert_rank):

@@ -89,17 +89,20 @@ def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates) -> Com
         moved = _ELEMENT * (parameters * busy + 2 * hidden * tokens)
         return rates.time(2.0 * parameters * tokens, moved * (parameters > 0))
 
-    attention_flops = 2.0 * model.attention_parameters * tokens + model.attention_flops_per_pair * load.context
+    context, cached = load.context.astype(np.float64), load.cached.astype(np.float64)
+    attention_flops = 2.0 * model.attention_parameters * tokens + model.attention_flops_per_pair * context
     cache = model.kv_bytes_per_token(_ELEMENT) / model.layers
-    attention_bytes = _ELEMENT * (model.attention_parameters * busy + 4 * hidden * tokens) + cache * load.cached
-    head_weights = hidden * model.vocab
-    experts_flops = 2.0 * model.expert_parameters * load.slots
-    experts_bytes = model.expert_bytes(_ELEMENT) * load.active_experts + _ELEMENT * 2.0 * hidden * load.slots
+    attention_bytes = _ELEMENT * (model.attention_parameters * busy + 4 * hidden * tokens) + cache * cached
+    head_weights = float(hidden * model.vocab)
+    outputs = load.outputs.astype(np.float64)
+    experts_flops = 2.0 * model.expert_parameters * load.slots.astype(np.float64)
+    slots, active = load.slots.astype(np.float64), load.active_experts.astype(np.float64)
+    experts_bytes = model.expert_bytes(_ELEMENT) * active + _ELEMENT * 2.0 * hidden * slots
     return ComputeTimes(
         attention=rates.time(attention_flops, attention_bytes) + rates.per_layer * busy,
         gate=mlp(hidden * model.experts),
         shared=mlp(model.shared_experts * model.expert_parameters),
         dense=mlp(3 * hidden * model.dense_ffn),
-        head=rates.time(2.0 * head_weights * load.outputs, _ELEMENT * head_weights * (load.outputs > 0)),
+        head=rates.time(2.0 * head_weights * outputs, _ELEMENT * head_weights * (outputs > 0)),
         experts=rates.time(experts_flops, experts_bytes),
     )

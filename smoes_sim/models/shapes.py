@@ -85,9 +85,7 @@ class ModelShape(Spec):
         if self.experts and self.expert_ffn == 0:
             raise ValueError(f"expert_ffn = 0 with {self.experts} experts: it must be >= 1.")
         if self.num_moe_layers < self.layers and self.dense_ffn == 0:
-            raise ValueError(
-                f"dense_ffn = 0, but {self.layers - self.num_moe_layers} layers are dense. Give their width."
-            )
+            raise ValueError(f"dense_ffn = 0, but {self.layers - self.num_moe_layers} layers are dense. Give their width.")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}.")
         return self

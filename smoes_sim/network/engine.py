@@ -12,13 +12,14 @@ import heapq
 import numpy as np
 import simpy
 from numpy.typing import NDArray
+from simpy.events import EventPriority
 
 from smoes_sim.network.flows import Flows, Network
 from smoes_sim.network.sharing import max_min_rates
 
 _SAME_INSTANT = 1e-12
 """Moments closer than this, relative to the clock, are one moment: sums of floats differ in the last digits."""
-_AFTER_ALL_POSTS = 2
+_AFTER_ALL_POSTS = EventPriority(2)
 """SimPy priority of a rate change: after everything else that happens at the same moment."""
 
 
@@ -91,7 +92,7 @@ class Engine:
         """Post messages now, in this order; a sender pays ``per_message`` for one after the other."""
         for flow in flows.tolist():
             rank = exchange.flows.source[flow]
-            ready = max(self._sender_free[rank], self.env.now) + self.network.per_message
+            ready = max(float(self._sender_free[rank]), self.env.now) + self.network.per_message
             self._sender_free[rank] = ready
             heapq.heappush(self._waiting, (ready, exchange.number, flow))
         if len(flows) and not self._pending:
@@ -135,7 +136,7 @@ class Engine:
             flows = self._active[done & (self._active[:, 0] == number), 1]
             exchange.on_drained(flows)
             for flow in flows.tolist():
-                heapq.heappush(self._travelling, (self.env.now + exchange.flows.latency[flow], int(number), flow))
+                heapq.heappush(self._travelling, (self.env.now + float(exchange.flows.latency[flow]), int(number), flow))
         if not done.any():
             return False
         self._links = self._links[np.repeat(~done, self._lengths)]

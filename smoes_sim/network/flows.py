@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from smoes_sim.topology import Router, Routes, Topology
 
-
 _FREE = 1e30
 """B/s of a network that costs nothing: a GB takes 1e-21 s, below the resolution of any clock."""
 
@@ -70,9 +69,7 @@ class Network:
         result: NDArray[np.float64] = self.topology.link_bandwidth * factor[self.topology.link_kind]
         return result
 
-    def with_constants(
-        self, *, efficiency: dict[str, float], per_message: float, per_exchange: float
-    ) -> Network:
+    def with_constants(self, *, efficiency: dict[str, float], per_message: float, per_exchange: float) -> Network:
         """The same topology and routes under other constants."""
         other = replace(self, efficiency=efficiency, per_message=per_message, per_exchange=per_exchange)
         other.__dict__["router"] = self.router
@@ -86,9 +83,7 @@ class Network:
         other.__dict__["router"] = self.router
         return other
 
-    def messages(
-        self, source: NDArray[np.int64], destination: NDArray[np.int64], size: NDArray[np.float64]
-    ) -> Flows:
+    def messages(self, source: NDArray[np.int64], destination: NDArray[np.int64], size: NDArray[np.float64]) -> Flows:
         """Flows of single messages between ranks that differ, shape (F,) each."""
         routes = self.router.compile(source, destination)
         latency = routes.sum_of(self.topology.link_latency)
@@ -114,7 +109,7 @@ class Network:
 def link_load(flows: Flows, num_links: int) -> NDArray[np.float64]:
     """Bytes that cross each link, shape (H,)."""
     weights = np.repeat(flows.size, np.diff(flows.routes.offsets))
-    return np.bincount(flows.routes.links, weights=weights, minlength=num_links)
+    return np.bincount(flows.routes.links, weights=weights, minlength=num_links).astype(np.float64)
 
 
 def lower_bound(network: Network, phases: Sequence[Flows]) -> float:

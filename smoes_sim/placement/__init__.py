@@ -7,4 +7,12 @@ saving of SMoES depends on both: never report one without the other.
 from smoes_sim.placement.experts import ExpertPlacement, ExpertRule, place_experts
 from smoes_sim.placement.tokens import TOKEN_RULES, TokenRule, home_tokens, modality_ranks
 
-__all__ = ["TOKEN_RULES", "ExpertPlacement", "ExpertRule", "TokenRule", "home_tokens", "modality_ranks", "place_experts"]
+__all__ = [
+    "TOKEN_RULES",
+    "ExpertPlacement",
+    "ExpertRule",
+    "TokenRule",
+    "home_tokens",
+    "modality_ranks",
+    "place_experts",
+]

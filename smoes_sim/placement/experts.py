@@ -41,9 +41,7 @@ class ExpertPlacement:
         return ranks
 
 
-def place_experts(
-    rule: ExpertRule, trace: RoutingTrace, *, num_ranks: int, rng: np.random.Generator
-) -> ExpertPlacement:
+def place_experts(rule: ExpertRule, trace: RoutingTrace, *, num_ranks: int, rng: np.random.Generator) -> ExpertPlacement:
     """Place the experts of every layer, equally many on each rank.
 
     Args:

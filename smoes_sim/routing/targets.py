@@ -120,15 +120,13 @@ def _sample(tokens: Tokens) -> Tokens:
     return Tokens(modality=tokens.modality[order], sequence_id=tokens.sequence_id[order], phase=tokens.phase[order])
 
 
-def _match_rates(
-    router: SyntheticRouter, tokens: Tokens, parameters: RouterParameters, rates: Rates
-) -> RouterParameters:
+def _match_rates(router: SyntheticRouter, tokens: Tokens, parameters: RouterParameters, rates: Rates) -> RouterParameters:
     population = tokens.population
     is_smoes = router.policy == "smoes"
     home = np.where(population == 0, -1, 1) if is_smoes else np.where(tokens.sequence_id % 2 == 1, 1, -1)
     threshold = router.thresholds(tokens, parameters, home=home)
     shared = router.shared_pull(tokens, parameters.layer_correlation) * home[:, None]
-    affinity, correlation = list(parameters.affinity), list(parameters.slot_correlation)
+    affinity, correlation = np.array(parameters.affinity), np.array(parameters.slot_correlation)
     for index, wanted in enumerate(_population_rates(rates, population)):
         rows = population == index
         if not rows.any():
@@ -138,7 +136,11 @@ def _match_rates(
             affinity[index] = float(np.quantile(needed, 1 - wanted)) * (-1 if index == 0 else 1)
         else:
             correlation[index] = _correlation_for(threshold[rows], shared[rows], wanted, POPULATIONS[index])
-    return replace(parameters, affinity=tuple(affinity), slot_correlation=tuple(correlation))
+    return replace(parameters, affinity=_three(affinity), slot_correlation=_three(correlation))
+
+
+def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def _population_rates(rates: Rates, population: NDArray[np.int64]) -> tuple[float, float, float]:
@@ -156,9 +158,7 @@ def _population_rates(rates: Rates, population: NDArray[np.int64]) -> tuple[floa
     return rates.prefill_vision, of_text, rates.decode
 
 
-def _correlation_for(
-    threshold: NDArray[np.float64], shared: NDArray[np.float64], wanted: float, population: str
-) -> float:
+def _correlation_for(threshold: NDArray[np.float64], shared: NDArray[np.float64], wanted: float, population: str) -> float:
     """The slot correlation at which a share ``wanted`` of tokens stays below its threshold."""
 
     def rate(correlation: float) -> float:

@@ -10,4 +10,14 @@ from smoes_sim.topology.routes import Router, Routes
 from smoes_sim.topology.shipped import find_spec, find_topology, topology_names
 from smoes_sim.topology.specs import TopologySpec
 
-__all__ = ["Builder", "Router", "Routes", "Topology", "TopologySpec", "build", "find_spec", "find_topology", "topology_names"]
+__all__ = [
+    "Builder",
+    "Router",
+    "Routes",
+    "Topology",
+    "TopologySpec",
+    "build",
+    "find_spec",
+    "find_topology",
+    "topology_names",
+]

@@ -169,9 +169,7 @@ def _torus(builder: Builder, spec: TorusSpec) -> None:
 def _dragonfly(builder: Builder, spec: DragonflySpec) -> None:
     per_group = spec.routers_per_group
     builder.ranks(nodes=spec.groups * per_group, per_node=spec.ranks_per_router)
-    routers = [
-        [builder.switch(f"group{group}.router{index}") for index in range(per_group)] for group in range(spec.groups)
-    ]
+    routers = [[builder.switch(f"group{group}.router{index}") for index in range(per_group)] for group in range(spec.groups)]
     for router, rank in itertools.product(range(spec.groups * per_group), range(spec.ranks_per_router)):
         _join(builder, router * spec.ranks_per_router + rank, routers[router // per_group][router % per_group], spec.link)
     for members in routers:

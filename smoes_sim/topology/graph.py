@@ -10,6 +10,8 @@ from typing import Literal
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from smoes_sim.errors import TopologyError
 
@@ -128,14 +130,10 @@ class Topology:
 
 
 def _adjacency(source: NDArray[np.int32], target: NDArray[np.int32], size: int) -> object:
-    from scipy.sparse import csr_array
-
     return csr_array((np.ones(len(source)), (source, target)), shape=(size, size))
 
 
 def _components(matrix: object) -> NDArray[np.int32]:
-    from scipy.sparse.csgraph import connected_components
-
     labels: NDArray[np.int32] = connected_components(matrix, directed=True, connection="strong")[1]
     return labels
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from smoes_sim.topology.graph import Topology
 
@@ -37,7 +38,7 @@ class Routes:
     def sum_of(self, per_link: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of a link property along each route, shape (F,); the sum of latencies is the route's latency."""
         flow = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        return np.bincount(flow, weights=per_link[self.links], minlength=len(self))
+        return np.bincount(flow, weights=per_link[self.links], minlength=len(self)).astype(np.float64)
 
     def of(self, flow: int) -> list[int]:
         """Link ids of one route."""
@@ -103,16 +104,9 @@ class Router:
         found[has] = self._direct[pick]
         return found
 
-    def _through_switches(
-        self, flows: Ints, src: Ints, dst: Ints, salt: NDArray[np.uint64]
-    ) -> list[tuple[Ints, Ints]]:
+    def _through_switches(self, flows: Ints, src: Ints, dst: Ints, salt: NDArray[np.uint64]) -> list[tuple[Ints, Ints]]:
         out, into = self._choose_chains(src, dst, salt)
-        columns = [
-            (flows[has], links[has])
-            for links in self._leave.links_of(src, out)
-            for has in [links >= 0]
-            if has.any()
-        ]
+        columns = [(flows[has], links[has]) for links in self._leave.links_of(src, out) for has in [links >= 0] if has.any()]
         here, goal = self._leave.vertex[src, out], self._enter.vertex[dst, into]
         salt = _mix(salt.astype(np.int64), np.uint64(1))
         moving = np.flatnonzero(here != goal)
@@ -219,8 +213,6 @@ class _NextHops:
 
 def _distances(size: int, source: Ints, target: Ints) -> NDArray[np.int16]:
     """Hops between all pairs of switches by breadth-first search from all at once; ``_FAR`` where there is no way."""
-    from scipy.sparse import csr_array
-
     distance = np.full((size, size), _FAR, dtype=np.int16)
     np.fill_diagonal(distance, 0)
     edges = csr_array((np.ones(len(source), dtype=np.float32), (source, target)), shape=(size, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -201,8 +202,8 @@ class GraphSpec(_TopologySpec):
     kind: Literal["graph"]
     devices: Annotated[list[str], Field(min_length=1)]
     nodes: list[list[str]] | None = Field(None, description="Which devices share a node; all in one when left out.")
-    nics: list[str] = []
-    switches: list[str] = []
+    nics: list[str] = Field(default_factory=list)
+    switches: list[str] = Field(default_factory=list)
     links: list[EdgeSpec]
 
     @model_validator(mode="after")
@@ -215,7 +216,7 @@ class GraphSpec(_TopologySpec):
             for end in (link.from_, link.to):
                 if end not in names:
                     raise ValueError(f'a link ends at "{end}", which is no device, NIC or switch. Declare it.')
-        if self.nodes is not None and sorted(sum(self.nodes, [])) != sorted(self.devices):
+        if self.nodes is not None and sorted(itertools.chain.from_iterable(self.nodes)) != sorted(self.devices):
             raise ValueError("nodes must name every device exactly once. Leave nodes out for a single node.")
         return self
 

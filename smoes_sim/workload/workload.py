@@ -39,9 +39,7 @@ class Preset(Spec):
     def _check(self) -> Self:
         numbers = {name for name, value in self if name != "sources" and value is not None}
         if numbers != set(self.sources):
-            raise ValueError(
-                f"sources: needs an entry for each number, no other: {sorted(numbers ^ set(self.sources))}."
-            )
+            raise ValueError(f"sources: needs an entry for each number, no other: {sorted(numbers ^ set(self.sources))}.")
         return self
 
 
@@ -208,9 +206,7 @@ def _text_lengths(mean: int, *, spread: float, batch: int, rng: np.random.Genera
     return lengths
 
 
-def _expand(
-    *, vision: NDArray[np.int64], text: NDArray[np.int64], output: NDArray[np.int64], decode_batch: int
-) -> Workload:
+def _expand(*, vision: NDArray[np.int64], text: NDArray[np.int64], output: NDArray[np.int64], decode_batch: int) -> Workload:
     prompts, steps = vision + text, output - 1
     num_prefill, num_decode = int(prompts.sum()), int(steps.sum())
     sequences = np.arange(len(text), dtype=np.int32)

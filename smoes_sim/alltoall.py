@@ -1,0 +1,158 @@
+"""nccl-tests for a cluster that is not there: time one all-to-all of a given size, skew or matrix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import read_text
+from smoes_sim.metrics import alltoall_bandwidth
+from smoes_sim.network import Network, Order, Schedule, exchange_time, lower_bound, phases_of
+from smoes_sim.units import parse_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlltoallOptions:
+    """How the exchange is done."""
+
+    schedule: Schedule = "direct"
+    order: Order = "shifted"
+    fidelity: Literal["bound", "fluid"] = "fluid"
+    seed: int = 0
+
+
+def uniform_matrix(num_ranks: int, size: float) -> NDArray[np.float64]:
+    """Bytes from rank to rank when each sends ``size`` in equal blocks, its own included, (R, R).
+
+    64 MiB over 4 ranks: 16 MiB a pair.
+    """
+    return np.full((num_ranks, num_ranks), size / num_ranks)
+
+
+def zipf_matrix(num_ranks: int, size: float, *, exponent: float, seed: int, per_source: bool) -> NDArray[np.float64]:
+    """Bytes when destinations are popular as ``1 / rank_of_popularity ** exponent``, (R, R).
+
+    Every rank sends ``size`` in all. The order of popularity is drawn once for all ranks or, with ``per_source``, for
+    each. Exponent 0 is uniform.
+    """
+    rng = np.random.default_rng(seed)
+    share = np.arange(1, num_ranks + 1, dtype=np.float64) ** -exponent
+    share /= share.sum()
+    if per_source:
+        return size * np.stack([rng.permutation(share) for _ in range(num_ranks)])
+    return size * np.tile(rng.permutation(share), (num_ranks, 1))
+
+
+def read_matrix(path: Path, num_ranks: int) -> NDArray[np.float64]:
+    """A whitespace-separated square matrix of bytes, cell [i][j] from rank i to rank j (nccl-tests' alltoallv file).
+
+    Raises:
+        ConfigError: With file and line, if a cell is no number >= 0 or the shape is not R x R.
+    """
+    rows = []
+    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            rows.append([_cell(path, line_number, text) for text in line.split()])
+    widths = {len(row) for row in rows}
+    if len(rows) != num_ranks or widths != {num_ranks}:
+        found = f"{len(rows)} x {'/'.join(map(str, sorted(widths))) or 0}"
+        raise ConfigError(f"{path}: is {found}, the topology has {num_ranks} ranks: it must be {num_ranks} x {num_ranks}.")
+    return np.array(rows)
+
+
+def _cell(path: Path, line: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value) or value < 0:
+        raise ConfigError(f'{path}:{line}: "{text}" is not a number of bytes >= 0. Mend the cell.')
+    return value
+
+
+def sweep_sizes(low: float, high: float) -> list[float]:
+    """Sizes from ``low`` to ``high``, doubling.
+
+    Raises:
+        ConfigError: If the range is empty or starts at zero.
+    """
+    if not 0 < low <= high:
+        raise ConfigError(f"sweep = {low:.0f} B to {high:.0f} B is empty: the first size must be > 0 and <= the last.")
+    return list(low * 2.0 ** np.arange(int(np.floor(np.log2(high / low))) + 1))
+
+
+def choose_matrices(
+    num_ranks: int,
+    *,
+    size: str | None,
+    sweep: str | None,
+    matrix: Path | None,
+    zipf: float | None,
+    per_source: bool,
+    seed: int,
+) -> list[NDArray[np.float64]]:
+    """The matrices that the command line asks for: one size (64 MiB when nothing is said), a sweep, or a file.
+
+    Raises:
+        ConfigError: If more than one is asked for, or one breaks a rule.
+    """
+    if sum(given is not None for given in (size, sweep, matrix)) > 1:
+        raise ConfigError("--bytes, --sweep and --matrix exclude each other. Give one of them.")
+    if per_source and zipf is None:
+        raise ConfigError("--per-source says how --zipf is drawn. Give --zipf too.")
+    if matrix is not None:
+        if zipf is not None:
+            raise ConfigError("--matrix already says who sends what. Leave out --zipf.")
+        return [read_matrix(matrix, num_ranks)]
+    if sweep is not None:
+        low, separator, high = sweep.partition(":")
+        if not separator:
+            raise ConfigError(f'--sweep = "{sweep}" is not LOW:HIGH. Write "1 KiB:1 GiB".')
+        sizes = sweep_sizes(_size("--sweep", low), _size("--sweep", high))
+    else:
+        sizes = [_size("--bytes", size or "64 MiB")]
+    if zipf is None:
+        return [uniform_matrix(num_ranks, value) for value in sizes]
+    return [zipf_matrix(num_ranks, value, exponent=zipf, seed=seed, per_source=per_source) for value in sizes]
+
+
+def _size(option: str, text: str) -> float:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} = {error}") from None
+
+
+def alltoall_rows(
+    network: Network, matrices: Sequence[NDArray[np.float64]], options: AlltoallOptions
+) -> Iterator[dict[str, Any]]:
+    """One row per matrix: nccl-tests' columns, the lower bound, how many flows and links.
+
+    ``size_bytes`` is what nccl-tests prints: for equal blocks the bytes of a rank, its own block included; for unequal
+    ones the largest sum over a row or column.
+    """
+    for matrix in matrices:
+        size = float(max(matrix.sum(axis=0).max(), matrix.sum(axis=1).max()))
+        phases = phases_of(network, [matrix], schedule=options.schedule, order=options.order, seed=options.seed)
+        started = time.perf_counter()
+        bound = lower_bound(network, phases)
+        duration = bound if options.fidelity == "bound" else exchange_time(network, phases).duration
+        algbw, busbw = alltoall_bandwidth(size, duration, network.topology.num_ranks)
+        yield {
+            "size_bytes": size,
+            "time_s": duration,
+            "algbw_GBps": algbw / 1e9,
+            "busbw_GBps": busbw / 1e9,
+            "bound_s": bound,
+            "flows": sum(len(flows) for flows in phases),
+            "links": network.topology.num_links,
+            "error_bound": 0.0,
+            "wall_s": time.perf_counter() - started,
+        }

@@ -1,0 +1,194 @@
+"""The commands, and what happens to their errors: one line on stderr, exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from smoes_sim.cli import show, topology_commands, trace_commands
+from smoes_sim.errors import ConfigError, SmoesError
+
+app = typer.Typer(
+    help="What expert parallelism costs on a topology, and what SMoES, another placement or network saves.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
+app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")]
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[str, typer.Argument(help="A shipped scenario or a file.")],
+    overrides: Overrides = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON and the resolved scenario.")] = None,
+    timeline: Annotated[Optional[Path], typer.Option(help="Chrome trace of the prefill (.json or .json.gz).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict one deployment."""
+    from smoes_sim import results
+    from smoes_sim.config import load_scenario
+    from smoes_sim.deployment import deploy
+    from smoes_sim.export.chrome import write_chrome_trace
+    from smoes_sim.simulate import network_with, predict, rates_with, time_step
+
+    loaded = load_scenario(scenario, overrides or [])
+    deployment = deploy(loaded)
+    row = {"name": scenario} | predict(deployment).values
+    if timeline is not None:
+        network, rates = network_with(deployment, {}), rates_with(deployment, {})
+        spans = time_step(deployment, deployment.prefill, network, rates).spans
+        write_chrome_trace(spans, deployment.topology, timeline)
+        show.talk(f"timeline: {timeline} (open it at https://ui.perfetto.dev)")
+    if out is not None:
+        results.write_results(out, [row], [(scenario, loaded)])
+        show.talk(f"results: {out}")
+    typer.echo(results.to_json(row) if as_json else show.prediction(row), nl=False)
+
+
+@app.command()
+def compare(
+    arguments: Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE,VALUE]...")],
+    baseline: Annotated[int, typer.Option(help="Row that the others are compared with.")] = 0,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON, SVG and PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict several deployments and what changes; KEY=A,B tries each value."""
+    from smoes_sim import results
+    from smoes_sim.compare import compare as compare_all
+    from smoes_sim.compare import expand
+
+    names = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if not names:
+        raise ConfigError("no scenario is named. Write for example: smoes-sim compare olmoe-two-orin seed=0,1")
+    deployments = expand(names, overrides)
+    with show.progress("deployments", len(deployments)) as advance:
+        rows = compare_all(deployments, baseline=baseline, on_row=advance)
+    if out is not None:
+        results.write_results(out, rows, deployments)
+        plots = show.save_comparison(rows, out)
+        show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
+    typer.echo(results.to_json({"rows": rows}) if as_json else show.comparison(rows, deployments), nl=False)
+    if out is not None and plots and not as_json:
+        typer.echo(f"plot: {plots[0]}")
+
+
+@app.command()
+def alltoall(
+    topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
+    size: Annotated[Optional[str], typer.Option("--bytes", help='Bytes a rank sends, "64 MiB".')] = None,
+    sweep: Annotated[Optional[str], typer.Option(help='Sizes, doubling, "1 KiB:1 GiB".')] = None,
+    matrix: Annotated[Optional[Path], typer.Option(help="File of bytes [from][to], nccl-tests' alltoallv form.")] = None,
+    zipf: Annotated[Optional[float], typer.Option(min=0, help="Skew destinations by this Zipf exponent.")] = None,
+    per_source: Annotated[bool, typer.Option("--per-source", help="Each rank has its own popular destinations.")] = False,
+    schedule: Annotated[Literal["direct", "pairwise"], typer.Option()] = "direct",
+    order: Annotated[Literal["naive", "shifted", "rail", "random"], typer.Option()] = "shifted",
+    fidelity: Annotated[Literal["bound", "fluid"], typer.Option()] = "fluid",
+    per_message: Annotated[str, typer.Option(help="Sender's time per message.")] = "0 us",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Time an all-to-all, in nccl-tests' columns."""
+    from smoes_sim import results
+    from smoes_sim.alltoall import AlltoallOptions, alltoall_rows, choose_matrices
+    from smoes_sim.network import Network
+    from smoes_sim.topology import find_topology
+
+    network = Network(topology=find_topology(topology), per_message=show.duration("--per-message", per_message), seed=seed)
+    matrices = choose_matrices(
+        network.topology.num_ranks, size=size, sweep=sweep, matrix=matrix, zipf=zipf, per_source=per_source, seed=seed
+    )
+    options = AlltoallOptions(schedule=schedule, order=order, fidelity=fidelity, seed=seed)
+    with show.progress("sizes", len(matrices)) as advance:
+        rows = []
+        for row in alltoall_rows(network, matrices, options):
+            rows.append(row)
+            advance(len(rows))
+    wall = sum(row.pop("wall_s") for row in rows)
+    document = {"topology": topology, "ranks": network.topology.num_ranks, "wall_s": wall, "rows": rows}
+    kind = "alltoall" if matrix is None and zipf is None else "alltoallv"
+    typer.echo(results.to_json(document) if as_json else show.alltoall(document, kind), nl=False)
+
+
+@app.command()
+def validate(
+    measurements: Annotated[Path, typer.Argument(help="A measurements table (CSV).")],
+    as_json: Json = False,
+) -> None:
+    """Hold predictions at nominal rates, with no fitting, against measurements."""
+    from smoes_sim import results
+    from smoes_sim.measurements import read_measurements
+    from smoes_sim.validate import validate as validate_rows
+
+    document = validate_rows(read_measurements(measurements))
+    typer.echo(results.to_json(document) if as_json else show.validation(document), nl=False)
+
+
+@app.command()
+def calibrate(
+    measurements: Annotated[Path, typer.Argument(help="A measurements table with rows of mode step, op ttft and tpot.")],
+    scenario: Annotated[str, typer.Option(help="The scenario that was measured.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Calibration file to write.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the constants of a machine to a measured TTFT and TPOT."""
+    from smoes_sim import results
+    from smoes_sim.calibrate import fit_step_latencies
+    from smoes_sim.calibration import save_calibration
+    from smoes_sim.config import load_scenario
+
+    calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
+    save_calibration(calibration, out)
+    show.talk(f"calibration: {out}")
+    typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration or measurements.")],
+) -> None:
+    """Print the JSON Schema of a file kind, for editors."""
+    from smoes_sim import results
+    from smoes_sim.schemas import schema_of
+
+    typer.echo(results.to_json(schema_of(kind)), nl=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 ok, 1 a check failed, 2 bad input."""
+    command = typer.main.get_command(app)
+    debug = bool(os.environ.get("SMOES_SIM_DEBUG"))
+    try:
+        result = command.main(
+            args=list(arguments) if arguments is not None else None, prog_name="smoes-sim", standalone_mode=False
+        )
+        sys.stdout.flush()
+    except SmoesError as error:
+        if debug:
+            raise
+        typer.echo(f"smoes-sim: {error}", err=True)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        typer.echo("smoes-sim: interrupted", err=True)
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        typer.echo(f"smoes-sim: {error.format_message()} See smoes-sim --help.", err=True)
+        return 2
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,287 @@
+"""Print documents for people: tables on stdout, talk and progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.units import parse_duration, print_bandwidth
+
+if TYPE_CHECKING:
+    from smoes_sim.calibration import Calibration
+    from smoes_sim.config import Scenario
+
+Row = dict[str, Any]
+
+
+def talk(text: str) -> None:
+    """Say something that is not data."""
+    typer.echo(text, err=True)
+
+
+def duration(option: str, text: str) -> float:
+    """A duration given as an option, in seconds."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} = {error}") from None
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing in a pipe; yields a function that takes how many are done."""
+    if not sys.stderr.isatty() or total < 2:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TimeRemainingColumn
+
+    with Progress(
+        *Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Aligned columns, the first ``left`` of them to the left."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    text = ""
+    for line in lines:
+        cells = [
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text += "  ".join(cells).rstrip() + "\n"
+    return text
+
+
+def columns(rows: Sequence[Row]) -> str:
+    """Dictionaries of equal keys as a table of words."""
+    return table(list(rows[0]), [[str(value) for value in row.values()] for row in rows], left=len(rows[0]))
+
+
+def pairs(document: Row) -> str:
+    """A dictionary as one line a key."""
+    width = max(len(key) for key in document)
+    return "".join(f"{key.ljust(width)}  {_plain(value)}\n" for key, value in document.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " ".join(_plain(part) for part in value)
+    return str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _seconds(value: float | None) -> str:
+    """Seconds with four digits, in s, ms or us."""
+    if value is None:
+        return "-"
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if value >= factor:
+            return f"{value / factor:.4g} {unit}"
+    return f"{value / 1e-6:.4g} us"
+
+
+def _with_range(row: Row, key: str, form: Callable[[float], str]) -> str:
+    if row.get(key) is None:
+        return "-"
+    interval = row["intervals"].get(key)
+    return form(row[key]) + (f" [{form(interval[0])}, {form(interval[1])}]" if interval else "")
+
+
+def prediction(row: Row) -> str:
+    """One deployment."""
+    rate = row["transmission_rate"] or {}
+    lines = {
+        "deployment": f"{row['model']} on {row['topology']} ({row['ranks']} ranks), routing {row['policy']}",
+        "placement": f"experts {row['expert_placement']}, tokens {row['token_placement']}; deduplication {row['deduplicate']}",
+        "transmission rate (%)": ", ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in rate.items())
+        or "-",
+        "bytes between ranks": f"{row['bytes_remote'] / 1e6:.4g} MB in prefill, {row['decode_bytes_remote'] / 1e6:.4g} MB a decode step",
+        "imbalance (max/mean)": f"{row['imbalance']:.3f} in prefill, {row.get('decode_imbalance', 1.0):.3f} in decode",
+        "TTFT": _with_range(row, "ttft_s", _seconds),
+        "TPOT": _with_range(row, "tpot_s", _seconds),
+        "output tokens/s": _with_range(row, "tokens_per_s", "{:.4g}".format),
+        "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', _seconds)}, bound {_seconds(row['bound_s'])}",
+        "EP exposed, prefill": f"{_with_range(row, 'ep_exposed_s', _seconds)} = {_with_range(row, 'ep_overhead', _percent)} % of the step",
+        "EP exposed, decode": f"{_with_range(row, 'decode_ep_exposed_s', _seconds)} = {_with_range(row, 'decode_ep_overhead', _percent)} % of the step",
+        "not counted": ", ".join(row["not_counted"]),
+    }
+    return pairs(lines)
+
+
+def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
+    """Several deployments: what is counted, then what is timed, then what is not known."""
+    counted = [_counted(row) for row in rows]
+    timed = [_timed(row) for row in rows]
+    text = "What travels (share of tokens and layers that need another rank, %; bytes between ranks in prefill)\n"
+    text += table(["routing", "experts", "tokens", "vision", "text", "V+T", "decode", "GB", "max/mean"], counted, left=3)
+    text += "\nHow long it takes"
+    text += " (median over the calibration's draws, [10%, 90%])\n" if rows[0]["intervals"] else "\n"
+    text += table(
+        ["routing", "experts", "tokens", "TTFT (s)", "TPOT (s)", "output tokens/s", "EP overhead of prefill (%)"],
+        timed,
+        left=3,
+    )
+    return text + _changes(rows) + _unknown(deployments)
+
+
+def _counted(row: Row) -> list[str]:
+    rate = row["transmission_rate"] or {}
+    shares = [_percent(rate.get(name)) for name in ("prefill_vision", "prefill_text", "prefill", "decode")]
+    size = f"{row['bytes_remote'] / 1e9:.3f}"
+    return [row["policy"], row["expert_placement"], row["token_placement"], *shares, size, f"{row['imbalance']:.2f}"]
+
+
+def _timed(row: Row) -> list[str]:
+    number = "{:.3g}".format
+    return [
+        row["policy"],
+        row["expert_placement"],
+        row["token_placement"],
+        _with_range(row, "ttft_s", number),
+        _with_range(row, "tpot_s", number),
+        _with_range(row, "tokens_per_s", number),
+        _with_range(row, "ep_overhead", _percent),
+    ]
+
+
+def _changes(rows: Sequence[Row]) -> str:
+    def cell(row: Row, key: str) -> str:
+        value, interval = row["change"].get(key), row["change"].get(f"{key}_interval")
+        if value is None:
+            return "-"
+        return f"{100 * value:+.1f}" + (f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else "")
+
+    keys = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "bytes_remote")
+    body = [
+        [row["policy"], row["expert_placement"], row["token_placement"], *(cell(row, key) for key in keys)] for row in rows
+    ]
+    header = ["routing", "experts", "tokens", "TTFT", "TPOT", "output tokens/s", "EP time of prefill", "bytes"]
+    return "\nChange from the first row (%)\n" + table(header, body, left=3)
+
+
+def _unknown(deployments: Sequence[tuple[str, Scenario]]) -> str:
+    from smoes_sim.calibration import load_calibration
+
+    names = list(dict.fromkeys(scenario.calibration for _, scenario in deployments if scenario.calibration))
+    return "".join("\n" + calibration(load_calibration(name)) for name in names)
+
+
+def calibration(fitted: Calibration) -> str:
+    """The constants of a calibration, and which of them the data leave open."""
+    known = ", ".join(f"{row.quantity.upper()} {row.seconds:g} s" for row in fitted.fitted_on)
+    text = f"Constants fitted on {known} of {fitted.scenario} (standard routing); {fitted.num_draws} sets explain both exactly\n"
+    body = []
+    for name, parameter in fitted.parameters.items():
+        verdict = "pinned down" if parameter.identified else "NOT pinned down by these data"
+        meaning = f"{parameter.meaning} ({verdict})"
+        body.append([name, f"{parameter.value:.3g}", f"{parameter.low:.3g}", f"{parameter.high:.3g}", meaning])
+    return text + table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
+
+
+def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Plot a comparison as SVG and PNG; without the report extra say so and plot nothing."""
+    from smoes_sim.report.charts import comparison_chart, save_chart
+
+    try:
+        chart = comparison_chart(rows)
+    except ConfigError as error:
+        talk(str(error))
+        return []
+    paths = [folder / "comparison.png", folder / "comparison.svg"]
+    for path in paths:
+        save_chart(chart, path)
+    return paths
+
+
+def alltoall(document: Row, kind: str) -> str:
+    """nccl-tests' columns, and the bound beside them."""
+    body = [
+        [
+            f"{row['size_bytes']:.0f}",
+            f"{row['size_bytes'] / 4:.0f}",
+            "float",
+            "none",
+            "-1",
+            f"{row['time_s'] * 1e6:.2f}",
+            f"{row['algbw_GBps']:.2f}",
+            f"{row['busbw_GBps']:.2f}",
+            f"{row['bound_s'] * 1e6:.2f}",
+            f"{row['flows']}",
+        ]
+        for row in document["rows"]
+    ]
+    header = [
+        "size(B)",
+        "count",
+        "type",
+        "redop",
+        "root",
+        "time(us)",
+        "algbw(GB/s)",
+        "busbw(GB/s)",
+        "bound(us)",
+        "flows",
+    ]
+    head = f"# {kind} on {document['topology']}: {document['ranks']} ranks; size includes a rank's own block\n"
+    return head + table(header, body, left=0)
+
+
+def validation(document: Row) -> str:
+    """Errors by family, and what was skipped."""
+    body = [
+        [name, str(errors["n"]), *(_percent(errors[key]) for key in ("median_ape", "mape", "p90_ape", "max_ape"))]
+        for name, errors in document["families"].items()
+    ]
+    text = "Absolute relative error (%), predictions at nominal link rates; nothing is fitted\n"
+    text += table(["family", "n", "median", "mean", "p90", "worst"], body)
+    reasons: dict[str, int] = {}
+    for entry in document["skipped"]:
+        reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + 1
+    if reasons:
+        text += f"\nSkipped {len(document['skipped'])} rows\n"
+        text += table(["n", "reason"], [[str(count), reason] for reason, count in reasons.items()], left=2)
+    return text
+
+
+def topology(document: Row) -> str:
+    """A topology in words."""
+    text = pairs(
+        {
+            "name": document["name"],
+            "kind": document["kind"],
+            "ranks": document["devices"],
+            "nodes": document["nodes"],
+            "directed links": document["links"],
+            "diameter (links)": document["diameter"],
+            "bisection": f"{document['bisection_Bps'] / 1e9:g} GB/s",
+        }
+    )
+    body = [
+        [
+            kind["kind"],
+            str(kind["count"]),
+            " ".join(print_bandwidth(rate) for rate in kind["bandwidth_Bps"]),
+            " ".join(_seconds(value) for value in kind["latency_s"]),
+        ]
+        for kind in document["link_kinds"]
+    ]
+    text += "\n" + table(["links", "number", "bandwidth, one direction", "latency"], body, left=4)
+    if document["sources"]:
+        text += "\nWhere the numbers are from\n" + pairs(document["sources"])
+    return text

@@ -1,0 +1,61 @@
+"""``smoes-sim topology``: what is wired to what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from smoes_sim.cli import show
+
+app = typer.Typer(no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Name = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="A shipped topology or a file.")]
+
+
+@app.command("list")
+def list_topologies(as_json: Json = False) -> None:
+    """List the shipped topologies."""
+    from smoes_sim import results
+    from smoes_sim.topology import find_spec, topology_names
+
+    rows = [
+        {"name": name, "kind": spec.kind, "description": spec.description}
+        for name in topology_names()
+        for spec in [find_spec(name)]
+    ]
+    typer.echo(results.to_json({"topologies": rows}) if as_json else show.columns(rows), nl=False)
+
+
+@app.command("show")
+def show_topology(
+    name: Name,
+    svg: Annotated[Optional[Path], typer.Option(help="Draw it into this SVG file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the size, links and sources of a topology; with --svg also a picture."""
+    from smoes_sim import results
+    from smoes_sim.files import write_bytes
+    from smoes_sim.topology import find_spec, find_topology
+    from smoes_sim.topology.metrics import describe
+    from smoes_sim.topology.picture import draw_topology
+
+    topology = find_topology(name)
+    document = describe(topology) | {"sources": find_spec(name).sources}
+    if svg is not None:
+        write_bytes(svg, draw_topology(topology).encode())
+        show.talk(f"picture: {svg}")
+    typer.echo(results.to_json(document) if as_json else show.topology(document), nl=False)
+
+
+@app.command("check")
+def check_topology(name: Name, as_json: Json = False) -> None:
+    """Check a topology file: it loads, every rank reaches every other. Exit 2 with the place if not."""
+    from smoes_sim import results
+    from smoes_sim.topology import find_topology
+    from smoes_sim.topology.metrics import describe
+
+    document = describe(find_topology(name))
+    text = f"{name}: ok, {document['devices']} ranks, {document['links']} directed links, all connected\n"
+    typer.echo(results.to_json(document) if as_json else text, nl=False)

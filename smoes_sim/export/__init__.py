@@ -1,0 +1,1 @@
+"""Give results to other tools: Chrome traces for Perfetto."""

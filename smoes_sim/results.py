@@ -1,0 +1,57 @@
+"""A folder of results: tidy Parquet, one JSON document, the resolved scenarios."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+from ruamel.yaml import YAML
+
+from smoes_sim import __version__
+from smoes_sim.config import Scenario
+from smoes_sim.files import write_bytes
+
+
+def to_json(document: Any) -> bytes:
+    """One JSON document, indented; NaN becomes null."""
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """One level of columns: nested keys joined by ``_``, intervals as ``_low`` and ``_high``, lists of words by commas."""
+    columns: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            columns |= {f"{key}_{name}": part for name, part in flat(value).items()}
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, float) for part in value):
+            columns[f"{key}_low"], columns[f"{key}_high"] = value
+        else:
+            columns[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return columns
+
+
+def write_results(folder: Path, rows: Sequence[dict[str, Any]], scenarios: Sequence[tuple[str, Scenario]]) -> None:
+    """Write ``runs.parquet``, ``summary.json`` and ``scenario.resolved.yaml`` into a folder.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+    """
+    stream = BytesIO()
+    metadata = {"smoes_sim.version": __version__, "smoes_sim.schema": "runs/1", "units": "in the column names"}
+    pl.DataFrame([flat(row) for row in rows], infer_schema_length=None).write_parquet(stream, metadata=metadata)
+    write_bytes(folder / "runs.parquet", stream.getvalue())
+    write_bytes(folder / "summary.json", to_json({"rows": rows}))
+    write_bytes(folder / "scenario.resolved.yaml", resolved_yaml(scenarios))
+
+
+def resolved_yaml(scenarios: Sequence[tuple[str, Scenario]]) -> bytes:
+    """The scenarios with every default filled in, as YAML documents one after the other."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    stream = BytesIO()
+    yaml.dump_all([scenario.model_dump(mode="json", by_alias=True) for _, scenario in scenarios], stream)
+    return stream.getvalue()

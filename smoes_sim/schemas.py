@@ -1,0 +1,52 @@
+"""JSON Schemas of the files people write, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smoes_sim.calibration import Calibration
+from smoes_sim.config import Scenario
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import nearest
+from smoes_sim.measurements import COLUMNS
+from smoes_sim.topology.shipped import TopologyFile
+
+_NUMBERS = set(
+    [
+        "nodes",
+        "ranks_per_node",
+        "intra_GBps",
+        "nic_Gbps",
+        "bytes_per_rank",
+        "tokens_per_rank",
+        "hidden",
+        "bytes_per_element",
+        "top_k",
+        "experts",
+        "node_limit",
+        "time_us",
+        "bandwidth_GBps",
+        "derived",
+    ]
+)
+KINDS = ("scenario", "topology", "calibration", "measurements")
+
+
+def schema_of(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a file kind; for a measurements table that of one row.
+
+    Raises:
+        ConfigError: If there is no such kind.
+    """
+    if kind == "scenario":
+        found = Scenario.model_json_schema(by_alias=True)
+    elif kind == "topology":
+        found = TopologyFile.model_json_schema(by_alias=True)
+    elif kind == "calibration":
+        found = Calibration.model_json_schema()
+    elif kind == "measurements":
+        properties = {name: {"type": "number" if name in _NUMBERS else "string"} for name in COLUMNS}
+        found = {"title": "Measurement", "type": "object", "properties": properties, "additionalProperties": False}
+    else:
+        raise ConfigError(f'"{kind}" is no file kind. {nearest(kind, KINDS)}')
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found
