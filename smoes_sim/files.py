@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase, CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -143,8 +143,7 @@ class Document:
                 where = self.where(place)
             return f'{where}: unknown key "{place[-1]}". {nearest(str(place[-1]), known)}'
         if problem["type"] == "missing":
-            key = problem["loc"][-1]
-            return f'{self.where(place[:-1])}: the key "{key}" is missing{_within(place[:-1])}. Add it.'
+            return f'{self.where(place)}: the key "{problem["loc"][-1]}" is missing{_within(place)}. Add it.'
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "union_tag_invalid":
             context = problem["ctx"]
@@ -194,34 +193,37 @@ def _plain(node: Any) -> Any:
 
 
 def _place_in(data: Any, location: Sequence[str | int]) -> Place:
-    """The part of a pydantic location that exists in the data (union tags are not keys)."""
+    """The part of a pydantic location that exists in the data (union tags and missing keys do not)."""
     place: list[str | int] = []
     node = data
-    for index, part in enumerate(location):
-        last = index == len(location) - 1
+    for part in location:
         if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
             node = node[part]  # type: ignore[index]
-            place.append(part)
-        elif last and isinstance(node, dict):
             place.append(part)
     return tuple(place)
 
 
 def _names_at(model: Any, location: Sequence[str | int]) -> set[str]:
-    """Names of the keys allowed at a pydantic location below ``model``."""
-    found = [model]
+    """Names of the keys allowed at a pydantic location below ``model``; the tag of a union chooses its member."""
+    found = list(_models_in(model))
     for part in location:
+        tagged = [kind for kind in found if "kind" in kind.model_fields and part in _literals(kind)]
         children: list[Any] = []
-        for candidate in found:
-            for kind in _models_in(candidate):
-                field = kind.model_fields.get(str(part))
-                children += [field.annotation] if field else [kind]  # a union tag or an index stays where it is
-        found = children
-    return {name for candidate in found for kind in _models_in(candidate) for name in kind.model_fields}
+        for kind in tagged or found:
+            fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+            children.append(kind if tagged else fields.get(str(part), kind))  # an index stays where it is
+        found = [kind for child in children for kind in _models_in(child)]
+    return {field.alias or name for kind in found for name, field in kind.model_fields.items()}
+
+
+def _literals(model: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(model.model_fields["kind"].annotation)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, RootModel):
+        yield from _models_in(annotation.model_fields["root"].annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
         yield from _models_in(argument)

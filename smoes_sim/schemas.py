@@ -11,24 +11,22 @@ from smoes_sim.files import nearest
 from smoes_sim.measurements import COLUMNS
 from smoes_sim.topology.shipped import TopologyFile
 
-_NUMBERS = set(
-    [
-        "nodes",
-        "ranks_per_node",
-        "intra_GBps",
-        "nic_Gbps",
-        "bytes_per_rank",
-        "tokens_per_rank",
-        "hidden",
-        "bytes_per_element",
-        "top_k",
-        "experts",
-        "node_limit",
-        "time_us",
-        "bandwidth_GBps",
-        "derived",
-    ]
-)
+_NUMBERS = {
+    "nodes",
+    "ranks_per_node",
+    "intra_GBps",
+    "nic_Gbps",
+    "bytes_per_rank",
+    "tokens_per_rank",
+    "hidden",
+    "bytes_per_element",
+    "top_k",
+    "experts",
+    "node_limit",
+    "time_us",
+    "bandwidth_GBps",
+    "derived",
+}
 KINDS = ("scenario", "topology", "calibration", "measurements")
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,8 @@ def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network,
     rows = []
     for step in steps:
         real = time_step(deployment, step, network, rates)
-        free = time_step(deployment, step, network.at_no_cost(), rates)
+        at_no_cost = replace(step, exchanges=[layer.at_no_cost() for layer in step.exchanges])
+        free = time_step(deployment, at_no_cost, network.at_no_cost(), rates)
         exchanges = [
             exchange_time(network, phases) for layer in step.exchanges for phases in (layer.dispatch, layer.combine)
         ]

@@ -42,6 +42,13 @@ class LayerExchanges:
     dispatch: Sequence[Flows]
     combine: Sequence[Flows]
 
+    def at_no_cost(self) -> LayerExchanges:
+        """The same exchanges for a network that takes no time."""
+        return LayerExchanges(
+            dispatch=[flows.at_no_cost() for flows in self.dispatch],
+            combine=[flows.at_no_cost() for flows in self.combine],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:

@@ -24,7 +24,7 @@ _DATA = {f"{prefix}B": float(factor) for prefix, factor in _PREFIXES.items()} | 
 }
 _TIME = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 _RATE = {f"{unit}{per}": factor for unit, factor in _DATA.items() for per in ("/s", "ps")}
-_FLOPS = {f"{prefix}FLOPS": float(10**power) for prefix, power in (("G", 9), ("T", 12), ("P", 15))}
+_FLOPS = {f"{prefix}FLOPS": float(10**power) for prefix, power in (("", 0), ("G", 9), ("T", 12), ("P", 15))}
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
 
 
@@ -72,11 +72,11 @@ def parse_flops(value: Any) -> float:
 
 
 def _print(value: float, steps: tuple[tuple[float, str], ...]) -> str:
-    """``value`` in the largest unit of ``steps`` that keeps the number at 1 or more, shortest exact form."""
+    """``value`` in the largest unit of ``steps`` that reads back exactly at 1 or more; the last unit is the SI one."""
     for factor, unit in steps:
         if value >= factor and float(f"{value / factor:.15g}") * factor == value:
             return f"{value / factor:.15g} {unit}"
-    return f"{value / steps[-1][0]!r} {steps[-1][1]}"
+    return f"{float(value)!r} {steps[-1][1]}"
 
 
 def print_bandwidth(value: float) -> str:
@@ -96,7 +96,7 @@ def print_size(value: float) -> str:
 
 def print_flops(value: float) -> str:
     """``989e12`` as ``989 TFLOPS``; reads back as the same float."""
-    return _print(value, ((1e12, "TFLOPS"), (1e9, "GFLOPS")))
+    return _print(value, ((1e12, "TFLOPS"), (1e9, "GFLOPS"), (1.0, "FLOPS")))
 
 
 def _string_schema(*examples: str) -> WithJsonSchema:

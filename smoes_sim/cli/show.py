@@ -106,22 +106,29 @@ def _with_range(row: Row, key: str, form: Callable[[float], str]) -> str:
 def prediction(row: Row) -> str:
     """One deployment."""
     rate = row["transmission_rate"] or {}
+    shares = ", ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in rate.items())
+    remote, decode_remote = row["bytes_remote"] / 1e6, row["decode_bytes_remote"] / 1e6
     lines = {
         "deployment": f"{row['model']} on {row['topology']} ({row['ranks']} ranks), routing {row['policy']}",
-        "placement": f"experts {row['expert_placement']}, tokens {row['token_placement']}; deduplication {row['deduplicate']}",
-        "transmission rate (%)": ", ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in rate.items())
-        or "-",
-        "bytes between ranks": f"{row['bytes_remote'] / 1e6:.4g} MB in prefill, {row['decode_bytes_remote'] / 1e6:.4g} MB a decode step",
+        "expert placement": row["expert_placement"],
+        "token placement": f"{row['token_placement']}, deduplication {row['deduplicate']}",
+        "transmission rate (%)": shares or "-",
+        "bytes between ranks": f"{remote:.4g} MB in prefill, {decode_remote:.4g} MB a decode step",
         "imbalance (max/mean)": f"{row['imbalance']:.3f} in prefill, {row.get('decode_imbalance', 1.0):.3f} in decode",
         "TTFT": _with_range(row, "ttft_s", _seconds),
         "TPOT": _with_range(row, "tpot_s", _seconds),
         "output tokens/s": _with_range(row, "tokens_per_s", "{:.4g}".format),
         "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', _seconds)}, bound {_seconds(row['bound_s'])}",
-        "EP exposed, prefill": f"{_with_range(row, 'ep_exposed_s', _seconds)} = {_with_range(row, 'ep_overhead', _percent)} % of the step",
-        "EP exposed, decode": f"{_with_range(row, 'decode_ep_exposed_s', _seconds)} = {_with_range(row, 'decode_ep_overhead', _percent)} % of the step",
+        "EP exposed, prefill": _exposed(row, ""),
+        "EP exposed, decode": _exposed(row, "decode_"),
         "not counted": ", ".join(row["not_counted"]),
     }
     return pairs(lines)
+
+
+def _exposed(row: Row, phase: str) -> str:
+    share = _with_range(row, f"{phase}ep_overhead", _percent)
+    return f"{_with_range(row, f'{phase}ep_exposed_s', _seconds)} = {share} % of the pass"
 
 
 def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
@@ -185,7 +192,8 @@ def _unknown(deployments: Sequence[tuple[str, Scenario]]) -> str:
 def calibration(fitted: Calibration) -> str:
     """The constants of a calibration, and which of them the data leave open."""
     known = ", ".join(f"{row.quantity.upper()} {row.seconds:g} s" for row in fitted.fitted_on)
-    text = f"Constants fitted on {known} of {fitted.scenario} (standard routing); {fitted.num_draws} sets explain both exactly\n"
+    text = f"Constants fitted on {known} of {fitted.scenario} (standard routing); "
+    text += f"{fitted.num_draws} sets explain all of it exactly\n"
     body = []
     for name, parameter in fitted.parameters.items():
         verdict = "pinned down" if parameter.identified else "NOT pinned down by these data"

@@ -103,6 +103,6 @@ def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates) -> Com
         gate=mlp(hidden * model.experts),
         shared=mlp(model.shared_experts * model.expert_parameters),
         dense=mlp(3 * hidden * model.dense_ffn),
-        head=rates.time(2.0 * head_weights * outputs, _ELEMENT * head_weights * (outputs > 0)),
+        head=rates.time(2.0 * head_weights * outputs, np.where(outputs > 0, _ELEMENT * head_weights, 0.0)),
         experts=rates.time(experts_flops, experts_bytes),
     )

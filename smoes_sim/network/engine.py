@@ -112,7 +112,7 @@ class Engine:
         """Bring every flow to the present, change what changed, and set the next wake-up."""
         self._pending = False
         now = self.env.now
-        due = now + _SAME_INSTANT * max(now, 1e-6)
+        due = now * (1 + _SAME_INSTANT)
         changed = self._drain(now - self._clock, due)
         self._clock = now
         arrived = _pop_due(self._travelling, due)

@@ -38,6 +38,10 @@ class Flows:
     def __len__(self) -> int:
         return len(self.size)
 
+    def at_no_cost(self) -> Flows:
+        """The same messages without latency or a ceiling of their own, for :meth:`Network.at_no_cost`."""
+        return replace(self, latency=np.zeros_like(self.latency), ceiling=np.full_like(self.ceiling, np.inf))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:

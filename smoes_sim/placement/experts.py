@@ -67,7 +67,7 @@ def place_experts(rule: ExpertRule, trace: RoutingTrace, *, num_ranks: int, rng:
         order = np.argsort(rng.random((L, E)), axis=1)
     else:
         text = expert_counts(trace, trace.modality == TEXT)
-        total = expert_counts(trace)
+        total = text + expert_counts(trace, trace.is_vision)
         share = np.divide(text, total, out=np.full((L, E), 0.5), where=total > 0)
         order = np.argsort(share, axis=1, kind="stable")
     slot_rank = np.arange(E) // (E // num_ranks)

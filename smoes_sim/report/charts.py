@@ -81,7 +81,6 @@ def save_chart(chart: Any, path: Path) -> None:
 def _altair() -> Any:
     try:
         import altair
-        import vl_convert
     except ImportError:
         raise ConfigError("plots need the report extra. Install it with: pip install 'smoes-sim[report]'") from None
     return altair

@@ -37,13 +37,14 @@ def text_share(trace: RoutingTrace) -> NDArray[np.float64]:
 def modality_specialisation(trace: RoutingTrace) -> NDArray[np.float64]:
     """Modality specialisation index of each layer, shape (L,): the mean over used experts of ``2 |share - 0.5|``.
 
-    0 when every expert takes text and vision alike, 1 when none takes both; NaN without one of the modalities.
+    0 when every expert takes text and vision alike, 1 when none takes both; NaN without one of the modalities, or where
+    a layer routes nothing.
     """
     if not (trace.modality == TEXT).any() or not trace.is_vision.any():
         return np.full(trace.num_layers, np.nan)
     deviation = 2 * np.abs(text_share(trace) - 0.5)
-    result: NDArray[np.float64] = np.nanmean(deviation, axis=1)
-    return result
+    used = (~np.isnan(deviation)).sum(axis=1)
+    return np.divide(np.nansum(deviation, axis=1), used, out=np.full(len(used), np.nan), where=used > 0)
 
 
 def gini(load: NDArray[np.integer] | NDArray[np.floating]) -> float:

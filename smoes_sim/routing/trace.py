@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import orjson
@@ -19,6 +20,11 @@ TEXT, IMAGE, VIDEO, AUDIO = range(4)
 PREFILL, DECODE = range(2)
 _REQUIRED = ("expert_ids", "modality", "sequence_id", "phase", "moe_layers", "num_experts")
 _OPTIONAL = ("expert_weights", "modality_score", "metadata")
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error),
+)
+"""What numpy and zipfile raise on a file that is truncated, damaged, encrypted or something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,43 +155,67 @@ def load_trace(path: Path) -> RoutingTrace:
         TraceError: If the file cannot be read, is truncated, lacks an array, or an array breaks a rule.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise TraceError(f"{path}: is not an .npz archive. Write traces with `smoes-sim trace synthesize`.")
-            arrays = {name: archive[name] for name in archive.files}
-    except TraceError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0] or type(error).__name__
-        raise TraceError(f"{path}: cannot be read as a trace ({reason}). Is it a whole .npz file?") from None
-    try:
-        return _from_arrays(arrays)
+        with path.open("rb") as stream:
+            return _from_arrays(_read_arrays(stream))
     except TraceError as error:
         raise error.at(str(path)) from None
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise TraceError(f"{path}: cannot be read as a trace ({reason}). Is it a whole .npz file?") from None
+
+
+def _read_arrays(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
+    archive = np.load(stream, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise TraceError("is not an .npz archive. Write traces with `smoes-sim trace synthesize`.")
+    with archive:
+        members = {name: archive[name] for name in archive.files}
+    return {name: value for name, value in members.items() if isinstance(value, np.ndarray)}
 
 
 def _from_arrays(arrays: dict[str, NDArray[Any]]) -> RoutingTrace:
     for name in _REQUIRED:
         if name not in arrays:
             raise TraceError(f"has no array {name}. It needs {', '.join(_REQUIRED)}.")
-    for name in ("expert_ids", "modality", "sequence_id", "phase", "moe_layers", "num_experts"):
-        if arrays[name].dtype.kind not in "iu":
-            raise TraceError(f"{name} is {arrays[name].dtype}; it must hold integers.")
-    if arrays["expert_ids"].size and int(arrays["expert_ids"].max()) > np.iinfo(np.int16).max:
-        raise TraceError(f"expert_ids holds {int(arrays['expert_ids'].max())}; ids must fit int16.")
     try:
         metadata = orjson.loads(str(arrays["metadata"])) if "metadata" in arrays else {}
     except orjson.JSONDecodeError as error:
         raise TraceError(f"metadata is not JSON ({error}).") from None
-    weights, score = arrays.get("expert_weights"), arrays.get("modality_score")
+    if not isinstance(metadata, dict):
+        raise TraceError(f"metadata is the JSON value {metadata!r}; it must be an object of names and values.")
+    num_experts = _integers(arrays, "num_experts", np.int32)
+    if num_experts.shape != ():
+        raise TraceError(f"num_experts has the shape {num_experts.shape}; it must be one number.")
     return RoutingTrace(
-        expert_ids=arrays["expert_ids"].astype(np.int16),
-        modality=arrays["modality"].astype(np.uint8),
-        sequence_id=arrays["sequence_id"].astype(np.int32),
-        phase=arrays["phase"].astype(np.uint8),
-        moe_layers=arrays["moe_layers"].astype(np.int32),
-        num_experts=int(arrays["num_experts"]),
-        expert_weights=None if weights is None else weights.astype(np.float16),
-        modality_score=None if score is None else score.astype(np.float16),
+        expert_ids=_integers(arrays, "expert_ids", np.int16),
+        modality=_integers(arrays, "modality", np.uint8),
+        sequence_id=_integers(arrays, "sequence_id", np.int32),
+        phase=_integers(arrays, "phase", np.uint8),
+        moe_layers=_integers(arrays, "moe_layers", np.int32),
+        num_experts=int(num_experts),
+        expert_weights=_halves(arrays, "expert_weights"),
+        modality_score=_halves(arrays, "modality_score"),
         metadata=metadata,
     )
+
+
+def _integers(arrays: dict[str, NDArray[Any]], name: str, dtype: Any) -> NDArray[Any]:
+    """An array of integers as ``dtype``; values that do not fit are refused, not wrapped."""
+    value, limits = arrays[name], np.iinfo(dtype)
+    if value.dtype.kind not in "iu":
+        raise TraceError(f"{name} is {value.dtype}; it must hold integers.")
+    extremes = (int(value.min()), int(value.max())) if value.size else ()
+    for extreme in extremes:
+        if not limits.min <= extreme <= limits.max:
+            raise TraceError(f"{name} holds {extreme}; it must fit {limits.dtype}, {limits.min} to {limits.max}.")
+    return value.astype(dtype)
+
+
+def _halves(arrays: dict[str, NDArray[Any]], name: str) -> NDArray[np.float16] | None:
+    """An array of numbers as float16, or None where there is none; what overflows becomes infinite and is refused later."""
+    if name not in arrays:
+        return None
+    if arrays[name].dtype.kind not in "fiu":
+        raise TraceError(f"{name} is {arrays[name].dtype}; it must hold real numbers.")
+    with np.errstate(over="ignore"):
+        return arrays[name].astype(np.float16)

@@ -113,9 +113,13 @@ class Topology:
         inner = forwarding[source] & forwarding[target]
         matrix = _adjacency(source[inner], target[inner], num_vertices)
         labels = _components(matrix)
+        one_way: dict[int, set[int]] = {}
+        for a, b in zip(labels[source[inner]].tolist(), labels[target[inner]].tolist(), strict=True):
+            if a != b:
+                one_way.setdefault(a, set()).add(b)
         direct = {(int(a), int(b)) for a, b in zip(source, target, strict=True) if a < num_ranks and b < num_ranks}
-        leaves = [set(labels[target[(source == rank) & forwarding[target]]]) for rank in range(num_ranks)]
-        enters = [set(labels[source[(target == rank) & forwarding[source]]]) for rank in range(num_ranks)]
+        leaves = [_beyond(labels[target[(source == rank) & forwarding[target]]], one_way) for rank in range(num_ranks)]
+        enters = [set(labels[source[(target == rank) & forwarding[source]]].tolist()) for rank in range(num_ranks)]
         if len({(frozenset(a), frozenset(b)) for a, b in zip(leaves, enters, strict=True)}) == 1 and (
             num_ranks == 1 or leaves[0] & enters[0]
         ):
@@ -127,6 +131,17 @@ class Topology:
                         f"{self.name}: rank {a} ({self.vertex_names[a]}) has no route to rank {b} "
                         f"({self.vertex_names[b]}): every pair needs one. Add a link or a NIC and fabric between them."
                     )
+
+
+def _beyond(start: NDArray[np.int32], one_way: dict[int, set[int]]) -> set[int]:
+    """Components that can be reached from some, over links that lead only one way."""
+    found: set[int] = set()
+    waiting = set(start.tolist())
+    while waiting:
+        component = waiting.pop()
+        found.add(component)
+        waiting |= one_way.get(component, set()) - found
+    return found
 
 
 def _adjacency(source: NDArray[np.int32], target: NDArray[np.int32], size: int) -> object:

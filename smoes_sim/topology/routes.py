@@ -1,7 +1,7 @@
 """Routes compiled to arrays: for each (source, destination) pair the ids of its links, without a graph in the loop.
 
-A route is the shortest by hops that no device forwards. Where several are equal, one is chosen by a seeded hash of the
-pair (ECMP). The search is split in three: the way out of the source (device, NIC, first switch), the way through the
+A route is the shortest by hops that no device forwards; a NIC forwards, but one under a single switch does not turn
+traffic round. Where several are equal, one is chosen by a seeded hash of the pair (ECMP). The search is split in three: the way out of the source (device, NIC, first switch), the way through the
 switches, and the way into the destination. Distances between switches are found once; after that every hop of all
 pairs is one array operation.
 """
@@ -52,7 +52,7 @@ class Router:
         self._seed = np.uint64(seed)
         self._num_ranks = topology.num_ranks
         kinds = np.array(topology.vertex_kinds)
-        core = np.flatnonzero(kinds == "switch")
+        core = np.flatnonzero((kinds == "switch") | _forwarding_nics(topology, kinds))
         self._core = np.full(len(kinds), -1, dtype=np.int64)
         self._core[core] = np.arange(len(core))
         source, target = topology.link_source.astype(np.int64), topology.link_target.astype(np.int64)
@@ -153,7 +153,7 @@ class _Chains:
             near, far = far, near
         kinds = np.array(topology.vertex_kinds)
         beyond: dict[int, list[int]] = {}
-        for link in np.flatnonzero((kinds[near] == "nic") & (core[far] >= 0)).tolist():
+        for link in np.flatnonzero((kinds[near] == "nic") & (core[near] < 0) & (core[far] >= 0)).tolist():
             beyond.setdefault(int(near[link]), []).append(link)
         ways: list[list[tuple[int, int, int]]] = [[] for _ in range(topology.num_ranks)]
         for link in np.flatnonzero((near < topology.num_ranks) & (far >= topology.num_ranks)).tolist():
@@ -209,6 +209,21 @@ class _NextHops:
         self._known[keys] = len(self._offsets) - 1 + np.arange(len(keys), dtype=np.int32)
         self._offsets = np.concatenate([self._offsets, self._offsets[-1] + np.cumsum(found)])
         self._links = np.concatenate([self._links, link[nearer]])
+
+
+def _forwarding_nics(topology: Topology, kinds: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """NICs that count as switches, shape (V,): all but those that join devices to a single switch and nothing else."""
+    neighbours: list[dict[int, set[bool]]] = [{} for _ in kinds]
+    for a, b in zip(topology.link_source.tolist(), topology.link_target.tolist(), strict=True):
+        for here, there in ((a, b), (b, a)):
+            if kinds[here] == "nic" and kinds[there] != "device":
+                neighbours[here].setdefault(there, set()).add(here == a)
+    return np.array(
+        [
+            kind == "nic" and not (len(found) == 1 and all(kinds[v] == "switch" and len(found[v]) == 2 for v in found))
+            for kind, found in zip(kinds, neighbours, strict=True)
+        ]
+    )
 
 
 def _distances(size: int, source: Ints, target: Ints) -> NDArray[np.int16]:
