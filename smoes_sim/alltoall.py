@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import read_text
 from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.network import Network, Order, Schedule, exchange_time, lower_bound, phases_of
+from smoes_sim.skew import read_matrix, uniform_matrix, zipf_matrix
 from smoes_sim.units import parse_size
 
 
@@ -26,55 +26,6 @@ class AlltoallOptions:
     order: Order = "shifted"
     fidelity: Literal["bound", "fluid"] = "fluid"
     seed: int = 0
-
-
-def uniform_matrix(num_ranks: int, size: float) -> NDArray[np.float64]:
-    """Bytes from rank to rank when each sends ``size`` in equal blocks, its own included, (R, R).
-
-    64 MiB over 4 ranks: 16 MiB a pair.
-    """
-    return np.full((num_ranks, num_ranks), size / num_ranks)
-
-
-def zipf_matrix(num_ranks: int, size: float, *, exponent: float, seed: int, per_source: bool) -> NDArray[np.float64]:
-    """Bytes when destinations are popular as ``1 / rank_of_popularity ** exponent``, (R, R).
-
-    Every rank sends ``size`` in all. The order of popularity is drawn once for all ranks or, with ``per_source``, for
-    each. Exponent 0 is uniform.
-    """
-    rng = np.random.default_rng(seed)
-    share = np.arange(1, num_ranks + 1, dtype=np.float64) ** -exponent
-    share /= share.sum()
-    if per_source:
-        return size * np.stack([rng.permutation(share) for _ in range(num_ranks)])
-    return size * np.tile(rng.permutation(share), (num_ranks, 1))
-
-
-def read_matrix(path: Path, num_ranks: int) -> NDArray[np.float64]:
-    """A whitespace-separated square matrix of bytes, cell [i][j] from rank i to rank j (nccl-tests' alltoallv file).
-
-    Raises:
-        ConfigError: With file and line, if a cell is no number >= 0 or the shape is not R x R.
-    """
-    rows = []
-    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line.strip():
-            rows.append([_cell(path, line_number, text) for text in line.split()])
-    widths = {len(row) for row in rows}
-    if len(rows) != num_ranks or widths != {num_ranks}:
-        found = f"{len(rows)} x {'/'.join(map(str, sorted(widths))) or 0}"
-        raise ConfigError(f"{path}: is {found}, the topology has {num_ranks} ranks: it must be {num_ranks} x {num_ranks}.")
-    return np.array(rows)
-
-
-def _cell(path: Path, line: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value) or value < 0:
-        raise ConfigError(f'{path}:{line}: "{text}" is not a number of bytes >= 0. Mend the cell.')
-    return value
 
 
 def sweep_sizes(low: float, high: float) -> list[float]:

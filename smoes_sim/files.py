@@ -158,7 +158,11 @@ class Document:
             return f'{self.where(place)}: {name} = "{problem["input"]}" is unknown. {nearest(str(problem["input"]), known)}'
         if problem["type"] != "value_error":
             message = f"{problem['input']!r}: {message[0].lower()}{message[1:]}."
-        return f"{self.where(place)}: {name} = {message}" if name else f"{self.where(place)}: {message}"
+        if isinstance(problem["input"], dict) and problem["type"] == "value_error":
+            name = name and f"{name}: "  # a rule about a section names its keys itself
+        else:
+            name = name and f"{name} = "
+        return f"{self.where(place)}: {name}{message}"
 
 
 def _within(place: Place) -> str:

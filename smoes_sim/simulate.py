@@ -80,6 +80,14 @@ def _interval(series: list[float]) -> list[float]:
     return [float(value) for value in np.percentile(series, INTERVAL)]
 
 
+def middle_constants(deployment: Deployment, prediction: Prediction) -> dict[str, float]:
+    """The calibration's draw whose TTFT is nearest the median: one consistent set to draw a timeline with."""
+    if deployment.scenario.calibration is None:
+        return {}
+    away = np.abs(np.array(prediction.draws["ttft_s"]) - prediction.values["ttft_s"])
+    return load_calibration(deployment.scenario.calibration).draw(int(away.argmin()))
+
+
 def network_with(deployment: Deployment, constants: Mapping[str, float]) -> Network:
     """The deployment's network under a draw of constants."""
     prefix = "efficiency."
@@ -144,10 +152,13 @@ def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network,
     return PhaseTimes(step_s=step_s, ep_comm_s=ep_comm_s, ep_exposed_s=ep_exposed_s, bound_s=bound_s)
 
 
-def time_step(deployment: Deployment, step: Step, network: Network, rates: ComputeRates) -> StepTime:
-    """Simulate one forward pass."""
+def time_step(
+    deployment: Deployment, step: Step, network: Network, rates: ComputeRates, *, record_links: bool = False
+) -> StepTime:
+    """Simulate one forward pass; ``record_links`` keeps the utilisation of links over time."""
     times = compute_times(deployment.model, step.load, rates)
-    return step_time(deployment.model, times, step.exchanges, network, overlap=deployment.scenario.overlap)
+    overlap = deployment.scenario.overlap
+    return step_time(deployment.model, times, step.exchanges, network, overlap=overlap, record_links=record_links)
 
 
 def _describe(deployment: Deployment) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
 from smoes_sim.models import ModelShape
-from smoes_sim.network import Engine, Exchange, Flows, Network, open_phases, take_part
+from smoes_sim.network import Engine, Exchange, Flows, LinkUse, Network, open_phases, take_part
 
 Overlap = Literal["none", "shared_expert"]
 Processes = Generator[simpy.Event, None, None]
@@ -58,11 +58,13 @@ class StepTime:
         duration: Seconds until the last rank is done.
         finish: Seconds until each rank is done, (R,).
         spans: What every rank did.
+        link_use: Utilisation of every link from each rate change on; empty unless asked for.
     """
 
     duration: float
     finish: NDArray[np.float64]
     spans: tuple[Span, ...]
+    link_use: tuple[LinkUse, ...]
 
 
 def step_time(
@@ -72,6 +74,7 @@ def step_time(
     network: Network,
     *,
     overlap: Overlap = "none",
+    record_links: bool = False,
 ) -> StepTime:
     """Simulate one step.
 
@@ -81,13 +84,17 @@ def step_time(
         exchanges: One entry per MoE layer; empty for a dense model.
         network: Carries the exchanges.
         overlap: Whether shared experts run while tokens travel.
+        record_links: Keep the utilisation of links over time.
     """
     env = simpy.Environment()
-    run = _Step(Engine(env, network), model=model, times=times, exchanges=exchanges, overlap=overlap)
+    engine = Engine(env, network, record_links=record_links)
+    run = _Step(engine, model=model, times=times, exchanges=exchanges, overlap=overlap)
     for rank in range(network.topology.num_ranks):
         env.process(run.rank(rank))
     env.run()
-    return StepTime(duration=float(run.finish.max()), finish=run.finish, spans=tuple(run.spans))
+    return StepTime(
+        duration=float(run.finish.max()), finish=run.finish, spans=tuple(run.spans), link_use=tuple(engine.link_use)
+    )
 
 
 class _Step:

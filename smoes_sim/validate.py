@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.alltoall import uniform_matrix
 from smoes_sim.measurements import Measurement
 from smoes_sim.metrics import relative_error
 from smoes_sim.network import Network, exchange_time, phases_of
+from smoes_sim.skew import uniform_matrix
 from smoes_sim.topology import TopologySpec, find_spec, find_topology, topology_names
 
 _SAME_RATE = 0.01

@@ -40,15 +40,17 @@ def simulate(
     from smoes_sim.config import load_scenario
     from smoes_sim.deployment import deploy
     from smoes_sim.export.chrome import write_chrome_trace
-    from smoes_sim.simulate import network_with, predict, rates_with, time_step
+    from smoes_sim.simulate import middle_constants, network_with, predict, rates_with, time_step
 
     loaded = load_scenario(scenario, overrides or [])
     deployment = deploy(loaded)
-    row = {"name": scenario} | predict(deployment).values
+    prediction = predict(deployment)
+    row = {"name": scenario} | prediction.values
     if timeline is not None:
-        network, rates = network_with(deployment, {}), rates_with(deployment, {})
-        spans = time_step(deployment, deployment.prefill, network, rates).spans
-        write_chrome_trace(spans, deployment.topology, timeline)
+        constants = middle_constants(deployment, prediction)
+        network, rates = network_with(deployment, constants), rates_with(deployment, constants)
+        step = time_step(deployment, deployment.prefill, network, rates, record_links=True)
+        write_chrome_trace(step, deployment.topology, timeline)
         show.talk(f"timeline: {timeline} (open it at https://ui.perfetto.dev)")
     if out is not None:
         results.write_results(out, [row], [(scenario, loaded)])

@@ -1,22 +1,24 @@
-"""A step as a Chrome trace that Perfetto opens: a process per node, two lanes per rank."""
+"""A step as a Chrome trace that Perfetto opens: a process per node, two lanes per rank, counters for busy links."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from smoes_sim.files import write_bytes
-from smoes_sim.timeline import Span
+from smoes_sim.timeline import StepTime
 from smoes_sim.topology import Topology
 
 _COMMUNICATION = ("dispatch", "combine")
+_MOST_LINKS = 16
+"""Links that get a counter: those that are busiest over the step."""
 
 
-def chrome_trace(spans: Sequence[Span], topology: Topology) -> dict[str, Any]:
+def chrome_trace(step: StepTime, topology: Topology) -> dict[str, Any]:
     """Trace events of a step, times in microseconds; lane 2r computes, lane 2r + 1 communicates."""
     nodes = [
         {"ph": "M", "name": "process_name", "pid": node, "args": {"name": f"node {node}"}}
@@ -44,13 +46,37 @@ def chrome_trace(spans: Sequence[Span], topology: Topology) -> dict[str, Any]:
             "dur": (span.end - span.start) * 1e6,
             "args": {"layer": span.layer, "bytes_sent": span.size},
         }
-        for span in spans
+        for span in step.spans
     ]
-    events: list[dict[str, Any]] = [*nodes, *lanes, *slices]
+    events: list[dict[str, Any]] = [*nodes, *lanes, *slices, *_link_counters(step, topology)]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-def write_chrome_trace(spans: Sequence[Span], topology: Topology, path: Path) -> None:
+def _link_counters(step: StepTime, topology: Topology) -> list[dict[str, Any]]:
+    """Utilisation of the busiest links in percent, as counters of a process of their own."""
+    if not step.link_use:
+        return []
+    moments = np.array([moment for moment, _ in step.link_use])
+    share = np.stack([use for _, use in step.link_use])
+    lasting = np.diff(moments, append=max(step.duration, float(moments[-1])))
+    busy = lasting @ share
+    chosen = [int(link) for link in np.argsort(-busy, kind="stable")[:_MOST_LINKS] if busy[link] > 0]
+    process = topology.num_nodes
+    name = {"ph": "M", "name": "process_name", "pid": process, "args": {"name": "links, % of capacity"}}
+    return [name] + [
+        {
+            "ph": "C",
+            "name": topology.link_name(link),
+            "pid": process,
+            "ts": float(moment) * 1e6,
+            "args": {"%": round(100 * float(use[link]), 3)},
+        }
+        for link in chosen
+        for moment, use in step.link_use
+    ]
+
+
+def write_chrome_trace(step: StepTime, topology: Topology, path: Path) -> None:
     """Write the trace, gzipped when the name ends in ``.gz``; the same step gives the same bytes."""
-    content = orjson.dumps(chrome_trace(spans, topology))
+    content = orjson.dumps(chrome_trace(step, topology))
     write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

@@ -5,7 +5,7 @@ SimPy's clock, ``schedules`` say what a library posts and in which order, ``exch
 nothing of experts or tokens.
 """
 
-from smoes_sim.network.engine import Engine, Exchange
+from smoes_sim.network.engine import Engine, Exchange, LinkUse
 from smoes_sim.network.exchange import ExchangeTime, exchange_time, open_phases, take_part
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
 from smoes_sim.network.schedules import Order, Schedule, phases_of
@@ -16,6 +16,7 @@ __all__ = [
     "Exchange",
     "ExchangeTime",
     "Flows",
+    "LinkUse",
     "Network",
     "Order",
     "Schedule",

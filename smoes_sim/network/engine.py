@@ -23,6 +23,10 @@ _AFTER_ALL_POSTS = EventPriority(2)
 """SimPy priority of a rate change: after everything else that happens at the same moment."""
 
 
+LinkUse = tuple[float, NDArray[np.float64]]
+"""From a moment on (seconds), the share of each link's capacity in use, shape (H,)."""
+
+
 class Exchange:
     """Flows that belong together, and the events of their ends at each rank."""
 
@@ -61,12 +65,15 @@ class Engine:
     Args:
         env: The clock.
         network: Capacities, routes and constants.
+        record_links: Keep the utilisation of every link after each rate change in ``link_use``.
     """
 
-    def __init__(self, env: simpy.Environment, network: Network) -> None:
+    def __init__(self, env: simpy.Environment, network: Network, *, record_links: bool = False) -> None:
         self.env = env
         self.network = network
         self.rate_changes = 0
+        self.link_use: list[LinkUse] = []
+        self._record_links = record_links
         self._exchanges: list[Exchange] = []
         self._sender_free = np.zeros(network.topology.num_ranks)
         self._waiting: list[tuple[float, int, int]] = []  # (ready, exchange, flow)
@@ -159,6 +166,11 @@ class Engine:
         self.rate_changes += 1
         offsets = np.concatenate([[0], np.cumsum(self._lengths)])
         self._rate = max_min_rates(offsets, self._links, self.network.capacity, ceiling=self._ceiling)
+        if self._record_links:
+            load = np.bincount(
+                self._links, weights=np.repeat(self._rate, self._lengths), minlength=len(self.network.capacity)
+            )
+            self.link_use.append((self.env.now, load / self.network.capacity))
 
     def _wake_at_next(self, now: float) -> None:
         moments = [queue[0][0] for queue in (self._waiting, self._travelling) if queue]

@@ -23,10 +23,13 @@ from smoes_sim.errors import TraceError
 from smoes_sim.files import Document, Spec
 from smoes_sim.routing.information import modality_specialisation
 from smoes_sim.routing.synthetic import POPULATIONS, RouterParameters, SyntheticRouter, Tokens
+from smoes_sim.routing.trace import TEXT
 
 _STEPS = 40
 _MSI_TOKENS = 1500
 """Tokens on which the specialisation index is measured while searching."""
+_MSI_LEAST = 400
+"""At least so many of each modality, where there are: chance alone makes few tokens look specialised."""
 _MSI_TOLERANCE = 5e-4
 
 
@@ -114,9 +117,14 @@ def _bisect(function: Callable[[float], float], *, wanted: float, rising: bool) 
 
 
 def _sample(tokens: Tokens) -> Tokens:
-    """Every n-th token of each population, about :data:`_MSI_TOKENS` in all."""
-    stride = max(1, len(tokens.modality) // _MSI_TOKENS)
-    order = np.argsort(tokens.population, kind="stable")[::stride]
+    """Every n-th token of each population, about :data:`_MSI_TOKENS` in all, more often of a rare modality."""
+    by_population = np.argsort(tokens.population, kind="stable")
+    is_text = tokens.modality[by_population] == TEXT
+    parts = []
+    for rows in (by_population[~is_text], by_population[is_text]):
+        stride = max(1, min(len(tokens.modality) // _MSI_TOKENS, len(rows) // _MSI_LEAST))
+        parts.append(rows[::stride])
+    order = np.concatenate(parts)
     return Tokens(modality=tokens.modality[order], sequence_id=tokens.sequence_id[order], phase=tokens.phase[order])
 
 
@@ -152,7 +160,7 @@ def _population_rates(rates: Rates, population: NDArray[np.int64]) -> tuple[floa
     if not 0 <= of_text <= 1:
         raise TraceError(
             f"rates.prefill = {rates.prefill:.3g} and rates.prefill_vision = {rates.prefill_vision:.3g} ask for a text "
-            f"rate of {of_text:.3g} with {vision} vision and {text} text tokens; it must lie in 0..1. Change a rate or "
+            f"rate of {of_text:.4g} with {vision} vision and {text} text tokens; it must lie in 0..1. Change a rate or "
             "the mix of tokens."
         )
     return rates.prefill_vision, of_text, rates.decode

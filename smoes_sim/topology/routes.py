@@ -1,9 +1,9 @@
 """Routes compiled to arrays: for each (source, destination) pair the ids of its links, without a graph in the loop.
 
 A route is the shortest by hops that no device forwards; a NIC forwards, but one under a single switch does not turn
-traffic round. Where several are equal, one is chosen by a seeded hash of the pair (ECMP). The search is split in three: the way out of the source (device, NIC, first switch), the way through the
-switches, and the way into the destination. Distances between switches are found once; after that every hop of all
-pairs is one array operation.
+traffic round. Where several are equal, one is chosen by a seeded hash of the pair (ECMP). The search is split in three:
+the way out of the source (device, NIC, first switch), the way through the switches, and the way into the destination.
+Distances between switches are found once; after that every hop of all pairs is one array operation.
 """
 
 from __future__ import annotations

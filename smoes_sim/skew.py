@@ -1,0 +1,187 @@
+"""Who sends how much to whom: traffic matrices with a wanted skew, before any trace is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import nearest, read_text
+from smoes_sim.placement import home_tokens, place_experts
+from smoes_sim.routing import RoutingTrace
+from smoes_sim.traffic import count_traffic
+
+Matrix = NDArray[np.float64]
+_EXPERTS_PER_RANK = 8
+"""Experts of a rank in the named workloads, of which W1 and W3 heat some."""
+_HEAT = 4.0
+"""How much more a hot expert or rank gets than a cold one in the named workloads."""
+_HOT_SHARE = 16
+"""One expert in 16 is hot in W1 and W3."""
+_BURST_PERIOD = 10
+"""W7 bursts in one step of 10."""
+
+
+def uniform_matrix(num_ranks: int, size: float) -> Matrix:
+    """Bytes from rank to rank when each sends ``size`` in equal blocks, its own included, (R, R).
+
+    64 MiB over 4 ranks: 16 MiB a pair.
+    """
+    return np.full((num_ranks, num_ranks), size / num_ranks)
+
+
+def zipf_matrix(num_ranks: int, size: float, *, exponent: float, seed: int, per_source: bool) -> Matrix:
+    """Bytes when the k-th most popular destination gets ``k ** -exponent`` of a rank's bytes, (R, R).
+
+    Every rank sends ``size`` in all. The order of popularity is drawn once for all ranks or, with ``per_source``, for
+    each. Exponent 0 is uniform.
+    """
+    rng = np.random.default_rng(seed)
+    share = np.arange(1, num_ranks + 1, dtype=np.float64) ** -exponent
+    share /= share.sum()
+    if per_source:
+        return size * np.stack([rng.permutation(share) for _ in range(num_ranks)])
+    return size * np.tile(rng.permutation(share), (num_ranks, 1))
+
+
+def lognormal_matrix(num_ranks: int, size: float, *, sigma: float, seed: int) -> Matrix:
+    """Bytes when destinations are popular log-normally with spread ``sigma``, the same for all sources, (R, R).
+
+    Measured per-rank loads of expert parallelism were found to fit a log-normal best (DeepEP pull request 393).
+    """
+    share = np.exp(sigma * np.random.default_rng(seed).standard_normal(num_ranks))
+    return size * np.tile(share / share.sum(), (num_ranks, 1))
+
+
+def workload_matrix(name: str, num_ranks: int, size: float, *, seed: int, step: int = 0) -> Matrix:
+    """Bytes of a named imbalance workload, derived from (name, seed, step) alone, (R, R).
+
+    The names and what each isolates are those of Megatron-LM pull request 7488 (September 2026); the numbers are ours:
+    8 experts a rank, one expert in 16 hot, hot is 4 times cold.
+
+    Raises:
+        ConfigError: If there is no such workload.
+    """
+    if name not in _WORKLOADS:
+        raise ConfigError(f'workload = "{name}" is unknown. {nearest(name, _WORKLOADS)}')
+    rng = np.random.default_rng(seed)
+    sends, receives = _WORKLOADS[name](num_ranks, rng, step)
+    return size * np.outer(sends / sends.mean(), receives / receives.sum())
+
+
+def workload_names() -> list[str]:
+    """Names of the imbalance workloads."""
+    return list(_WORKLOADS)
+
+
+Vectors = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _balanced(num_ranks: int, _rng: np.random.Generator, _step: int) -> Vectors:
+    return np.ones(num_ranks), np.ones(num_ranks)
+
+
+def _hot_experts(num_ranks: int, rng: np.random.Generator, *, spread: bool) -> Vectors:
+    """Hot experts in a row from a random one on, or spread evenly over the layout."""
+    num_experts = num_ranks * _EXPERTS_PER_RANK
+    count = max(1, num_experts // _HOT_SHARE)
+    first = int(rng.integers(num_experts))
+    hot = (first + np.arange(count) * (num_experts // count if spread else 1)) % num_experts
+    heat = np.ones(num_experts)
+    heat[hot] = _HEAT
+    return np.ones(num_ranks), heat.reshape(num_ranks, _EXPERTS_PER_RANK).sum(axis=1)
+
+
+def _hot_expert_set(num_ranks: int, rng: np.random.Generator, _step: int) -> Vectors:
+    return _hot_experts(num_ranks, rng, spread=False)
+
+
+def _spread_hot_experts(num_ranks: int, rng: np.random.Generator, _step: int) -> Vectors:
+    return _hot_experts(num_ranks, rng, spread=True)
+
+
+def _hot_rank(num_ranks: int, rng: np.random.Generator, step: int) -> Vectors:
+    del step
+    receives = np.ones(num_ranks)
+    receives[rng.integers(num_ranks)] = _HEAT
+    return np.ones(num_ranks), receives
+
+
+def _source_ragged(num_ranks: int, rng: np.random.Generator, _step: int) -> Vectors:
+    """Some sources hold up to four times the tokens of others."""
+    return rng.uniform(1, _HEAT, num_ranks), np.ones(num_ranks)
+
+
+def _zero_expert_rank(num_ranks: int, rng: np.random.Generator, _step: int) -> Vectors:
+    """A quarter of the ranks, but never all, receives nothing."""
+    receives = np.ones(num_ranks)
+    receives[rng.permutation(num_ranks)[: min(max(1, num_ranks // 4), num_ranks - 1)]] = 0
+    return np.ones(num_ranks), receives
+
+
+def _rotating_hotspot(num_ranks: int, rng: np.random.Generator, step: int) -> Vectors:
+    receives = np.ones(num_ranks)
+    receives[(int(rng.integers(num_ranks)) + step) % num_ranks] = _HEAT
+    return np.ones(num_ranks), receives
+
+
+def _burst(num_ranks: int, rng: np.random.Generator, step: int) -> Vectors:
+    """Balanced, but for one step in ten, which has a hot rank."""
+    return _hot_rank(num_ranks, rng, step) if step % _BURST_PERIOD == 0 else _balanced(num_ranks, rng, step)
+
+
+_WORKLOADS: dict[str, Callable[[int, np.random.Generator, int], Vectors]] = {
+    "W0_balanced": _balanced,
+    "W1_hot_expert_set": _hot_expert_set,
+    "W2_hot_rank": _hot_rank,
+    "W3_spread_hot_experts": _spread_hot_experts,
+    "W4_source_ragged": _source_ragged,
+    "W5_zero_expert_rank": _zero_expert_rank,
+    "W6_rotating_hotspot": _rotating_hotspot,
+    "W7_burst": _burst,
+}
+
+
+def trace_matrix(trace: RoutingTrace, num_ranks: int, size: float) -> Matrix:
+    """Bytes in the proportions of a trace, its layers added up, the mean rank sending ``size``, (R, R).
+
+    Experts in the model's order, sequences dealt out over ranks, no deduplication.
+
+    Raises:
+        PlacementError: If the experts do not divide over the ranks.
+    """
+    placement = place_experts("contiguous", trace, num_ranks=num_ranks, rng=np.random.default_rng(0))
+    home = home_tokens("data_parallel", trace, placement)
+    copies = count_traffic(trace, placement, home, deduplicate="none").stages[0].sum(axis=0)
+    matrix: Matrix = copies * (size * num_ranks / copies.sum())
+    return matrix
+
+
+def read_matrix(path: Path, num_ranks: int) -> Matrix:
+    """A whitespace-separated square matrix of bytes, cell [i][j] from rank i to rank j (nccl-tests' alltoallv file).
+
+    Raises:
+        ConfigError: With file and line, if a cell is no number >= 0 or the shape is not R x R.
+    """
+    rows = []
+    for line_number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            rows.append([_cell(path, line_number, text) for text in line.split()])
+    widths = {len(row) for row in rows}
+    if len(rows) != num_ranks or widths != {num_ranks}:
+        found = f"{len(rows)} x {'/'.join(map(str, sorted(widths))) or 0}"
+        raise ConfigError(f"{path}: is {found}, the topology has {num_ranks} ranks: it must be {num_ranks} x {num_ranks}.")
+    return np.array(rows)
+
+
+def _cell(path: Path, line: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value) or value < 0:
+        raise ConfigError(f'{path}:{line}: "{text}" is not a number of bytes >= 0. Mend the cell.')
+    return value

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smoes_sim.errors import PlacementError
+from smoes_sim.placement import ExpertPlacement, place_experts
+from smoes_sim.routing import RoutingTrace
+
+
+def trace_of(expert_ids, modality, *, num_experts):
+    ids = np.array(expert_ids, dtype=np.int16)
+    T, L, _ = ids.shape
+    return RoutingTrace(
+        expert_ids=ids,
+        modality=np.array(modality, dtype=np.uint8),
+        sequence_id=np.zeros(T, np.int32),
+        phase=np.zeros(T, np.uint8),
+        moe_layers=np.arange(L, dtype=np.int32),
+        num_experts=num_experts,
+    )
+
+
+def random_trace(*, layers, experts, seed=0, tokens=20):
+    rng = np.random.default_rng(seed)
+    return trace_of(rng.integers(-1, experts, (tokens, layers, 2)), rng.integers(0, 4, tokens), num_experts=experts)
+
+
+def place(rule, trace, *, num_ranks, seed=0):
+    return place_experts(rule, trace, num_ranks=num_ranks, rng=np.random.default_rng(seed))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rule=st.sampled_from(["contiguous", "random", "bins"]),
+    ranks=st.integers(1, 5),
+    each=st.integers(1, 4),
+    layers=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_every_expert_has_one_slot_in_each_layer_and_every_rank_equally_many(rule, ranks, each, layers, seed):
+    placement = place(rule, random_trace(layers=layers, experts=ranks * each, seed=seed), num_ranks=ranks, seed=seed)
+    assert placement.num_ranks == ranks
+    assert np.bincount(placement.slot_rank).tolist() == [each] * ranks
+    for slots, rank_of in zip(placement.physical_to_logical_map.tolist(), placement.expert_rank.tolist(), strict=True):
+        assert sorted(slots) == list(range(ranks * each))
+        assert [rank_of[expert] for expert in slots] == placement.slot_rank.tolist()
+
+
+def test_the_rank_of_an_expert_is_that_of_its_slot_in_each_layer():
+    placement = ExpertPlacement(
+        physical_to_logical_map=np.array([[2, 0, 3, 1], [0, 1, 2, 3]]), slot_rank=np.array([0, 0, 1, 1])
+    )
+    assert placement.expert_rank.tolist() == [[0, 1, 0, 1], [0, 0, 1, 1]]
+
+
+def test_contiguous_keeps_the_order_of_the_model():
+    placement = place("contiguous", random_trace(layers=2, experts=6), num_ranks=3)
+    assert placement.expert_rank.tolist() == [[0, 0, 1, 1, 2, 2]] * 2
+
+
+def test_random_shuffles_each_layer_by_its_own_and_by_the_seed_alone():
+    trace = random_trace(layers=2, experts=16)
+    first, again, other = (place("random", trace, num_ranks=2, seed=seed).physical_to_logical_map for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_bins_sort_by_the_share_of_text_most_visual_first():
+    # expert 0: 3 text; 1: 2 images; 2: 1 text, 3 videos (1/4); 3: 2 text, 1 image (2/3)
+    expert = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 3]
+    modality = [0, 0, 0, 1, 1, 0, 2, 2, 2, 0, 0, 1]
+    placement = place("bins", trace_of(np.reshape(expert, (12, 1, 1)), modality, num_experts=4), num_ranks=2)
+    assert placement.physical_to_logical_map.tolist() == [[1, 2, 3, 0]]
+    assert placement.expert_rank.tolist() == [[1, 0, 0, 1]]
+
+
+def test_bins_take_raw_counts_so_that_only_the_order_within_a_layer_matters():
+    # layer 0: expert 0 sees 1 of 3 text, expert 1 sees 2 of 3; layer 1 the other way round
+    ids = [[[0], [1]], [[1], [0]], [[1], [0]], [[0], [1]], [[0], [1]], [[1], [0]]]
+    placement = place("bins", trace_of(ids, [0, 0, 0, 1, 1, 1], num_experts=2), num_ranks=2)
+    assert placement.expert_rank.tolist() == [[0, 1], [1, 0]]
+
+
+def test_bins_count_an_unused_expert_as_half_and_break_ties_by_id():
+    # expert 0 text, 2 image, 1 and 3 unused, 4 half and half
+    trace = trace_of(np.reshape([0, 2, 4, 4], (4, 1, 1)), [0, 1, 0, 1], num_experts=5)
+    assert place("bins", trace, num_ranks=5).physical_to_logical_map.tolist() == [[2, 1, 3, 4, 0]]
+
+
+def test_bins_compare_text_with_vision_whatever_else_there_is():
+    # expert 0: 1 text, 3 audio: share 1 / 1; expert 1: 2 text, 1 image: 2/3
+    trace = trace_of(np.reshape([0, 0, 0, 0, 1, 1, 1], (7, 1, 1)), [0, 3, 3, 3, 0, 0, 1], num_experts=2)
+    assert place("bins", trace, num_ranks=2).physical_to_logical_map.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("rule", ["contiguous", "random", "bins"])
+def test_experts_that_do_not_divide_are_refused_with_the_numbers_that_do(rule):
+    message = r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks\.$"
+    with pytest.raises(PlacementError, match=message):
+        place(rule, random_trace(layers=1, experts=12), num_ranks=8)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from smoes_sim.routing import RouterParameters, SyntheticRouter, Tokens, expert_counts, gini, save_trace
+
+NO_PULL = RouterParameters(popularity=0.0)
+
+
+def tokens_of(vision, text, decode=0, sequences=2):
+    """Prefill vision, prefill text, decode text; sequences dealt out."""
+    total = vision + text + decode
+    return Tokens(
+        modality=np.repeat(np.array([1, 0], np.uint8), [vision, text + decode]),
+        sequence_id=(np.arange(total) % sequences).astype(np.int32),
+        phase=np.repeat(np.array([0, 1], np.uint8), [vision + text, decode]),
+    )
+
+
+def router_of(policy="standard", *, experts=16, top_k=3, layers=4, seed=0):
+    return SyntheticRouter(policy=policy, num_experts=experts, top_k=top_k, num_layers=layers, seed=seed)
+
+
+def content(trace, path):
+    save_trace(trace, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("policy", ["standard", "smoes", "hard"])
+def test_the_same_seed_makes_the_same_bytes_and_another_seed_does_not(policy, tmp_path):
+    tokens = tokens_of(30, 10, 5)
+    parameters = RouterParameters(affinity=(-2, 1, 2), slot_correlation=(1, 1, 1), preference=0.5)
+    first, again, other = (
+        content(router_of(policy, seed=seed).route(tokens, parameters), tmp_path / f"{number}.npz")
+        for number, seed in enumerate((7, 7, 8))
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("policy", ["standard", "smoes", "hard"])
+def test_slots_of_a_token_are_distinct_experts_and_weights_fall_and_sum_to_one(policy):
+    trace = router_of(policy).route(tokens_of(40, 20, 10), RouterParameters(affinity=(-1, 1, 1)))
+    ordered = np.sort(trace.expert_ids, axis=2)
+    assert (ordered[:, :, 1:] > ordered[:, :, :-1]).all()
+    assert (0 <= ordered).all()
+    assert (ordered < 16).all()
+    weights = trace.expert_weights.astype(np.float64)
+    assert (np.diff(weights, axis=2) <= 0).all()
+    assert weights.sum(axis=2) == pytest.approx(1, abs=3e-3)  # float16 has 11 bits
+
+
+def test_the_weights_are_the_softmax_of_the_scores_of_the_chosen():
+    router, tokens, parameters = router_of(layers=2), tokens_of(5, 5), RouterParameters(preference=0.5)
+    trace = router.route(tokens, parameters)
+    scores = router.base_scores(tokens, parameters, 1)  # no pull: the base scores decide
+    for token in range(10):
+        best = sorted(range(16), key=lambda expert: -scores[token, expert])[:3]
+        exponent = np.exp(scores[token, best].astype(np.float64))
+        assert trace.expert_ids[token, 1].tolist() == best
+        assert trace.expert_weights[token, 1] == pytest.approx(exponent / exponent.sum(), abs=1e-3)
+
+
+def test_hard_routing_never_leaves_the_side_of_the_modality():
+    router = router_of("hard", layers=6)
+    tokens = tokens_of(50, 30, 20)
+    trace = router.route(tokens, RouterParameters(popularity=2.0))
+    layer = np.arange(6)[None, :, None]
+    on_text_side = router.side[layer, trace.expert_ids] > 0
+    assert (on_text_side == (tokens.modality == 0)[:, None, None]).all()
+
+
+def test_sides_are_halves_of_the_ids_for_standard_and_of_shuffled_ids_for_smoes():
+    assert router_of("standard", experts=6).side.tolist() == [[-1, -1, -1, 1, 1, 1]] * 4
+    side = router_of("smoes", experts=64).side
+    assert (side.sum(axis=1) == 0).all()
+    assert len({tuple(row) for row in side.tolist()}) == 4  # a random half of its own in each layer
+
+
+# without pull and popularity every set of K experts is equally likely, and home holds E / D of them:
+# P(any remote) = 1 - C(E/D, K) / C(E, K), distinct devices = D (1 - C(E - E/D, K) / C(E, K)); notes, 5.2
+UNIFORM = [
+    (64, 8, 2, 0.9976, 2.00),
+    (64, 8, 4, 1.0000, 3.66),
+    (64, 8, 8, 1.0000, 5.43),
+    (64, 6, 2, 0.9879, 1.98),
+    (128, 8, 8, 1.0000, 5.34),
+    (8, 2, 2, 0.7857, 1.57),
+    (8, 2, 4, 0.9643, 1.86),
+    (16, 1, 4, 0.7500, 1.00),
+]
+
+
+@pytest.mark.parametrize(("experts", "top_k", "devices", "rate", "distinct"), UNIFORM)
+def test_without_pull_and_popularity_transmission_is_hypergeometric(experts, top_k, devices, rate, distinct):
+    each = experts // devices
+    exact = 1 - math.comb(each, top_k) / math.comb(experts, top_k)
+    exact_distinct = devices * (1 - math.comb(experts - each, top_k) / math.comb(experts, top_k))
+    assert exact == pytest.approx(rate, abs=5e-5)
+    assert exact_distinct == pytest.approx(distinct, abs=5e-3)
+
+    router = router_of(experts=experts, top_k=top_k, layers=8, seed=1)
+    trace = router.route(tokens_of(1500, 500), NO_PULL)
+    device = trace.expert_ids // each
+    remote = (device != (np.arange(2000) % devices)[:, None, None]).any(axis=2)
+    # 16 000 independent draws: 5 standard errors, and half a draw where the spread is 0
+    assert remote.mean() == pytest.approx(exact, abs=5 * math.sqrt(exact * (1 - exact) / 16000) + 1 / 32000)
+    found = np.mean([[len(set(row)) for row in token] for token in device.tolist()])
+    assert found == pytest.approx(exact_distinct, abs=5 * top_k / 2 / math.sqrt(16000))
+
+
+def test_popularity_makes_the_load_unequal():
+    tokens = tokens_of(500, 200)
+    spreads = [
+        np.mean([gini(load) for load in expert_counts(router_of().route(tokens, replace(NO_PULL, popularity=p)))])
+        for p in (0.0, 0.5, 2.0)
+    ]
+    assert spreads[0] < 0.06 < spreads[1] < spreads[2]  # sampling alone: 0.56 * sqrt(1 / 131 tokens an expert) = 0.05
+    assert spreads[2] > 0.4
+
+
+def test_affinity_moves_each_population_to_its_side_on_its_own():
+    router, tokens = router_of("smoes", layers=3), tokens_of(300, 300, 300)
+    trace = router.route(tokens, replace(NO_PULL, affinity=(-6.0, 0.0, 6.0)))
+    text_side = (router.side[np.arange(3)[None, :, None], trace.expert_ids] > 0).mean(axis=(1, 2))
+    assert text_side[:300].mean() < 0.05
+    assert text_side[300:600].mean() == pytest.approx(0.5, abs=0.05)
+    assert text_side[600:].mean() > 0.95
+
+
+def test_depth_falls_linearly_around_one():
+    assert router_of(layers=3).depth(0.5).tolist() == [1.25, 1.0, 0.75]
+    assert router_of(layers=1).depth(0.5).tolist() == [1.0]
+    router, tokens = router_of(layers=3), tokens_of(1, 1)
+    pull = router.pull(tokens, RouterParameters(affinity=(-4.0, 2.0, 0.0)))
+    assert pull.tolist() == [[-5.0, -4.0, -3.0], [2.5, 2.0, 1.5]]
+
+
+def test_the_shared_pull_is_standard_normal_and_correlated_between_neighbouring_layers():
+    pull = router_of(layers=3).shared_pull(tokens_of(20000, 0), 0.5)
+    # standard errors: 1 / sqrt(20000) = 0.007
+    assert pull.mean(axis=0) == pytest.approx([0, 0, 0], abs=0.03)
+    assert pull.std(axis=0) == pytest.approx([1, 1, 1], abs=0.03)
+    correlation = np.corrcoef(pull.T)
+    assert [correlation[0, 1], correlation[1, 2], correlation[0, 2]] == pytest.approx([0.5, 0.5, 0.25], abs=0.03)
+
+
+def test_slot_correlation_brings_the_slots_of_a_token_together():
+    router, tokens = router_of(experts=64, top_k=8), tokens_of(400, 0)
+
+    def share_on_one_side(strength):
+        ids = router.route(tokens, replace(NO_PULL, slot_correlation=(strength, 0, 0))).expert_ids
+        lower = (ids < 32).sum(axis=2)
+        return ((lower == 0) | (lower == 8)).mean()
+
+    shares = [share_on_one_side(strength) for strength in (0.0, 4.0, 30.0)]
+    assert shares[0] < 0.03  # 2 * 0.24%
+    assert shares[0] + 0.1 < shares[1] < shares[2] - 0.1
+
+
+def test_populations_are_prefill_vision_prefill_text_and_decode():
+    tokens = Tokens(
+        modality=np.array([0, 1, 2, 3, 0, 1], np.uint8),
+        sequence_id=np.zeros(6, np.int32),
+        phase=np.array([0, 0, 0, 0, 1, 1], np.uint8),
+    )
+    assert tokens.population.tolist() == [1, 0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("policy", ["standard", "smoes"])
+def test_a_token_is_all_on_its_home_side_exactly_when_its_pull_exceeds_the_threshold(policy):
+    router, tokens = router_of(policy, experts=8, top_k=2), tokens_of(200, 100, 50)
+    parameters = RouterParameters(affinity=(-2, 1, 2), slot_correlation=(1, 2, 1), preference=0.7, popularity=0.3)
+    home = np.where(np.arange(350) % 3 == 0, 1, -1)
+    trace = router.route(tokens, parameters)
+    side = router.side[np.arange(4)[None, :, None], trace.expert_ids]
+    local = (side == home[:, None, None]).all(axis=2)
+    exceeds = router.pull(tokens, parameters) * home[:, None] > router.thresholds(tokens, parameters, home=home)
+    assert 0.1 < local.mean() < 0.9
+    assert np.array_equal(local, exceeds)
