@@ -15,7 +15,7 @@ from smoes_sim.calibration import load_calibration
 from smoes_sim.compute import ComputeRates, compute_times, find_device
 from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, Step, deploy
-from smoes_sim.network import Network, exchange_time
+from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
 from smoes_sim.routing import modality_specialisation
 from smoes_sim.timeline import StepTime, step_time
 from smoes_sim.traffic import transmission_rate
@@ -138,18 +138,32 @@ def _throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
 def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network, rates: ComputeRates) -> PhaseTimes:
     """Mean times of some forward passes."""
     rows = []
+    alone = _Alone(network)
     for step in steps:
         real = time_step(deployment, step, network, rates)
         at_no_cost = replace(step, exchanges=[layer.at_no_cost() for layer in step.exchanges])
         free = time_step(deployment, at_no_cost, network.at_no_cost(), rates)
-        exchanges = [
-            exchange_time(network, phases) for layer in step.exchanges for phases in (layer.dispatch, layer.combine)
-        ]
+        exchanges = [alone.time(phases) for layer in step.exchanges for phases in (layer.dispatch, layer.combine)]
         communication = sum(exchange.duration for exchange in exchanges)
         bound = sum(exchange.bound for exchange in exchanges)
         rows.append((real.duration, communication, real.duration - free.duration, bound))
     step_s, ep_comm_s, ep_exposed_s, bound_s = (float(value) for value in np.mean(rows, axis=0))
     return PhaseTimes(step_s=step_s, ep_comm_s=ep_comm_s, ep_exposed_s=ep_exposed_s, bound_s=bound_s)
+
+
+class _Alone:
+    """Times of exchanges alone on a network; equal exchanges are simulated once."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._known: dict[tuple[bytes, ...], ExchangeTime] = {}
+
+    def time(self, phases: Sequence[Flows]) -> ExchangeTime:
+        """The time of one exchange."""
+        key = tuple(part.tobytes() for flows in phases for part in (flows.source, flows.destination, flows.size))
+        if key not in self._known:
+            self._known[key] = exchange_time(self._network, phases)
+        return self._known[key]
 
 
 def time_step(

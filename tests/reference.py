@@ -126,7 +126,7 @@ def hops_by_networkx(topology, source):
     for start, stop in zip(topology.link_source.tolist(), topology.link_target.tolist(), strict=True):
         if start == source or start >= topology.num_ranks:
             graph.add_edge(start, stop)
-    hops = nx.single_source_shortest_path_length(graph, source)
+    hops = nx.single_source_shortest_path_length(graph, source) if source in graph else {}
     return {rank: hops[rank] for rank in range(topology.num_ranks) if rank != source and rank in hops}
 
 

@@ -259,6 +259,9 @@ def redundant(start: Longs, local: Ids, first: Longs, members: Ids, capacity: Re
             total, mark = 0.0, 2 * link + (direction > 0)
             for at in range(first[link], first[link + 1]):
                 flow = members[at]
+                if at > first[link] and members[at - 1] == flow:  # crosses it twice
+                    total = np.inf
+                    break
                 here = start[flow]
                 while local[here] != link:
                     here += 1

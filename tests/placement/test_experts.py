@@ -25,7 +25,9 @@ def trace_of(expert_ids, modality, *, num_experts):
 
 def random_trace(*, layers, experts, seed=0, tokens=20):
     rng = np.random.default_rng(seed)
-    return trace_of(rng.integers(-1, experts, (tokens, layers, 2)), rng.integers(0, 4, tokens), num_experts=experts)
+    return trace_of(
+        rng.integers(-1, experts, (tokens, layers, min(2, experts))), rng.integers(0, 4, tokens), num_experts=experts
+    )
 
 
 def place(rule, trace, *, num_ranks, seed=0):

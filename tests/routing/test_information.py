@@ -80,9 +80,7 @@ def test_the_index_lies_in_0_to_1_and_does_not_depend_on_the_names_of_experts(se
     known = index[~np.isnan(index)]
     assert ((known >= 0) & (known <= 1 + 1e-12)).all()
     renamed = np.append(rng.permutation(experts), -1)[ids]
-    assert modality_specialisation(trace_of(renamed, [0, 1] * 6, num_experts=experts)) == pytest.approx(
-        index, nan_ok=True
-    )
+    assert modality_specialisation(trace_of(renamed, [0, 1] * 6, num_experts=experts)) == pytest.approx(index, nan_ok=True)
 
 
 def test_the_gini_coefficient_by_hand():

@@ -47,7 +47,7 @@ def test_slots_of_a_token_are_distinct_experts_and_weights_fall_and_sum_to_one(p
     trace = router_of(policy).route(tokens_of(40, 20, 10), RouterParameters(affinity=(-1, 1, 1)))
     ordered = np.sort(trace.expert_ids, axis=2)
     assert (ordered[:, :, 1:] > ordered[:, :, :-1]).all()
-    assert (0 <= ordered).all()
+    assert (ordered >= 0).all()
     assert (ordered < 16).all()
     weights = trace.expert_weights.astype(np.float64)
     assert (np.diff(weights, axis=2) <= 0).all()
