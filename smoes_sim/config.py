@@ -61,6 +61,17 @@ class CommunicationSpec(Spec):
     per_message: Duration = Field(0.0, description="Sender's time per message, one after the other.")
     per_exchange: Duration = Field(0.0, description="A rank's time to enter an exchange, whatever it sends.")
 
+    @model_validator(mode="after")
+    def _library_fits_deduplication(self) -> CommunicationSpec:
+        if self.library == "low_latency" and self.deduplicate != "none":
+            raise ValueError(
+                f"library = low_latency sends one message per routed token and cannot deduplicate by {self.deduplicate}. "
+                "Write deduplicate: none."
+            )
+        if self.library == "hierarchical" and self.deduplicate == "node":
+            raise ValueError("library = hierarchical forwards in its own way. Write deduplicate: none or rank.")
+        return self
+
 
 class ComputeSpec(Spec):
     """The device and what of it is reached; the defaults are assumptions, a calibration replaces them."""

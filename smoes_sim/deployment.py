@@ -308,6 +308,7 @@ def _exchanges(
             schedule=communication.library,
             order=communication.order,
             seed=network.seed,
+            message_size=size,
         )
 
     return [

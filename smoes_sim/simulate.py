@@ -193,6 +193,7 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         "imbalance": prefill.traffic.imbalance() if prefill.traffic else 1.0,
         "transmission_rate": None,
         "msi": None,
+        "tpot_s": None,
         "fidelity": "fluid",
         "not_counted": ["vision encoder (but for compute.per_prefill)", "keys and values between ranks", "sampling"],
     }

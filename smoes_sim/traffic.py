@@ -130,11 +130,8 @@ def _per_node(
     token: NDArray[np.int64], rank: NDArray[np.int64], home: NDArray[np.int64], topology: Topology
 ) -> list[NDArray[np.int64]]:
     """Copies between nodes (once per token and node, to the rank of the same index) and copies inside nodes."""
-    node, index, R = topology.node_of_rank.astype(np.int64), topology.index_in_node, topology.num_ranks
-    rank_at = np.full((topology.num_nodes, int(index.max()) + 1), -1, dtype=np.int64)
-    rank_at[node, index] = np.arange(R)
-    size = np.bincount(node)  # nodes may differ in size: the index wraps
-    forwarder = rank_at[node[rank], index[home[token]] % size[node[rank]]]
+    node, R = topology.node_of_rank, topology.num_ranks
+    forwarder = topology.rank_at(node[rank], topology.index_in_node[home[token]])
     gateway = np.where(node[rank] == node[home[token]], home[token], forwarder)
     once = np.unique(token * R + gateway)
     crossing_token, crossing_gateway = np.divmod(once, R)

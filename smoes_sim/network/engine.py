@@ -97,9 +97,10 @@ class Engine:
 
     def post(self, exchange: Exchange, flows: NDArray[np.int64]) -> None:
         """Post messages now, in this order; a sender pays ``per_message`` for one after the other."""
+        overhead = self.network.per_message * exchange.flows.messages
         for flow in flows.tolist():
             rank = exchange.flows.source[flow]
-            ready = max(float(self._sender_free[rank]), self.env.now) + self.network.per_message
+            ready = max(float(self._sender_free[rank]), self.env.now) + float(overhead[flow])
             self._sender_free[rank] = ready
             heapq.heappush(self._waiting, (ready, exchange.number, flow))
         if len(flows) and not self._pending:

@@ -46,9 +46,12 @@ def take_part(engine: Engine, phases: Sequence[Exchange], rank: int) -> Generato
     if engine.network.per_exchange > 0:
         yield engine.env.timeout(engine.network.per_exchange)
     for phase in phases:
+        if phase.flows.after >= 0:
+            before = phases[phase.flows.after]
+            yield before.received[rank] & before.sent[rank] if phase.flows.after_sent else before.received[rank]
         first, last = np.searchsorted(phase.flows.source, [rank, rank + 1])
         engine.post(phase, np.arange(first, last))
-        yield phase.sent[rank] & phase.received[rank]
+    yield engine.env.all_of([event for phase in phases for event in (phase.sent[rank], phase.received[rank])])
 
 
 def exchange_time(network: Network, phases: Sequence[Flows]) -> ExchangeTime:

@@ -26,6 +26,9 @@ class Flows:
         routes: Links that are shared and so can be a bottleneck.
         ceiling: Largest rate by itself, B/s: the narrowest fatpipe link on the way, shape (F,).
         latency: Sum of the latencies of the whole route, seconds, shape (F,).
+        copies: Messages that a flow stands for, each with its sender's overhead, shape (F,); one each when left out.
+        after: Index of the phase that a rank must have received before it posts its part of this one; -1 for none.
+        after_sent: Whether it must have sent its part of that phase too.
     """
 
     source: NDArray[np.int64]
@@ -34,6 +37,14 @@ class Flows:
     routes: Routes
     ceiling: NDArray[np.float64]
     latency: NDArray[np.float64]
+    copies: NDArray[np.float64] | None = None
+    after: int = -1
+    after_sent: bool = False
+
+    @property
+    def messages(self) -> NDArray[np.float64]:
+        """Messages that each flow stands for, shape (F,)."""
+        return np.ones(len(self.size)) if self.copies is None else self.copies
 
     def __len__(self) -> int:
         return len(self.size)
@@ -131,7 +142,8 @@ def lower_bound(network: Network, phases: Sequence[Flows]) -> float:
     """
     num_links = network.topology.num_links
     load, least = np.zeros(num_links), np.full(num_links, np.inf)
-    messages = np.zeros(network.topology.num_ranks, dtype=np.int64)
+    messages = np.zeros(network.topology.num_ranks)
+    least_overhead = np.inf
     longest = 0.0
     for flows in phases:
         count, links = np.diff(flows.routes.offsets), flows.routes.links
@@ -140,10 +152,12 @@ def lower_bound(network: Network, phases: Sequence[Flows]) -> float:
         rate = flows.ceiling.copy()
         np.minimum.at(rate, np.repeat(np.arange(len(flows)), count), network.capacity[links])
         longest = max(longest, float((flows.size / rate + flows.latency).max(initial=0.0)))
-        messages += np.bincount(flows.source, minlength=len(messages))
+        messages += np.bincount(flows.source, weights=flows.messages, minlength=len(messages))
+        least_overhead = min(least_overhead, float(flows.messages.min(initial=np.inf)))
     if not messages.any():
         return network.per_exchange
     used = load > 0
     by_link = (load[used] / network.capacity[used] + least[used]).max(initial=0.0)
-    by_sender = network.per_message * (messages.max() - 1)
-    return float(network.per_exchange + network.per_message + max(by_link, longest, by_sender))
+    first = network.per_message * least_overhead
+    by_sender = network.per_message * messages.max() - first
+    return float(network.per_exchange + first + max(by_link, longest, by_sender))

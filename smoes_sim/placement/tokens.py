@@ -58,7 +58,7 @@ def modality_ranks(trace: RoutingTrace, placement: ExpertPlacement) -> tuple[NDA
     for tokens in (trace.modality == TEXT, trace.is_vision):
         counts = expert_counts(trace, tokens)
         per_rank = np.bincount(placement.expert_rank.ravel(), weights=counts.ravel(), minlength=num_ranks)
-        shares.append(per_rank / counts.sum())
+        shares.append(per_rank / max(int(counts.sum()), 1))
     lean = shares[0] - shares[1]
     order = np.argsort(lean, kind="stable")
     num_text = int(np.clip((lean > 0).sum(), 1, num_ranks - 1))

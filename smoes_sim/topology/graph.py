@@ -91,6 +91,14 @@ class Topology:
             )
         return nx.freeze(graph)
 
+    def rank_at(self, node: NDArray[np.int32], index: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The rank of a node that has an index there; an index beyond the node's size wraps; shapes broadcast."""
+        order = np.lexsort((self.index_in_node, self.node_of_rank))
+        size = np.bincount(self.node_of_rank)
+        first = np.cumsum(size) - size
+        found: NDArray[np.int64] = order[first[node] + index % size[node]]
+        return found
+
     def link_name(self, link: int) -> str:
         """``source -> target`` of a link, as people read it."""
         return f"{self.vertex_names[self.link_source[link]]} -> {self.vertex_names[self.link_target[link]]}"

@@ -58,7 +58,7 @@ def test_modality_cuts_prefill_of_each_modality_into_even_runs_and_deals_decode_
     ids = [[[0]], [[2]], [[0]], [[1]], [[3]], [[1]], [[3]], [[3]], [[1]]]
     trace = trace_of(
         ids,
-        modality=[IMAGE, IMAGE, IMAGE, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT],
+        modality=[IMAGE] * 3 + [TEXT] * 6,
         sequence=[0, 0, 1, 0, 0, 1, 1, 4, 5],
         phase=[0] * 7 + [1] * 2,
     )
