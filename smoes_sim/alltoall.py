@@ -35,7 +35,10 @@ def sweep_sizes(low: float, high: float) -> list[float]:
         ConfigError: If the range is empty or starts at zero.
     """
     if not 0 < low <= high:
-        raise ConfigError(f"sweep = {low:.0f} B to {high:.0f} B is empty: the first size must be > 0 and <= the last.")
+        raise ConfigError(
+            f"--sweep = {low:.0f} B to {high:.0f} B is empty: the first size must be > 0 and <= the last. "
+            'Write "1 KiB:1 GiB".'
+        )
     return list(low * 2.0 ** np.arange(int(np.floor(np.log2(high / low))) + 1))
 
 
@@ -68,7 +71,7 @@ def choose_matrices(
             raise ConfigError(f'--sweep = "{sweep}" is not LOW:HIGH. Write "1 KiB:1 GiB".')
         sizes = sweep_sizes(_size("--sweep", low), _size("--sweep", high))
     else:
-        sizes = [_size("--bytes", size or "64 MiB")]
+        sizes = [_size("--bytes", "64 MiB" if size is None else size)]
     if zipf is None:
         return [uniform_matrix(num_ranks, value) for value in sizes]
     return [zipf_matrix(num_ranks, value, exponent=zipf, seed=seed, per_source=per_source) for value in sizes]

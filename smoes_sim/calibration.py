@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from pydantic import Field, ValidationError
@@ -59,15 +59,20 @@ class Calibration(Spec):
         return {name: values[index] for name, values in self.draws.items()}
 
 
-def check_names(constants: Mapping[str, Any]) -> None:
-    """Refuse constants that nothing would read.
+def check_draws(draws: Mapping[str, Sequence[float]]) -> None:
+    """Refuse constants that nothing would read, and values that no machine has.
 
     Raises:
-        ConfigError: With the first unknown name.
+        ConfigError: With the first unknown name, or value out of range.
     """
-    for name in constants:
+    for name, values in draws.items():
         if name not in CONSTANTS and not name.startswith("efficiency."):
             raise ConfigError(f'unknown constant "{name}". {nearest(name, (*CONSTANTS, "efficiency.<link kind>"))}')
+        is_share = "efficiency" in name
+        for value in values:
+            if value < 0 or (is_share and not 0 < value <= 1):
+                rule = "a share must lie in (0, 1]" if is_share else "seconds must be >= 0"
+                raise ConfigError(f"draws.{name} holds {value}: {rule}. Make the file again with `calibrate`.")
 
 
 def load_calibration(name: str) -> Calibration:
@@ -87,12 +92,18 @@ def load_calibration(name: str) -> Calibration:
         raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Mend the file.") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise ConfigError(f"{path}: {place}: {problem['msg']}. Make the file again with `calibrate`.") from None
+        place = "".join(f"{part}: " for part in problem["loc"])
+        raise ConfigError(f"{path}: {place}{problem['msg']}. Make the file again with `calibrate`.") from None
     lengths = {name: len(values) for name, values in calibration.draws.items()}
     if len(set(lengths.values())) != 1 or not calibration.num_draws:
-        raise ConfigError(f"{path}: draws have the lengths {lengths}; every constant needs equally many, at least one.")
-    check_names(calibration.draws)
+        raise ConfigError(
+            f"{path}: draws have the lengths {lengths}; every constant needs equally many, at least one. "
+            "Make the file again with `calibrate`."
+        )
+    try:
+        check_draws(calibration.draws)
+    except ConfigError as error:
+        raise error.at(str(path)) from None
     return calibration
 
 

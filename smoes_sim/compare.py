@@ -52,7 +52,9 @@ def compare(
         ConfigError: If there is no such row.
     """
     if not 0 <= baseline < len(deployments):
-        raise ConfigError(f"baseline = {baseline} is none of the {len(deployments)} rows. Use 0 to {len(deployments) - 1}.")
+        raise ConfigError(
+            f"--baseline = {baseline} is none of the {len(deployments)} rows. Use 0 to {len(deployments) - 1}."
+        )
     predictions = []
     for number, (_, scenario) in enumerate(deployments, start=1):
         predictions.append(simulate(scenario))
@@ -80,4 +82,5 @@ def _change(prediction: Prediction, base: Prediction) -> dict[str, Any]:
 def _series(prediction: Prediction, key: str) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     if key in prediction.draws:
         return np.array(prediction.draws[key])
-    return np.array([float(prediction.values[key])]) if key in prediction.values else None
+    value = prediction.values.get(key)
+    return None if value is None else np.array([float(value)])

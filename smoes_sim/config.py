@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from smoes_sim.compute import find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, nearest, read_text
+from smoes_sim.models import find_model
 from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
 from smoes_sim.routing import Policy, Rates
@@ -20,6 +22,15 @@ from smoes_sim.workload import WorkloadSpec
 
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _known(name: str, find: Callable[[str], object], prefix: str) -> str:
+    """The name if ``find`` knows it; its complaint without the key that the file's place already names."""
+    try:
+        find(name)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix(prefix)) from None
+    return name
 
 
 class RoutingSpec(Spec):
@@ -58,6 +69,7 @@ class CommunicationSpec(Spec):
     deduplicate: Deduplicate = "rank"
     dispatch: ElementType = "bf16"
     combine: ElementType = "bf16"
+    tolerance: Annotated[float, Field(ge=0, le=0.1, description="Relative error aimed at in large exchanges.")] = 1e-3
     per_message: Duration = Field(0.0, description="Sender's time per message, one after the other.")
     per_exchange: Duration = Field(0.0, description="A rank's time to enter an exchange, whatever it sends.")
 
@@ -83,6 +95,11 @@ class ComputeSpec(Spec):
     per_layer: Duration = Field(0.0, description="Host time per layer that the roofline does not see.")
     per_prefill: Duration = Field(0.0, description="Time of a prefill outside the layers: vision encoder, preprocessing.")
 
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, name: str) -> str:
+        return _known(name, find_device, "device = ")
+
 
 class Scenario(Spec):
     """One deployment: what is simulated, run and compared."""
@@ -98,6 +115,11 @@ class Scenario(Spec):
     overlap: Literal["none", "shared_expert"] = "none"
     calibration: str | None = Field(None, description="A shipped calibration or a file; its constants replace those here.")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_known(cls, name: str) -> str:
+        return _known(name, find_model, "model = ")
 
     @property
     def expert_rule(self) -> ExpertRule:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.compute import RankLoad
 from smoes_sim.config import CommunicationSpec, RoutingSpec, Scenario
-from smoes_sim.errors import ConfigError, TraceError
+from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.models import ModelShape, find_model
 from smoes_sim.network import Flows, Network, phases_of
 from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts
@@ -105,7 +105,10 @@ def deploy(scenario: Scenario) -> Deployment:
     if model.experts:
         trace = make_trace(scenario.routing, scenario.workload, model, scenario.seed)
         rng = np.random.default_rng([scenario.seed, 4])
-        placement = place_experts(scenario.expert_rule, trace, num_ranks=topology.num_ranks, rng=rng)
+        try:
+            placement = place_experts(scenario.expert_rule, trace, num_ranks=topology.num_ranks, rng=rng)
+        except PlacementError as error:
+            raise error.at(f"{model.name} on {topology.name}") from None
         home = home_tokens(scenario.placement.tokens, trace, placement)
     parts = _Parts(
         model=model,
@@ -136,20 +139,23 @@ def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
     return build_workload(spec, model, rng=np.random.default_rng([seed, 3]))
 
 
-@lru_cache(maxsize=8)
 def make_trace(routing: RoutingSpec, workload: WorkloadSpec, model: ModelShape, seed: int) -> RoutingTrace:
     """The routing of a workload: captured, or synthetic.
 
     Raises:
         TraceError: If a trace file does not fit the model or the workload.
     """
-    tokens = _tokens(make_workload(workload, model, seed))
-    if routing.trace is not None:
-        trace = load_trace(Path(routing.trace))
-        check_fits(trace, model, tokens, name=routing.trace)
-        return trace
+    if routing.trace is None:
+        return _route(routing, workload, model, seed)
+    trace = load_trace(Path(routing.trace))  # every time: the file may have changed
+    check_fits(trace, model, _tokens(make_workload(workload, model, seed)), name=routing.trace)
+    return trace
+
+
+@lru_cache(maxsize=8)
+def _route(routing: RoutingSpec, workload: WorkloadSpec, model: ModelShape, seed: int) -> RoutingTrace:
     router, parameters = make_router(routing, model, seed)
-    return router.route(tokens, parameters)
+    return router.route(_tokens(make_workload(workload, model, seed)), parameters)
 
 
 def synthesize_trace(scenario: Scenario) -> RoutingTrace:

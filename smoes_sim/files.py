@@ -91,12 +91,13 @@ class Document:
         self.overridden[place] = assignment
 
     def where(self, place: Place) -> str:
-        """``file:line:column`` of a value, or the override that set it."""
+        """``file:line:column`` of a value, or the override that set it or something in it."""
         for length in range(len(place), 0, -1):
             if place[:length] in self.overridden:
                 return f'"{self.overridden[place[:length]]}"'
         line, column = self._position(place)
-        return f"{self.name}:{line + 1}:{column + 1}"
+        inside = [text for changed, text in self.overridden.items() if changed[: len(place)] == place]
+        return f"{self.name}:{line + 1}:{column + 1}" + "".join(f' with "{text}"' for text in inside)
 
     def _position(self, place: Place) -> tuple[int, int]:
         node: Any = self._tree
@@ -132,7 +133,14 @@ class Document:
             raise ConfigError(self._explain(error, model)) from None
 
     def _explain(self, error: ValidationError, model: type[BaseModel]) -> str:
-        problem = min(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
+        # of a union, a mapping is not told that it should have been a word; a slip explains what seems to be missing
+        problem = min(
+            error.errors(include_url=False),
+            key=lambda item: (
+                isinstance(item["input"], dict) and item["type"] in {"string_type", "literal_error"},
+                item["type"] != "extra_forbidden",
+            ),
+        )
         place = _place_in(self.data, problem["loc"])
         name = ".".join(str(part) for part in place)
         if problem["type"] == "extra_forbidden":
@@ -180,6 +188,8 @@ def _parse_yaml(text: str, *, name: str) -> Any:
         raise ConfigError(f"{place}: is not YAML: {problem}. Mend the line.") from None
     except YAMLError as error:
         raise ConfigError(f"{name}: is not YAML: {str(error).splitlines()[0]}. Mend the file.") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: is nested too deeply. Mend the brackets.") from None
 
 
 def _plain(node: Any) -> Any:

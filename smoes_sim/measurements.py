@@ -87,8 +87,15 @@ def read_measurements(path: Path) -> list[Measurement]:
     Raises:
         MeasurementError: If a column is missing or a value is no number, with file, line and column name.
     """
-    text = read_text(path)
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        return _read(path, reader)
+    except csv.Error as error:
+        line = reader.reader.line_num
+        raise MeasurementError(f"{path}:{line}: is not CSV: {error}. Mend the quotes of the row that ends here.") from None
+
+
+def _read(path: Path, reader: csv.DictReader[str]) -> list[Measurement]:
     header = reader.fieldnames or []
     for name in _NEEDED:
         if name not in header:
@@ -96,6 +103,8 @@ def read_measurements(path: Path) -> list[Measurement]:
     for name in header:
         if name not in COLUMNS:
             raise MeasurementError(f'{path}:1: unknown column "{name}". {nearest(name, COLUMNS)}')
+        if header.count(name) > 1:
+            raise MeasurementError(f"{path}:1: the column {name} stands there twice. Leave one out.")
     rows = [_row(path, reader.line_num, row) for row in reader]
     if not rows:
         raise MeasurementError(f"{path}: has no row. Add at least one measured operation.")
@@ -103,6 +112,12 @@ def read_measurements(path: Path) -> list[Measurement]:
 
 
 def _row(path: Path, line: int, row: dict[str, Any]) -> Measurement:
+    if None in row or None in row.values():
+        problem = "more" if None in row else "fewer"
+        raise MeasurementError(
+            f"{path}:{line}: has {problem} cells than the header. Quote commas; leave unknown cells empty."
+        )
+
     def number(name: str, factor: float = 1.0) -> float | None:
         text = (row.get(name) or "").strip()
         if not text:
@@ -111,6 +126,12 @@ def _row(path: Path, line: int, row: dict[str, Any]) -> Measurement:
         if value is None or not math.isfinite(value) or value < 0:
             raise MeasurementError(f'{path}:{line}: {name} = "{text}" is not a number >= 0. Mend it or leave it empty.')
         return value * factor
+
+    def positive(name: str, factor: float) -> float | None:
+        value = number(name, factor)
+        if value == 0:
+            raise MeasurementError(f"{path}:{line}: {name} = 0: a measured value must be > 0. Mend it or leave it empty.")
+        return value
 
     def count(name: str) -> int:
         value = _parse((row.get(name) or "").strip(), int)
@@ -130,8 +151,8 @@ def _row(path: Path, line: int, row: dict[str, Any]) -> Measurement:
         mode=row["mode"],
         op=row["op"],
         size=number("bytes_per_rank"),
-        duration=number("time_us", 1e-6),
-        bandwidth=number("bandwidth_GBps", 1e9),
+        duration=positive("time_us", 1e-6),
+        bandwidth=positive("bandwidth_GBps", 1e9),
         bandwidth_kind=row.get("bandwidth_kind") or "",
     )
 

@@ -138,7 +138,7 @@ def _throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
 def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network, rates: ComputeRates) -> PhaseTimes:
     """Mean times of some forward passes."""
     rows = []
-    alone = _Alone(network)
+    alone = _Alone(network, deployment.scenario.communication.tolerance)
     for step in steps:
         real = time_step(deployment, step, network, rates)
         at_no_cost = replace(step, exchanges=[layer.at_no_cost() for layer in step.exchanges])
@@ -154,15 +154,15 @@ def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network,
 class _Alone:
     """Times of exchanges alone on a network; equal exchanges are simulated once."""
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, network: Network, tolerance: float) -> None:
+        self._network, self._tolerance = network, tolerance
         self._known: dict[tuple[bytes, ...], ExchangeTime] = {}
 
     def time(self, phases: Sequence[Flows]) -> ExchangeTime:
         """The time of one exchange."""
         key = tuple(part.tobytes() for flows in phases for part in (flows.source, flows.destination, flows.size))
         if key not in self._known:
-            self._known[key] = exchange_time(self._network, phases)
+            self._known[key] = exchange_time(self._network, phases, tolerance=self._tolerance)
         return self._known[key]
 
 
@@ -172,7 +172,15 @@ def time_step(
     """Simulate one forward pass; ``record_links`` keeps the utilisation of links over time."""
     times = compute_times(deployment.model, step.load, rates)
     overlap = deployment.scenario.overlap
-    return step_time(deployment.model, times, step.exchanges, network, overlap=overlap, record_links=record_links)
+    return step_time(
+        deployment.model,
+        times,
+        step.exchanges,
+        network,
+        overlap=overlap,
+        record_links=record_links,
+        tolerance=deployment.scenario.communication.tolerance,
+    )
 
 
 def _describe(deployment: Deployment) -> dict[str, Any]:

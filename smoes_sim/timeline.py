@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
 from smoes_sim.models import ModelShape
-from smoes_sim.network import Engine, Exchange, Flows, LinkUse, Network, open_phases, take_part
+from smoes_sim.network import BatchEngine, Engine, Exchange, Flows, LinkUse, Network, make_engine, open_phases, take_part
 
 Overlap = Literal["none", "shared_expert"]
 Processes = Generator[simpy.Event, None, None]
@@ -59,12 +59,16 @@ class StepTime:
         finish: Seconds until each rank is done, (R,).
         spans: What every rank did.
         link_use: Utilisation of every link from each rate change on; empty unless asked for.
+        error_bound: Largest relative error of an exchange's end (see ``FluidTimes``); 0 is exact.
+        lateness: Largest time by which a rank was held back by batching (see ``BatchEngine``), seconds.
     """
 
     duration: float
     finish: NDArray[np.float64]
     spans: tuple[Span, ...]
     link_use: tuple[LinkUse, ...]
+    error_bound: float
+    lateness: float
 
 
 def step_time(
@@ -75,6 +79,7 @@ def step_time(
     *,
     overlap: Overlap = "none",
     record_links: bool = False,
+    tolerance: float = 0.0,
 ) -> StepTime:
     """Simulate one step.
 
@@ -85,15 +90,22 @@ def step_time(
         network: Carries the exchanges.
         overlap: Whether shared experts run while tokens travel.
         record_links: Keep the utilisation of links over time.
+        tolerance: Relative error aimed at in large exchanges.
     """
     env = simpy.Environment()
-    engine = Engine(env, network, record_links=record_links)
+    phases = [flows for layer in exchanges for flows in (*layer.dispatch, *layer.combine)]
+    engine = make_engine(env, network, phases, tolerance=tolerance, record_links=record_links)
     run = _Step(engine, model=model, times=times, exchanges=exchanges, overlap=overlap)
     for rank in range(network.topology.num_ranks):
         env.process(run.rank(rank))
     env.run()
     return StepTime(
-        duration=float(run.finish.max()), finish=run.finish, spans=tuple(run.spans), link_use=tuple(engine.link_use)
+        duration=float(run.finish.max()),
+        finish=run.finish,
+        spans=tuple(run.spans),
+        link_use=tuple(engine.link_use),
+        error_bound=engine.error_bound,
+        lateness=engine.lateness,
     )
 
 
@@ -102,7 +114,7 @@ class _Step:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | BatchEngine,
         *,
         model: ModelShape,
         times: ComputeTimes,

@@ -39,7 +39,7 @@ def validate(rows: Sequence[Measurement]) -> dict[str, Any]:
         reason, name = _match(row)
         measured = _measured_time(row)
         if reason or measured is None or row.size is None:
-            skipped.append({"id": row.id, "reason": reason or "neither a time nor a bandwidth with a size"})
+            skipped.append({"id": row.id, "reason": reason or "neither a time nor an algbw or busbw with a size"})
             continue
         if name not in networks:
             networks[name] = Network(topology=find_topology(name))
@@ -81,10 +81,9 @@ def _errors(errors: list[float]) -> dict[str, float]:
 def _measured_time(row: Measurement) -> float | None:
     if row.duration is not None:
         return row.duration
-    if row.size is None or not row.bandwidth:
-        return None
     ranks = row.nodes * row.ranks_per_node
-    return {"algbw": 1.0, "busbw": (ranks - 1) / ranks}.get(row.bandwidth_kind, float("nan")) * row.size / row.bandwidth
+    share = {"algbw": 1.0, "busbw": (ranks - 1) / ranks}.get(row.bandwidth_kind)
+    return share * row.size / row.bandwidth if share and row.size and row.bandwidth else None
 
 
 def _match(row: Measurement) -> tuple[str, str]:

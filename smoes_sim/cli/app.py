@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
@@ -16,7 +16,6 @@ from smoes_sim.errors import ConfigError, SmoesError
 app = typer.Typer(
     help="What expert parallelism costs on a topology, and what SMoES, another placement or network saves.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -168,6 +167,13 @@ def schema(
     typer.echo(results.to_json(schema_of(kind)), nl=False)
 
 
+def _usage(error: Any) -> str:
+    """What is wrong with the arguments, in one line, and the command whose help says what is right."""
+    problem = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{problem}. See {context.command_path if context else 'smoes-sim'} --help."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 ok, 1 a check failed, 2 bad input."""
     command = typer.main.get_command(app)
@@ -180,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SmoesError as error:
         if debug:
             raise
-        typer.echo(f"smoes-sim: {error}", err=True)
+        typer.echo(f"smoes-sim: {' '.join(str(error).split())}", err=True)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -191,6 +197,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        typer.echo(f"smoes-sim: {error.format_message()} See smoes-sim --help.", err=True)
+        typer.echo(f"smoes-sim: {_usage(error)}", err=True)
         return 2
     return result if isinstance(result, int) else 0

@@ -9,7 +9,7 @@ import typer
 
 from smoes_sim.cli import show
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

@@ -5,13 +5,15 @@ SimPy's clock, ``schedules`` say what a library posts and in which order, ``exch
 nothing of experts or tokens.
 """
 
+from smoes_sim.network.batch import BatchEngine
 from smoes_sim.network.engine import Engine, Exchange, LinkUse
-from smoes_sim.network.exchange import ExchangeTime, exchange_time, open_phases, take_part
+from smoes_sim.network.exchange import ExchangeTime, exchange_time, make_engine, open_phases, take_part
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
 from smoes_sim.network.schedules import Order, Schedule, phases_of
 from smoes_sim.network.sharing import max_min_rates
 
 __all__ = [
+    "BatchEngine",
     "Engine",
     "Exchange",
     "ExchangeTime",
@@ -23,6 +25,7 @@ __all__ = [
     "exchange_time",
     "link_load",
     "lower_bound",
+    "make_engine",
     "max_min_rates",
     "open_phases",
     "phases_of",

@@ -8,7 +8,7 @@ H links in use, N = sum of route lengths.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numba
 import numpy as np
@@ -26,14 +26,11 @@ _PASSES = 6
 
 
 def _jit(signature: str) -> Callable[[_Function], _Function]:
-    compiler: Callable[[_Function], _Function] = numba.njit(signature, cache=True, nogil=True, error_model="numpy")
-    return compiler
+    return cast(Callable[[_Function], _Function], numba.njit(signature, cache=True, nogil=True, error_model="numpy"))
 
 
 @_jit("(i8[::1], i4[::1], f8[::1], i8[::1], i8)")
-def select(
-    offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int
-) -> tuple[Longs, Ids, Reals, Longs]:
+def select(offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> tuple[Longs, Ids, Reals, Longs]:
     """Routes of some flows over links renumbered 0, 1, ... in order of appearance; the last array has the old ids."""
     start = np.zeros(len(flows) + 1, np.int64)
     for i in range(len(flows)):

@@ -72,6 +72,8 @@ class Engine:
         self.env = env
         self.network = network
         self.rate_changes = 0
+        self.error_bound = 0.0
+        self.lateness = 0.0
         self.link_use: list[LinkUse] = []
         self._record_links = record_links
         self._exchanges: list[Exchange] = []

@@ -28,12 +28,12 @@ Injection = Literal["fifo", "round_robin"]
 
 TCP_WINDOW = 65535.0
 """Bytes that TCP sends before the first acknowledgement: the window field of a SYN-ACK has 16 bits and no scale."""
-CHUNK = 16384.0
-"""Bytes served together when nothing else is said."""
 PACKET = 8940.0
 """Bytes of a packet when nothing else is said: an Ethernet jumbo frame without its headers."""
 
 _ROUNDING = 1e-9
+_MAX_CHUNKS = 4_000_000
+"""Chunks on links, in all, up to which a chunk is one packet when nothing else is said: a few seconds."""
 _PLAIN_EVENTS = 150_000
 """Exchanges up to this many events run as plain Python, within half a second: compiling would take longer."""
 
@@ -59,7 +59,7 @@ def fifo_times(
     link_latency: NDArray[np.float64],
     *,
     ready: NDArray[np.float64],
-    chunk: float = CHUNK,
+    chunk: float | None = None,
     window: float = math.inf,
     injection: Injection = "fifo",
     packet: float = PACKET,
@@ -77,9 +77,10 @@ def fifo_times(
         network_capacity: B/s of every link, shape (H,).
         link_latency: Seconds of every link, shape (H,).
         ready: When each message is posted, seconds, shape (F,).
-        chunk: Bytes served together; under ``round_robin`` also the length of a turn.
-        window: Bytes of a message that may leave before its receiver has answered; infinite for a transport that never
-            waits (RDMA write), ``TCP_WINDOW`` for TCP.
+        chunk: Bytes served together; under ``round_robin`` also the length of a turn. One packet when left out, or more
+            packets where that would be millions of events.
+        window: Bytes of a message that may leave before its receiver has answered, in whole packets; infinite for a
+            transport that never waits (RDMA write), ``TCP_WINDOW`` for TCP.
         injection: Whether a sender's port serves its messages one behind the other or in turns.
         packet: Bytes after which a switch forwards.
         compiled: Use numba or plain Python, which give the same numbers; by the size of the case when left out.
@@ -92,8 +93,15 @@ def fifo_times(
     """
     num_ranks = int(max(flows.source.max(initial=-1), flows.destination.max(initial=-1))) + 1
     order = np.lexsort((ready, flows.source))
-    settings = _settings(chunk=chunk, window=window, packet=packet, injection=injection)
-    work = _work([_take(flows, order)], network_capacity, link_latency, [ready[order]], num_ranks, settings)
+    settings = _settings([flows], chunk=chunk, window=window, packet=packet, injection=injection)
+    work = _work(
+        [_take(flows, order)],
+        capacity=network_capacity,
+        link_latency=link_latency,
+        delays=[ready[order]],
+        num_ranks=num_ranks,
+        settings=settings,
+    )
     work, events = _play(work, compiled=compiled)
     sent, arrived = np.empty(len(flows)), np.empty(len(flows))
     sent[order], arrived[order] = work.sent, work.arrived
@@ -104,7 +112,7 @@ def fifo_exchange_time(
     network: Network,
     phases: Sequence[Flows],
     *,
-    chunk: float = CHUNK,
+    chunk: float | None = None,
     window: float = math.inf,
     injection: Injection = "fifo",
     packet: float = PACKET,
@@ -122,13 +130,20 @@ def fifo_exchange_time(
     Example:
         4 ranks on a star of 50 GB/s, 16 MiB a pair, shifted order: 3 * 16777216 / 50e9 s and the time of one packet.
     """
-    settings = _settings(chunk=chunk, window=window, packet=packet, injection=injection)
+    settings = _settings(phases, chunk=chunk, window=window, packet=packet, injection=injection)
     num_ranks = network.topology.num_ranks
     delays = [posting_delays(flows, per_message=network.per_message) for flows in phases]
     if delays:
         delays[0] = delays[0] + network.per_exchange
-    latency = network.topology.link_latency
-    work, events = _play(_work(phases, network.capacity, latency, delays, num_ranks, settings), compiled=compiled)
+    work = _work(
+        phases,
+        capacity=network.capacity,
+        link_latency=network.topology.link_latency,
+        delays=delays,
+        num_ranks=num_ranks,
+        settings=settings,
+    )
+    work, events = _play(work, compiled=compiled)
     finish = np.full(num_ranks, network.per_exchange)
     np.maximum.at(finish, np.asarray(work.gate, dtype=np.int64) % num_ranks, np.asarray(work.sent))
     np.maximum.at(finish, np.asarray(work.receiver_gate, dtype=np.int64) % num_ranks, np.asarray(work.arrived))
@@ -146,21 +161,41 @@ def posting_delays(flows: Flows, *, per_message: float) -> NDArray[np.float64]:
     """
     number = np.arange(len(flows))
     is_first = np.diff(flows.source, prepend=-1) != 0
-    return (number - np.maximum.accumulate(np.where(is_first, number, 0)) + 1) * per_message
+    first = np.maximum.accumulate(np.where(is_first, number, 0))
+    return (number - first + 1).astype(np.float64) * per_message
 
 
-def _settings(*, chunk: float, window: float, packet: float, injection: str) -> dict[str, Any]:
+def _settings(
+    phases: Sequence[Flows], *, chunk: float | None, window: float, packet: float, injection: str
+) -> dict[str, Any]:
+    check_settings(chunk=packet if chunk is None else chunk, window=window, packet=packet, injection=injection)
+    if chunk is None:
+        on_links = sum(float(flows.size @ np.diff(flows.routes.offsets)) for flows in phases)
+        chunk = packet * max(1, math.ceil(on_links / packet / _MAX_CHUNKS))
+    return {
+        "chunk": float(chunk),
+        "window": whole_packets(window, packet=packet),
+        "packet": float(packet),
+        "take_turns": int(injection == "round_robin"),
+    }
+
+
+def check_settings(*, chunk: float, window: float, packet: float, injection: str) -> None:
+    """Refuse settings without a meaning.
+
+    Raises:
+        ConfigError: If a size is not positive, or ``injection`` is unknown.
+    """
     for name, value in (("chunk", chunk), ("window", window), ("packet", packet)):
         if not value > 0:
             raise ConfigError(f"{name} = {value} bytes: must be more than 0. Leave it out for the usual value.")
     if injection not in {"fifo", "round_robin"}:
         raise ConfigError(f'injection = "{injection}" is unknown. Use "fifo" or "round_robin".')
-    return {
-        "chunk": float(chunk),
-        "window": float(window),
-        "packet": float(packet),
-        "take_turns": int(injection == "round_robin"),
-    }
+
+
+def whole_packets(window: float, *, packet: float) -> float:
+    """A window as a sender uses it: whole packets, at least one."""
+    return math.inf if math.isinf(window) else max(window // packet, 1.0) * packet
 
 
 def _take(flows: Flows, order: NDArray[np.int64]) -> Flows:
@@ -180,6 +215,7 @@ def _take(flows: Flows, order: NDArray[np.int64]) -> Flows:
 
 def _work(
     phases: Sequence[Flows],
+    *,
     capacity: NDArray[np.float64],
     link_latency: NDArray[np.float64],
     delays: Sequence[NDArray[np.float64]],
@@ -210,7 +246,7 @@ def _work(
         size=size,
         beyond=beyond,
         alone=size / _joined([flows.ceiling for flows in phases], np.float64),
-        back=_way_back(phase * num_ranks + source, phase * num_ranks + destination, source, destination, queue, num_ranks),
+        back=way_back(gate * num_ranks + destination, (receiver_gate - num_ranks) * num_ranks + source, queue >= 0),
         route_latency=route_latency,
         queue=queue,
         delay=_joined(delays, np.float64),
@@ -258,22 +294,14 @@ def _queues(
     return queue, len(keys)
 
 
-def _way_back(
-    from_gate: NDArray[np.int64],
-    to_gate: NDArray[np.int64],
-    source: NDArray[np.int64],
-    destination: NDArray[np.int64],
-    queue: NDArray[np.int64],
-    num_ranks: int,
-) -> NDArray[np.int64]:
-    """For each message the first one of its phase that goes the other way over shared links, -1 where none does."""
-    usable = np.flatnonzero(queue >= 0)
-    keys, first = np.unique(from_gate[usable] * num_ranks + destination[usable], return_index=True)
+def way_back(there: NDArray[np.int64], back: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """For each message the first usable one the other way (``there`` and ``back`` name the pairs), -1 if none, (F,)."""
+    candidates = np.flatnonzero(usable)
+    keys, first = np.unique(there[candidates], return_index=True)
     if not len(keys):
-        return np.full(len(source), -1)
-    wanted = to_gate * num_ranks + source
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, usable[first[place]], -1)
+        return np.full(len(there), -1)
+    place = np.minimum(np.searchsorted(keys, back), len(keys) - 1)
+    return np.where(keys[place] == back, candidates[first[place]], -1)
 
 
 def _play(work: Work, *, compiled: bool | None) -> tuple[Work, int]:
@@ -285,7 +313,8 @@ def _play(work: Work, *, compiled: bool | None) -> tuple[Work, int]:
     if compiled:
         events = compiled_run()(work)
     else:
-        work = Work(*(column.tolist() if isinstance(column, np.ndarray) else column for column in work))
+        columns = work._asdict().items()
+        work = Work(**{name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in columns})
         events = run(work)
     received = np.asarray(work.received)
     if not np.allclose(received, work.size, rtol=_ROUNDING, atol=0.0):

@@ -3,8 +3,8 @@
 Nothing is imported from numba before :func:`compiled_run` is called; both ways give the same numbers, bit by bit.
 
 A *queue* belongs to a sender and the first shared link of its messages; its *entries* are ``3 * f`` (the first window of
-message ``f``), ``3 * f + 1`` (its rest) and ``3 * f + 2`` (the receiver's answer to its first window). A *gate* belongs to a phase
-and a rank (``phase * R + rank``); the messages behind it are posted when it opens.
+message ``f``), ``3 * f + 1`` (its rest) and ``3 * f + 2`` (the receiver's answer to its first window). A *gate* belongs
+to a phase and a rank (``phase * R + rank``); the messages behind it are posted when it opens.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ def _turn(events: Events, work: Work, queue: int, now: float) -> None:
         heappush(events, (work.sent[message], GATE, work.gate[message] + work.ranks, 0, 0.0))
 
 
-def _serve(events: Events, work: Work, message: int, step: int, amount: float, now: float) -> float:
+def _serve(  # noqa: PLR0917 (numba takes no keyword-only arguments)
+    events: Events, work: Work, message: int, step: int, amount: float, now: float
+) -> float:
     """A link takes a chunk behind everything it accepted before; the end of its service.
 
     The next link may start when the first packet is there, but not so early that it would run dry: a chunk is served
@@ -196,7 +198,9 @@ def _serve(events: Events, work: Work, message: int, step: int, amount: float, n
     return end
 
 
-def _deliver(events: Events, work: Work, message: int, amount: float, head: float, tail: float) -> None:
+def _deliver(  # noqa: PLR0917 (numba takes no keyword-only arguments)
+    events: Events, work: Work, message: int, amount: float, head: float, tail: float
+) -> None:
     """A chunk reaches its receiver, which answers the first packet of a message that waits for it."""
     if work.received[message] == 0.0 and work.size[message] > work.window:
         if work.back[message] >= 0:

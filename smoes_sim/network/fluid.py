@@ -114,9 +114,7 @@ def fluid_times(
     problem = whole if len(sharing) == len(drained) else _part_of(whole, sharing)
     classes = None
     if len(sharing) > _SMALL:
-        classes = collapse(
-            problem.offsets, problem.links, problem.size, problem.capacity, problem.ready, problem.ceiling
-        )
+        classes = collapse(problem.offsets, problem.links, problem.size, problem.capacity, problem.ready, problem.ceiling)
     if classes is not None:
         problem = _Problem(
             offsets=classes.offsets, links=classes.links, weight=classes.weight, size=classes.size,
@@ -196,9 +194,7 @@ class _Run:
         """Forget flows that ended, and links without flows."""
         problem = self._problem
         self._flows, self._remaining, self._alive = self._flows[kept], self._remaining[kept], len(kept)
-        self._routes = self._tool.select(
-            problem.offsets, problem.links, problem.weight, self._flows, len(problem.capacity)
-        )
+        self._routes = self._tool.select(problem.offsets, problem.links, problem.weight, self._flows, len(problem.capacity))
         self._capacity = problem.capacity[self._routes.links]
         self._ceiling = problem.ceiling[self._flows]
 
@@ -282,13 +278,13 @@ def _checked(
     """The input as contiguous arrays of the types that the loops are compiled for."""
     num_flows = len(size)
     problem = _Problem(
-        offsets=np.require(offsets, np.int64, "CW"),
-        links=np.require(links, np.int32, "CW"),
+        offsets=np.require(offsets, np.int64, ["C", "W"]),
+        links=np.require(links, np.int32, ["C", "W"]),
         weight=ONE,
-        size=np.require(size, np.float64, "CW"),
-        capacity=np.require(capacity, np.float64, "CW"),
-        ready=np.zeros(num_flows) if ready is None else np.require(ready, np.float64, "CW"),
-        ceiling=np.full(num_flows, np.inf) if ceiling is None else np.require(ceiling, np.float64, "CW"),
+        size=np.require(size, np.float64, ["C", "W"]),
+        capacity=np.require(capacity, np.float64, ["C", "W"]),
+        ready=np.zeros(num_flows) if ready is None else np.require(ready, np.float64, ["C", "W"]),
+        ceiling=np.full(num_flows, np.inf) if ceiling is None else np.require(ceiling, np.float64, ["C", "W"]),
     )
     lengths = {len(problem.offsets) - 1, len(problem.size), len(problem.ready), len(problem.ceiling)}
     if len(lengths) > 1 or (num_flows and problem.offsets[-1] != len(problem.links)):

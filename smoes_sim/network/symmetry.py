@@ -48,9 +48,7 @@ class Classes:
     ceiling: Reals
 
 
-def collapse(
-    offsets: Longs, links: Ids, size: Reals, capacity: Reals, ready: Reals, ceiling: Reals
-) -> Classes | None:
+def collapse(offsets: Longs, links: Ids, size: Reals, capacity: Reals, ready: Reals, ceiling: Reals) -> Classes | None:
     """Classes of flows whose max-min rates are equal at all times, or ``None`` if there are too many to be useful.
 
     Colours start from sizes, ceilings, ready times and capacities and are refined by the multiset of neighbours' colours

@@ -114,7 +114,7 @@ class ArrayWaterfill:
     def loads(self, routes: Routes, value: Reals) -> Reals:
         """Sum over flows of ``weight * value`` on each link, shape (H,)."""
         values = np.repeat(value, np.diff(routes.start)) * routes.weight
-        return np.bincount(routes.local, weights=values, minlength=len(routes.links))
+        return np.bincount(routes.local, weights=values, minlength=len(routes.links)).astype(np.float64)
 
     def peaks(self, routes: Routes, value: Reals) -> Reals:
         """Largest value of any flow on each link, shape (H,)."""

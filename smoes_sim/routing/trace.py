@@ -165,9 +165,10 @@ def load_trace(path: Path) -> RoutingTrace:
 
 
 def _read_arrays(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
+    if stream.read(2) not in {b"", b"PK", b"\x93N"}:  # numpy would take it for a pickle and advise to trust the file
+        raise ValueError("neither a zip archive nor an array")
+    stream.seek(0)
     archive = np.load(stream, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise TraceError("is not an .npz archive. Write traces with `smoes-sim trace synthesize`.")
     with archive:
         members = {name: archive[name] for name in archive.files}
     return {name: value for name, value in members.items() if isinstance(value, np.ndarray)}

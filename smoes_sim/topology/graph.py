@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from smoes_sim.errors import TopologyError
 
+_MOST_RANKS = 2**20
 VertexKind = Literal["device", "nic", "switch"]
 
 
@@ -175,7 +176,13 @@ class Builder:
         return self._vertex(name or f"node{node}.device{self._nodes.count(node) - 1}", "device")
 
     def ranks(self, *, nodes: int, per_node: int) -> None:
-        """Add ``nodes * per_node`` ranks, node by node."""
+        """Add ``nodes * per_node`` ranks, node by node.
+
+        Raises:
+            TopologyError: If they are more than any machine could hold in memory.
+        """
+        if nodes * per_node > _MOST_RANKS:
+            raise TopologyError(f"{nodes} x {per_node} ranks are more than {_MOST_RANKS}. Use fewer.")
         for node in range(nodes):
             for index in range(per_node):
                 self._nodes.append(node)

@@ -107,12 +107,12 @@ def test_an_equal_exchange_reaches_its_bound_where_the_busiest_link_never_idles(
     assert result.duration == pytest.approx(result.bound, rel=1e-3)
 
 
-@given(sizes=st.lists(st.integers(0, 10**9), min_size=16, max_size=16))
+@given(sizes=st.lists(st.integers(0, 10**9), min_size=3, max_size=3))
 def test_a_star_of_one_sender_or_one_receiver_reaches_its_bound(sizes):
     network = on_star(4)
-    for matrix in (np.zeros((4, 4)), np.zeros((4, 4))):
-        matrix[0, 1:] = sizes[:3]
-        for traffic in (matrix, matrix.T):
-            result = exchange_time(network, phases_of(network, [traffic]))
-            assert result.duration == pytest.approx(sum(sizes[:3]) / 10, rel=1e-9)
-            assert result.bound == pytest.approx(result.duration, rel=1e-9)
+    matrix = np.zeros((4, 4))
+    matrix[0, 1:] = sizes
+    for traffic in (matrix, matrix.T):
+        result = exchange_time(network, phases_of(network, [traffic]))
+        assert result.duration == pytest.approx(sum(sizes) / 10, rel=1e-9)
+        assert result.bound == pytest.approx(result.duration, rel=1e-9)

@@ -66,18 +66,16 @@ def test_rates_change_when_flows_end():
     assert result.rate_changes == 4  # at 0, 3, 4 and 5
 
 
-def test_max_min_sharing_may_leave_a_port_idle_and_so_miss_the_bound():
-    # 0->2 and 1->2 share the port into 2, 1->2 and 1->0 the one out of 1: all at 5
-    #   t = 2: 0->2 (10) is through; 1->2 has 30 left and 1->0 has 10, still 5 each
-    #   t = 4: 1->0 is through; 1->2 has 20 left and now runs at 10: t = 6
-    result = timed(on_star(3), blocks(3, {(0, 2): 10, (1, 2): 40, (1, 0): 20}))
-    assert result.finish.tolist() == near([4, 6, 6])
-    assert result.bound == near(6)  # 60 bytes out of rank 1
-    # with 0->2 ten times larger the port into 2 is the busiest, and idles at half rate while 1->0 is under way? no: it is
-    # full as long as it has flows; but 1->0 is slowed to 5 by 1->2, which is slowed by 0->2
-    #   t = 8: 1->2 and 1->0 (40 each) are through; 0->2 has 60 left at 10: t = 14, as the bound says: 140 bytes into 2
-    result = timed(on_star(3), blocks(3, {(0, 2): 100, (1, 2): 40, (1, 0): 40}))
-    assert result.finish.tolist() == near([14, 8, 14])
+def test_fair_sharing_may_leave_the_busiest_port_idle_and_so_miss_the_bound():
+    # the port into 0 gives 3->0, 2->0 and 1->0 10/3 each; the one into 2 gives 1->2 and 3->2 5 each; so the busiest port,
+    # out of 3 (100 bytes, 10 s), runs at 5 + 10/3
+    #   t = 6: 2->0 and 1->0 (20) are through; 1->2 has 40 - 30 left, 3->2 60 - 30, 3->0 40 - 20, all at 5 from here
+    #   t = 8: 1->2 is through; 3->2 and 3->0 have 20 and 10 left, still 5 each
+    #   t = 10: 3->0 is through; 3->2 has 10 left at 10: t = 11. Rank 3 lost 6 * 5/3 = 10 bytes, 1 s
+    result = timed(on_star(4), blocks(4, {(1, 2): 40, (3, 2): 60, (3, 0): 40, (2, 0): 20, (1, 0): 20}))
+    assert result.finish.tolist() == near([10, 8, 11, 11])
+    assert (result.duration, result.bound) == (near(11), near(10))
+    assert result.rate_changes == 5  # at 0, 6, 8, 10 and 11
 
 
 def test_a_sender_pays_for_its_messages_one_after_the_other():
@@ -168,7 +166,8 @@ def test_flows_that_end_together_are_one_rate_change():
 def test_sizes_from_a_thousandth_of_a_byte_to_a_petabyte_take_their_time(power):
     network = Network(topology=topology(star(3)))
     size = 10.0**power
-    # rank 0 sends size and 2 * size through 50 GB/s: half rate each, the smaller is through after 2 * size / 50e9
+    # rank 0 sends size and 2 * size through 50 GB/s: half rate each, the smaller is through after 2 * size / 50e9, and
+    # all 3 * size have left after 3 * size / 50e9
     result = timed(network, blocks(3, {(0, 1): size, (0, 2): 2 * size}))
     assert result.finish[1] == pytest.approx(2 * size / 50e9, rel=1e-9)
     assert result.duration == pytest.approx(3 * size / 50e9, rel=1e-9)
@@ -220,9 +219,7 @@ def test_new_constants_keep_topology_and_routes():
     network = Network(topology=KINDS["torus"], seed=3)
     other = network.with_constants(efficiency={"link": 0.5}, per_message=0.0, per_exchange=1.0)
     matrix = np.full((8, 8), 1e9)
-    np.testing.assert_array_equal(
-        phases_of(network, [matrix])[0].routes.links, phases_of(other, [matrix])[0].routes.links
-    )
+    np.testing.assert_array_equal(phases_of(network, [matrix])[0].routes.links, phases_of(other, [matrix])[0].routes.links)
     assert other.seed == 3
     assert other.capacity[other.topology.link_kind == other.topology.link_kinds.index("link")].tolist() == [50e9] * 24
     assert network.capacity.max() == 600e9
@@ -309,25 +306,19 @@ def test_every_link_carries_exactly_the_bytes_of_its_flows(exchange):
 def test_bytes_and_bandwidths_that_grow_together_leave_every_time_as_it_was(exchange, factor):
     network, matrix, options = exchange
     kinds = dict.fromkeys(network.topology.link_kinds, factor)
-    wider = network.with_constants(
-        efficiency=kinds, per_message=network.per_message, per_exchange=network.per_exchange
-    )
+    wider = network.with_constants(efficiency=kinds, per_message=network.per_message, per_exchange=network.per_exchange)
     np.testing.assert_allclose(
         timed(wider, matrix * factor, **options).finish, timed(network, matrix, **options).finish, rtol=1e-9
     )
 
 
-@given(
-    sizes=st.lists(st.floats(0, 1e9, allow_subnormal=False), min_size=25, max_size=25), order=st.permutations(range(5))
-)
+@given(sizes=st.lists(st.floats(0, 1e9, allow_subnormal=False), min_size=25, max_size=25), order=st.permutations(range(5)))
 def test_renumbering_the_ranks_of_a_star_renumbers_their_times(sizes, order):
     network = Network(topology=KINDS["star"])
     matrix = np.array(sizes).reshape(5, 5)
     np.fill_diagonal(matrix, 0)
     renumbered = matrix[np.ix_(order, order)]
-    np.testing.assert_allclose(
-        timed(network, renumbered).finish, timed(network, matrix).finish[list(order)], rtol=1e-9
-    )
+    np.testing.assert_allclose(timed(network, renumbered).finish, timed(network, matrix).finish[list(order)], rtol=1e-9)
 
 
 def test_the_same_exchange_gives_the_same_floats():

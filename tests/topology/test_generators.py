@@ -219,7 +219,9 @@ def test_a_torus_has_a_link_per_rank_and_dimension_but_one_of_size_2_only_half_a
     ],
 )
 def test_a_dragonfly_joins_every_pair_of_groups_equally(groups, routers, ports, per_pair):
-    text = DRAGONFLY.replace("groups: 5", f"groups: {groups}").replace("routers_per_group: 2", f"routers_per_group: {routers}")
+    text = DRAGONFLY.replace("groups: 5", f"groups: {groups}").replace(
+        "routers_per_group: 2", f"routers_per_group: {routers}"
+    )
     built = topology(text.replace("per_router: 2}", f"per_router: {ports}}}"))
     assert built.num_ranks == groups * routers * 2
     pairs, used = Counter(), Counter()

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Document
+from smoes_sim.network import Flows, Network, lower_bound, phases_of
+from smoes_sim.network.fifo import TCP_WINDOW, FifoTimes, fifo_exchange_time, fifo_times, posting_delays
+from smoes_sim.topology import Topology, build
+from smoes_sim.topology.shipped import TopologyFile
+
+MIB = 1 << 20
+HEADERS = dict.fromkeys(("link", "nvlink", "nic"), 8940 / 8994)  # TCP, IP and PPP headers of a jumbo packet
+HANDSHAKE = 4e-6  # one round trip over links of 1 us
+
+
+def topology(text: str) -> Topology:
+    return build(Document(text, name="test").validate(TopologyFile).root, name="test")
+
+
+def star(ranks: int, *, bandwidth: str = "50 GB/s", latency: str = "1 us") -> Topology:
+    return topology(f"kind: star\nranks: {ranks}\nlink: {{bandwidth: {bandwidth}, latency: {latency}}}\n")
+
+
+def two_nodes(ranks_per_node: int = 8) -> Topology:
+    return topology(
+        f"kind: two_level\nnodes: 2\nranks_per_node: {ranks_per_node}\n"
+        "scale_up: {kind: nvlink, bandwidth: 450 GB/s, latency: 1 us}\n"
+        "nic: {kind: nic, bandwidth: 50 GB/s, latency: 1 us}\n"
+    )
+
+
+def uniform(ranks: int, size: float) -> np.ndarray:
+    matrix = np.full((ranks, ranks), float(size))
+    np.fill_diagonal(matrix, 0.0)
+    return matrix
+
+
+def times(network: Network, flows: Flows, **settings: object) -> FifoTimes:
+    ready = settings.pop("ready", np.zeros(len(flows)))
+    return fifo_times(flows, network.capacity, network.topology.link_latency, ready=ready, **settings)
+
+
+def one_message(size: float, *, ranks: int = 2) -> tuple[Network, Flows]:
+    network = Network(topology=star(ranks, bandwidth="1 GB/s"))
+    return network, network.messages(np.array([0]), np.array([1]), np.array([float(size)]))
+
+
+def test_one_message_cuts_through_packet_by_packet() -> None:
+    # 1 MB at 1 GB/s leaves in 1000 us; its last 1 kB packet is sent on in 1 us more; two links of 1 us
+    network, flows = one_message(1e6)
+    for chunk in (1e3, 1e4, 1e6):
+        result = times(network, flows, chunk=chunk, packet=1e3)
+        np.testing.assert_allclose(result.sent, [1000e-6], rtol=1e-12)
+        np.testing.assert_allclose(result.arrived, [1003e-6], rtol=1e-12)
+
+
+def test_a_fast_link_behind_a_slow_one_is_not_held_by_a_chunk() -> None:
+    # two senders of 1 GB/s into one port of 2 GB/s: both 1 MB messages end with their senders, not one after the other
+    network = Network(
+        topology=topology(
+            "kind: graph\ndevices: [a, b, c]\nswitches: [s]\nlinks:\n"
+            "  - {from: a, to: s, bandwidth: 1 GB/s}\n  - {from: b, to: s, bandwidth: 1 GB/s}\n"
+            "  - {from: c, to: s, bandwidth: 2 GB/s}\n"
+        )
+    )
+    flows = network.messages(np.array([0, 1]), np.array([2, 2]), np.full(2, 1e6))
+    result = times(network, flows, chunk=1e4, packet=1e3)
+    assert result.arrived.max() == pytest.approx(1e-3, rel=0.01)
+    assert result.arrived.max() >= 1e-3
+
+
+def test_messages_leave_one_behind_the_other() -> None:
+    # 1 GB/s, 100 kB to rank 1 and then to rank 2: the second leaves from 100 to 200 us; a packet of 1 us, 2 us of latency
+    network = Network(topology=star(3, bandwidth="1 GB/s"))
+    flows = network.messages(np.array([0, 0]), np.array([1, 2]), np.full(2, 1e5))
+    result = times(network, flows, chunk=1e3, packet=1e3)
+    np.testing.assert_allclose(result.sent, [100e-6, 200e-6])
+    np.testing.assert_allclose(result.arrived, [103e-6, 203e-6])
+
+
+def test_messages_take_turns() -> None:
+    # the same two, a packet each in turn: the first has its last packet out at 199 us, the second at 200 us
+    network = Network(topology=star(3, bandwidth="1 GB/s"))
+    flows = network.messages(np.array([0, 0]), np.array([1, 2]), np.full(2, 1e5))
+    result = times(network, flows, chunk=1e3, packet=1e3, injection="round_robin")
+    np.testing.assert_allclose(result.sent, [199e-6, 200e-6])
+    np.testing.assert_allclose(result.arrived, [202e-6, 203e-6])
+
+
+def test_receiver_port_is_first_in_first_out() -> None:
+    # ranks 0 and 2 send 100 kB to rank 1 at once: its port takes packets in turn from 1+1 us on (latency, packet), 200 us long
+    network = Network(topology=star(3, bandwidth="1 GB/s"))
+    flows = network.messages(np.array([0, 2]), np.array([1, 1]), np.full(2, 1e5))
+    result = times(network, flows, chunk=1e3, packet=1e3)
+    np.testing.assert_allclose(result.arrived, [202e-6, 203e-6])
+
+
+def test_the_rest_waits_for_the_answer() -> None:
+    # 10 kB with a window of 2 kB: 2 packets leave by 2 us; the first is there at 1+1+1+1 = 4 us, its answer back 2 us later
+    # (no message goes the other way, so nothing queues); 8 kB leave from 6 to 14 us; the last packet: 1 us more, 2 us latency
+    network, flows = one_message(1e4)
+    result = times(network, flows, chunk=1e3, packet=1e3, window=2e3)
+    np.testing.assert_allclose(result.sent, [14e-6])
+    np.testing.assert_allclose(result.arrived, [17e-6])
+
+
+def test_the_answer_waits_behind_data() -> None:
+    # 10 kB from rank 0 with a window of 2 kB, and 10 messages of 2 kB from rank 1, the first of them to rank 0: these
+    # leave by 20 us. The answer (64 B, 0.064 us a link) of rank 1 leaves behind them at 20.064 us and is back at
+    # 22.128 us; 8 kB leave by 30.128 us; the last packet takes 1 us more and 2 us of latency
+    network = Network(topology=star(11, bandwidth="1 GB/s"))
+    source, destination = np.array([0, *[1] * 10]), np.array([1, 0, *range(2, 11)])
+    flows = network.messages(source, destination, np.array([1e4, *[2e3] * 10]))
+    result = times(network, flows, chunk=1e3, packet=1e3, window=2e3)
+    assert result.sent[0] == pytest.approx(30.128e-6)
+    assert result.arrived[0] == pytest.approx(33.128e-6)
+
+
+def test_overheads_are_paid_one_after_the_other() -> None:
+    # 3 messages of rank 0 and 1 of rank 1, 2 us each
+    network = Network(topology=star(4))
+    flows = network.messages(np.array([0, 0, 0, 1]), np.array([1, 2, 3, 0]), np.ones(4))
+    np.testing.assert_allclose(posting_delays(flows, per_message=2e-6), [2e-6, 4e-6, 6e-6, 2e-6])
+
+
+def test_phases_follow_one_another_rank_by_rank() -> None:
+    # 1 GB/s, packets of 1 kB, no latency. Phase 1: 0 -> 1, 100 kB: 101 us. Phase 2: 1 -> 2, 100 kB, from 101 us: 202 us,
+    # and 3 -> 0, 100 kB: rank 3 has nothing to do in phase 1 and starts at once
+    network = Network(topology=star(4, bandwidth="1 GB/s", latency="0 us"))
+    first = network.messages(np.array([0]), np.array([1]), np.array([1e5]))
+    second = network.messages(np.array([1, 3]), np.array([2, 0]), np.full(2, 1e5))
+    result = fifo_exchange_time(network, [first, second], chunk=1e3, packet=1e3)
+    np.testing.assert_allclose(result.finish, [101e-6, 201e-6, 202e-6, 100e-6])
+
+
+# name: topology, order, injection, time over bound at packet level (ns-3 for fifo, htsim for round-robin)
+PACKET_LEVEL = {
+    "star naive": (star(16), "naive", "fifo", 1.655),
+    "star shifted": (star(16), "shifted", "fifo", 1.033),
+    "nodes naive": (two_nodes(), "naive", "fifo", 1.89),
+    "nodes shifted": (two_nodes(), "shifted", "fifo", 1.89),
+    "nodes rail": (two_nodes(), "rail", "fifo", 1.06),
+    "star naive in turns": (star(16), "naive", "round_robin", 1.04),
+    "star shifted in turns": (star(16), "shifted", "round_robin", 1.03),
+    "nodes naive in turns": (two_nodes(), "naive", "round_robin", 1.04),
+}
+
+
+def port_bound(topology_: Topology, matrix: np.ndarray, order: str) -> float:
+    bare = Network(topology=topology_)
+    phases = phases_of(bare, [matrix], order=order)
+    load = np.bincount(
+        phases[0].routes.links, np.repeat(phases[0].size, np.diff(phases[0].routes.offsets)), len(bare.capacity)
+    )
+    return float((load / bare.capacity).max())
+
+
+@pytest.mark.parametrize("case", PACKET_LEVEL)
+def test_order_and_injection_cost_what_packet_level_shows(case: str) -> None:
+    wires, order, injection, expected = PACKET_LEVEL[case]
+    network = Network(topology=wires, efficiency=HEADERS, per_exchange=HANDSHAKE)
+    phases = phases_of(network, [uniform(16, MIB)], order=order)
+    result = fifo_exchange_time(network, phases, window=TCP_WINDOW, injection=injection)
+    assert result.duration / port_bound(wires, uniform(16, MIB), order) == pytest.approx(expected, abs=0.025)
+
+
+# ranks, KiB a pair: ns-3 naive, ns-3 shifted, us (reference/peers.md, 2.2)
+NS3 = {
+    (4, 64): (14.7, 13.0),
+    (4, 256): (32.3, 24.2),
+    (4, 1024): (111.6, 71.7),
+    (8, 64): (25.1, 18.0),
+    (8, 256): (67.6, 45.3),
+    (8, 1024): (242.0, 156.1),
+    (16, 64): (45.7, 28.1),
+    (16, 256): (140.1, 87.5),
+    (16, 1024): (520.7, 324.9),
+}
+
+
+@pytest.mark.parametrize(("ranks", "kib"), NS3)
+def test_times_are_those_of_ns3(ranks: int, kib: int) -> None:
+    network = Network(topology=star(ranks), efficiency=HEADERS, per_exchange=HANDSHAKE)
+    for order, expected in zip(("naive", "shifted"), NS3[ranks, kib], strict=True):
+        phases = phases_of(network, [uniform(ranks, kib * 1024)], order=order)
+        measured = fifo_exchange_time(network, phases, window=TCP_WINDOW).duration * 1e6
+        assert measured == pytest.approx(expected, rel=0.005, abs=0.05)
+
+
+@pytest.mark.parametrize("ranks", [4, 8, 16, 32, 64])
+def test_start_up_is_constant(ranks: int) -> None:
+    # 4 us handshake + 2 us path + a packet + 2.2 us without data while the first answers cross + headers: 8.5 to 10.3 us
+    network = Network(topology=star(ranks), efficiency=HEADERS, per_exchange=HANDSHAKE)
+    size = 256 * 1024
+    duration = fifo_exchange_time(
+        network, phases_of(network, [uniform(ranks, size)]), window=TCP_WINDOW, chunk=17880
+    ).duration
+    assert 8.4e-6 < duration - (ranks - 1) * size / 50e9 < 10.3e-6
+
+
+def random_case(seed: int) -> tuple[Network, list[Flows]]:
+    rng = np.random.default_rng(seed)
+    wires = [star(5), two_nodes(3), topology("{kind: torus, shape: [3, 2], link: {bandwidth: 50 GB/s, latency: 1 us}}")][
+        seed % 3
+    ]
+    network = Network(
+        topology=wires, per_message=float(rng.choice([0.0, 3e-7])), per_exchange=float(rng.choice([0.0, 4e-6]))
+    )
+    ranks = wires.num_ranks
+    stages = [rng.integers(1, 400_000, (ranks, ranks)) * (rng.random((ranks, ranks)) < 0.8) for _ in range(1 + seed % 2)]
+    order = ["naive", "shifted", "rail", "random"][seed % 4]
+    return network, phases_of(network, stages, schedule="pairwise" if seed % 5 == 0 else "direct", order=order)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("injection", ["fifo", "round_robin"])
+def test_random_exchanges_keep_the_rules(seed: int, injection: str) -> None:
+    network, phases = random_case(seed)
+    for window in (math.inf, TCP_WINDOW, 4096.0):
+        for chunk in (8940, 65536):
+            settings = {"injection": injection, "window": window, "chunk": chunk}
+            plain = fifo_exchange_time(network, phases, compiled=False, **settings)  # checks that bytes arrive
+            assert plain.duration >= lower_bound(network, phases) * (1 - 1e-9)
+            again = fifo_exchange_time(network, phases, compiled=False, **settings)
+            np.testing.assert_array_equal(plain.finish, again.finish)
+            assert plain.rate_changes == again.rate_changes
+
+
+@pytest.mark.parametrize("injection", ["fifo", "round_robin"])
+def test_compiled_and_plain_agree_to_the_bit(injection: str) -> None:
+    pytest.importorskip("numba")
+    for seed in range(12):
+        network, phases = random_case(seed)
+        for window in (math.inf, TCP_WINDOW):
+            plain, fast = (
+                fifo_exchange_time(network, phases, compiled=compiled, injection=injection, window=window)
+                for compiled in (False, True)
+            )
+            np.testing.assert_array_equal(plain.finish, fast.finish)
+            assert plain.rate_changes == fast.rate_changes
+
+
+def test_order_of_posting_is_by_ready_then_position() -> None:
+    network = Network(topology=star(3, bandwidth="1 GB/s"))
+    flows = network.messages(np.array([0, 0]), np.array([1, 2]), np.full(2, 1e5))
+    result = times(network, flows, chunk=1e3, packet=1e3, ready=np.array([1e-6, 0.0]))
+    np.testing.assert_allclose(result.sent, [200e-6, 100e-6])
+
+
+def test_nothing_to_send() -> None:
+    network = Network(topology=star(3), per_exchange=5e-6)
+    empty = network.messages(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    assert len(times(network, empty).arrived) == 0
+    assert fifo_exchange_time(network, []).duration == 5e-6
+    np.testing.assert_array_equal(fifo_exchange_time(network, [empty, empty]).finish, np.full(3, 5e-6))
+    assert (
+        fifo_exchange_time(Network(topology=star(1)), phases_of(Network(topology=star(1)), [np.ones((1, 1))])).duration == 0
+    )
+
+
+def test_all_to_one_is_the_port() -> None:
+    # 7 x 1 MiB into one port; it waits 1 us and one packet for the first byte, and the last one travels 1 us
+    network = Network(topology=star(8))
+    matrix = np.zeros((8, 8))
+    matrix[1:, 0] = MIB
+    for injection in ("fifo", "round_robin"):
+        result = fifo_exchange_time(network, phases_of(network, [matrix]), injection=injection)
+        assert result.duration == pytest.approx(7 * MIB / 50e9 + 2e-6 + 8940 / 50e9, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e15])
+def test_sizes_from_tiny_to_huge(size: float) -> None:
+    network = Network(topology=star(4, latency="0 us"))
+    result = fifo_exchange_time(network, phases_of(network, [uniform(4, size)]), chunk=max(size / 7, 1.0))
+    assert result.bound * (1 - 1e-9) <= result.duration <= result.bound * 1.5
+
+
+def test_links_that_are_not_shared_cost_their_own_rate() -> None:
+    # only fatpipe links: 1 MB at 1 GB/s takes 1 ms, whoever else sends
+    text = "kind: graph\ndevices: [a, b, c]\nlinks:\n" + "".join(
+        f"  - {{from: {a}, to: {b}, bandwidth: 1 GB/s, latency: 1 us, sharing: fatpipe}}\n" for a, b in ("ab", "bc", "ac")
+    )
+    network = Network(topology=topology(text))
+    phases = phases_of(network, [uniform(3, 1e6)] * 2)
+    result = fifo_exchange_time(network, phases)
+    np.testing.assert_allclose(result.finish, 2 * 1.001e-3)
+
+
+def test_settings_without_meaning_are_refused() -> None:
+    network, flows = one_message(1.0)
+    with pytest.raises(ConfigError, match="chunk = 0 bytes"):
+        times(network, flows, chunk=0)
+    with pytest.raises(ConfigError, match="window = -1 bytes"):
+        times(network, flows, window=-1)
+    with pytest.raises(ConfigError, match='injection = "lifo"'):
+        times(network, flows, injection="lifo")
