@@ -169,6 +169,8 @@ def _read_arrays(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
         raise ValueError("neither a zip archive nor an array")
     stream.seek(0)
     archive = np.load(stream, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise TraceError("is not an .npz archive. Write traces with `smoes-sim trace synthesize`.")
     with archive:
         members = {name: archive[name] for name in archive.files}
     return {name: value for name, value in members.items() if isinstance(value, np.ndarray)}

@@ -1,0 +1,153 @@
+"""Every kind of broken input gives one line with the place and the way out, exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smoes_sim.cli import main
+
+STAR = "kind: star\nranks: 4\nlink: {bandwidth: 50 GB/s}\n"
+TRACE = {
+    "expert_ids": np.zeros((3, 1, 2), dtype=np.int16),
+    "modality": np.zeros(3, dtype=np.uint8),
+    "sequence_id": np.zeros(3, dtype=np.int32),
+    "phase": np.zeros(3, dtype=np.uint8),
+    "moe_layers": np.zeros(1, dtype=np.int32),
+    "num_experts": np.int32(4),
+}
+ORIN = "simulate olmoe-two-orin"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of broken files."""
+    monkeypatch.chdir(tmp_path)
+    texts = {
+        "star.yaml": STAR,
+        "unknown-key.yaml": STAR.replace("link", "lnk"),
+        "ambiguous.yaml": STAR.replace("50 GB/s", "400G"),
+        "no-unit.yaml": STAR.replace("50 GB/s", "50"),
+        "negative.yaml": STAR.replace("50 GB/s", "-50 GB/s"),
+        "zero.yaml": STAR.replace("50 GB/s", "0 GB/s"),
+        "missing-key.yaml": "kind: star\nranks: 4\n",
+        "no-kind.yaml": "ranks: 4\n",
+        "kind.yaml": "kind: stra\nranks: 4\n",
+        "fraction.yaml": STAR.replace("ranks: 4", "ranks: 4.5"),
+        "twice.yaml": "kind: star\nkind: mesh\n",
+        "syntax.yaml": "kind: [\n",
+        "list.yaml": "- kind\n",
+        "disconnected.yaml": "kind: graph\ndevices: [a, b]\nlinks: []\n",
+        "small.txt": "1 2\n3 4\n",
+        "nan.txt": "0 1 2 3\n1 0 nan 2\n1 1 1 1\n1 1 1 1\n",
+        "minus.txt": "0 1 2 3\n1 0 2 2\n1 1 1 1\n1 1 -1 1\n",
+        "columns.csv": "id,nodes\nx,1\n",
+        "typo.csv": "id,nodes,ranks_per_node,mode,op,time_us,libary\nx,1,8,alltoall,alltoall,1,1\n",
+        "cell.csv": "id,nodes,ranks_per_node,mode,op,time_us\nx,1,8,alltoall,alltoall,abc\n",
+        "empty.csv": "id,nodes,ranks_per_node,mode,op,time_us\n",
+        "broken.json": '{"scenario": ',
+        "a-file": "x",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder.yaml").mkdir()
+    traces = {
+        "empty.npz": TRACE | {"expert_ids": np.zeros((0, 1, 2), dtype=np.int16)},
+        "shape.npz": TRACE | {"modality": np.zeros(4, dtype=np.uint8)},
+        "range.npz": TRACE | {"expert_ids": np.full((3, 1, 2), 4, dtype=np.int16)},
+        "top-k.npz": TRACE | {"num_experts": np.int32(1)},
+        "weights.npz": TRACE | {"expert_weights": np.full((3, 1, 2), np.nan, dtype=np.float16)},
+        "floats.npz": TRACE | {"expert_ids": np.zeros((3, 1, 2))},
+        "other.npz": TRACE,
+        "missing.npz": {key: value for key, value in TRACE.items() if key != "phase"},
+    }
+    for name, arrays in traces.items():
+        np.savez(tmp_path / name, **arrays)
+    whole = (tmp_path / "other.npz").read_bytes()
+    (tmp_path / "truncated.npz").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+CASES = [
+    ("topology check unknown-key.yaml", r'unknown-key\.yaml:3:1: unknown key "lnk"\. Did you mean "link"\?'),
+    ("topology check ambiguous.yaml", r'ambiguous\.yaml:3:19: .*"400G" has no unit.*Write "400 Gb/s" or "50 GB/s"'),
+    ("topology check no-unit.yaml", r"no-unit\.yaml:3:19: .*50 has no unit of bandwidth\. Write"),
+    ("topology check negative.yaml", r"negative\.yaml:3:19: .*-50 GB/s.* is negative"),
+    ("topology check zero.yaml", r"zero\.yaml:3:19: .*is zero; bandwidth must be > 0"),
+    ("topology check missing-key.yaml", r'missing-key\.yaml:1:1: the key "link" is missing.*Add it'),
+    ("topology check no-kind.yaml", r'no-kind\.yaml:1:1: the key "kind" is missing'),
+    ("topology check kind.yaml", r'kind\.yaml:1:7: kind = "stra" is unknown\. Did you mean "star"\?'),
+    ("topology check fraction.yaml", r"fraction\.yaml:2:8: ranks = 4\.5"),
+    ("topology check twice.yaml", r'twice\.yaml:2:1: .*duplicate key "kind"'),
+    ("topology check syntax.yaml", r"syntax\.yaml:2:1: is not YAML"),
+    ("topology check list.yaml", r"list\.yaml:1:1: is not a mapping"),
+    ("topology check disconnected.yaml", r"rank 0 \(a\) has no route to rank 1 \(b\).*Add a link"),
+    ("topology check binary.yaml", r"binary\.yaml: is not UTF-8"),
+    ("topology check folder.yaml", r"folder\.yaml: cannot be read \(Is a directory\)"),
+    ("topology check nowhere.yaml", r"nowhere\.yaml: cannot be read \(No such file"),
+    ("topology check 8x-b20", r'"8x-b20" is neither shipped nor a file\. Did you mean "8x-b200"\?'),
+    ("alltoall star.yaml --matrix small.txt", r"small\.txt: is 2 x 2, the topology has 4 ranks"),
+    ("alltoall star.yaml --matrix nan.txt", r'nan\.txt:2: "nan" is not a number of bytes'),
+    ("alltoall star.yaml --matrix minus.txt", r'minus\.txt:4: "-1" is not a number of bytes'),
+    ("alltoall star.yaml --bytes 64M", r'--bytes = "64M" has no unit.*Write "64 MiB"'),
+    ("alltoall star.yaml --sweep 8MiB:1MiB", r"--sweep = 8388608 B to 1048576 B is empty"),
+    ("alltoall star.yaml --sweep 8MiB", r'--sweep = "8MiB" is not LOW:HIGH'),
+    ("alltoall star.yaml --bytes 1MiB --matrix nan.txt", r"exclude each other"),
+    ("alltoall star.yaml --foo", r"No such option: --foo"),
+    ("validate columns.csv", r"columns\.csv:1: the column ranks_per_node is missing"),
+    ("validate typo.csv", r'typo\.csv:1: unknown column "libary"\. Did you mean "library"\?'),
+    ("validate cell.csv", r'cell\.csv:2: time_us = "abc" is not a number'),
+    ("validate empty.csv", r"empty\.csv: has no row"),
+    ("trace inspect empty.npz", r"empty\.npz: .*the trace is empty"),
+    ("trace inspect shape.npz", r"shape\.npz: modality has the shape \(4,\).*asks for \(3,\)"),
+    ("trace inspect range.npz", r"range\.npz: expert_ids holds 4; with num_experts = 4"),
+    ("trace inspect top-k.npz", r"top-k\.npz: top_k = 2 is more than num_experts = 1"),
+    ("trace inspect weights.npz", r"weights\.npz: expert_weights\[0, 0, 0\] is nan"),
+    ("trace inspect floats.npz", r"floats\.npz: expert_ids is float64; it must hold integers"),
+    ("trace inspect missing.npz", r"missing\.npz: has no array phase"),
+    ("trace inspect truncated.npz", r"truncated\.npz: cannot be read as a trace"),
+    ("trace inspect star.yaml", r"star\.yaml: cannot be read as a trace"),
+    (f"{ORIN} model=olmo", r'model = "olmo" is unknown'),
+    (f"{ORIN} compute.device=h100", r'"h100" is unknown\. Did you mean "h100-sxm"\?'),
+    (f"{ORIN} workload.preset=mmu", r'preset = "mmu" is unknown\. Did you mean "mmmu"\?'),
+    (f"{ORIN} workload.decode_batch=9", r"decode_batch = 9 is more than batch = 8.*Use 1\.\.8"),
+    (f"{ORIN} routing.policy=smos", r'"smos" is unknown\. Did you mean "smoes"\?'),
+    (f"{ORIN} seed", r'"seed": is not key=value'),
+    (f"{ORIN} seed=-1", r"seed = -1"),
+    (f"{ORIN} compute.flops_efficiency=.nan", r"flops_efficiency = nan"),
+    (f"{ORIN} topology=h100-rail-16", r"64 experts do not divide over 128 ranks"),
+    (f"{ORIN} routing.trace=other.npz", r"other\.npz: num_experts = 4, but the scenario's model and workload have 64"),
+    (f"{ORIN} calibration=broken.json", r"broken\.json:1:\d+: is not JSON"),
+    (f"{ORIN} communication.library=low_latency", r"cannot deduplicate by rank\. Write deduplicate: none"),
+    ("compare seed=0,1", r"no scenario is named"),
+    ("compare olmoe-two-orin --baseline 3 calibration=null", r"baseline = 3 is none of the 1 rows"),
+    ("schema foo", r'"foo" is no file kind'),
+    ("simulat", r"No such command 'simulat'"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), CASES, ids=[command for command, _ in CASES])
+def test_broken_input_gives_one_line_with_the_way_out(
+    command: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(folder.rglob("*"))
+    assert main(command.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("smoes-sim: ")
+    assert re.search(message, err), err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_results_that_cannot_be_written_leave_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    assert main(["trace", "synthesize", "olmoe-two-orin", "workload.batch=1", "-o", "a-file/trace.npz"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "a-file/trace.npz: cannot be written" in err
+    assert sorted(folder.rglob("*")) == before

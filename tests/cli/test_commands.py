@@ -1,0 +1,239 @@
+"""What the commands print, for people and for scripts."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import polars as pl
+import pytest
+from ruamel.yaml import YAML
+
+from smoes_sim import __version__
+from smoes_sim.cli import main
+from smoes_sim.schemas import KINDS
+from smoes_sim.topology import topology_names
+
+ROOT = Path(__file__).parent.parent.parent
+QUICK = ["calibration=null", "workload.batch=2", "workload.text_tokens=8", "workload.output_tokens=3"]
+PREDICTED = {
+    "ttft_s",
+    "tpot_s",
+    "tokens_per_s",
+    "step_s",
+    "ep_overhead",
+    "ep_comm_s",
+    "ep_exposed_s",
+    "bytes_total",
+    "bytes_remote",
+    "transmission_rate",
+    "imbalance",
+    "bound_s",
+    "intervals",
+    "policy",
+    "token_placement",
+    "expert_placement",
+}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0
+    out, _ = capsys.readouterr()
+    return out
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    return json.loads(run(capsys, *arguments, "--json"))
+
+
+def test_simulate_prints_the_keys_that_scripts_rely_on(capsys: pytest.CaptureFixture[str]) -> None:
+    row = document(capsys, "simulate", "olmoe-two-orin", *QUICK)
+    assert set(row) >= PREDICTED
+    assert set(row["transmission_rate"]) == {"prefill_vision", "prefill_text", "prefill", "decode"}
+    assert row["bound_s"] <= row["ep_comm_s"] * (1 + 1e-9)
+
+
+def test_compare_prints_rows_and_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "olmoe-two-orin", "placement.tokens=data_parallel,modality", "routing.policy=smoes", *QUICK]
+    rows = document(capsys, *arguments)["rows"]
+    assert [row["token_placement"] for row in rows] == ["data_parallel", "modality"]
+    assert all(set(row) >= PREDICTED for row in rows)
+    assert rows[0]["change"]["bytes_remote"] == 0
+    expected = rows[1]["bytes_remote"] / rows[0]["bytes_remote"] - 1
+    assert rows[1]["change"]["bytes_remote"] == pytest.approx(expected)
+
+
+def test_alltoall_on_a_star_is_right_to_six_digits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    # 64 MiB over 4 ranks: 3 blocks of 16 MiB leave each port of 50 GB/s, then two links of 1 us
+    star = tmp_path / "star.yaml"
+    star.write_text("kind: star\nranks: 4\nlink: {bandwidth: 50 GB/s, latency: 1 us}\n")
+    found = document(capsys, "alltoall", str(star), "--bytes", "64 MiB")
+    (row,) = found["rows"]
+    assert row["time_s"] == pytest.approx(3 * 16 * 2**20 / 50e9 + 2e-6, rel=1e-9)
+    star.write_text("kind: star\nranks: 4\nlink: {bandwidth: 50 GB/s, latency: 0 us}\n")
+    (row,) = document(capsys, "alltoall", str(star), "--bytes", "64 MiB")["rows"]
+    assert row["busbw_GBps"] == pytest.approx(50, rel=1e-9)
+    assert row["algbw_GBps"] == pytest.approx(200 / 3, rel=1e-9)
+    assert (found["ranks"], row["flows"], row["links"], row["error_bound"]) == (4, 12, 8, 0.0)
+
+
+def test_alltoall_of_a_matrix_file_shares_links_max_min(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    # 10 B/s ports. 0->1 60 B, 0->2 20 B, 3->1 40 B. Port 0 gives 5 to each of its two flows, port 1 takes 5 from 0 and 5
+    # from 3. At 4 s 0->2 (20 B) ends; 0->1 has 40 B left and may now leave at 10, but port 1 still gives it 5: until 3->1
+    # ends at 8 s, when 20 B are left, which then go at 10: 10 s.
+    (tmp_path / "star.yaml").write_text("kind: star\nranks: 4\nlink: {bandwidth: 10 B/s, latency: 0 us}\n")
+    (tmp_path / "matrix.txt").write_text("0 60 20 0\n0 0 0 0\n0 0 0 0\n0 40 0 0\n")
+    arguments = ["alltoall", str(tmp_path / "star.yaml"), "--matrix", str(tmp_path / "matrix.txt")]
+    (row,) = document(capsys, *arguments)["rows"]
+    assert row["time_s"] == pytest.approx(10, rel=1e-9)
+    assert row["bound_s"] == pytest.approx(10, rel=1e-9)  # port 1 takes 100 B at 10 B/s
+    assert row["size_bytes"] == 100
+
+
+def test_alltoall_prints_the_columns_of_nccl_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys, "alltoall", "8x-b200", "--sweep", "1 MiB:4 MiB").splitlines()
+    wanted = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)"]
+    assert lines[1].split()[: len(wanted)] == wanted
+    assert [line.split()[0] for line in lines[2:]] == ["1048576", "2097152", "4194304"]
+
+
+def test_validate_reports_families_and_reasons(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "id,nodes,ranks_per_node,intra_GBps,nic_Gbps,mode,op,bytes_per_rank,time_us\n"
+        "a,1,8,450,,alltoall,alltoall,67108864,200\n"
+        "b,1,8,451,,alltoall,alltoall,1024,20\n"
+        "c,1,8,450,,ep_normal,dispatch,,20\n"
+        "d,1,3,450,,alltoall,alltoall,1024,20\n"
+    )
+    found = document(capsys, "validate", str(table))
+    # a: 7/8 of 64 MiB at 450 GB/s and two links of 0.3 us: 131.088 us against 200 us
+    (row,) = [row for row in found["rows"] if row["id"] == "a"]
+    assert row["predicted_s"] == pytest.approx(58720256 / 450e9 + 0.6e-6)
+    assert row["relative_error"] == pytest.approx((58720256 / 450e9 + 0.6e-6 - 200e-6) / 200e-6)
+    assert found["families"]["alltoall 8x-h100, >= 1 MiB"]["n"] == 1
+    assert found["families"]["alltoall 8x-h100, < 1 MiB"]["n"] == 1
+    assert [entry["id"] for entry in found["skipped"]] == ["c", "d"]
+    assert found["calibrated_on"] is None
+
+
+def test_topology_show_answers_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = document(capsys, "topology", "show", "2x8-h100-ndr400", "--svg", str(tmp_path / "a.svg"))
+    # 8 NICs of 50 GB/s between the nodes; rank, NIC, fabric, NIC, rank: 4 links
+    assert (found["devices"], found["diameter"], found["bisection_Bps"]) == (16, 4, 400e9)
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+
+
+def test_topology_picture_escapes_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = "kind: graph\ndevices: ['<script>', b]\nlinks: [{from: '<script>', to: b, bandwidth: 1 GB/s}]\n"
+    (tmp_path / "evil.yaml").write_text(text)
+    run(capsys, "topology", "show", str(tmp_path / "evil.yaml"), "--svg", str(tmp_path / "a.svg"))
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "<script>" not in drawn
+    assert "&lt;script&gt;" in drawn
+
+
+@pytest.mark.parametrize("command", [["topology", "list"], ["topology", "check", "8x-b200"]])
+def test_topology_commands_name_what_is_shipped(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "8x-b200" in run(capsys, *command)
+
+
+def test_a_synthesized_trace_runs_as_the_scenarios_routing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.npz"
+    made = document(capsys, "trace", "synthesize", "olmoe-two-orin", *QUICK, "-o", str(trace))
+    assert {"tokens", "layers", "top_k", "msi", "msi_per_layer", "expert_load_gini"} <= set(made)
+    assert made == document(capsys, "trace", "inspect", str(trace))
+    synthetic = document(capsys, "simulate", "olmoe-two-orin", *QUICK)
+    captured = document(capsys, "simulate", "olmoe-two-orin", *QUICK, f"routing.trace={trace}")
+    assert captured["transmission_rate"] == synthetic["transmission_rate"]
+    assert captured["ttft_s"] == synthetic["ttft_s"]
+
+
+def test_same_scenario_and_seed_give_identical_bytes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        out = tmp_path / folder
+        run(capsys, "compare", "olmoe-two-orin", *QUICK, "routing.policy=standard,smoes", "--out", str(out))
+        timeline = str(out / "step.json.gz")
+        run(capsys, "simulate", "olmoe-two-orin", *QUICK, "--timeline", timeline)
+        run(capsys, "trace", "synthesize", "olmoe-two-orin", *QUICK, "-o", str(out / "trace.npz"))
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == [
+        "comparison.png",
+        "comparison.svg",
+        "runs.parquet",
+        "scenario.resolved.yaml",
+        "step.json.gz",
+        "summary.json",
+        "trace.npz",
+    ]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_results_hold_what_was_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    row = document(capsys, "simulate", "olmoe-two-orin", *QUICK, "--out", str(tmp_path))
+    assert json.loads((tmp_path / "summary.json").read_text())["rows"] == [row]
+    table = pl.read_parquet(tmp_path / "runs.parquet")
+    assert table["ttft_s"].to_list() == [row["ttft_s"]]
+    again = document(capsys, "simulate", str(tmp_path / "scenario.resolved.yaml"))
+    assert again["ttft_s"] == row["ttft_s"]
+
+
+def test_a_timeline_opens_as_a_chrome_trace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "step.json.gz"
+    row = document(capsys, "simulate", "olmoe-two-orin", *QUICK, "--timeline", str(path))
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    assert {event["name"] for event in slices} >= {"attention", "dispatch", "experts", "combine", "head"}
+    end = max(event["ts"] + event["dur"] for event in slices)
+    assert end == pytest.approx(row["step_s"] * 1e6)
+    for lane in {event["tid"] for event in slices}:  # slices of a lane follow each other: Perfetto refuses overlaps
+        mine = sorted((event["ts"], event["ts"] + event["dur"]) for event in slices if event["tid"] == lane)
+        assert all(first[1] <= second[0] * (1 + 1e-12) for first, second in itertools.pairwise(mine))
+    assert any(event["ph"] == "C" for event in events)
+
+
+def test_the_shipped_calibration_explains_both_baseline_latencies(capsys: pytest.CaptureFixture[str]) -> None:
+    row = document(capsys, "simulate", "olmoe-two-orin")
+    # 80% of all draws lie inside, and every draw was fitted: both ends are the published latencies
+    assert row["intervals"]["ttft_s"] == pytest.approx([7.949, 7.949], rel=1e-6)
+    assert row["intervals"]["tpot_s"] == pytest.approx([0.786, 0.786], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_published_schemas_are_those_of_the_code(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (ROOT / "docs" / "schemas" / f"{kind}.json").read_text() == run(capsys, "schema", kind)
+
+
+def test_shipped_files_satisfy_their_schemas(capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    topology = jsonschema.Draft202012Validator(json.loads(run(capsys, "schema", "topology")))
+    for name in topology_names():
+        topology.validate(yaml.load(ROOT / "topologies" / f"{name}.yaml"))
+    scenario = jsonschema.Draft202012Validator(json.loads(run(capsys, "schema", "scenario")))
+    for path in (ROOT / "smoes_sim" / "data" / "scenarios").glob("*.yaml"):
+        scenario.validate(yaml.load(path))
+
+
+def test_stdout_is_data_and_stderr_is_silent_in_a_pipe() -> None:
+    command = [sys.executable, "-c", "from smoes_sim.cli import main; raise SystemExit(main())"]
+    done = subprocess.run(
+        [*command, "compare", "olmoe-two-orin", *QUICK, "seed=0,1", "--json"], capture_output=True, check=True
+    )
+    assert len(json.loads(done.stdout)["rows"]) == 2
+    assert done.stderr == b""
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_planning_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from smoes_sim.cli import main; main(['topology', 'check', '8x-b200'])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from smoes_sim.config import Scenario, load_scenario, scenario_names
+from smoes_sim.errors import ConfigError
+from smoes_sim.routing import Rates
+from smoes_sim.topology.specs import StarSpec
+
+SMALLEST = """\
+topology: two-orin-10gbe
+model: olmoe-1b-7b
+workload: {text_tokens: 8, output_tokens: 2}
+compute: {device: a100-sxm4-80gb}
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_every_shipped_scenario_loads(name):
+    assert isinstance(load_scenario(name), Scenario)
+
+
+def test_the_shipped_scenario_is_the_deployment_of_the_paper():
+    # notes, section 2: OLMoE on two Orin over 10GbE, MMMU; TTFT at batch 8, TPOT at batch 1
+    scenario = load_scenario("olmoe-two-orin")
+    assert (scenario.model, scenario.topology) == ("olmoe-1b-7b", "two-orin-10gbe")
+    assert (scenario.workload.preset, scenario.workload.batch, scenario.workload.decode_batch) == ("mmmu", 8, 1)
+    assert scenario.compute.device == "jetson-agx-orin-64gb"
+    assert (scenario.routing.policy, scenario.routing.rates) == ("standard", "published")
+
+
+def test_what_is_left_out_has_its_default(tmp_path):
+    scenario = load_scenario(written(tmp_path, SMALLEST))
+    assert scenario.routing.policy == "standard"
+    assert scenario.placement.tokens == "data_parallel"
+    assert (scenario.communication.library, scenario.communication.deduplicate) == ("direct", "rank")
+    assert (scenario.overlap, scenario.calibration, scenario.seed) == ("none", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rule"),
+    [
+        ([], "contiguous"),
+        (["routing.policy=smoes"], "bins"),
+        (["routing.policy=hard"], "bins"),
+        (["routing.policy=smoes", "placement.experts=random"], "random"),
+        (["placement.experts=bins"], "bins"),
+    ],
+)
+def test_experts_go_to_bins_when_the_router_has_sides_unless_said_otherwise(tmp_path, overrides, rule):
+    assert load_scenario(written(tmp_path, SMALLEST), overrides).expert_rule == rule
+
+
+def test_overrides_replace_and_add_values_of_any_depth(tmp_path):
+    overrides = [
+        "seed=7",
+        "routing.policy=smoes",
+        "routing.score=attention",
+        "routing.rates={prefill_vision: 0.1, prefill: 0.2, decode: 0.3}",
+        "communication.per_message=3 us",
+        "topology={kind: star, ranks: 4, link: {bandwidth: 50 GB/s}}",
+        "workload.preset=gsm8k",
+    ]
+    scenario = load_scenario(written(tmp_path, SMALLEST), overrides)
+    assert scenario.seed == 7
+    assert scenario.routing.rates == Rates(prefill_vision=0.1, prefill=0.2, decode=0.3)
+    assert scenario.communication.per_message == pytest.approx(3e-6)
+    assert isinstance(scenario.topology, StarSpec)
+    assert (scenario.topology.ranks, scenario.topology.link.bandwidth) == (4, 50e9)
+    assert (scenario.workload.preset, scenario.workload.text_tokens) == ("gsm8k", 8)
+
+
+def test_the_last_of_two_overrides_of_one_key_wins(tmp_path):
+    assert load_scenario(written(tmp_path, SMALLEST), ["seed=1", "seed=2"]).seed == 2
+
+
+def test_null_takes_a_calibration_away():
+    assert load_scenario("olmoe-two-orin").calibration == "two-orin-baseline"
+    assert load_scenario("olmoe-two-orin", ["calibration=null"]).calibration is None
+
+
+def test_a_scenario_cannot_be_changed_after_loading():
+    scenario = load_scenario("olmoe-two-orin")
+    with pytest.raises(ValidationError, match="frozen"):
+        scenario.seed = 1
+
+
+@pytest.mark.parametrize("overrides", [[], ["topology={kind: star, ranks: 2, link: {bandwidth: 1 GB/s}}"]])
+def test_a_scenario_printed_and_read_again_is_the_same(overrides):
+    scenario = load_scenario("olmoe-two-orin", overrides)
+    assert Scenario.model_validate(scenario.model_dump(mode="json", by_alias=True)) == scenario
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=olmoe-1b-7c", r'model = "olmoe-1b-7c" is unknown\. Did you mean "olmoe-1b-7b"\?'),
+        ("compute.device=h100-sxn", r'device = "h100-sxn" is unknown\. Did you mean "h100-sxm"\?'),
+        ("workload.preset=mmmo", r'preset = "mmmo" is unknown\. Did you mean "mmmu"\?'),
+        ("routing.policy=smos", r'routing\.policy = "smos" is unknown\. Did you mean "smoes"\?'),
+        ("routing.polcy=smoes", r'unknown key "polcy"\. Did you mean "policy"\?'),
+        ("placement.token=modality", r'unknown key "token"\. Did you mean "tokens"\?'),
+        ("routing.score=attention", 'score = "attention" belongs to policy smoes, not standard. Leave it out'),
+        ("routing.popularity=-1", r"routing\.popularity = -1: .* greater than or equal to 0"),
+        ("routing.msi=1.5", r"routing\.msi = 1\.5: .* less than or equal to 1"),
+        ("routing.rates={prefill_vision: 0.1, prefill: 2, decode: 0.1}", r"rates\.prefill = 2: .* less than or equal to 1"),
+        ("routing.rates={prefill_vision: 0.1, prefill: 0.2}", 'the key "decode" is missing in routing.rates'),
+        ("communication.per_message=3", r'per_message = 3 has no unit of time\. Write "3 us"'),
+        ("communication.dispatch=fp4", r'communication\.dispatch = "fp4" is unknown\. Did you mean "fp8"\?'),
+        ("overlap=two_batch", r'overlap = "two_batch" is unknown\. Known: none, shared_expert'),
+        ("compute.flops_efficiency=0", r"compute\.flops_efficiency = 0: .* greater than 0"),
+        ("compute.memory_efficiency=1.1", r"compute\.memory_efficiency = 1\.1: .* less than or equal to 1"),
+        ("workload.batch=eight", r"workload\.batch = 'eight': .* valid integer"),
+        ("seed=-1", r"seed = -1: .* greater than or equal to 0"),
+        ("topology={kind: ring, ranks: 3}", r'kind = "ring" is unknown\. '),
+        ("topology={kind: star, ranks: 3}", 'the key "link" is missing in topology'),
+        ("compute.device", r'"compute\.device": is not key=value'),
+        ("model.x=3", r'"model\.x=3": model is the value \'olmoe-1b-7b\', not a mapping'),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_override_the_value_and_the_way_out(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_scenario("olmoe-two-orin", [override])
+    assert "\n" not in str(caught.value)
+    assert override in str(caught.value)
+
+
+def test_a_mistake_in_a_file_is_shown_where_it_stands(tmp_path):
+    path = written(tmp_path, SMALLEST + "overlap: all\n")
+    with pytest.raises(ConfigError, match=rf'^{re.escape(path)}:5:10: overlap = "all" is unknown\. Known: none'):
+        load_scenario(path)
+
+
+@pytest.mark.parametrize("key", ["topology", "model", "workload", "compute"])
+def test_what_cannot_be_guessed_must_be_given(tmp_path, key):
+    text = "".join(line for line in SMALLEST.splitlines(keepends=True) if not line.startswith(key))
+    with pytest.raises(ConfigError, match=rf'run\.yaml:1:1: the key "{key}" is missing\. Add it\.$'):
+        load_scenario(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("olmoe-two-orn", r'scenario "olmoe-two-orn" is neither shipped nor a file\. Did you mean "olmoe-two-orin"\?'),
+        ("none.yaml", r"none\.yaml: cannot be read \(No such file or directory\)"),
+    ],
+)
+def test_a_scenario_that_is_not_there_is_named(name, message):
+    with pytest.raises(ConfigError, match=rf"^{message}"):
+        load_scenario(name)

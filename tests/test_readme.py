@@ -1,0 +1,27 @@
+"""The README's first command prints what the README says it prints."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from smoes_sim.cli import main
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_first_command_prints_the_readmes_output(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = README.read_text()
+    command = re.search(r"\.venv/bin/smoes-sim (compare .*)\n", text)
+    block = re.search(r"<!-- output of the first command -->\n```\n(.*?)\n```\n<!-- end -->", text, re.DOTALL)
+    assert command is not None
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command[1])) == 0
+    assert capsys.readouterr().out.strip() == block[1].strip()
+    assert (tmp_path / "results" / "paper" / "comparison.svg").is_file()
