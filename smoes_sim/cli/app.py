@@ -93,9 +93,20 @@ def alltoall(
     matrix: Annotated[Optional[Path], typer.Option(help="File of bytes [from][to], nccl-tests' alltoallv form.")] = None,
     zipf: Annotated[Optional[float], typer.Option(min=0, help="Skew destinations by this Zipf exponent.")] = None,
     per_source: Annotated[bool, typer.Option("--per-source", help="Each rank has its own popular destinations.")] = False,
-    schedule: Annotated[Literal["direct", "pairwise"], typer.Option()] = "direct",
+    schedule: Annotated[
+        Literal["direct", "pairwise", "two_hop", "hierarchical"], typer.Option(help="What the library posts.")
+    ] = "direct",
     order: Annotated[Literal["naive", "shifted", "rail", "random"], typer.Option()] = "shifted",
-    fidelity: Annotated[Literal["bound", "fluid"], typer.Option()] = "fluid",
+    fidelity: Annotated[
+        Literal["bound", "fluid", "fifo"], typer.Option(help="fluid: links shared fairly; fifo: message order counts.")
+    ] = "fluid",
+    tolerance: Annotated[float, typer.Option(min=0, max=0.1, help="Relative error aimed at; 0 is exact.")] = 1e-4,
+    injection: Annotated[
+        Literal["fifo", "round_robin"], typer.Option(help="fifo fidelity: messages one by one, or taking turns.")
+    ] = "fifo",
+    window: Annotated[
+        Optional[str], typer.Option(help="fifo fidelity: bytes of a message before its receiver must answer.")
+    ] = None,
     per_message: Annotated[str, typer.Option(help="Sender's time per message.")] = "0 us",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
@@ -110,7 +121,10 @@ def alltoall(
     matrices = choose_matrices(
         network.topology.num_ranks, size=size, sweep=sweep, matrix=matrix, zipf=zipf, per_source=per_source, seed=seed
     )
-    options = AlltoallOptions(schedule=schedule, order=order, fidelity=fidelity, seed=seed)
+    given = {} if window is None else {"window": show.size("--window", window)}
+    options = AlltoallOptions(
+        schedule=schedule, order=order, fidelity=fidelity, tolerance=tolerance, injection=injection, seed=seed, **given
+    )
     with show.progress("sizes", len(matrices)) as advance:
         rows = []
         for row in alltoall_rows(network, matrices, options):

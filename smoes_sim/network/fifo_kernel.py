@@ -173,9 +173,7 @@ def _turn(events: Events, work: Work, queue: int, now: float) -> None:
         heappush(events, (work.sent[message], GATE, work.gate[message] + work.ranks, 0, 0.0))
 
 
-def _serve(  # noqa: PLR0917 (numba takes no keyword-only arguments)
-    events: Events, work: Work, message: int, step: int, amount: float, now: float
-) -> float:
+def _serve(events: Events, work: Work, message: int, step: int, amount: float, now: float) -> float:
     """A link takes a chunk behind everything it accepted before; the end of its service.
 
     The next link may start when the first packet is there, but not so early that it would run dry: a chunk is served
@@ -198,9 +196,7 @@ def _serve(  # noqa: PLR0917 (numba takes no keyword-only arguments)
     return end
 
 
-def _deliver(  # noqa: PLR0917 (numba takes no keyword-only arguments)
-    events: Events, work: Work, message: int, amount: float, head: float, tail: float
-) -> None:
+def _deliver(events: Events, work: Work, message: int, amount: float, head: float, tail: float) -> None:
     """A chunk reaches its receiver, which answers the first packet of a message that waits for it."""
     if work.received[message] == 0.0 and work.size[message] > work.window:
         if work.back[message] >= 0:
