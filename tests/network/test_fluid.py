@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from smoes_sim.network import Network, exchange_time, phases_of
+from smoes_sim.network.fluid import fluid_times
+from smoes_sim.skew import uniform_matrix, zipf_matrix
+from smoes_sim.topology import find_topology
+
+
+def exchange(topology, matrix):
+    network = Network(topology=find_topology(topology))
+    (flows,) = phases_of(network, [matrix])
+    return network, flows
+
+
+def solve(network, flows, **options):
+    routes = flows.routes
+    return fluid_times(routes.offsets, routes.links, flows.size, network.capacity, ceiling=flows.ceiling, **options)
+
+
+def test_two_flows_share_a_link_until_one_ends():
+    # 10 and 30 B on a link of 10 B/s: 5 B/s each until 2 s; then 10 B/s for the 20 B left: 4 s
+    result = fluid_times(np.array([0, 1, 2]), np.array([0, 0]), np.array([10.0, 30.0]), np.array([10.0]))
+    np.testing.assert_allclose(result.drained, [2, 4])
+    assert (result.error_bound, result.lower_bound) == (0, 4)
+
+
+def test_a_flow_that_is_ready_later_starts_later():
+    # alone until 1 s (10 B gone, 20 left); then 5 B/s each: the other's 10 B end at 3 s; the last 10 B at 10 B/s: 4 s
+    result = fluid_times(
+        np.array([0, 1, 2]), np.array([0, 0]), np.array([30.0, 10.0]), np.array([10.0]), ready=np.array([0.0, 1.0])
+    )
+    np.testing.assert_allclose(result.drained, [4, 3])
+
+
+def test_flows_without_bytes_or_links_end_when_they_are_ready():
+    result = fluid_times(
+        np.array([0, 1, 1]), np.array([0]), np.array([0.0, 5.0]), np.array([10.0]), ready=np.array([2.0, 3.0])
+    )
+    np.testing.assert_allclose(result.drained, [2, 3])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_exact_solution_is_that_of_the_engine(seed):
+    # 8 x 7 = 56 messages: the engine shares at every change on SimPy's clock, an independent loop
+    network, flows = exchange("8x-h100", zipf_matrix(8, 1e6, exponent=1, seed=seed, per_source=True))
+    alone = exchange_time(network, [flows])
+    assert (solve(network, flows).drained + flows.latency).max() == pytest.approx(alone.duration, rel=1e-9)
+
+
+def test_compiled_loops_and_arrays_agree():
+    network, flows = exchange("2x8-h100-ndr400", zipf_matrix(16, 1e7, exponent=0.5, seed=1, per_source=True))
+    both = [np.tile(flows.routes.links, 3), np.tile(np.diff(flows.routes.offsets), 3)]
+    offsets = np.concatenate([[0], np.cumsum(both[1])])
+    size = np.concatenate([flows.size, flows.size * 1.5, flows.size * 0.3])
+    fast, slow = (fluid_times(offsets, both[0], size, network.capacity, compiled=compiled) for compiled in (True, False))
+    np.testing.assert_allclose(fast.drained, slow.drained, rtol=1e-9)
+
+
+def test_windows_stay_within_the_tolerance_of_the_exact_makespan():
+    network, flows = exchange("h100-rail-16", zipf_matrix(128, 1e7, exponent=1, seed=0, per_source=True))
+    exact, windows = solve(network, flows), solve(network, flows, tolerance=1e-4)
+    assert windows.solves < exact.solves / 4
+    assert windows.makespan == pytest.approx(exact.makespan, rel=1e-4)
+    assert windows.makespan >= windows.lower_bound * (1 - 1e-9)
+
+
+def test_a_uniform_exchange_collapses_to_the_bound():
+    # 128 ranks, 16,256 equal messages: a handful of classes, so a handful of sharings, exactly the bound
+    network, flows = exchange("h100-rail-16", uniform_matrix(128, 2.0**26))
+    result = solve(network, flows)
+    assert result.solves < 20
+    assert result.error_bound == 0
+    assert result.makespan == pytest.approx(result.lower_bound, rel=1e-9)
+
+
+def test_equal_inputs_give_equal_bytes():
+    network, flows = exchange("2x8-h100-ndr400", zipf_matrix(16, 1e7, exponent=1, seed=2, per_source=False))
+    assert solve(network, flows).drained.tobytes() == solve(network, flows).drained.tobytes()
