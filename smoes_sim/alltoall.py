@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.metrics import alltoall_bandwidth
-from smoes_sim.network import Flows, LinkUse, Network, Order, Schedule, exchange_time, lower_bound, phases_of
+from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
 from smoes_sim.network.fifo import PACKET, Injection, fifo_exchange_time
+from smoes_sim.network.fluid import LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links
 from smoes_sim.routing import load_trace
 from smoes_sim.skew import (
@@ -208,10 +209,11 @@ def _matrix_of(num_ranks: int, demand: Demand, seed: int) -> Callable[[float], M
     if workload is not None:
         return lambda size: workload_matrix(workload, num_ranks, size, seed=seed, step=demand.step or 0)
     if trace is not None:
+        routing = load_trace(trace)
         try:
-            of_one_byte = trace_matrix(load_trace(trace), num_ranks, 1.0)
+            of_one_byte = trace_matrix(routing, num_ranks, 1.0)
         except (PlacementError, TraceError) as error:
-            raise error if str(error).startswith(f"{trace}:") else error.at(str(trace)) from None
+            raise error.at(str(trace)) from None
         return lambda size: size * of_one_byte
     return lambda size: uniform_matrix(num_ranks, size)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from smoes_sim.config import Scenario
 
 Row = dict[str, Any]
+_ROUNDING = 1e-12
+"""Smaller errors are those of floating-point sums."""
 
 
 def talk(text: str) -> None:
@@ -225,8 +227,10 @@ def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:
     return paths
 
 
-def alltoall(document: Row, kind: str) -> str:
-    """nccl-tests' columns, and the bound beside them."""
+def alltoall(document: Row) -> str:
+    """nccl-tests' columns with the bound beside them, what the answer rests on, and the busiest links."""
+    rows = document["rows"]
+    is_uneven = document["collective"] == "alltoallv"
     body = [
         [
             f"{row['size_bytes']:.0f}",
@@ -239,23 +243,53 @@ def alltoall(document: Row, kind: str) -> str:
             f"{row['busbw_GBps']:.2f}",
             f"{row['bound_s'] * 1e6:.2f}",
             f"{row['flows']}",
+            *([f"{row['mean_bytes']:.0f}"] if is_uneven else []),
         ]
-        for row in document["rows"]
+        for row in rows
     ]
-    header = [
-        "size(B)",
-        "count",
-        "type",
-        "redop",
-        "root",
-        "time(us)",
-        "algbw(GB/s)",
-        "busbw(GB/s)",
-        "bound(us)",
-        "flows",
+    header = "size(B) count type redop root time(us) algbw(GB/s) busbw(GB/s) bound(us) flows".split()
+    text = _alltoall_head(document) + table(header + ["mean(B)"] * is_uneven, body, left=0)
+    return text + (_hot_links(rows[-1]) if "hot_links" in rows[-1] else "")
+
+
+def _alltoall_head(document: Row) -> str:
+    """What was asked and what the answer rests on, as comments."""
+    rows, fidelity = document["rows"], document["fidelity"]
+    size = "what a rank sends" if document["collective"] == "alltoall" else "the most that a rank sends or receives"
+    model = {
+        "bound": "bound (no schedule beats it)",
+        "fluid": "fluid (links shared max-min fairly; no packets, no queues)",
+        "fifo": f"fifo (chunks through ports, {document['injection']} injection, {document['order']} order)",
+        "packet": f"packet (every packet, {document['injection']} injection, {document['order']} order)",
+    }
+    error = max(row["error_bound"] for row in rows)
+    certainty = f"within {max(error, _ROUNDING):.1g} of a run with windows twice as wide" if error else "exact for this model"
+    lines = [
+        f"{document['collective']} on {document['topology']}: {document['ranks']} ranks, {rows[0]['links']} directed links; "
+        + document["traffic"],
+        f"size is {size}, its own block included" + ("; mean is what a rank sends" * (size != "what a rank sends")),
+        f"schedule {document['schedule']}; {model[fidelity]}; error: {certainty}",
     ]
-    head = f"# {kind} on {document['topology']}: {document['ranks']} ranks; size includes a rank's own block\n"
-    return head + table(header, body, left=0)
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _hot_links(row: Row) -> str:
+    """Which links are busiest in one exchange, when, how full."""
+    body = [
+        [
+            hot["link"],
+            hot["kind"],
+            f"{hot['bytes']:.0f}",
+            print_bandwidth(hot["capacity_Bps"]),
+            f"{hot['busy_s'] * 1e6:.2f}",
+            _percent(hot["utilisation"]),
+            *("-" if hot[key] is None else f"{hot[key] * 1e6:.2f}" for key in ("first_s", "last_s", "full_s")),
+        ]
+        for hot in row["hot_links"]
+    ]
+    header = ["link", "kind", "bytes", "capacity", "busy(us)", "busy(%)", "first(us)", "last(us)", "full(us)"]
+    head = f"\n# busiest links at size {row['size_bytes']:.0f} B: bytes at full rate, share of the time, in use from, to, "
+    return head + "full for\n" + table(header, body, left=2)
 
 
 def validation(document: Row) -> str:

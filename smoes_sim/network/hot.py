@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.engine import LinkUse
+from smoes_sim.network.fluid import LinkUse
 from smoes_sim.network.flows import Flows, Network, link_load
 from smoes_sim.topology import Topology
 
