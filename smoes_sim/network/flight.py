@@ -129,6 +129,7 @@ class Flight:
         self._entries: Ids = np.empty(0, np.int32)
         self._weight: Reals = ONE
         self._alive = 0
+        self._has_incast = False
         self._new: list[tuple[int, Block]] = []
 
     def announce(self, block: Block) -> int:
