@@ -17,7 +17,7 @@ from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
 from smoes_sim.network.fifo import PACKET, Injection, fifo_exchange_time
 from smoes_sim.network.fluid import LinkUse
-from smoes_sim.network.hot import HotLinks, hot_links
+from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
 from smoes_sim.routing import load_trace
 from smoes_sim.skew import (
     full_workload_name,
@@ -155,13 +155,13 @@ class AlltoallTime:
     Attributes:
         row: nccl-tests' columns, the bound and what the answer rests on, units in the names.
         hot: The busiest links.
-        link_use: Use of every link over time, if it was recorded.
+        use: Seconds and share of capacity in use from then on, by label of the busiest links; empty if not recorded.
         wall: Seconds that the answer took here.
     """
 
     row: dict[str, Any]
     hot: list[HotLinks]
-    link_use: tuple[LinkUse, ...]
+    use: dict[str, list[tuple[float, float]]]
     wall: float
 
 
@@ -265,7 +265,8 @@ def time_alltoall(network: Network, matrix: Matrix, options: AlltoallOptions) ->
         "links": network.topology.num_links,
         "error_bound": error,
     }
-    return AlltoallTime(row=row, hot=hot, link_use=link_use, wall=time.perf_counter() - started)
+    use = {entry.group.label: use_over_time(entry.group.links, link_use, duration) for entry in hot if link_use}
+    return AlltoallTime(row=row, hot=hot, use=use, wall=time.perf_counter() - started)
 
 
 def _time(network: Network, phases: list[Flows], options: AlltoallOptions) -> tuple[float, float, tuple[LinkUse, ...]]:
@@ -276,9 +277,7 @@ def _time(network: Network, phases: list[Flows], options: AlltoallOptions) -> tu
         fluid = exchange_time(network, phases, tolerance=options.tolerance, record_links=options.record_links)
         return fluid.duration, fluid.error_bound, fluid.link_use
     if options.fidelity == "fifo":
-        fifo = fifo_exchange_time(
-            network, phases, chunk=options.chunk, window=options.window, injection=options.injection
-        )
+        fifo = fifo_exchange_time(network, phases, chunk=options.chunk, window=options.window, injection=options.injection)
         return fifo.duration, 0.0, ()
     return _packet_time(network, phases, options), 0.0, ()
 

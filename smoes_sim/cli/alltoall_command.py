@@ -25,6 +25,10 @@ _USED_BY = {
     "chunk": ("fifo",),
 }
 """Fidelities that an option is for."""
+_RESTS_ON = (
+    "schedule", "message_size", "order", "per_message", "fidelity", "tolerance", "injection", "window", "chunk", "seed",
+)  # fmt: skip
+"""Options that are printed with the answer, as they were given."""
 _PLOTTED = 8
 """Links in the plot of one size when ``--links`` does not say."""
 _SMALL = 500
@@ -54,7 +58,7 @@ def _option(text: str, group: str, *names: str, **more: Any) -> Any:
 def alltoall(
     context: typer.Context,
     topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
-    size: Annotated[Optional[str], _option('Bytes a rank sends, its own block included. [64 MiB]', _SIZES, "--bytes")] = None,
+    size: Annotated[Optional[str], _option("Bytes a rank sends, its own block too. [64 MiB]", _SIZES, "--bytes")] = None,
     sweep: Annotated[Optional[str], _option('Sizes from LOW to HIGH, doubling: "1 KiB:1 GiB".', _SIZES)] = None,
     zipf: Annotated[Optional[float], _option("Destinations are popular by this Zipf exponent.", _SKEW)] = None,
     per_source: Annotated[
@@ -79,8 +83,11 @@ def alltoall(
     per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY)] = "0 us",
     fidelity: Annotated[
         Literal["bound", "fluid", "fifo", "packet"],
-        _option("bound: no schedule beats it; fluid: links are shared fairly; fifo: message order counts; packet: every "
-                "packet, small cases.", _MODEL),
+        _option(
+            "bound: no schedule beats it; fluid: links are shared fairly; fifo: message order counts; packet: every "
+            "packet, small cases.",
+            _MODEL,
+        ),
     ] = "fluid",
     tolerance: Annotated[float, _option("fluid: relative error aimed at; 0 is exact.", _MODEL)] = 1e-4,
     injection: Annotated[
@@ -112,10 +119,10 @@ def alltoall(
         size=size, sweep=sweep, matrix=matrix, zipf=zipf, per_source=per_source, lognormal=lognormal,
         workload=workload, step=step, trace=trace,
     )  # fmt: skip
+    plots_links = plot is not None and sweep is None
     options = AlltoallOptions(
         schedule=schedule, order=order, fidelity=fidelity, tolerance=tolerance, injection=injection, seed=seed,
-        num_hot=links or (_PLOTTED if plot is not None else 0),
-        record_links=fidelity == "fluid" and (links is not None or (plot is not None and sweep is None)),
+        num_hot=links or (_PLOTTED if plots_links else 0), record_links=links is not None or plots_links,
         message_size=None if message_size is None else show.size("--message-size", message_size),
         chunk=None if chunk is None else show.size("--chunk", chunk),
         **({} if window is None else {"window": show.size("--window", window)}),
@@ -127,25 +134,26 @@ def alltoall(
     matrices = choose_matrices(network.topology.num_ranks, demand, seed=seed)
     _tell_what_is_ignored(context, network.per_message)
     times = _run(network, matrices, options)
-    rows = [time.row | ({"hot_links": [hot.row() for hot in time.hot]} if links else {}) for time in times]
-    document = {
-        "topology": topology,
-        "ranks": network.topology.num_ranks,
-        "collective": "alltoall" if demand.is_uniform else "alltoallv",
-        "traffic": demand.words,
-        "schedule": schedule,
-        "order": order,
-        "fidelity": fidelity,
-        "injection": injection,
-        "seed": seed,
-        "wall_s": sum(time.wall for time in times),
-        "rows": rows,
-    }
+    document = _document(context, demand, network.topology.num_ranks, times)
     if plot is not None:
         _plot(plot, document, times[-1], is_sweep=sweep is not None)
     typer.echo(results.to_json(document) if as_json else show.alltoall(document), nl=False)
     if sys.stderr.isatty() and not as_json:
         show.talk(f"wall time {document['wall_s']:.2f} s")
+
+
+def _document(context: typer.Context, demand: Any, num_ranks: int, times: list[Any]) -> dict[str, Any]:
+    """What is printed: the rows, and everything that they rest on."""
+    named = bool(context.params["links"])
+    return {
+        "topology": context.params["topology"],
+        "ranks": num_ranks,
+        "collective": "alltoall" if demand.is_uniform else "alltoallv",
+        "traffic": demand.words,
+        **{name: context.params[name] for name in _RESTS_ON},
+        "wall_s": sum(time.wall for time in times),
+        "rows": [time.row | ({"hot_links": [hot.row() for hot in time.hot]} if named else {}) for time in times],
+    }
 
 
 def _run(network: Any, matrices: list[Any], options: Any) -> list[Any]:
@@ -193,14 +201,13 @@ def _check_plot(path: Path, *, is_sweep: bool, fidelity: str) -> None:
 
 
 def _plot(path: Path, document: dict[str, Any], last: Any, *, is_sweep: bool) -> None:
-    from smoes_sim.network.hot import use_over_time
     from smoes_sim.report.charts import bandwidth_chart, link_use_chart, save_chart
 
+    chart: Any
     title = f"{document['collective']} on {document['topology']}, {document['ranks']} ranks, {document['traffic']}"
     if is_sweep:
         chart = bandwidth_chart(document["rows"], num_ranks=document["ranks"], title=f"{title}, {document['fidelity']}")
     else:
-        use = {hot.label: use_over_time(hot, last.link_use, last.row["time_s"]) for hot in last.hot}
-        chart = link_use_chart(use, title=title)
+        chart = link_use_chart(last.use, title=title)
     save_chart(chart, path)
     show.talk(f"plot: {path}")

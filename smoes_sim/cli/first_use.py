@@ -25,7 +25,7 @@ def compilation_told(*, may_compile: bool) -> Iterator[None]:
         return
     from numba.core import event
 
-    class Teller(event.Listener):  # type: ignore[misc] # numba has no types
+    class Teller(event.Listener):
         has_told = False
 
         def on_start(self, event: Any) -> None:

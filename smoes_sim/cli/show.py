@@ -247,7 +247,7 @@ def alltoall(document: Row) -> str:
         ]
         for row in rows
     ]
-    header = "size(B) count type redop root time(us) algbw(GB/s) busbw(GB/s) bound(us) flows".split()
+    header = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)", "bound(us)", "flows"]
     text = _alltoall_head(document) + table(header + ["mean(B)"] * is_uneven, body, left=0)
     return text + (_hot_links(rows[-1]) if "hot_links" in rows[-1] else "")
 
@@ -256,14 +256,18 @@ def _alltoall_head(document: Row) -> str:
     """What was asked and what the answer rests on, as comments."""
     rows, fidelity = document["rows"], document["fidelity"]
     size = "what a rank sends" if document["collective"] == "alltoall" else "the most that a rank sends or receives"
+    window = f"window {document['window']}" if document["window"] else "no window"
+    queues = f"{document['order']} order, {document['injection']} injection, {window}"
     model = {
         "bound": "bound (no schedule beats it)",
         "fluid": "fluid (links shared max-min fairly; no packets, no queues)",
-        "fifo": f"fifo (chunks through ports, {document['injection']} injection, {document['order']} order)",
-        "packet": f"packet (every packet, {document['injection']} injection, {document['order']} order)",
+        "fifo": f"fifo (chunks through ports, {queues})",
+        "packet": f"packet (every packet, {queues})",
     }
     error = max(row["error_bound"] for row in rows)
-    certainty = f"within {max(error, _ROUNDING):.1g} of a run with windows twice as wide" if error else "exact for this model"
+    certainty = (
+        f"within {max(error, _ROUNDING):.1g} of a run with windows twice as wide" if error else "exact for this model"
+    )
     lines = [
         f"{document['collective']} on {document['topology']}: {document['ranks']} ranks, {rows[0]['links']} directed links; "
         + document["traffic"],

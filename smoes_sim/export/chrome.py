@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 import orjson
 
 from smoes_sim.files import write_bytes
+from smoes_sim.network.hot import link_groups, use_over_time
 from smoes_sim.timeline import StepTime
 from smoes_sim.topology import Topology
 
 _COMMUNICATION = ("dispatch", "combine")
 _MOST_LINKS = 16
-"""Links that get a counter: those that are busiest over the step."""
+"""Links, or groups of equally busy ones, that get a counter: the busiest over the step."""
+_EQUAL = 1e-9
+"""Links whose busy time differs by no more than this, relatively, are equally busy: sums over many moments."""
 
 
 def chrome_trace(step: StepTime, topology: Topology) -> dict[str, Any]:
@@ -53,26 +57,26 @@ def chrome_trace(step: StepTime, topology: Topology) -> dict[str, Any]:
 
 
 def _link_counters(step: StepTime, topology: Topology) -> list[dict[str, Any]]:
-    """Utilisation of the busiest links in percent, as counters of a process of their own."""
+    """Utilisation of the busiest links in percent, as counters of a process of their own; equally busy ones share one."""
     if not step.link_use:
         return []
     moments = np.array([moment for moment, _ in step.link_use])
-    share = np.stack([use for _, use in step.link_use])
     lasting = np.diff(moments, append=max(step.duration, float(moments[-1])))
-    busy = lasting @ share
-    chosen = [int(link) for link in np.argsort(-busy, kind="stable")[:_MOST_LINKS] if busy[link] > 0]
+    busy = np.zeros(topology.num_links)
+    for seconds, (_, use) in zip(lasting, step.link_use, strict=True):
+        busy += seconds * use
     process = topology.num_nodes
     name = {"ph": "M", "name": "process_name", "pid": process, "args": {"name": "links, % of capacity"}}
     return [name] + [
         {
             "ph": "C",
-            "name": topology.link_name(link),
+            "name": group.label,
             "pid": process,
-            "ts": float(moment) * 1e6,
-            "args": {"%": round(100 * float(use[link]), 3)},
+            "ts": moment * 1e6,
+            "args": {"%": round(100 * share, 3)},
         }
-        for link in chosen
-        for moment, use in step.link_use
+        for group in islice(link_groups(topology, busy, tolerance=_EQUAL), _MOST_LINKS)
+        for moment, share in use_over_time(group.links, step.link_use, step.duration)
     ]
 
 

@@ -3,35 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.fluid import LinkUse
 from smoes_sim.network.flows import Flows, Network, link_load
+from smoes_sim.network.fluid import LinkUse
 from smoes_sim.topology import Topology
 
 _EQUAL = 1e-12
-"""Links whose bytes differ by no more than this, relatively, are equally busy."""
+"""Links whose bytes differ by no more than this, relatively, carry the same: bytes are sums of floats."""
 _FULL = 0.999
 """A link is full from this share of its capacity on."""
 _IDLE = 1e-12
 """A link is in use above this share of its capacity: shares are sums of floats."""
+_CHANGE = 1e-6
+"""Changes in the use of a link below this share of its capacity are not shown."""
 _NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HotLinks:
-    """One busy link, or several of one kind that carry the same bytes.
+class LinkGroup:
+    """One link, or several of one kind and bandwidth that are equally busy.
 
     Attributes:
         name: ``source -> target``; numbers that differ between the links are ``*``.
-        kind: Such as ``nvlink4`` or ``infiniband``.
         links: Ids, shape (N,).
-        alike: Links of the topology that the name fits; ``N`` of them are meant.
+        alike: Links of that kind in the topology that the name fits; N of them are meant.
+    """
+
+    name: str
+    links: NDArray[np.int64]
+    alike: int
+
+    @property
+    def label(self) -> str:
+        """The name, with how many links it stands for: ``node*.nic* -> fabric (x16)``, or ``(15 of 16)``."""
+        if len(self.links) == 1:
+            return self.name
+        count = f"x{self.alike}" if len(self.links) == self.alike else f"{len(self.links)} of {self.alike}"
+        return f"{self.name} ({count})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotLinks:
+    """How busy a link, or each of several that carry the same bytes, is in one exchange.
+
+    Attributes:
+        group: Which links.
+        kind: Such as ``nvlink4`` or ``infiniband``.
         size: Bytes that each carries.
         capacity: B/s of each.
         busy: Seconds that these bytes take at full capacity.
@@ -41,10 +65,8 @@ class HotLinks:
         full: Seconds that each was full (at 99.9% of its capacity or more), at least.
     """
 
-    name: str
+    group: LinkGroup
     kind: str
-    links: NDArray[np.int64]
-    alike: int
     size: float
     capacity: float
     busy: float
@@ -53,20 +75,12 @@ class HotLinks:
     last: float | None
     full: float | None
 
-    @property
-    def label(self) -> str:
-        """The name, with how many links it stands for: ``node*.nic* -> fabric (x16)``."""
-        if len(self.links) == 1:
-            return self.name
-        count = f"x{self.alike}" if len(self.links) == self.alike else f"{len(self.links)} of {self.alike}"
-        return f"{self.name} ({count})"
-
     def row(self) -> dict[str, Any]:
         """A row of a table, units in the names."""
         return {
-            "link": self.label,
+            "link": self.group.label,
             "kind": self.kind,
-            "count": len(self.links),
+            "count": len(self.group.links),
             "bytes": self.size,
             "capacity_Bps": self.capacity,
             "busy_s": self.busy,
@@ -80,10 +94,7 @@ class HotLinks:
 def hot_links(
     network: Network, phases: Sequence[Flows], *, duration: float, most: int, link_use: Sequence[LinkUse] = ()
 ) -> list[HotLinks]:
-    """The shared links that need longest for their bytes, busiest first.
-
-    Links become one entry if they are of one kind and capacity, carry the same bytes (to 1e-12) and are more than half of
-    the links that their common name fits, so that ``node*.nic*`` never hides the few that matter. Ties go by link id.
+    """The shared links that need longest for their bytes, busiest first, equal ones together.
 
     Args:
         network: Capacities and names.
@@ -93,35 +104,26 @@ def hot_links(
         link_use: Use of every link over time, if it was recorded.
 
     Example:
-        4 ranks on a star of 50 GB/s, 16 MiB a pair: two entries of 4 links each, ``node*.device0 -> switch`` and back,
+        4 ranks on a star of 50 GB/s, 16 MiB a pair: two entries of 4 links each, ``node0.device* -> switch`` and back,
         3 * 16777216 B or 1.006633 ms of work on each link, utilisation 1.
     """
     topology = network.topology
     load = np.zeros(topology.num_links)
     for flows in phases:
         load += link_load(flows, topology.num_links)
-    busy = load / network.capacity
-    is_open = load > 0
-    found: list[HotLinks] = []
-    for link in np.argsort(-busy, kind="stable").tolist():
-        if len(found) == most or not load[link] > 0:
-            break
-        if not is_open[link]:
-            continue
-        equal = is_open & (topology.link_kind == topology.link_kind[link]) & (network.capacity == network.capacity[link])
-        links, name, alike = _grouped(topology, link, np.flatnonzero(equal & (np.abs(load - load[link]) <= _EQUAL * load[link])))
-        is_open[links] = False
-        first, last, full = _in_time(links, link_use, duration)
+    found = []
+    for group in islice(link_groups(topology, load / network.capacity, tolerance=_EQUAL), most):
+        link = int(group.links[0])
+        first, last, full = _in_time(group.links, link_use, duration)
+        busy = float(load[link] / network.capacity[link])
         found.append(
             HotLinks(
-                name=name,
+                group=group,
                 kind=topology.link_kinds[topology.link_kind[link]],
-                links=links,
-                alike=alike,
                 size=float(load[link]),
                 capacity=float(network.capacity[link]),
-                busy=float(busy[link]),
-                utilisation=float(busy[link] / duration) if duration > 0 else 0.0,
+                busy=busy,
+                utilisation=busy / duration,
                 first=first,
                 last=last,
                 full=full,
@@ -130,27 +132,49 @@ def hot_links(
     return found
 
 
-def use_over_time(hot: HotLinks, link_use: Sequence[LinkUse], duration: float) -> list[tuple[float, float]]:
+def link_groups(topology: Topology, busy: NDArray[np.float64], *, tolerance: float) -> Iterator[LinkGroup]:
+    """Links in use, busiest first, those of one kind and bandwidth that are equally busy as one group.
+
+    A group is more than half of the links that its name fits, so that ``node*.nic*`` never hides the few that matter;
+    fewer are named one by one. Ties go by link id.
+
+    Args:
+        topology: Names.
+        busy: Seconds or anything else to compare links by, shape (H,); a link with 0 is not in use.
+        tolerance: Largest relative difference between links that are equally busy.
+    """
+    is_open = busy > 0
+    for link in np.argsort(-busy, kind="stable").tolist():
+        if not is_open[link]:
+            continue
+        same = (topology.link_kind == topology.link_kind[link]) & (topology.link_bandwidth == topology.link_bandwidth[link])
+        equal = is_open & same & (np.abs(busy - busy[link]) <= tolerance * busy[link])
+        group = _named(topology, link, equal=np.flatnonzero(equal), same=np.flatnonzero(same))
+        is_open[group.links] = False
+        yield group
+
+
+def use_over_time(links: NDArray[np.int64], link_use: Sequence[LinkUse], duration: float) -> list[tuple[float, float]]:
     """Moments and the share of capacity in use from then on, of several links their mean; ends at ``duration``."""
     points: list[tuple[float, float]] = []
     for moment, use in link_use:
-        share = float(use[hot.links].mean())
-        if not points or share != points[-1][1]:
+        share = float(use[links].mean())
+        if not points or abs(share - points[-1][1]) > _CHANGE:
             points.append((float(moment), share))
     return [*points, (duration, points[-1][1])] if points else []
 
 
-def _grouped(topology: Topology, link: int, equal: NDArray[np.int64]) -> tuple[NDArray[np.int64], str, int]:
-    """The links among equally busy ones that a link is named with, that name, and how many links it fits."""
-    pattern = _NUMBER.sub("*", topology.link_name(link))
-    links = np.array([other for other in equal.tolist() if _NUMBER.sub("*", topology.link_name(other)) == pattern])
-    name = _common_name([topology.link_name(other) for other in links.tolist()])
+def _named(topology: Topology, link: int, *, equal: NDArray[np.int64], same: NDArray[np.int64]) -> LinkGroup:
+    """A link with those among equally busy ones that are named alike; by itself if most so named are not among them."""
+    names = {other: topology.link_name(other) for other in same.tolist()}
+    pattern = _NUMBER.sub("*", names[link])
+    links = np.array([other for other in equal.tolist() if _NUMBER.sub("*", names[other]) == pattern])
+    name = _common_name([names[other] for other in links.tolist()])
     fits = re.compile(re.escape(name).replace(r"\*", r"\d+"))
-    same_kind = np.flatnonzero(topology.link_kind == topology.link_kind[link]).tolist()
-    alike = sum(fits.fullmatch(topology.link_name(other)) is not None for other in same_kind)
+    alike = sum(fits.fullmatch(other) is not None for other in names.values())
     if 2 * len(links) > alike:
-        return links, name, alike
-    return np.array([link]), topology.link_name(link), 1
+        return LinkGroup(name=name, links=links, alike=alike)
+    return LinkGroup(name=names[link], links=np.array([link]), alike=1)
 
 
 def _common_name(names: Sequence[str]) -> str:

@@ -104,17 +104,18 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     data = [
         {"link": link, "ms": moment * 1e3, "percent": 100 * share} for link, steps in use.items() for moment, share in steps
     ]
+    percent = alt.Scale(domain=[0, 100])
+    header = alt.Header(labelOrient="top", labelAnchor="start", labelPadding=2)
+    heading = alt.TitleParams(title, subtitle="use of the busiest links, % of capacity", anchor="start")
     return (
         alt.Chart(alt.Data(values=data))
         .mark_area(interpolate="step-after", opacity=0.85, color=_COLOURS[1])
         .encode(
             x=alt.X("ms:Q", title="time (ms)", scale=alt.Scale(nice=False)),
-            y=alt.Y("percent:Q", title="%", stack=None, scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(values=[0, 50, 100])),
-            row=alt.Row(
-                "link:N", sort=list(use), title=None, header=alt.Header(labelOrient="top", labelAnchor="start", labelPadding=2)
-            ),
+            y=alt.Y("percent:Q", title="%", stack=None, scale=percent, axis=alt.Axis(values=[0, 50, 100])),
+            row=alt.Row("link:N", sort=list(use), title=None, header=header),
         )
-        .properties(width=640, height=44, title=alt.TitleParams(title, subtitle="use of the busiest links, % of capacity", anchor="start"))
+        .properties(width=640, height=44, title=heading)
         .configure_facet(spacing=6)
     )
 
