@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_MESSAGE = "compiling the network core, once per installation: about 10 s\n"
+_MESSAGE = "compiling this model of the network, once per installation: about 10 s\n"
 
 
 @contextmanager

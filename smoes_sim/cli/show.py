@@ -291,6 +291,8 @@ def _hot_links(row: Row) -> str:
         ]
         for hot in row["hot_links"]
     ]
+    if not body:
+        return "\n# no link carries anything\n"
     header = ["link", "kind", "bytes", "capacity", "busy(us)", "busy(%)", "first(us)", "last(us)", "full(us)"]
     head = f"\n# busiest links at size {row['size_bytes']:.0f} B: bytes at full rate, share of the time, in use from, to, "
     return head + "full for\n" + table(header, body, left=2)
