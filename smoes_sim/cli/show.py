@@ -249,7 +249,9 @@ def alltoall(document: Row) -> str:
     ]
     header = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)", "bound(us)", "flows"]
     text = _alltoall_head(document) + table(header + ["mean(B)"] * is_uneven, body, left=0)
-    return text + (_hot_links(rows[-1]) if "hot_links" in rows[-1] else "")
+    if "hot_links" not in rows[-1]:
+        return text
+    return text + _hot_links(rows[-1], is_windowed=document["tolerance"] > 0)
 
 
 def _alltoall_head(document: Row) -> str:
@@ -277,7 +279,7 @@ def _alltoall_head(document: Row) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
-def _hot_links(row: Row) -> str:
+def _hot_links(row: Row, *, is_windowed: bool) -> str:
     """Which links are busiest in one exchange, when, how full."""
     body = [
         [
@@ -294,8 +296,11 @@ def _hot_links(row: Row) -> str:
     if not body:
         return "\n# no link carries anything\n"
     header = ["link", "kind", "bytes", "capacity", "busy(us)", "busy(%)", "first(us)", "last(us)", "full(us)"]
-    head = f"\n# busiest links at size {row['size_bytes']:.0f} B: bytes at full rate, share of the time, in use from, to, "
-    return head + "full for\n" + table(header, body, left=2)
+    size = f"{row['size_bytes']:.0f}"
+    head = f"\n# busiest links at size {size} B; busy: bytes at full rate; first, last: in use; full: at 99.9% or more\n"
+    if is_windowed and body[0][-1] != "-":
+        head += "# first, last and full are to within a window in large cases; --tolerance 0 is exact\n"
+    return head + table(header, body, left=2)
 
 
 def validation(document: Row) -> str:

@@ -132,7 +132,9 @@ def hot_links(
     return found
 
 
-def link_groups(topology: Topology, busy: NDArray[np.float64], *, tolerance: float) -> Iterator[LinkGroup]:
+def link_groups(
+    topology: Topology, busy: NDArray[np.float64], *, tolerance: float, label: NDArray[np.uint64] | None = None
+) -> Iterator[LinkGroup]:
     """Links in use, busiest first, those of one kind and bandwidth that are equally busy as one group.
 
     A group is more than half of the links that its name fits, so that ``node*.nic*`` never hides the few that matter;
@@ -142,6 +144,7 @@ def link_groups(topology: Topology, busy: NDArray[np.float64], *, tolerance: flo
         topology: Names.
         busy: Seconds or anything else to compare links by, shape (H,); a link with 0 is not in use.
         tolerance: Largest relative difference between links that are equally busy.
+        label: Links with different labels are never grouped, shape (H,).
     """
     is_open = busy > 0
     for link in np.argsort(-busy, kind="stable").tolist():
@@ -149,6 +152,8 @@ def link_groups(topology: Topology, busy: NDArray[np.float64], *, tolerance: flo
             continue
         same = (topology.link_kind == topology.link_kind[link]) & (topology.link_bandwidth == topology.link_bandwidth[link])
         equal = is_open & same & (np.abs(busy - busy[link]) <= tolerance * busy[link])
+        if label is not None:
+            equal &= label == label[link]
         group = _named(topology, link, equal=np.flatnonzero(equal), same=np.flatnonzero(same))
         is_open[group.links] = False
         yield group

@@ -162,7 +162,12 @@ def test_a_timeline_opens_as_a_chrome_trace(capsys: pytest.CaptureFixture[str], 
     for lane in {event["tid"] for event in slices}:  # slices of a lane follow each other: Perfetto refuses overlaps
         mine = sorted((event["ts"], event["ts"] + event["dur"]) for event in slices if event["tid"] == lane)
         assert all(first[1] <= second[0] * (1 + 1e-12) for first, second in itertools.pairwise(mine))
-    assert any(event["ph"] == "C" for event in events)
+    counters = [event for event in events if event["ph"] == "C"]
+    assert {event["name"] for event in counters} == {
+        *("node0.device0 -> switch", "node1.device0 -> switch", "switch -> node0.device0", "switch -> node1.device0")
+    }
+    assert all(0 <= event["args"]["%"] <= 100 and 0 <= event["ts"] <= end * (1 + 1e-9) for event in counters)
+    assert max(event["args"]["%"] for event in counters) > 50
 
 
 def test_the_shipped_calibration_explains_both_baseline_latencies(capsys: pytest.CaptureFixture[str]) -> None:
