@@ -58,29 +58,36 @@ def _option(text: str, group: str, *names: str, **more: Any) -> Any:
 def alltoall(
     context: typer.Context,
     topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
-    size: Annotated[Optional[str], _option("Bytes a rank sends, its own block too. [64 MiB]", _SIZES, "--bytes")] = None,
-    sweep: Annotated[Optional[str], _option('Sizes from LOW to HIGH, doubling: "1 KiB:1 GiB".', _SIZES)] = None,
-    zipf: Annotated[Optional[float], _option("Destinations are popular by this Zipf exponent.", _SKEW)] = None,
+    size: Annotated[
+        Optional[str], _option("Bytes a rank sends, its own block too. [64 MiB]", _SIZES, "--bytes", metavar="SIZE")
+    ] = None,
+    sweep: Annotated[
+        Optional[str], _option('Sizes from LOW to HIGH, doubling: "1 KiB:1 GiB".', _SIZES, metavar="LOW:HIGH")
+    ] = None,
+    zipf: Annotated[Optional[float], _option("Destinations are popular by this Zipf exponent.", _SKEW, metavar="S")] = None,
     per_source: Annotated[
         bool, _option("With --zipf: each rank has its own popular destinations.", _SKEW, "--per-source")
     ] = False,
-    lognormal: Annotated[Optional[float], _option("Destinations are popular log-normally, with this sigma.", _SKEW)] = None,
-    workload: Annotated[Optional[str], _option(_WORKLOADS, _SKEW)] = None,
-    step: Annotated[Optional[int], _option("With --workload: its step. [0]", _SKEW, min=0)] = None,
-    trace: Annotated[Optional[Path], _option("In the proportions of a routing trace (.npz).", _SKEW)] = None,
+    lognormal: Annotated[
+        Optional[float], _option("Destinations are popular log-normally, with this sigma.", _SKEW, metavar="SIGMA")
+    ] = None,
+    workload: Annotated[Optional[str], _option(_WORKLOADS, _SKEW, metavar="NAME")] = None,
+    step: Annotated[Optional[int], _option("With --workload: its step. [0]", _SKEW, min=0, metavar="N")] = None,
+    trace: Annotated[Optional[Path], _option("In the proportions of a routing trace (.npz).", _SKEW, metavar="FILE")] = None,
     matrix: Annotated[
-        Optional[Path], _option("File of bytes [from][to], nccl-tests' alltoallv form; sets the size too.", _SKEW)
+        Optional[Path],
+        _option("File of bytes [from][to], nccl-tests' alltoallv form; sets the size too.", _SKEW, metavar="FILE"),
     ] = None,
     schedule: Annotated[
         Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency"], _option("What is posted when.", _LIBRARY)
     ] = "direct",
     message_size: Annotated[
-        Optional[str], _option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY)
+        Optional[str], _option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY, metavar="SIZE")
     ] = None,
     order: Annotated[
         Literal["naive", "shifted", "rail", "random"], _option("In which order a rank posts its messages.", _LIBRARY)
     ] = "shifted",
-    per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY)] = "0 us",
+    per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY, metavar="TIME")] = "0 us",
     fidelity: Annotated[
         Literal["bound", "fluid", "fifo", "packet"],
         _option(
@@ -89,20 +96,24 @@ def alltoall(
             _MODEL,
         ),
     ] = "fluid",
-    tolerance: Annotated[float, _option("fluid: relative error aimed at; 0 is exact.", _MODEL)] = 1e-4,
+    tolerance: Annotated[float, _option("fluid: relative error aimed at; 0 is exact.", _MODEL, metavar="E")] = 1e-4,
     injection: Annotated[
         Literal["fifo", "round_robin"], _option("fifo, packet: messages of a rank one by one, or taking turns.", _MODEL)
     ] = "fifo",
     window: Annotated[
-        Optional[str], _option("fifo, packet: bytes of a message before its receiver must answer. [no limit]", _MODEL)
+        Optional[str],
+        _option("fifo, packet: bytes of a message before its receiver must answer. [no limit]", _MODEL, metavar="SIZE"),
     ] = None,
     chunk: Annotated[
-        Optional[str], _option("fifo: bytes served together. [a packet, or more in large cases]", _MODEL)
+        Optional[str], _option("fifo: bytes served together. [a packet, or more in large cases]", _MODEL, metavar="SIZE")
     ] = None,
-    seed: Annotated[int, _option("Of the skew, the random order and the choice between equal routes.", _MODEL, min=0)] = 0,
-    links: Annotated[Optional[int], _option("Name the busiest links, this many lines.", _OUTPUT, min=1)] = None,
+    seed: Annotated[
+        int, _option("Of the skew, the random order and the choice between equal routes.", _MODEL, min=0, metavar="N")
+    ] = 0,
+    links: Annotated[Optional[int], _option("Name the busiest links, this many lines.", _OUTPUT, min=1, metavar="K")] = None,
     plot: Annotated[
-        Optional[Path], _option("SVG or PNG: bandwidth over size, or of one size the busiest links over time.", _OUTPUT)
+        Optional[Path],
+        _option("SVG or PNG: bandwidth over size, or of one size the busiest links over time.", _OUTPUT, metavar="FILE"),
     ] = None,
     as_json: Annotated[bool, _option("Print one JSON document.", _OUTPUT, "--json")] = False,
 ) -> None:
