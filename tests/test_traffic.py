@@ -152,7 +152,7 @@ def test_a_token_with_two_experts_on_one_rank_is_sent_twice_or_once():
     assert rank.stages[0].tolist() == [[[1, 1], [0, 0]]]
     assert (rank.local_copies, rank.remote_copies, rank.routed) == (1, 1, 3)
     assert rank.slots.tolist() == [[1, 2]]
-    assert rank.expert_slots.tolist() == [[1, 0, 1, 1]]
+    assert rank.expert_slots.tolist() == [[[1, 0, 1, 1]]]
 
 
 def test_by_node_a_token_crosses_once_and_is_forwarded_inside():

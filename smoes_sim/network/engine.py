@@ -30,6 +30,9 @@ _SAME_INSTANT = 1e-12
 """Moments closer than this, relative to the clock, are one moment: sums of floats differ in the last digits."""
 _SMALL = 500
 """Up to this many messages in a phase arrays are quick enough that nothing is compiled."""
+_WIDTH, _WIDEST = 3.0, 0.2
+"""Windows are 3 sqrt(tolerance) of the least time that what is in flight needs: passes of 64 and 128 ranks then differ from
+the exact solution by less than the tolerance (docs/performance.md)."""
 _FEW = 256
 """Messages in flight up to which every change is followed, when windows are allowed."""
 
@@ -112,7 +115,7 @@ class Engine:
         self._flight = Flight(
             Links.without_incast(network.capacity),
             backend(compiled=largest > _SMALL),
-            window=math.sqrt(tolerance),
+            window=min(_WIDEST, _WIDTH * math.sqrt(tolerance)),
             exact_below=_FEW,
             prune=not record_links,
         )

@@ -17,6 +17,7 @@ from smoes_sim.errors import TopologyError
 
 _MOST_RANKS = 2**20
 VertexKind = Literal["device", "nic", "switch"]
+Routing = Literal["hash", "split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Topology:
     Attributes:
         name: Shipped name or path.
         kind: The generator that built it.
+        routing: Over equal routes a flow takes one by seeded hash, or is split evenly over all.
         vertex_names: Name of every vertex, shape (V,).
         vertex_kinds: ``device``, ``nic`` or ``switch``, shape (V,).
         node_of_rank: The node (or rack) that holds each rank, shape (R,).
@@ -41,6 +43,7 @@ class Topology:
 
     name: str
     kind: str
+    routing: Routing
     vertex_names: tuple[str, ...]
     vertex_kinds: tuple[VertexKind, ...]
     node_of_rank: NDArray[np.int32]
@@ -208,7 +211,7 @@ class Builder:
         if duplex:
             self._links.append((b, a, bandwidth, latency, kind, shared))
 
-    def build(self, *, name: str, kind: str) -> Topology:
+    def build(self, *, name: str, kind: str, routing: Routing = "hash") -> Topology:
         """Freeze.
 
         Raises:
@@ -221,6 +224,7 @@ class Builder:
         topology = Topology(
             name=name,
             kind=kind,
+            routing=routing,
             vertex_names=tuple(vertex[0] for vertex in self._vertices),
             vertex_kinds=tuple(vertex[1] for vertex in self._vertices),
             node_of_rank=nodes,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from smoes_sim.files import Spec
+from smoes_sim.topology.graph import Routing
 from smoes_sim.units import Bandwidth, Duration
 
 Count = Annotated[int, Field(ge=1)]
@@ -44,7 +45,7 @@ class FabricSpec(Spec):
 class _TopologySpec(Spec):
     description: str = ""
     sources: dict[str, str] = Field(default_factory=dict, description="Dotted path of a number -> where it is from.")
-    routing: Literal["hash", "split"] = Field("hash", description="Equal routes: one by seeded hash, or evenly over all.")
+    routing: Routing = Field("hash", description="Equal routes: one by seeded hash, or evenly over all.")
 
 
 class StarSpec(_TopologySpec):

@@ -101,6 +101,6 @@ def test_bins_compare_text_with_vision_whatever_else_there_is():
 
 @pytest.mark.parametrize("rule", ["contiguous", "random", "bins"])
 def test_experts_that_do_not_divide_are_refused_with_the_numbers_that_do(rule):
-    message = r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks\.$"
+    message = r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks, or a multiple of 12\.$"
     with pytest.raises(PlacementError, match=message):
         place(rule, random_trace(layers=1, experts=12), num_ranks=8)
