@@ -234,3 +234,14 @@ def test_without_tokens_of_a_kind_its_rate_is_not_a_number():
 )
 def test_bytes_of_a_copy(hidden, element, size):
     assert copy_bytes(hidden, element) == size
+
+
+def test_tokens_of_two_groups_stay_in_their_groups():
+    # 2 experts on 4 ranks: groups {0, 1} and {2, 3}; tokens at home on 0 and 3 with both experts each
+    trace = trace_of([[[0, 1]], [[0, 1]]], num_experts=2)
+    placement = ExpertPlacement(physical_to_logical_map=np.array([[0, 1]]), slot_rank=np.array([0, 1]), num_groups=2)
+    traffic = count_traffic(trace, placement, np.array([0, 3]), deduplicate="rank")
+    assert traffic.stages[0].tolist() == [[[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]]]
+    assert traffic.slots.tolist() == [[1, 1, 1, 1]]
+    assert traffic.expert_slots.tolist() == [[[1, 1], [1, 1]]]
+    assert remote_tokens(trace, placement, np.array([0, 3])).all()

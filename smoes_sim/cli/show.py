@@ -131,9 +131,18 @@ def prediction(row: Row) -> str:
         "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', _seconds)}, bound {_seconds(row['bound_s'])}",
         "EP exposed, prefill": _exposed(row, ""),
         "EP exposed, decode": _exposed(row, "decode_"),
+        "network error": _network_error(row),
         "not counted": ", ".join(row["not_counted"]),
     }
     return pairs(lines)
+
+
+def _network_error(row: Row) -> str:
+    error = max(row["network_error"], row.get("decode_network_error", 0.0))
+    late = max(row["lateness_s"], row.get("decode_lateness_s", 0.0))
+    if error == 0.0 and late == 0.0:
+        return "every rate change followed"
+    return f"windows: exchanges within {error:.1g} of windows twice as wide, messages late by at most {_seconds(late)}"
 
 
 def _exposed(row: Row, phase: str) -> str:

@@ -217,9 +217,9 @@ class Engine:
 def _block(flows: Flows, flying: NDArray[np.int64]) -> Block:
     """The messages of an exchange that cross shared links."""
     offsets = np.concatenate([[0], np.cumsum(np.diff(flows.routes.offsets)[flying])])
-    return Block(
-        offsets=offsets, links=flows.routes.links, weight=ONE, size=flows.size[flying], ceiling=flows.ceiling[flying]
-    )
+    weight = ONE if flows.routes.share is None else flows.routes.share
+    size, ceiling = flows.size[flying], flows.ceiling[flying]
+    return Block(offsets=offsets, links=flows.routes.links, weight=weight, size=size, ceiling=ceiling)
 
 
 class _WakeUp(simpy.Event):

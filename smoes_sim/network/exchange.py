@@ -137,6 +137,7 @@ def _single_phase(network: Network, flows: Flows, tolerance: float, record_links
         flows.routes.links,
         flows.size,
         network.capacity,
+        share=flows.routes.share,
         ready=ready_times(network, flows),
         ceiling=flows.ceiling,
         tolerance=tolerance,
