@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 from typer.core import TyperCommand
 
 from smoes_sim.cli import show
 from smoes_sim.cli.first_use import compilation_told
+
+if TYPE_CHECKING:
+    from smoes_sim.alltoall import AlltoallOptions, AlltoallTime, Demand, Matrix
+    from smoes_sim.network import Network
 
 _SIZES, _SKEW = "How much", "Who sends what (one of them; equal blocks when left out)"
 _LIBRARY, _MODEL, _OUTPUT = "How the library sends", "How it is timed", "What is shown"
@@ -153,7 +157,7 @@ def alltoall(
         show.talk(f"wall time {document['wall_s']:.2f} s")
 
 
-def _document(context: typer.Context, demand: Any, num_ranks: int, times: list[Any]) -> dict[str, Any]:
+def _document(context: typer.Context, demand: Demand, num_ranks: int, times: list[AlltoallTime]) -> dict[str, Any]:
     """What is printed: the rows, and everything that they rest on."""
     named = bool(context.params["links"])
     return {
@@ -167,11 +171,11 @@ def _document(context: typer.Context, demand: Any, num_ranks: int, times: list[A
     }
 
 
-def _run(network: Any, matrices: list[Any], options: Any) -> list[Any]:
+def _run(network: Network, matrices: list[Matrix], options: AlltoallOptions) -> list[AlltoallTime]:
     """Time every matrix, with a bar for a sweep and a word when something must be compiled."""
     from smoes_sim.alltoall import time_alltoall
 
-    times = []
+    times: list[AlltoallTime] = []
     may_compile = options.fidelity == "fifo" or (options.fidelity == "fluid" and network.topology.num_ranks**2 > _SMALL)
     with compilation_told(may_compile=may_compile), show.progress("sizes", len(matrices)) as advance:
         for matrix in matrices:
@@ -211,7 +215,7 @@ def _check_plot(path: Path, *, is_sweep: bool, fidelity: str) -> None:
         )
 
 
-def _plot(path: Path, document: dict[str, Any], last: Any, *, is_sweep: bool) -> None:
+def _plot(path: Path, document: dict[str, Any], last: AlltoallTime, *, is_sweep: bool) -> None:
     from smoes_sim.report.charts import bandwidth_chart, link_use_chart, save_chart
 
     chart: Any
