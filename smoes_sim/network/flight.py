@@ -228,7 +228,7 @@ class Flight:
         top = self._tool.peaks(self._routes, rate / part)
         dry = np.divide(top * self._capacity, load, out=np.full(len(load), np.inf), where=load > 0)
         entry = self._tool.narrowest(self._routes, np.minimum(level, dry))
-        link = self._routes.local[entry]
+        link = self._routes.local[entry].astype(np.int64)
         weight = self._routes.weight[entry] if len(self._routes.weight) > 1 else ONE
         held = np.bincount(link, weights=rate * weight, minlength=len(load))
         left_for_them = np.maximum(self._capacity - (load - held), held)
@@ -236,7 +236,7 @@ class Flight:
         share = np.where(rate > 0, parts * weight, 0.0)
         full = np.divide(self._remaining, parts)[ended]
         order = np.lexsort((full, link[ended]))
-        sums = _served(link[ended][order], full[order], share[ended][order], np.bincount(link, weights=share))
+        sums = _served(link[ended][order], full[order], share[ended][order], np.bincount(link, weights=share).astype(np.float64))
         served = np.empty(len(ended))
         served[order] = sums / left_for_them[link[ended][order]]
         alone = self._remaining[ended] / self._ceiling[ended]

@@ -155,7 +155,7 @@ CASES = [
     (f"{ORIN} seed", r'"seed": is not key=value'),
     (f"{ORIN} seed=-1", r"seed = -1"),
     (f"{ORIN} compute.flops_efficiency=.nan", r"flops_efficiency = nan"),
-    (f"{ORIN} topology=h100-rail-16", r"64 experts do not divide over 128 ranks"),
+    (f"{ORIN} topology=gb200-nvl72", r"64 experts do not divide over 72 ranks"),
     (f"{ORIN} routing.trace=other.npz", r"other\.npz: num_experts = 4, but the scenario's model and workload have 64"),
     (f"{ORIN} calibration=broken.json", r"broken\.json:1:\d+: is not JSON"),
     (f"{ORIN} communication.library=low_latency", r"cannot deduplicate by rank\. Write deduplicate: none"),
