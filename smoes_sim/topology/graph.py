@@ -39,6 +39,8 @@ class Topology:
         link_kind: Index into ``link_kinds``, shape (H,).
         link_kinds: Names such as ``nvlink4`` or ``infiniband``.
         link_shared: True where flows share the capacity, False where each flow may have all of it (fatpipe), (H,).
+        incast_flows: While more flows than this are in flight on a link, it delivers less; infinite where none, (H,).
+        incast_efficiency: Part of its capacity that such a link then delivers; 1 where none, shape (H,).
     """
 
     name: str
@@ -55,6 +57,8 @@ class Topology:
     link_kind: NDArray[np.int32]
     link_kinds: tuple[str, ...]
     link_shared: NDArray[np.bool_]
+    incast_flows: NDArray[np.float64]
+    incast_efficiency: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
@@ -172,6 +176,7 @@ class Builder:
         self._vertices: list[tuple[str, VertexKind]] = []
         self._nodes: list[int] = []
         self._links: list[tuple[int, int, float, float, str, bool]] = []
+        self._incast: dict[int, tuple[float, float]] = {}
 
     def rank(self, *, node: int, name: str | None = None) -> int:
         """Add the device of the next rank; all ranks must be added before any other vertex."""
@@ -211,6 +216,11 @@ class Builder:
         if duplex:
             self._links.append((b, a, bandwidth, latency, kind, shared))
 
+    def limit_incast(self, vertex: int, *, flows: int, efficiency: float) -> None:
+        """Let the last joined link into ``vertex`` deliver ``efficiency`` of its capacity to more than ``flows`` flows."""
+        last = next(link for link in reversed(range(len(self._links))) if self._links[link][1] == vertex)
+        self._incast[last] = (flows, efficiency)
+
     def build(self, *, name: str, kind: str, routing: Routing = "hash") -> Topology:
         """Freeze.
 
@@ -221,6 +231,7 @@ class Builder:
         index = {link_kind: number for number, link_kind in enumerate(kinds)}
         nodes = np.array(self._nodes, dtype=np.int32)
         columns = list(zip(*self._links, strict=True)) or [()] * 6
+        incast = np.array([self._incast.get(link, (np.inf, 1.0)) for link in range(len(self._links))]).reshape(-1, 2)
         topology = Topology(
             name=name,
             kind=kind,
@@ -236,6 +247,8 @@ class Builder:
             link_kind=np.array([index[link_kind] for link_kind in columns[4]], dtype=np.int32),
             link_kinds=kinds,
             link_shared=np.array(columns[5], dtype=bool),
+            incast_flows=incast[:, 0].copy(),
+            incast_efficiency=incast[:, 1].copy(),
         )
         topology.check_connected()
         return topology
