@@ -66,8 +66,7 @@ def _mesh(builder: Builder, spec: MeshSpec) -> None:
 
 
 def _full_mesh(builder: Builder, vertices: range, link: LinkSpec) -> None:
-    for a, b in itertools.combinations(vertices, 2):
-        _join(builder, a, b, link)
+    builder.join_all(vertices, bandwidth=link.bandwidth, latency=link.latency, kind=link.kind)
 
 
 def _nodes(builder: Builder, *, nodes: int, per_node: int, link: ScaleUpSpec | LinkSpec, kind: str = "node") -> None:
@@ -187,8 +186,7 @@ def _dragonfly(builder: Builder, spec: DragonflySpec) -> None:
     for router, rank in itertools.product(range(spec.groups * per_group), range(spec.ranks_per_router)):
         _join(builder, router * spec.ranks_per_router + rank, routers[router // per_group][router % per_group], spec.link)
     for members in routers:
-        for a, b in itertools.combinations(members, 2):
-            _join(builder, a, b, spec.local)
+        _full_mesh(builder, range(members[0], members[-1] + 1), spec.local)
     others = spec.groups - 1
     if others == 0:
         return
