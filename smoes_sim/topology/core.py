@@ -51,8 +51,8 @@ class Core:
         self.enter = Chains(topology, index, leaving=False)
         direct = np.flatnonzero((source < self.num_ranks) & (target < self.num_ranks))
         keys = source[direct] * self.num_ranks + target[direct]
-        self._direct = direct[np.argsort(keys, kind="stable")]
-        self._direct_keys = np.sort(keys)
+        order = np.argsort(keys, kind="stable")
+        self._direct, self._direct_keys = direct[order], keys[order]
 
     def find_direct(self, src: Ints, dst: Ints) -> tuple[Ints, Ints, Ints]:
         """Links from device to device: those of pair ``f`` are ``links[low[f]:high[f]]``; as (low, high, links)."""
@@ -96,9 +96,9 @@ class Chains:
         near, far = topology.link_source, topology.link_target
         if not leaving:
             near, far = far, near
-        kinds = np.array(topology.vertex_kinds)
+        is_nic = np.array(topology.vertex_kinds) == "nic"
         beyond: dict[int, list[int]] = {}
-        for link in np.flatnonzero((kinds[near] == "nic") & (core[near] < 0) & (core[far] >= 0)).tolist():
+        for link in np.flatnonzero(is_nic[near] & (core[near] < 0) & (core[far] >= 0)).tolist():
             beyond.setdefault(int(near[link]), []).append(link)
         ways: list[list[tuple[int, int, int]]] = [[] for _ in range(topology.num_ranks)]
         for link in np.flatnonzero((near < topology.num_ranks) & (far >= topology.num_ranks)).tolist():
@@ -174,7 +174,9 @@ def expand(first: Ints, count: Ints) -> tuple[Ints, Ints]:
 def _forwarding_nics(topology: Topology, kinds: NDArray[np.str_]) -> NDArray[np.bool_]:
     """NICs that count as switches, shape (V,): all but those that join devices to a single switch and nothing else."""
     neighbours: list[dict[int, set[bool]]] = [{} for _ in kinds]
-    for a, b in zip(topology.link_source.tolist(), topology.link_target.tolist(), strict=True):
+    is_nic = kinds == "nic"
+    of_nics = is_nic[topology.link_source] | is_nic[topology.link_target]
+    for a, b in zip(topology.link_source[of_nics].tolist(), topology.link_target[of_nics].tolist(), strict=True):
         for here, there in ((a, b), (b, a)):
             if kinds[here] == "nic" and kinds[there] != "device":
                 neighbours[here].setdefault(there, set()).add(here == a)

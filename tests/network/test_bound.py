@@ -100,15 +100,13 @@ def test_a_message_that_is_split_passes_each_link_as_much_faster():
 
 def test_a_split_message_may_use_several_fatpipes_and_waits_for_the_longest_route():
     links = ("a n, bandwidth: 2 B/s, sharing: fatpipe", "a m, bandwidth: 4 B/s, sharing: fatpipe, latency: 3 s")
-    text = graph(
-        "a, b", *links, *(f"{ends}, bandwidth: 100 B/s" for ends in ("n s", "m s", "s b")), nics="n, m", switches="s"
-    )
-    flows = Network(topology=topology(text + "\nrouting: split")).messages(np.array([0]), np.array([1]), np.array([8.0]))
+    rest = ("n s, bandwidth: 100 B/s", "m s, bandwidth: 100 B/s", "s b, bandwidth: 100 B/s")
+    network = Network(topology=topology(graph("a, b", *links, *rest, nics="n, m", switches="s", more="routing: split")))
+    flows = network.messages(np.array([0]), np.array([1]), np.array([8.0]))
     # half over each: the one of 2 B/s lets the whole have 4 B/s
     assert flows.ceiling.tolist() == [4.0]
     assert flows.routes.share.tolist() == [0.5, 0.5, 1.0]
     assert flows.latency.tolist() == [3.0]
-    network = Network(topology=topology(text + "\nrouting: split"))
     assert lower_bound(network, [flows]) == pytest.approx(8 / 4 + 3, rel=1e-12)
 
 
