@@ -113,7 +113,7 @@ class Engine:
         self.link_use: list[LinkUse] = []
         largest = max((len(flows) for flows in phases), default=0)
         self._flight = Flight(
-            Links.without_incast(network.capacity),
+            _links(network),
             backend(compiled=largest > _SMALL),
             window=min(_WIDEST, _WIDTH * math.sqrt(tolerance)),
             exact_below=_FEW,
@@ -220,6 +220,15 @@ def _block(flows: Flows, flying: NDArray[np.int64]) -> Block:
     weight = ONE if flows.routes.share is None else flows.routes.share
     size, ceiling = flows.size[flying], flows.ceiling[flying]
     return Block(offsets=offsets, links=flows.routes.links, weight=weight, size=size, ceiling=ceiling)
+
+
+def _links(network: Network) -> Links:
+    topology = network.topology
+    return Links(
+        capacity=network.capacity,
+        incast_flows=topology.incast_flows,
+        incast_efficiency=topology.incast_efficiency,
+    )
 
 
 class _WakeUp(simpy.Event):

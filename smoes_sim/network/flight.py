@@ -236,7 +236,9 @@ class Flight:
         share = np.where(rate > 0, parts * weight, 0.0)
         full = np.divide(self._remaining, parts)[ended]
         order = np.lexsort((full, link[ended]))
-        sums = _served(link[ended][order], full[order], share[ended][order], np.bincount(link, weights=share).astype(np.float64))
+        sums = _served(
+            link[ended][order], full[order], share[ended][order], np.bincount(link, weights=share).astype(np.float64)
+        )
         served = np.empty(len(ended))
         served[order] = sums / left_for_them[link[ended][order]]
         alone = self._remaining[ended] / self._ceiling[ended]

@@ -123,3 +123,29 @@ def test_a_flow_that_is_split_uses_each_link_by_its_share():
     links = Links.without_incast(np.array([10.0, 10.0]))
     times = flight_of(links, routes=[[0, 1], [0]], size=[40, 20], weight=np.array([0.5, 0.5, 1.0]))
     assert times == pytest.approx([4, 3])
+
+
+INCAST = """
+kind: star
+ranks: 4
+link: {bandwidth: 10 B/s, incast: {flows: 2, efficiency: 0.4, source: "made up"}}
+"""
+
+
+def test_a_topology_file_limits_incast_into_ranks_only():
+    # 1, 2 and 3 send to 0: as above. 0 sends to all: no port has more than one flow in, so 24 B at 10 B/s: 2.4 s
+    network = Network(topology=topology(INCAST))
+    many_to_one, one_to_many = np.zeros((2, 4, 4))
+    many_to_one[1:, 0] = one_to_many[0, 1:] = [4, 8, 12]
+    assert exchange_time(network, phases_of(network, [many_to_one])).finish == pytest.approx([4.2, 3, 3.8, 4.2])
+    assert exchange_time(network, phases_of(network, [one_to_many])).duration == pytest.approx(2.4)
+
+
+def test_incast_is_the_same_for_a_million_flows_and_for_a_few():
+    # 40 ranks send equal blocks to all: 39 flows into each port, 40% of it, in one solution of 1,560 flows and in phases
+    text = INCAST.replace("ranks: 4", "ranks: 40")
+    network, free = (Network(topology=topology(t)) for t in (text, text.replace("0.4", "1.0")))
+    matrix = np.full((40, 40), 10.0)
+    slow, fast = (exchange_time(n, phases_of(n, [matrix])).duration for n in (network, free))
+    assert fast == pytest.approx(39)
+    assert slow == pytest.approx(39 / 0.4)
