@@ -112,7 +112,7 @@ class Scenario(Spec):
     placement: PlacementSpec = PlacementSpec()
     communication: CommunicationSpec = CommunicationSpec()
     compute: ComputeSpec
-    overlap: Literal["none", "shared_expert"] = "none"
+    overlap: Literal["none", "shared_expert", "two_batch"] = "none"
     calibration: str | None = Field(None, description="A shipped calibration or a file; its constants replace those here.")
     seed: Annotated[int, Field(ge=0)] = 0
 

@@ -26,7 +26,7 @@ from smoes_sim.routing import (
     published,
 )
 from smoes_sim.routing.trace import PREFILL
-from smoes_sim.timeline import LayerExchanges
+from smoes_sim.timeline import LayerExchanges, Overlap
 from smoes_sim.topology import Topology, build, find_topology
 from smoes_sim.traffic import Traffic, copy_bytes, count_traffic
 from smoes_sim.workload import Workload, WorkloadSpec, build_workload
@@ -38,20 +38,26 @@ _REFERENCE = WorkloadSpec(preset="mmmu", batch=8, decode_batch=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Tokens that go through the layers together: messages per MoE layer, and the work of each rank."""
+
+    exchanges: Sequence[LayerExchanges]
+    load: RankLoad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One forward pass: the traffic of its MoE layers and the work of each rank.
 
     Attributes:
         traffic: Copies per layer; None for a dense model.
-        exchanges: Messages per MoE layer.
-        load: Work of each rank.
+        batches: What is sent and computed: everything together, or two halves that overlap.
         dispatch_bytes: Bytes of one dispatched copy.
         combine_bytes: Bytes of one combined copy.
     """
 
     traffic: Traffic | None
-    exchanges: Sequence[LayerExchanges]
-    load: RankLoad
+    batches: Sequence[Batch]
     dispatch_bytes: int
     combine_bytes: int
 
@@ -118,6 +124,7 @@ def deploy(scenario: Scenario) -> Deployment:
         placement=placement,
         home=home,
         communication=scenario.communication,
+        overlap=scenario.overlap,
     )
     steps = [_step(parts, tokens) for tokens in _step_tokens(workload)]
     return Deployment(
@@ -260,39 +267,67 @@ class _Parts:
     placement: ExpertPlacement | None
     home: NDArray[np.int64]
     communication: CommunicationSpec
+    overlap: Overlap
 
 
 def _step(parts: _Parts, tokens: NDArray[np.int64]) -> Step:
     """The step that processes some tokens together."""
+    sequence = parts.workload.sequence_id[tokens]
+    is_last = np.append(sequence[1:] != sequence[:-1], True)
+    traffic = None if parts.trace is None else _traffic(parts, tokens)
+    groups = _halves(parts.home[tokens]) if parts.overlap == "two_batch" else [np.arange(len(tokens))]
+    return Step(
+        traffic=traffic,
+        batches=[_batch(parts, tokens[group], is_last[group]) for group in groups],
+        dispatch_bytes=copy_bytes(parts.model.hidden, parts.communication.dispatch),
+        combine_bytes=copy_bytes(parts.model.hidden, parts.communication.combine),
+    )
+
+
+def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Two groups of tokens: of every rank the first half of its tokens (rounded up), and the rest."""
+    order = np.argsort(home, kind="stable")
+    count = np.bincount(home)
+    place = np.empty(len(home), dtype=np.int64)
+    place[order] = np.arange(len(home)) - np.repeat(np.cumsum(count) - count, count)
+    is_first = 2 * place < count[home]
+    return [np.flatnonzero(is_first), np.flatnonzero(~is_first)]
+
+
+def _traffic(parts: _Parts, tokens: NDArray[np.int64]) -> Traffic:
+    assert parts.trace is not None
+    assert parts.placement is not None
+    return count_traffic(
+        parts.trace.select(tokens),
+        parts.placement,
+        parts.home[tokens],
+        deduplicate=parts.communication.deduplicate,
+        topology=parts.network.topology,
+    )
+
+
+def _batch(parts: _Parts, tokens: NDArray[np.int64], is_last: NDArray[np.bool_]) -> Batch:
+    """What is sent and computed for some tokens; ``is_last`` where one ends its sequence's part of the step."""
     model, workload, num_ranks = parts.model, parts.workload, parts.network.topology.num_ranks
     here = parts.home[tokens]
-    dispatch = copy_bytes(model.hidden, parts.communication.dispatch)
-    combine = copy_bytes(model.hidden, parts.communication.combine)
-    traffic, exchanges = None, []
+    exchanges: list[LayerExchanges] = []
     slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
     if parts.trace is not None and parts.placement is not None:
-        traffic = count_traffic(
-            parts.trace.select(tokens),
-            parts.placement,
-            here,
-            deduplicate=parts.communication.deduplicate,
-            topology=parts.network.topology,
-        )
-        exchanges = _exchanges(traffic, parts.network, parts.communication, dispatch=dispatch, combine=combine)
+        traffic = _traffic(parts, tokens)
+        exchanges = _exchanges(traffic, parts)
         slots, active = traffic.slots, _active_experts(traffic, parts.placement)
     count = np.bincount(here, minlength=num_ranks)
     attended = np.bincount(here, weights=workload.context_lengths[tokens], minlength=num_ranks).astype(np.int64)
-    sequence = workload.sequence_id[tokens]
-    last = np.append(sequence[1:] != sequence[:-1], True)
+    is_prefill = len(tokens) > 0 and workload.phase[tokens[0]] == PREFILL
     load = RankLoad(
         tokens=count,
         context=attended,
-        cached=count if workload.phase[tokens[0]] == PREFILL else attended,
-        outputs=np.bincount(here[last], minlength=num_ranks),
+        cached=count if is_prefill else attended,
+        outputs=np.bincount(here[is_last], minlength=num_ranks),
         slots=slots,
         active_experts=active,
     )
-    return Step(traffic=traffic, exchanges=exchanges, load=load, dispatch_bytes=dispatch, combine_bytes=combine)
+    return Batch(exchanges=exchanges, load=load)
 
 
 def _active_experts(traffic: Traffic, placement: ExpertPlacement) -> NDArray[np.int64]:
@@ -302,10 +337,9 @@ def _active_experts(traffic: Traffic, placement: ExpertPlacement) -> NDArray[np.
     return np.bincount(key[traffic.expert_slots > 0], minlength=L * R).reshape(L, R)
 
 
-def _exchanges(
-    traffic: Traffic, network: Network, communication: CommunicationSpec, *, dispatch: int, combine: int
-) -> list[LayerExchanges]:
+def _exchanges(traffic: Traffic, parts: _Parts) -> list[LayerExchanges]:
     """Messages of each layer; combine goes back the way dispatch came, last stage first."""
+    network, communication, hidden = parts.network, parts.communication, parts.model.hidden
 
     def phases(stages: list[NDArray[np.int64]], size: int) -> list[Flows]:
         return phases_of(
@@ -319,8 +353,10 @@ def _exchanges(
 
     return [
         LayerExchanges(
-            dispatch=phases([stage[layer] for stage in traffic.stages], dispatch),
-            combine=phases([stage[layer].T for stage in reversed(traffic.stages)], combine),
+            dispatch=phases([stage[layer] for stage in traffic.stages], copy_bytes(hidden, communication.dispatch)),
+            combine=phases(
+                [stage[layer].T for stage in reversed(traffic.stages)], copy_bytes(hidden, communication.combine)
+            ),
         )
         for layer in range(len(traffic.slots))
     ]

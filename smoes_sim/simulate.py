@@ -17,7 +17,7 @@ from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, Step, deploy
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
 from smoes_sim.routing import modality_specialisation
-from smoes_sim.timeline import StepTime, step_time
+from smoes_sim.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic import transmission_rate
 
 INTERVAL = (10, 90)
@@ -141,14 +141,20 @@ def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network,
     alone = _Alone(network, deployment.scenario.communication.tolerance)
     for step in steps:
         real = time_step(deployment, step, network, rates)
-        at_no_cost = replace(step, exchanges=[layer.at_no_cost() for layer in step.exchanges])
-        free = time_step(deployment, at_no_cost, network.at_no_cost(), rates)
-        exchanges = [alone.time(phases) for layer in step.exchanges for phases in (layer.dispatch, layer.combine)]
+        free = time_step(deployment, _at_no_cost(step), network.at_no_cost(), rates)
+        layers = [layer for batch in step.batches for layer in batch.exchanges]
+        exchanges = [alone.time(phases) for layer in layers for phases in (layer.dispatch, layer.combine)]
         communication = sum(exchange.duration for exchange in exchanges)
         bound = sum(exchange.bound for exchange in exchanges)
         rows.append((real.duration, communication, real.duration - free.duration, bound))
     step_s, ep_comm_s, ep_exposed_s, bound_s = (float(value) for value in np.mean(rows, axis=0))
     return PhaseTimes(step_s=step_s, ep_comm_s=ep_comm_s, ep_exposed_s=ep_exposed_s, bound_s=bound_s)
+
+
+def _at_no_cost(step: Step) -> Step:
+    """The same step with messages that take no time."""
+    batches = [replace(batch, exchanges=[layer.at_no_cost() for layer in batch.exchanges]) for batch in step.batches]
+    return replace(step, batches=batches)
 
 
 class _Alone:
@@ -170,14 +176,15 @@ def time_step(
     deployment: Deployment, step: Step, network: Network, rates: ComputeRates, *, record_links: bool = False
 ) -> StepTime:
     """Simulate one forward pass; ``record_links`` keeps the utilisation of links over time."""
-    times = compute_times(deployment.model, step.load, rates)
-    overlap = deployment.scenario.overlap
+    batches = [
+        MicroBatch(times=compute_times(deployment.model, batch.load, rates), exchanges=batch.exchanges)
+        for batch in step.batches
+    ]
     return step_time(
         deployment.model,
-        times,
-        step.exchanges,
+        batches,
         network,
-        overlap=overlap,
+        overlap=deployment.scenario.overlap,
         record_links=record_links,
         tolerance=deployment.scenario.communication.tolerance,
     )

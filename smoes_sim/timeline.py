@@ -1,15 +1,16 @@
-"""When everything in a step happens: a SimPy process per rank over the layers of the model.
+"""When everything in a step happens: SimPy processes of ranks over the layers of the model.
 
 Per MoE layer: attention, gate, dispatch, routed experts, combine; shared experts before dispatch, or with
-``shared_expert`` overlap while tokens travel. A rank starts its experts when all it receives has arrived, and its next layer
-when its own results are back; nobody waits for a barrier, so stragglers are seen where they bite.
+``shared_expert`` overlap while tokens travel; with ``two_batch`` the tokens of every rank go through in two halves, one of
+which computes while the other travels. A rank starts its experts when all it receives has arrived, and its next layer when
+its own results are back; nobody waits for a barrier, so stragglers are seen where they bite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simpy
@@ -17,10 +18,9 @@ from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
 from smoes_sim.models import ModelShape
-from smoes_sim.network import BatchEngine, Engine, Exchange, Flows, LinkUse, Network, make_engine, open_phases, take_part
+from smoes_sim.network import Engine, Exchange, Flows, LinkUse, Network, Processes, announce, take_part
 
-Overlap = Literal["none", "shared_expert"]
-Processes = Generator[simpy.Event, None, None]
+Overlap = Literal["none", "shared_expert", "two_batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,14 @@ class LayerExchanges:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Tokens that go through the layers together: what ranks compute, and one entry per MoE layer of what they send."""
+
+    times: ComputeTimes
+    exchanges: Sequence[LayerExchanges]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
     """A simulated step.
 
@@ -59,22 +67,19 @@ class StepTime:
         finish: Seconds until each rank is done, (R,).
         spans: What every rank did.
         link_use: Utilisation of every link from each rate change on; empty unless asked for.
-        error_bound: Largest relative error of an exchange's end (see ``FluidTimes``); 0 is exact.
-        lateness: Largest time by which a rank was held back by batching (see ``BatchEngine``), seconds.
+        lateness: Longest time by which a message waited for the end of a window (see ``Engine``), seconds; 0 if exact.
     """
 
     duration: float
     finish: NDArray[np.float64]
     spans: tuple[Span, ...]
     link_use: tuple[LinkUse, ...]
-    error_bound: float
     lateness: float
 
 
 def step_time(
     model: ModelShape,
-    times: ComputeTimes,
-    exchanges: Sequence[LayerExchanges],
+    batches: Sequence[MicroBatch],
     network: Network,
     *,
     overlap: Overlap = "none",
@@ -85,83 +90,106 @@ def step_time(
 
     Args:
         model: Says which layers are MoE.
-        times: Compute seconds per rank.
-        exchanges: One entry per MoE layer; empty for a dense model.
+        batches: Micro-batches, which share the ranks' devices and the network; no exchanges for a dense model.
         network: Carries the exchanges.
         overlap: Whether shared experts run while tokens travel.
         record_links: Keep the utilisation of links over time.
         tolerance: Relative error aimed at in large exchanges.
     """
     env = simpy.Environment()
-    phases = [flows for layer in exchanges for flows in (*layer.dispatch, *layer.combine)]
-    engine = make_engine(env, network, phases, tolerance=tolerance, record_links=record_links)
-    run = _Step(engine, model=model, times=times, exchanges=exchanges, overlap=overlap)
-    for rank in range(network.topology.num_ranks):
-        env.process(run.rank(rank))
+    layers = [layer for batch in batches for layer in batch.exchanges]
+    phases = [flows for layer in layers for flows in (*layer.dispatch, *layer.combine)]
+    engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
+    step = _Step(engine, model=model, overlap=overlap)
+    for batch in batches:
+        step.start(batch)
     env.run()
     return StepTime(
-        duration=float(run.finish.max()),
-        finish=run.finish,
-        spans=tuple(run.spans),
+        duration=float(step.finish.max()),
+        finish=step.finish,
+        spans=tuple(step.spans),
         link_use=tuple(engine.link_use),
-        error_bound=engine.error_bound,
         lateness=engine.lateness,
     )
 
 
-class _Step:
-    """The processes of one step."""
+class _Work(NamedTuple):
+    """Something a device does."""
 
-    def __init__(
-        self,
-        engine: Engine | BatchEngine,
-        *,
-        model: ModelShape,
-        times: ComputeTimes,
-        exchanges: Sequence[LayerExchanges],
-        overlap: Overlap,
-    ) -> None:
-        self.env = engine.env
-        self.times, self.engine, self.overlap = times, engine, overlap
+    layer: int
+    name: str
+    duration: float
+
+
+class _Step:
+    """The processes of one step: a device per rank, and per rank a process for each of its micro-batches."""
+
+    def __init__(self, engine: Engine, *, model: ModelShape, overlap: Overlap) -> None:
+        self.env, self.engine, self.overlap = engine.env, engine, overlap
         self.num_layers = model.layers
         self.moe_index = {layer: index for index, layer in enumerate(model.moe_layer_indices)}
-        self.finish = np.zeros(engine.network.topology.num_ranks)
+        num_ranks = engine.network.topology.num_ranks
+        self.finish = np.zeros(num_ranks)
         self.spans: list[Span] = []
-        self._dispatch = [open_phases(engine, layer.dispatch) for layer in exchanges]
-        self._combine = [open_phases(engine, layer.combine) for layer in exchanges]
+        self._devices = [simpy.Resource(self.env) for _ in range(num_ranks)]
 
-    def rank(self, rank: int) -> Processes:
-        """The step of one rank."""
+    def start(self, batch: MicroBatch) -> None:
+        """Start every rank on a micro-batch."""
+        opened = [
+            ([self.engine.open(flows) for flows in layer.dispatch], [self.engine.open(flows) for flows in layer.combine])
+            for layer in batch.exchanges
+        ]
+        for rank in range(len(self.finish)):
+            self.env.process(self._run(rank, batch.times, opened))
+
+    def _run(self, rank: int, times: ComputeTimes, opened: Sequence[tuple[list[Exchange], list[Exchange]]]) -> Processes:
+        """A micro-batch on one rank; work that nothing interrupts is done in one go."""
+        todo: list[_Work] = []
         for layer in range(self.num_layers):
-            yield from self._compute(rank, layer, "attention", self.times.attention[rank])
-            if layer in self.moe_index:
-                yield from self._moe(rank, layer, self.moe_index[layer])
-            else:
-                yield from self._compute(rank, layer, "dense", self.times.dense[rank])
-        yield from self._compute(rank, self.num_layers, "head", self.times.head[rank])
-        self.finish[rank] = self.env.now
+            todo.append(_Work(layer, "attention", float(times.attention[rank])))
+            if layer not in self.moe_index:
+                todo.append(_Work(layer, "dense", float(times.dense[rank])))
+                continue
+            index = self.moe_index[layer]
+            dispatch, combine = opened[index]
+            todo.append(_Work(layer, "gate", float(times.gate[rank])))
+            shared = _Work(layer, "shared", float(times.shared[rank]))
+            meanwhile = [shared] if self.overlap == "shared_expert" else []
+            before = todo if meanwhile else [*todo, shared]
+            yield from self._exchange(rank, "dispatch", dispatch, before=before, meanwhile=meanwhile)
+            experts = _Work(layer, "experts", float(times.experts[index, rank]))
+            yield from self._exchange(rank, "combine", combine, before=[experts], meanwhile=[])
+            todo = []
+        yield from self._compute(rank, [*todo, _Work(self.num_layers, "head", float(times.head[rank]))], then=())
+        self.finish[rank] = max(self.finish[rank], self.env.now)
 
-    def _moe(self, rank: int, layer: int, index: int) -> Processes:
-        yield from self._compute(rank, layer, "gate", self.times.gate[rank])
-        if self.overlap == "none":
-            yield from self._compute(rank, layer, "shared", self.times.shared[rank])
-        shared_done = self.env.now + (float(self.times.shared[rank]) if self.overlap == "shared_expert" else 0.0)
-        if shared_done > self.env.now:
-            self.spans.append(Span(rank=rank, layer=layer, name="shared", start=self.env.now, end=shared_done))
-        yield from self._exchange(rank, layer, "dispatch", self._dispatch[index])
-        if self.env.now < shared_done:
-            yield self.env.timeout(shared_done - self.env.now)
-        yield from self._compute(rank, layer, "experts", self.times.experts[index, rank])
-        yield from self._exchange(rank, layer, "combine", self._combine[index])
+    def _exchange(
+        self, rank: int, name: str, phases: list[Exchange], *, before: list[_Work], meanwhile: list[_Work]
+    ) -> Processes:
+        """Compute, then exchange, computing something else while that is under way."""
+        yield from self._compute(rank, before, then=phases)
+        travel = self.env.process(self._travel(rank, before[-1].layer, name, phases))
+        yield from self._compute(rank, meanwhile, then=())
+        yield travel
 
-    def _compute(self, rank: int, layer: int, name: str, duration: float) -> Processes:
-        if duration > 0:
-            start = self.env.now
-            yield self.env.timeout(float(duration))
-            self.spans.append(Span(rank=rank, layer=layer, name=name, start=start, end=self.env.now))
-
-    def _exchange(self, rank: int, layer: int, name: str, phases: list[Exchange]) -> Processes:
+    def _travel(self, rank: int, layer: int, name: str, phases: list[Exchange]) -> Processes:
         start = self.env.now
         yield from take_part(self.engine, phases, rank)
-        size = sum(float(phase.flows.size[phase.flows.source == rank].sum()) for phase in phases)
+        size = sum(float(phase.bytes_sent[rank]) for phase in phases)
         self.spans.append(Span(rank=rank, layer=layer, name=name, start=start, end=self.env.now, size=size))
+
+    def _compute(self, rank: int, work: list[_Work], *, then: Sequence[Exchange]) -> Processes:
+        """Work on the rank's device once it is free; the network hears at once when the exchange behind will begin."""
+        work = [part for part in work if part.duration > 0]
+        if not work:
+            announce(self.engine, then, rank, at=self.env.now)
+            return
+        with self._devices[rank].request() as turn:
+            yield turn
+            start = self.env.now
+            for part in work:
+                end = start + part.duration
+                self.spans.append(Span(rank=rank, layer=part.layer, name=part.name, start=start, end=end))
+                start = end
+            announce(self.engine, then, rank, at=start)
+            yield self.env.timeout(start - self.env.now)

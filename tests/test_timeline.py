@@ -10,7 +10,7 @@ from smoes_sim.compute import ComputeTimes
 from smoes_sim.models import ModelShape
 from smoes_sim.models.image_tokens import FixedImageTokens
 from smoes_sim.network import Network, phases_of
-from smoes_sim.timeline import LayerExchanges, step_time
+from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
 
 
 def model_of(layers, **changes):
@@ -55,6 +55,11 @@ def events(step, rank):
     return [(span.layer, span.name, round(span.start, 3), round(span.end, 3)) for span in spans]
 
 
+def timed(model, times, exchanges, network, **options):
+    """A step of one micro-batch."""
+    return step_time(model, [MicroBatch(times=times, exchanges=exchanges)], network, **options)
+
+
 NETWORK = network_of(2)
 EXCHANGES = [layer_of(NETWORK, [[0, 5], [3, 0]]), layer_of(NETWORK, [[9, 2], [0, 0]])]
 TIMES = times_of(2, attention=[1, 2], gate=[1, 1], shared=[4, 4], head=[1, 1], experts=[[3, 6], [2, 1]])
@@ -65,7 +70,7 @@ def test_a_step_of_two_layers_by_hand():
     # gone at 10, there at 12. A rank is done when its own are gone and the others' are there: 12 and 13.
     # Combine: rank 0 posts 3 B at 15: gone 18, there 20; rank 1 posts 5 B at 19: gone 24, there 26.
     # Layer 1: only rank 0 sends, 2 B at 32 (its 9 B to itself do not travel): gone 34, there 36; back 2 B at 37: 39, 41.
-    step = step_time(model_of(2), TIMES, EXCHANGES, NETWORK)
+    step = timed(model_of(2), TIMES, EXCHANGES, NETWORK)
     assert events(step, 0) == [
         (0, "attention", 0, 1),
         (0, "gate", 1, 2),
@@ -104,7 +109,7 @@ def test_the_same_step_with_shared_experts_while_tokens_travel():
     # dispatch starts before the shared experts: rank 0 posts 5 B at 2 (gone 7, there 9), rank 1 3 B at 3 (6, 8)
     # layer 0: dispatch done at 8 and 9, shared at 6 and 7; combine 3 B at 11 (14, 16), 5 B at 15 (20, 22)
     # layer 1: 2 B at 24 (26, 28); dispatch of rank 0 done at 26 but its shared experts at 28; back 2 B at 29 (31, 33)
-    step = step_time(model_of(2), TIMES, EXCHANGES, NETWORK, overlap="shared_expert")
+    step = timed(model_of(2), TIMES, EXCHANGES, NETWORK, overlap="shared_expert")
     assert events(step, 0) == [
         (0, "attention", 0, 1),
         (0, "gate", 1, 2),
@@ -142,13 +147,13 @@ def test_without_a_cost_only_the_waiting_for_each_other_is_left():
     # no latency, no bytes-time. Layer 0: dispatch done at 7 for both, experts until 10 and 13, combine 13 for both;
     # layer 1: rank 0 is ready at 19, rank 1 at 20 and has what it waits for; experts until 21 and 21; heads until 22
     free = NETWORK.at_no_cost()
-    step = step_time(model_of(2), TIMES, [layer.at_no_cost() for layer in EXCHANGES], free)
+    step = timed(model_of(2), TIMES, [layer.at_no_cost() for layer in EXCHANGES], free)
     assert step.finish == pytest.approx([22, 22])
     assert [event for event in events(step, 0) if event[1] == "combine"] == [(0, "combine", 10, 13), (1, "combine", 21, 21)]
 
 
 def test_sizes_of_exchange_spans_are_the_bytes_that_the_rank_sends():
-    step = step_time(model_of(2), TIMES, EXCHANGES, NETWORK)
+    step = timed(model_of(2), TIMES, EXCHANGES, NETWORK)
     sizes = {(span.layer, span.name, span.rank): span.size for span in step.spans if span.size}
     assert sizes == {
         (0, "dispatch", 0): 5,
@@ -169,9 +174,9 @@ def test_a_straggler_holds_up_only_those_who_wait_for_it():
     pairs = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
     model, layer = model_of(1), layer_of(network, pairs)
     even = times_of(4, attention=[1, 1, 1, 1], experts=[[1, 1, 1, 1]])
-    assert step_time(model, even, [layer], network).finish == pytest.approx([8, 8, 8, 8])
+    assert timed(model, even, [layer], network).finish == pytest.approx([8, 8, 8, 8])
     late = replace(even, attention=np.array([1.0, 1, 1, 101]))
-    assert step_time(model, late, [layer], network).finish == pytest.approx([8, 8, 106, 108])
+    assert timed(model, late, [layer], network).finish == pytest.approx([8, 8, 106, 108])
 
 
 def test_a_straggler_behind_one_sender_passes_its_delay_on_with_the_tokens():
@@ -181,13 +186,13 @@ def test_a_straggler_behind_one_sender_passes_its_delay_on_with_the_tokens():
     network = network_of(3)
     layer = layer_of(network, [[0, 1, 0], [0, 0, 1], [0, 0, 0]])
     times = times_of(3, attention=[10, 0, 0], experts=[[1, 1, 1]])
-    assert step_time(model_of(1), times, [layer], network).finish == pytest.approx([17, 15, 5])
+    assert timed(model_of(1), times, [layer], network).finish == pytest.approx([17, 15, 5])
 
 
 def test_ranks_that_send_nothing_wait_for_nobody():
     network = network_of(2)
     times = times_of(2, layers=2, attention=[1, 5], experts=[[1, 1], [1, 1]], head=[1, 1])
-    step = step_time(model_of(2), times, [layer_of(network, np.zeros((2, 2)))] * 2, network)
+    step = timed(model_of(2), times, [layer_of(network, np.zeros((2, 2)))] * 2, network)
     assert step.finish == pytest.approx([5, 13])
 
 
@@ -195,7 +200,7 @@ def test_dense_layers_take_the_place_of_experts():
     # layers 0 and 2 dense, 1 and 3 MoE
     network = network_of(1)
     times = times_of(1, attention=[1], gate=[10], shared=[100], dense=[1000], experts=[[0.25], [0.5]])
-    step = step_time(model_of(4, moe_every=2), times, [layer_of(network, [[0]])] * 2, network)
+    step = timed(model_of(4, moe_every=2), times, [layer_of(network, [[0]])] * 2, network)
     assert step.duration == pytest.approx(4 * 1 + 2 * 110 + 2 * 1000 + 0.75)
     names = [name for _, name, _, _ in events(step, 0) if name not in {"dispatch", "combine"}]
     assert names == ["attention", "dense", "attention", "gate", "shared", "experts"] * 2
@@ -204,7 +209,7 @@ def test_dense_layers_take_the_place_of_experts():
 def test_a_dense_model_never_exchanges():
     model = model_of(3, experts=0, top_k=0, shared_experts=0, expert_ffn=0)
     network = network_of(2, per_exchange=100.0)
-    step = step_time(model, times_of(2, attention=[1, 2], dense=[3, 3], head=[1, 0]), [], network)
+    step = timed(model, times_of(2, attention=[1, 2], dense=[3, 3], head=[1, 0]), [], network)
     assert step.finish == pytest.approx([13, 15])
     assert {span.name for span in step.spans} == {"attention", "dense", "head"}
 
@@ -212,11 +217,11 @@ def test_a_dense_model_never_exchanges():
 def test_software_time_is_paid_per_exchange_even_when_empty_and_per_message():
     # an exchange costs 0.5 s to enter whatever it sends: dispatch and combine of one layer
     idle = network_of(2, per_exchange=0.5)
-    step = step_time(model_of(1), times_of(2), [layer_of(idle, np.zeros((2, 2)))], idle)
+    step = timed(model_of(1), times_of(2), [layer_of(idle, np.zeros((2, 2)))], idle)
     assert step.finish == pytest.approx([1, 1])
     # two messages of 1 B to two ranks, 0.25 s each before it goes. Rank 0 posts at 0: the first goes at 0.25, the second
     # at 0.5; both share the port: 0.25 B of the first alone, then half speed until it is gone at 0.5 + 2 * 0.75 = 2,
     # the second then has 0.25 B left: 2.25. The others wait for theirs: first at 2 + 2, second at 2.25 + 2.
     busy = network_of(3, per_message=0.25)
     layer = LayerExchanges(dispatch=phases_of(busy, [np.array([[0, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=float)]), combine=[])
-    assert step_time(model_of(1), times_of(3), [layer], busy).finish == pytest.approx([2.25, 4, 4.25])
+    assert timed(model_of(1), times_of(3), [layer], busy).finish == pytest.approx([2.25, 4, 4.25])

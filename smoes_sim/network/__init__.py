@@ -5,15 +5,14 @@ SimPy's clock, ``schedules`` say what a library posts and in which order, ``exch
 nothing of experts or tokens.
 """
 
-from smoes_sim.network.batch import BatchEngine
-from smoes_sim.network.engine import Engine, Exchange, LinkUse
-from smoes_sim.network.exchange import ExchangeTime, exchange_time, make_engine, open_phases, take_part
+from smoes_sim.network.engine import Engine, Exchange
+from smoes_sim.network.exchange import ExchangeTime, Processes, announce, exchange_time, take_part
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
+from smoes_sim.network.fluid import LinkUse
 from smoes_sim.network.schedules import Order, Schedule, phases_of
 from smoes_sim.network.sharing import max_min_rates
 
 __all__ = [
-    "BatchEngine",
     "Engine",
     "Exchange",
     "ExchangeTime",
@@ -21,13 +20,13 @@ __all__ = [
     "LinkUse",
     "Network",
     "Order",
+    "Processes",
     "Schedule",
+    "announce",
     "exchange_time",
     "link_load",
     "lower_bound",
-    "make_engine",
     "max_min_rates",
-    "open_phases",
     "phases_of",
     "take_part",
 ]

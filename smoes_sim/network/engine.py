@@ -1,62 +1,82 @@
 """The fluid network on SimPy's clock: one process shares the bandwidth of every flow in flight.
 
 A message is posted by its sender, waits for the sender's overhead (messages of a sender one after the other), drains
-at its max-min fair rate, and arrives after the latency of its route. Rates change whenever a flow starts or drains.
-There is no process per flow: a single wake-up per change, and stale wake-ups are told by a generation number.
+at its max-min fair rate, and arrives after the latency of its route. There is no process per flow: the engine wakes at the
+end of each plan of its :class:`~smoes_sim.network.flight.Flight`, and stale wake-ups are told by a generation number.
+
+With few flows, or tolerance 0, every change is followed as it happens. With many a plan is a window in which many
+messages end, at moments known when it begins. A post may be announced ahead of time, as a rank knows when its computation
+will be over; one that comes as a surprise inside a window waits for its end (``lateness``).
 """
 
 from __future__ import annotations
 
-import heapq
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 from simpy.events import EventPriority
 
+from smoes_sim.network.flight import Block, Flight, Links, Plan
 from smoes_sim.network.flows import Flows, Network
-from smoes_sim.network.sharing import max_min_rates
+from smoes_sim.network.fluid import LinkUse
+from smoes_sim.network.waterfill import ONE, backend
 
+_AFTER_ALL_POSTS = EventPriority(2)
+"""SimPy priority of the engine: after everything else that happens at the same moment."""
 _SAME_INSTANT = 1e-12
 """Moments closer than this, relative to the clock, are one moment: sums of floats differ in the last digits."""
-_AFTER_ALL_POSTS = EventPriority(2)
-"""SimPy priority of a rate change: after everything else that happens at the same moment."""
-
-
-LinkUse = tuple[float, NDArray[np.float64]]
-"""From a moment on (seconds), the share of each link's capacity in use, shape (H,)."""
+_SMALL = 500
+"""Up to this many messages in a phase arrays are quick enough that nothing is compiled."""
+_FEW = 256
+"""Messages in flight up to which every change is followed, when windows are allowed."""
 
 
 class Exchange:
-    """Flows that belong together, and the events of their ends at each rank."""
+    """Flows that belong together, and the events of their ends at each rank.
+
+    Attributes:
+        flying: Messages that cross links which flows share, in order.
+        first: Id of the first of these in the engine's flight; -1 before any is posted.
+        bytes_sent: Bytes that each rank sends, shape (R,).
+        sent: Triggered when the last byte of a rank's messages has left, one event per rank.
+        received: Triggered when the last byte for a rank is there.
+        arrival: Seconds when each message is there, shape (F,); nan until that is known.
+    """
 
     def __init__(self, env: simpy.Environment, flows: Flows, num_ranks: int) -> None:
         self.flows = flows
-        self.number = -1
+        self.flying = np.flatnonzero(np.diff(flows.routes.offsets))
+        self.first = -1
+        self.bytes_sent = np.bincount(flows.source, weights=flows.size, minlength=num_ranks)
         self.arrival = np.full(len(flows), np.nan)
-        self._left_to_send = np.bincount(flows.source, minlength=num_ranks)
-        self._left_to_receive = np.bincount(flows.destination, minlength=num_ranks)
         self.sent = [simpy.Event(env) for _ in range(num_ranks)]
         self.received = [simpy.Event(env) for _ in range(num_ranks)]
-        for events, left in ((self.sent, self._left_to_send), (self.received, self._left_to_receive)):
+        self._env = env
+        self._sides = []
+        for ranks, events in ((flows.source, self.sent), (flows.destination, self.received)):
+            left = np.bincount(ranks, minlength=num_ranks)
+            self._sides.append((ranks, left, np.zeros(num_ranks), events))
             for rank in np.flatnonzero(left == 0):
                 events[rank].succeed()
 
-    def on_drained(self, flows: NDArray[np.int64]) -> None:
-        """Count flows that left their sender."""
-        _count_down(self._left_to_send, self.flows.source[flows], self.sent)
+    def end(self, flows: NDArray[np.int64], drained: NDArray[np.float64]) -> None:
+        """Messages drain at some moments, now or later; trigger the events of ranks that then have no more."""
+        self.arrival[flows] = drained + self.flows.latency[flows]
+        for (ranks, left, last, events), times in zip(self._sides, (drained, self.arrival[flows]), strict=True):
+            ended = ranks[flows]
+            np.subtract.at(left, ended, 1)
+            np.maximum.at(last, ended, times)
+            for rank in np.unique(ended[left[ended] == 0]):
+                _trigger(self._env, events[rank], float(last[rank]))
 
-    def on_arrived(self, flows: NDArray[np.int64], now: float) -> None:
-        """Count flows that reached their receiver."""
-        self.arrival[flows] = now
-        _count_down(self._left_to_receive, self.flows.destination[flows], self.received)
 
-
-def _count_down(left: NDArray[np.int64], ranks: NDArray[np.int64], events: list[simpy.Event]) -> None:
-    np.subtract.at(left, ranks, 1)
-    for rank in np.unique(ranks):
-        if left[rank] == 0:
-            events[rank].succeed()
+def _trigger(env: simpy.Environment, event: simpy.Event, moment: float) -> None:
+    event._ok = True
+    event._value = None
+    env.schedule(event, delay=max(moment - env.now, 0.0))
 
 
 class Engine:
@@ -65,122 +85,138 @@ class Engine:
     Args:
         env: The clock.
         network: Capacities, routes and constants.
-        record_links: Keep the utilisation of every link after each rate change in ``link_use``.
+        phases: What may be posted; says how large the problem is.
+        tolerance: Relative error aimed at; 0 follows every change.
+        record_links: Keep the use of every link over time in ``link_use``.
+
+    Attributes:
+        lateness: Longest wait of a message for the end of a window, seconds.
+        used_windows: Whether not every change was followed.
     """
 
-    def __init__(self, env: simpy.Environment, network: Network, *, record_links: bool = False) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        network: Network,
+        phases: Sequence[Flows] = (),
+        *,
+        tolerance: float = 0.0,
+        record_links: bool = False,
+    ) -> None:
         self.env = env
         self.network = network
-        self.rate_changes = 0
-        self.error_bound = 0.0
         self.lateness = 0.0
+        self.used_windows = False
         self.link_use: list[LinkUse] = []
+        largest = max((len(flows) for flows in phases), default=0)
+        self._flight = Flight(
+            Links.without_incast(network.capacity),
+            backend(compiled=largest > _SMALL),
+            window=math.sqrt(tolerance),
+            exact_below=_FEW,
+            prune=not record_links,
+        )
         self._record_links = record_links
         self._exchanges: list[Exchange] = []
+        self._firsts: list[int] = []
         self._sender_free = np.zeros(network.topology.num_ranks)
-        self._waiting: list[tuple[float, int, int]] = []  # (ready, exchange, flow)
-        self._travelling: list[tuple[float, int, int]] = []  # (arrival, exchange, flow)
-        self._active = np.empty((0, 2), dtype=np.int64)  # (exchange, flow)
-        self._remaining = np.empty(0)
-        self._rate = np.empty(0)
-        self._ceiling = np.empty(0)
-        self._lengths = np.empty(0, dtype=np.int64)
-        self._links = np.empty(0, dtype=np.int32)
-        self._clock = 0.0
+        self._plan: Plan | None = None
         self._generation = 0
-        self._pending = False
+        self._wakes_at = math.inf
+
+    @property
+    def rate_changes(self) -> int:
+        """How often rates were shared anew."""
+        return self._flight.solves
 
     def open(self, flows: Flows) -> Exchange:
-        """Announce an exchange; nothing moves until its messages are posted."""
-        exchange = Exchange(self.env, flows, self.network.topology.num_ranks)
-        exchange.number = len(self._exchanges)
-        self._exchanges.append(exchange)
-        return exchange
+        """An exchange of which nothing moves until its messages are posted."""
+        return Exchange(self.env, flows, self.network.topology.num_ranks)
 
-    def post(self, exchange: Exchange, flows: NDArray[np.int64]) -> None:
-        """Post messages now, in this order; a sender pays ``per_message`` for one after the other."""
-        overhead = self.network.per_message * exchange.flows.messages
-        for flow in flows.tolist():
-            rank = exchange.flows.source[flow]
-            ready = max(float(self._sender_free[rank]), self.env.now) + float(overhead[flow])
-            self._sender_free[rank] = ready
-            heapq.heappush(self._waiting, (ready, exchange.number, flow))
-        if len(flows) and not self._pending:
-            self._pending = True
-            self._wake(0.0)
+    def post(self, exchange: Exchange, rank: int, *, at: float | None = None) -> None:
+        """Post all messages of a rank, in their order, now or at a later moment that is already known.
 
-    def _wake(self, delay: float) -> None:
+        The sender pays ``per_message`` for one after the other.
+        """
+        first, last = np.searchsorted(exchange.flows.source, [rank, rank + 1])
+        if first == last:
+            return
+        begin = max(float(self._sender_free[rank]), self.env.now if at is None else at)
+        ready = begin + np.cumsum(self.network.per_message * exchange.flows.messages[first:last])
+        self._sender_free[rank] = ready[-1]
+        flows = np.arange(first, last)
+        sharing = np.diff(exchange.flows.routes.offsets[first : last + 1]) > 0
+        if not sharing.all():
+            alone = ~sharing
+            ceiling = exchange.flows.ceiling[first:last][alone]
+            exchange.end(flows[alone], ready[alone] + exchange.flows.size[first:last][alone] / ceiling)
+            flows, ready = flows[sharing], ready[sharing]
+        if len(flows):
+            self._take_off(exchange, flows, ready)
+
+    def _take_off(self, exchange: Exchange, flows: NDArray[np.int64], ready: NDArray[np.float64]) -> None:
+        """Tell the flight when messages are ready, and wake for them unless a window is under way."""
+        if exchange.first < 0:
+            exchange.first = self._flight.announce(_block(exchange.flows, exchange.flying))
+            self._exchanges.append(exchange)
+            self._firsts.append(exchange.first)
+        self._flight.ready[exchange.first + np.searchsorted(exchange.flying, flows)] = ready
+        earliest = max(float(ready.min()), self.env.now)
+        if self._plan is not None and self._plan.is_window:
+            self.lateness = max(self.lateness, self._plan.end - earliest)
+        else:
+            self._wake(earliest)
+
+    def _wake(self, moment: float) -> None:
+        """Wake at a moment, unless that happens earlier anyway."""
+        if moment >= self._wakes_at:
+            return
         self._generation += 1
-        _WakeUp(self, generation=self._generation, delay=delay)
+        self._wakes_at = moment
+        _WakeUp(self, generation=self._generation, delay=max(moment - self.env.now, 0.0))
 
     def on_wake_up(self, generation: int) -> None:
         """Answer the newest wake-up; older ones are stale."""
         if generation == self._generation:
+            self._wakes_at = math.inf
             self._update()
 
     def _update(self) -> None:
-        """Bring every flow to the present, change what changed, and set the next wake-up."""
-        self._pending = False
-        now = self.env.now
-        due = now * (1 + _SAME_INSTANT)
-        changed = self._drain(now - self._clock, due)
-        self._clock = now
-        arrived = _pop_due(self._travelling, due)
-        for number, flows in arrived.items():
-            self._exchanges[number].on_arrived(flows, now)
-        started = _pop_due(self._waiting, due)
-        for number, flows in started.items():
-            self._start(number, flows)
-        if changed or started:
-            self._share()
-        self._wake_at_next(now)
-
-    def _drain(self, elapsed: float, due: float) -> bool:
-        if not len(self._remaining):
-            return False
-        self._remaining -= self._rate * elapsed
-        ends = self.env.now + self._remaining / self._rate
-        done = ends <= due
-        for number in np.unique(self._active[done, 0]):
-            exchange = self._exchanges[number]
-            flows = self._active[done & (self._active[:, 0] == number), 1]
-            exchange.on_drained(flows)
-            for flow in flows.tolist():
-                heapq.heappush(self._travelling, (self.env.now + float(exchange.flows.latency[flow]), int(number), flow))
-        if not done.any():
-            return False
-        self._links = self._links[np.repeat(~done, self._lengths)]
-        self._active, self._remaining, self._rate = self._active[~done], self._remaining[~done], self._rate[~done]
-        self._lengths, self._ceiling = self._lengths[~done], self._ceiling[~done]
-        return True
-
-    def _start(self, number: int, flows: NDArray[np.int64]) -> None:
-        new = self._exchanges[number].flows
-        entries = np.column_stack([np.full(len(flows), number), flows])
-        routes = [new.routes.links[new.routes.offsets[flow] : new.routes.offsets[flow + 1]] for flow in flows]
-        self._active = np.concatenate([self._active, entries])
-        self._remaining = np.concatenate([self._remaining, new.size[flows]])
-        self._links = np.concatenate([self._links, *routes])
-        self._lengths = np.concatenate([self._lengths, [len(route) for route in routes]])
-        self._ceiling = np.concatenate([self._ceiling, new.ceiling[flows]])
-
-    def _share(self) -> None:
-        """New max-min rates of everything in flight."""
-        self.rate_changes += 1
-        offsets = np.concatenate([[0], np.cumsum(self._lengths)])
-        self._rate = max_min_rates(offsets, self._links, self.network.capacity, ceiling=self._ceiling)
+        """Bring every flow to the present, and plan on."""
+        flight, plan = self._flight, self._plan
+        if plan is not None and not plan.is_window:
+            is_over = self.env.now >= plan.end * (1 - _SAME_INSTANT)
+            flight.follow(plan, plan.end if is_over else self.env.now)
+            if is_over:
+                self._end(plan)
+        flight.clock = max(flight.clock, self.env.now)
+        self._plan = plan = flight.plan()
         if self._record_links:
-            load = np.bincount(
-                self._links, weights=np.repeat(self._rate, self._lengths), minlength=len(self.network.capacity)
-            )
-            self.link_use.append((self.env.now, load / self.network.capacity))
+            rate = np.zeros(len(self.network.capacity)) if plan is None else flight.loads(plan.rate)
+            self.link_use.append((flight.clock, rate / self.network.capacity))
+        if plan is None:
+            return
+        if plan.is_window:
+            self.used_windows = True
+            self._end(plan)
+            flight.follow(plan, plan.end)
+        self._wake(plan.end)
 
-    def _wake_at_next(self, now: float) -> None:
-        moments = [queue[0][0] for queue in (self._waiting, self._travelling) if queue]
-        if len(self._remaining):
-            moments.append(now + float((self._remaining / self._rate).min()))
-        if moments:
-            self._wake(max(min(moments) - now, 0.0))
+    def _end(self, plan: Plan) -> None:
+        """Tell exchanges which of their messages a plan ends."""
+        owner = np.searchsorted(self._firsts, plan.ids, side="right") - 1
+        for number in np.unique(owner):
+            mine = owner == number
+            exchange = self._exchanges[number]
+            exchange.end(exchange.flying[plan.ids[mine] - exchange.first], plan.times[mine])
+
+
+def _block(flows: Flows, flying: NDArray[np.int64]) -> Block:
+    """The messages of an exchange that cross shared links."""
+    offsets = np.concatenate([[0], np.cumsum(np.diff(flows.routes.offsets)[flying])])
+    return Block(
+        offsets=offsets, links=flows.routes.links, weight=ONE, size=flows.size[flying], ceiling=flows.ceiling[flying]
+    )
 
 
 class _WakeUp(simpy.Event):
@@ -192,12 +228,3 @@ class _WakeUp(simpy.Event):
         self._value = None
         self.callbacks.append(lambda _: engine.on_wake_up(generation))
         engine.env.schedule(self, priority=_AFTER_ALL_POSTS, delay=delay)
-
-
-def _pop_due(queue: list[tuple[float, int, int]], due: float) -> dict[int, NDArray[np.int64]]:
-    """Entries of a heap whose moment has come: flows by exchange, in order."""
-    found: dict[int, list[int]] = {}
-    while queue and queue[0][0] <= due:
-        _, number, flow = heapq.heappop(queue)
-        found.setdefault(number, []).append(flow)
-    return {number: np.array(flows, dtype=np.int64) for number, flows in found.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -10,13 +12,15 @@ import simpy
 from numpy.typing import NDArray
 
 from smoes_sim.errors import SimulationError
-from smoes_sim.network.batch import BatchEngine
 from smoes_sim.network.engine import Engine, Exchange
 from smoes_sim.network.flows import Flows, Network, lower_bound
-from smoes_sim.network.fluid import fluid_times
+from smoes_sim.network.fluid import LinkUse, fluid_times
 
 _FEW = 1000
 """Messages of a phase up to which every rate change is worth a sharing of its own."""
+_ATTEMPTS = 5
+"""Windows tried for an exchange of several phases, each half as wide as the one before."""
+Processes = Generator[simpy.Event, None, None]
 _ROUNDING = 1e-9
 """A time may lie below its bound by this much, relatively: both are sums of floats."""
 
@@ -31,7 +35,9 @@ class ExchangeTime:
         bound: Seconds that nothing can beat.
         num_flows: Messages on the network.
         rate_changes: How often rates were shared anew.
-        error_bound: Relative error of ``duration`` (see ``FluidTimes``); 0 is exact.
+        error_bound: 0 if exact. Otherwise the relative difference to the duration with windows twice as wide: a measured
+            error, not a proven one.
+        link_use: Use of the links from each sharing on; empty unless asked for.
     """
 
     duration: float
@@ -40,42 +46,38 @@ class ExchangeTime:
     num_flows: int
     rate_changes: int
     error_bound: float = 0.0
+    link_use: tuple[LinkUse, ...] = ()
 
 
-def open_phases(engine: Engine | BatchEngine, phases: Sequence[Flows]) -> list[Exchange]:
-    """Announce the phases of one exchange."""
-    return [engine.open(flows) for flows in phases]
+def announce(engine: Engine, phases: Sequence[Exchange], rank: int, *, at: float) -> None:
+    """Post what a rank posts first in an exchange that it enters at ``at``, now or later."""
+    for phase in itertools.takewhile(lambda phase: phase.flows.after < 0, phases):
+        engine.post(phase, rank, at=at + engine.network.per_exchange)
 
 
-def take_part(engine: Engine | BatchEngine, phases: Sequence[Exchange], rank: int) -> Generator[simpy.Event, None, None]:
-    """What one rank does in an exchange, as a SimPy process."""
+def take_part(engine: Engine, phases: Sequence[Exchange], rank: int) -> Processes:
+    """What a rank does in an exchange once it was announced: post what waits for arrivals, and end with its last message."""
     if engine.network.per_exchange > 0:
         yield engine.env.timeout(engine.network.per_exchange)
-    for phase in phases:
+    for phase in itertools.dropwhile(lambda phase: phase.flows.after < 0, phases):
         if phase.flows.after >= 0:
             before = phases[phase.flows.after]
             yield before.received[rank] & before.sent[rank] if phase.flows.after_sent else before.received[rank]
-        first, last = np.searchsorted(phase.flows.source, [rank, rank + 1])
-        engine.post(phase, np.arange(first, last))
+        engine.post(phase, rank)
     yield engine.env.all_of([event for phase in phases for event in (phase.sent[rank], phase.received[rank])])
 
 
-def make_engine(
-    env: simpy.Environment, network: Network, phases: Sequence[Flows], *, tolerance: float, record_links: bool = False
-) -> Engine | BatchEngine:
-    """The engine that fits the largest of some phases: exact at every change up to 1,000 messages, else in batches."""
-    if max((len(flows) for flows in phases), default=0) <= _FEW or record_links:
-        return Engine(env, network, record_links=record_links)
-    return BatchEngine(env, network, tolerance=tolerance)
-
-
-def exchange_time(network: Network, phases: Sequence[Flows], *, tolerance: float = 0.0) -> ExchangeTime:
+def exchange_time(
+    network: Network, phases: Sequence[Flows], *, tolerance: float = 0.0, record_links: bool = False
+) -> ExchangeTime:
     """Time one exchange that starts everywhere at once, links shared max-min fairly.
 
     Args:
         network: Capacities and constants.
         phases: What is sent.
-        tolerance: Relative error aimed at with more than 1,000 messages in a phase; 0 is exact.
+        tolerance: Relative error of the duration to aim at where many messages are in flight; 0 is exact. Above 0 windows
+            are halved until two successive durations agree within it (``ExchangeTime.error_bound``).
+        record_links: Keep the use of every link over time.
 
     Raises:
         SimulationError: If the answer is below the bound (a bug).
@@ -84,20 +86,40 @@ def exchange_time(network: Network, phases: Sequence[Flows], *, tolerance: float
         4 ranks on a star of 50 GB/s, 64 MiB a rank, 16 MiB a pair: 3 * 16777216 / 50e9 s = 1.006633 ms.
     """
     if len(phases) == 1 and len(phases[0]) > _FEW:
-        return _single_phase(network, phases[0], tolerance)
+        return _single_phase(network, phases[0], tolerance, record_links)
+    before, error, solves = None, math.inf, 0
+    for attempt in range(_ATTEMPTS):
+        finish, engine = _played(network, phases, tolerance / 4**attempt, record_links)
+        duration, solves = float(finish.max()), solves + engine.rate_changes
+        if not engine.used_windows:
+            error = 0.0
+        elif before is not None:
+            error = abs(duration - before) / duration
+        if error <= tolerance:
+            break
+        before = duration
+    link_use = tuple(engine.link_use)
+    return checked(network, phases, finish, rate_changes=solves, error_bound=error, link_use=link_use)
+
+
+def _played(
+    network: Network, phases: Sequence[Flows], tolerance: float, record_links: bool
+) -> tuple[NDArray[np.float64], Engine]:
+    """When each rank is done on SimPy's clock, (R,)."""
     env = simpy.Environment()
-    engine = make_engine(env, network, phases, tolerance=tolerance)
-    opened = open_phases(engine, phases)
+    engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
+    opened = [engine.open(flows) for flows in phases]
     finish = np.zeros(network.topology.num_ranks)
 
-    def rank_process(rank: int) -> Generator[simpy.Event, None, None]:
+    def rank_process(rank: int) -> Processes:
+        announce(engine, opened, rank, at=0.0)
         yield from take_part(engine, opened, rank)
         finish[rank] = env.now
 
     for rank in range(network.topology.num_ranks):
         env.process(rank_process(rank))
     env.run()
-    return checked(network, phases, finish, rate_changes=engine.rate_changes, error_bound=engine.error_bound)
+    return finish, engine
 
 
 def ready_times(network: Network, flows: Flows) -> NDArray[np.float64]:
@@ -108,7 +130,7 @@ def ready_times(network: Network, flows: Flows) -> NDArray[np.float64]:
     return network.per_exchange + total - (total - overhead)[first]
 
 
-def _single_phase(network: Network, flows: Flows, tolerance: float) -> ExchangeTime:
+def _single_phase(network: Network, flows: Flows, tolerance: float, record_links: bool) -> ExchangeTime:
     """All messages posted at once: no clock is needed."""
     result = fluid_times(
         flows.routes.offsets,
@@ -118,9 +140,17 @@ def _single_phase(network: Network, flows: Flows, tolerance: float) -> ExchangeT
         ready=ready_times(network, flows),
         ceiling=flows.ceiling,
         tolerance=tolerance,
+        record_links=record_links,
     )
     finish = finish_of_ranks(network, flows, sent=result.drained, arrived=result.drained + flows.latency)
-    return checked(network, [flows], finish, rate_changes=result.solves, error_bound=result.error_bound)
+    return checked(
+        network,
+        [flows],
+        finish,
+        rate_changes=result.solves,
+        error_bound=result.error_bound,
+        link_use=result.link_use,
+    )
 
 
 def finish_of_ranks(
@@ -140,6 +170,7 @@ def checked(
     *,
     rate_changes: int,
     error_bound: float = 0.0,
+    link_use: tuple[LinkUse, ...] = (),
 ) -> ExchangeTime:
     """The result, held against the bound.
 
@@ -156,4 +187,5 @@ def checked(
         num_flows=sum(len(flows) for flows in phases),
         rate_changes=rate_changes,
         error_bound=error_bound,
+        link_use=link_use,
     )

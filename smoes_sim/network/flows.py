@@ -50,8 +50,10 @@ class Flows:
         return len(self.size)
 
     def at_no_cost(self) -> Flows:
-        """The same messages without latency or a ceiling of their own, for :meth:`Network.at_no_cost`."""
-        return replace(self, latency=np.zeros_like(self.latency), ceiling=np.full_like(self.ceiling, np.inf))
+        """The same messages without links, latency or a ceiling of their own, for :meth:`Network.at_no_cost`."""
+        nowhere = Routes(offsets=np.zeros(len(self) + 1, dtype=np.int64), links=np.empty(0, dtype=np.int32))
+        free = np.full_like(self.ceiling, np.inf)
+        return replace(self, routes=nowhere, latency=np.zeros_like(self.latency), ceiling=free)
 
 
 @dataclass(frozen=True, kw_only=True)
