@@ -18,13 +18,14 @@ INFINITE = float("inf")
 
 
 class Problem(NamedTuple):
-    """Flows on links, as lists: bytes, B/s and seconds, and the links of each flow."""
+    """Flows on links, as lists: bytes, B/s and seconds, the links of each flow and how much of it crosses each."""
 
     routes: list
     size: list
     capacity: list
     ready: list
     ceiling: list
+    share: list
 
     def arrays(self):
         """Offsets, links, size, capacity, as the package takes them."""
@@ -35,6 +36,9 @@ class Problem(NamedTuple):
     def solve(self, **options):
         """The answer of the package."""
         ready, ceiling = (np.array(values, dtype=float) for values in (self.ready, self.ceiling))
+        shares = [float(share) for flow in self.share for share in flow]
+        if set(shares) - {1.0}:
+            options["share"] = np.array(shares)
         return fluid_times(*self.arrays(), ready=ready, ceiling=ceiling, **options)
 
     def rates(self):
@@ -43,22 +47,29 @@ class Problem(NamedTuple):
         return max_min_rates(offsets, links, capacity, ceiling=np.array(self.ceiling, dtype=float))
 
     def incidence(self):
-        """1 where a link carries a flow, shape (H, F)."""
+        """The share of each flow that crosses each link, shape (H, F)."""
         on = np.zeros((len(self.capacity), len(self.routes)))
-        for flow, route in enumerate(self.routes):
-            on[route, flow] = 1
+        for flow, (route, share) in enumerate(zip(self.routes, self.share, strict=True)):
+            on[route, flow] = share
         return on
 
 
-def problem_of(routes, size, capacity, *, ready=None, ceiling=None):
-    """Flows that start at 0 and are limited by their links alone, if not said otherwise."""
-    return Problem(routes, size, capacity, ready or [0] * len(routes), ceiling or [INFINITE] * len(routes))
+def problem_of(routes, size, capacity, *, ready=None, ceiling=None, share=None):
+    """Whole flows that start at 0 and are limited by their links alone, if not said otherwise."""
+    count = len(routes)
+    return Problem(
+        routes, size, capacity, ready or [0] * count, ceiling or [INFINITE] * count, share or [[1] * len(r) for r in routes]
+    )
 
 
 def problem_from(network, flows, ready):
     """The messages of one phase, from when they are ready on."""
-    return Problem(
-        flows_as_lists(flows), flows.size.tolist(), network.capacity.tolist(), ready.tolist(), flows.ceiling.tolist()
+    return problem_of(
+        flows_as_lists(flows),
+        flows.size.tolist(),
+        network.capacity.tolist(),
+        ready=ready.tolist(),
+        ceiling=flows.ceiling.tolist(),
     )
 
 
@@ -68,11 +79,14 @@ def side_by_side(problems):
     routes = [
         [link + low for link in route] for problem, low in zip(problems, first, strict=False) for route in problem.routes
     ]
-    return Problem(routes, *([value for problem in problems for value in problem[field]] for field in range(1, 5)))
+    return Problem(routes, *([value for problem in problems for value in problem[field]] for field in range(1, 6)))
 
 
-def random_problem(rng, *, most_flows=6, most_links=5, orders=0, is_timed=True):
-    """A few flows with small whole numbers, so that much happens at once; capacities over some orders of magnitude."""
+def random_problem(rng, *, most_flows=6, most_links=5, orders=0, is_timed=True, is_split=False):
+    """A few flows with small whole numbers, so that much happens at once; capacities over some orders of magnitude.
+
+    With ``is_split`` a link may carry a half or a quarter of a flow.
+    """
     num_flows, num_links = int(rng.integers(1, most_flows + 1)), int(rng.integers(1, most_links + 1))
 
     def route():
@@ -81,12 +95,17 @@ def random_problem(rng, *, most_flows=6, most_links=5, orders=0, is_timed=True):
     def scale():
         return 10 ** int(rng.integers(0, orders + 1))
 
+    def share(route):
+        return [2.0 ** -int(rng.integers(0, 3)) if is_split else 1 for _ in route]
+
+    routes = [route() for _ in range(num_flows)]
     return Problem(
-        routes=[route() for _ in range(num_flows)],
+        routes=routes,
         size=[int(rng.integers(1, 9)) * scale() for _ in range(num_flows)],
         capacity=[int(rng.integers(1, 13)) * scale() for _ in range(num_links)],
         ready=[int(rng.integers(0, 4)) * int(is_timed) for _ in range(num_flows)],
         ceiling=[float(rng.integers(1, 13) / 2) * scale() if rng.random() < 0.3 else INFINITE for _ in range(num_flows)],
+        share=[share(route) for route in routes],
     )
 
 
@@ -95,25 +114,28 @@ def progressive_filling(routes, capacity, ceiling=None):
     return np.array([float(rate) for rate in exact_rates(routes, capacity, ceiling)])
 
 
-def exact_rates(routes, capacity, ceiling=None):
+def exact_rates(routes, capacity, ceiling=None, share=None):
     """Max-min rates in exact fractions: raise all rates by the largest step any rule allows, freeze, repeat.
 
-    ``routes`` is a list of lists of links, ``capacity`` maps links to B/s, ``ceiling`` is a list of B/s.
+    ``routes`` is a list of lists of links, ``capacity`` maps links to B/s, ``ceiling`` is a list of B/s, ``share`` as in
+    ``Problem``.
     """
     flows = range(len(routes))
     limit = [INFINITE] * len(routes) if ceiling is None else list(ceiling)
     room = {link: Fraction(capacity[link]) for route in routes for link in route}
+    parts = [[1] * len(route) for route in routes] if share is None else share
+    part = {(f, link): Fraction(p) for f in flows for link, p in zip(routes[f], parts[f], strict=True)}
     rate = [Fraction(0) for _ in flows]
     rising = set(flows)
     while rising:
-        on = {link: [f for f in rising if link in routes[f]] for link in room}
-        steps = [room[link] / len(on[link]) for link in room if on[link]]
+        on = {link: sum(part[f, link] for f in rising if link in routes[f]) for link in room}
+        steps = [room[link] / on[link] for link in room if on[link]]
         steps += [Fraction(limit[f]) - rate[f] for f in rising if limit[f] < INFINITE]
         step = min(steps)
         for f in rising:
             rate[f] += step
         for link in room:
-            room[link] -= step * len(on[link])
+            room[link] -= step * on[link]
         full = {link for link in room if on[link] and room[link] == 0}
         rising = {f for f in rising if not full & set(routes[f]) and rate[f] != limit[f]}
     return rate
@@ -129,7 +151,8 @@ def exact_fluid(problem):
         waiting = [f for f in range(len(end)) if end[f] is None]
         active = [f for f in waiting if ready[f] <= now]
         steps = [ready[f] - now for f in waiting if ready[f] > now]
-        rates = exact_rates([problem.routes[f] for f in active], problem.capacity, [problem.ceiling[f] for f in active])
+        routes, ceiling, share = ([values[f] for f in active] for values in (problem.routes, problem.ceiling, problem.share))
+        rates = exact_rates(routes, problem.capacity, ceiling, share)
         steps += [left[f] / rate for f, rate in zip(active, rates, strict=True)]
         now += min(steps)
         for f, rate in zip(active, rates, strict=True):
@@ -199,7 +222,7 @@ def max_min_by_programming(problems):
     flow_of = np.repeat(every, [len(route) for route in whole.routes])
     links = np.concatenate(whole.routes)
     width = num_flows + len(problems)
-    crossing = coo_array((np.ones(len(links)), (links, flow_of)), shape=(num_links, width))
+    crossing = coo_array((np.concatenate(whole.share), (links, flow_of)), shape=(num_links, width))
     above = coo_array(
         (np.repeat([1.0, -1.0], num_flows), (np.tile(every, 2), np.concatenate([num_flows + owner, every]))),
         shape=(num_flows, width),
