@@ -84,7 +84,7 @@ def test_rates_of_thousands_of_cases_are_those_of_filling_in_fractions(orders):
 
 @pytest.mark.parametrize("orders", [0, 9])
 def test_rates_of_thousands_of_larger_cases_keep_the_rules(orders):
-    for problem in many(1500, seed=4 + orders, most_flows=30, most_links=12, orders=orders, is_timed=False):
+    for problem in many(1000, seed=4 + orders, most_flows=30, most_links=12, orders=orders, is_timed=False):
         check_max_min(problem.rates(), problem.routes, problem.capacity, problem.ceiling)
 
 
@@ -109,7 +109,7 @@ def test_parallel_links_are_shared_by_the_flows_on_each_alone(count, width, capa
 @pytest.mark.parametrize("is_split", [False, True], ids=["whole", "split"])
 @pytest.mark.parametrize("orders", [0, 9])
 def test_hundreds_of_cases_drain_when_fractions_say(orders, is_split):
-    problems = many(500, seed=6 + orders, orders=orders, is_split=is_split)
+    problems = many(300, seed=6 + orders, orders=orders, is_split=is_split)
     for problem, exact in zip(problems, np.split(in_fractions(problems), ends_of(problems)), strict=True):
         ours = problem.solve()
         np.testing.assert_allclose(ours.drained, exact, rtol=1e-12)
@@ -184,7 +184,7 @@ def test_the_integral_of_rates_betrays_wrong_ends():
 def test_exchanges_on_every_kind_of_topology_drain_when_a_dense_reference_says(name):
     network = Network(topology=KINDS[name])
     (flows,) = skewed(network, exponent=0.7)
-    problem = problem_from(network, flows, np.random.default_rng(3).uniform(0, 1e-3, len(flows)))
+    problem = problem_from(network, flows, np.random.default_rng(3).integers(0, 10, len(flows)) * 1e-4)
     drained = problem.solve().drained
     np.testing.assert_allclose(drained, float_fluid(problem), rtol=1e-11)
     np.testing.assert_allclose(bytes_carried(problem, drained), problem.size, rtol=1e-9)
