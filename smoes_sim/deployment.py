@@ -285,13 +285,13 @@ def _step(parts: _Parts, tokens: NDArray[np.int64]) -> Step:
 
 
 def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Two groups of tokens: of every rank the first half of its tokens (rounded up), and the rest."""
+    """Of every rank the first half of its tokens (rounded up), and the rest if there is any."""
     order = np.argsort(home, kind="stable")
     count = np.bincount(home)
     place = np.empty(len(home), dtype=np.int64)
     place[order] = np.arange(len(home)) - np.repeat(np.cumsum(count) - count, count)
     is_first = 2 * place < count[home]
-    return [np.flatnonzero(is_first), np.flatnonzero(~is_first)]
+    return [half for half in (np.flatnonzero(is_first), np.flatnonzero(~is_first)) if len(half)]
 
 
 def _traffic(parts: _Parts, tokens: NDArray[np.int64]) -> Traffic:
@@ -333,7 +333,8 @@ def _batch(parts: _Parts, tokens: NDArray[np.int64], is_last: NDArray[np.bool_])
 def _active_experts(traffic: Traffic, placement: ExpertPlacement) -> NDArray[np.int64]:
     """Experts with at least one token, per layer and rank, (L, R)."""
     L, R = traffic.slots.shape
-    key = np.arange(L)[:, None] * R + placement.expert_rank
+    first = placement.ep_size * np.arange(placement.num_groups)[:, None]
+    key = np.arange(L)[:, None, None] * R + first + placement.expert_rank[:, None, :]
     return np.bincount(key[traffic.expert_slots > 0], minlength=L * R).reshape(L, R)
 
 

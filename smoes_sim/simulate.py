@@ -33,12 +33,16 @@ class PhaseTimes:
         ep_comm_s: Its exchanges, each alone on the network, added up.
         ep_exposed_s: What the pass would save on a network that takes no time.
         bound_s: Lower bound of ``ep_comm_s``.
+        network_error: Largest relative error of an exchange alone (``ExchangeTime.error_bound``); 0 is exact.
+        lateness_s: Longest wait of a message for the network's next window (see ``Engine``); 0 is exact.
     """
 
     step_s: float
     ep_comm_s: float
     ep_exposed_s: float
     bound_s: float
+    network_error: float
+    lateness_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +141,7 @@ def _throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
 
 def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network, rates: ComputeRates) -> PhaseTimes:
     """Mean times of some forward passes."""
-    rows = []
+    rows, errors, waits = [], [], []
     alone = _Alone(network, deployment.scenario.communication.tolerance)
     for step in steps:
         real = time_step(deployment, step, network, rates)
@@ -147,8 +151,17 @@ def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network,
         communication = sum(exchange.duration for exchange in exchanges)
         bound = sum(exchange.bound for exchange in exchanges)
         rows.append((real.duration, communication, real.duration - free.duration, bound))
+        errors += [exchange.error_bound for exchange in exchanges]
+        waits.append(real.lateness)
     step_s, ep_comm_s, ep_exposed_s, bound_s = (float(value) for value in np.mean(rows, axis=0))
-    return PhaseTimes(step_s=step_s, ep_comm_s=ep_comm_s, ep_exposed_s=ep_exposed_s, bound_s=bound_s)
+    return PhaseTimes(
+        step_s=step_s,
+        ep_comm_s=ep_comm_s,
+        ep_exposed_s=ep_exposed_s,
+        bound_s=bound_s,
+        network_error=max(errors, default=0.0),
+        lateness_s=max(waits, default=0.0),
+    )
 
 
 def _at_no_cost(step: Step) -> Step:

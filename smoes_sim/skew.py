@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.errors import ConfigError
+from smoes_sim.errors import ConfigError, TraceError
 from smoes_sim.files import nearest, read_text
 from smoes_sim.placement import home_tokens, place_experts
 from smoes_sim.routing import RoutingTrace
@@ -37,7 +37,7 @@ def zipf_matrix(num_ranks: int, size: float, *, exponent: float, seed: int, per_
     """Bytes when the k-th most popular destination gets ``k ** -exponent`` of a rank's bytes, (R, R).
 
     Every rank sends ``size`` in all. The order of popularity is drawn once for all ranks or, with ``per_source``, for
-    each. Exponent 0 is uniform.
+    each. Exponent 0 is uniform; 4 ranks and exponent 1: shares 12/25, 6/25, 4/25, 3/25.
     """
     rng = np.random.default_rng(seed)
     share = np.arange(1, num_ranks + 1, dtype=np.float64) ** -exponent
@@ -52,7 +52,8 @@ def lognormal_matrix(num_ranks: int, size: float, *, sigma: float, seed: int) ->
 
     Measured per-rank loads of expert parallelism were found to fit a log-normal best (DeepEP pull request 393).
     """
-    share = np.exp(sigma * np.random.default_rng(seed).standard_normal(num_ranks))
+    level = sigma * np.random.default_rng(seed).standard_normal(num_ranks)
+    share = np.exp(level - level.max())  # the same shares, and no overflow
     return size * np.tile(share / share.sum(), (num_ranks, 1))
 
 
@@ -60,16 +61,33 @@ def workload_matrix(name: str, num_ranks: int, size: float, *, seed: int, step: 
     """Bytes of a named imbalance workload, derived from (name, seed, step) alone, (R, R).
 
     The names and what each isolates are those of Megatron-LM pull request 7488 (September 2026); the numbers are ours:
-    8 experts a rank, one expert in 16 hot, hot is 4 times cold.
+    8 experts a rank, one expert in 16 hot, hot is 4 times cold. The mean rank sends ``size``.
+
+    Args:
+        name: ``W0_balanced`` or, for short, ``W0``; see :func:`workload_names`.
+        num_ranks: R.
+        size: Bytes.
+        seed: Decides which ranks are hot.
+        step: Moves the hot rank of W6; every tenth step from 0 on is a burst in W7.
 
     Raises:
         ConfigError: If there is no such workload.
     """
-    if name not in _WORKLOADS:
-        raise ConfigError(f'workload = "{name}" is unknown. {nearest(name, _WORKLOADS)}')
     rng = np.random.default_rng(seed)
-    sends, receives = _WORKLOADS[name](num_ranks, rng, step)
+    sends, receives = _WORKLOADS[full_workload_name(name)](num_ranks, rng, step)
     return size * np.outer(sends / sends.mean(), receives / receives.sum())
+
+
+def full_workload_name(name: str) -> str:
+    """``W2_hot_rank`` for ``W2`` or for itself.
+
+    Raises:
+        ConfigError: If there is no such workload.
+    """
+    for known in _WORKLOADS:
+        if name in {known, known.partition("_")[0]}:
+            return known
+    raise ConfigError(f'workload = "{name}" is unknown. {nearest(name, _WORKLOADS)}')
 
 
 def workload_names() -> list[str]:
@@ -152,10 +170,13 @@ def trace_matrix(trace: RoutingTrace, num_ranks: int, size: float) -> Matrix:
 
     Raises:
         PlacementError: If the experts do not divide over the ranks.
+        TraceError: If no token goes to any expert.
     """
     placement = place_experts("contiguous", trace, num_ranks=num_ranks, rng=np.random.default_rng(0))
     home = home_tokens("data_parallel", trace, placement)
     copies = count_traffic(trace, placement, home, deduplicate="none").stages[0].sum(axis=0)
+    if not copies.any():
+        raise TraceError("no token goes to any expert. Take a trace with expert ids >= 0.")
     matrix: Matrix = copies * (size * num_ranks / copies.sum())
     return matrix
 

@@ -39,7 +39,7 @@ class Traffic:
         stages: Copies from rank to rank in dispatch, int64 (L, R, R) each; the diagonal counts copies that stay. Two
             stages with ``node`` deduplication (between nodes, then forwarded inside), otherwise one.
         slots: Routed tokens that each rank's experts process, int64 (L, R).
-        expert_slots: Routed tokens of each expert, int64 (L, E).
+        expert_slots: Routed tokens of each expert in each EP group, int64 (L, G, E).
     """
 
     stages: tuple[NDArray[np.int64], ...]
@@ -88,13 +88,14 @@ def count_traffic(
     Example:
         One token at home on rank 0 with experts on ranks 0, 1, 1: ``none`` sends 1 copy to 0 and 2 to 1; ``rank`` 1, 1.
     """
-    R = placement.num_ranks
+    R, G, E = placement.num_ranks, placement.num_groups, trace.num_experts
+    group = (home // placement.ep_size)[:, None]
     slots, expert_slots, stages = [], [], []
-    for layer, rank_of in enumerate(placement.expert_rank):
+    for layer in range(trace.num_layers):
         ids = trace.expert_ids[:, layer].astype(np.int64)
-        destination = np.where(ids >= 0, rank_of[ids], -1)
+        destination = placement.destination(layer, ids, home)
         slots.append(np.bincount(destination[destination >= 0], minlength=R))
-        expert_slots.append(np.bincount(ids[ids >= 0], minlength=trace.num_experts))
+        expert_slots.append(np.bincount((group * E + ids)[ids >= 0], minlength=G * E).reshape(G, E))
         if deduplicate == "none":
             stages.append([_pairs(np.repeat(home, destination.shape[1]), destination.ravel(), R)])
             continue
@@ -172,7 +173,7 @@ def transmission_rate(trace: RoutingTrace, placement: ExpertPlacement, home: NDA
 def remote_tokens(trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each token needs another rank in each layer, shape (T, L)."""
     remote = np.empty((trace.num_tokens, trace.num_layers), dtype=bool)
-    for layer, rank_of in enumerate(placement.expert_rank):
-        ids = trace.expert_ids[:, layer]
-        remote[:, layer] = ((rank_of[ids] != home[:, None]) & (ids >= 0)).any(axis=1)
+    for layer in range(trace.num_layers):
+        destination = placement.destination(layer, trace.expert_ids[:, layer], home)
+        remote[:, layer] = ((destination != home[:, None]) & (destination >= 0)).any(axis=1)
     return remote

@@ -225,3 +225,29 @@ def test_software_time_is_paid_per_exchange_even_when_empty_and_per_message():
     busy = network_of(3, per_message=0.25)
     layer = LayerExchanges(dispatch=phases_of(busy, [np.array([[0, 1, 1], [0, 0, 0], [0, 0, 0]], dtype=float)]), combine=[])
     assert timed(model_of(1), times_of(3), [layer], busy).finish == pytest.approx([2.25, 4, 4.25])
+
+
+def test_two_batches_share_device_and_network_so_that_one_computes_while_the_other_travels():
+    # two ranks alike; each batch: 1 s of attention, 4 B each way (4 s and 2 of latency alone), 3 s of experts
+    # batch A: attention 0-1, dispatch from 1; batch B: attention 1-2, dispatch from 2. A has 3 B left at 2; both share the
+    # port: A is gone at 2 + 2 * 3 = 8, there at 10; B has 4 - 3 = 1 left at 8: gone at 9, there at 11
+    # experts of A 10-13, of B 13-16 (the device is taken); combine of A 13-16 alone: 3 of 4 B gone at 16, the last shares:
+    # gone at 18, there at 20; B has 4 - 1 left at 18: gone at 21, there at 23
+    network = network_of(2)
+    times = times_of(2, attention=[1, 1], experts=[[3, 3]])
+    batches = [MicroBatch(times=times, exchanges=[layer_of(network, [[0, 4], [4, 0]])]) for _ in range(2)]
+    step = step_time(model_of(1), batches, network, overlap="two_batch")
+    assert step.finish == pytest.approx([23, 23])
+    assert events(step, 0) == [
+        (0, "attention", 0, 1),
+        (0, "attention", 1, 2),
+        (0, "dispatch", 1, 10),
+        (0, "dispatch", 2, 11),
+        (0, "experts", 10, 13),
+        (0, "experts", 13, 16),
+        (0, "combine", 13, 20),
+        (0, "combine", 16, 23),
+    ]
+    # one after the other they would take 2 * (1 + 6 + 3 + 6) = 32 s
+    whole = [timed(model_of(1), times, batch.exchanges, network).duration for batch in batches]
+    assert sum(whole) == pytest.approx(32)

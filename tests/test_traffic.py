@@ -152,7 +152,7 @@ def test_a_token_with_two_experts_on_one_rank_is_sent_twice_or_once():
     assert rank.stages[0].tolist() == [[[1, 1], [0, 0]]]
     assert (rank.local_copies, rank.remote_copies, rank.routed) == (1, 1, 3)
     assert rank.slots.tolist() == [[1, 2]]
-    assert rank.expert_slots.tolist() == [[1, 0, 1, 1]]
+    assert rank.expert_slots.tolist() == [[[1, 0, 1, 1]]]
 
 
 def test_by_node_a_token_crosses_once_and_is_forwarded_inside():
@@ -234,3 +234,14 @@ def test_without_tokens_of_a_kind_its_rate_is_not_a_number():
 )
 def test_bytes_of_a_copy(hidden, element, size):
     assert copy_bytes(hidden, element) == size
+
+
+def test_tokens_of_two_groups_stay_in_their_groups():
+    # 2 experts on 4 ranks: groups {0, 1} and {2, 3}; tokens at home on 0 and 3 with both experts each
+    trace = trace_of([[[0, 1]], [[0, 1]]], num_experts=2)
+    placement = ExpertPlacement(physical_to_logical_map=np.array([[0, 1]]), slot_rank=np.array([0, 1]), num_groups=2)
+    traffic = count_traffic(trace, placement, np.array([0, 3]), deduplicate="rank")
+    assert traffic.stages[0].tolist() == [[[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]]]
+    assert traffic.slots.tolist() == [[1, 1, 1, 1]]
+    assert traffic.expert_slots.tolist() == [[[1, 1], [1, 1]]]
+    assert remote_tokens(trace, placement, np.array([0, 3])).all()

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from smoes_sim.cli import show, topology_commands, trace_commands
+from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.errors import ConfigError, SmoesError
 
 app = typer.Typer(
@@ -85,55 +86,7 @@ def compare(
         typer.echo(f"plot: {plots[0]}")
 
 
-@app.command()
-def alltoall(
-    topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
-    size: Annotated[Optional[str], typer.Option("--bytes", help='Bytes a rank sends, "64 MiB".')] = None,
-    sweep: Annotated[Optional[str], typer.Option(help='Sizes, doubling, "1 KiB:1 GiB".')] = None,
-    matrix: Annotated[Optional[Path], typer.Option(help="File of bytes [from][to], nccl-tests' alltoallv form.")] = None,
-    zipf: Annotated[Optional[float], typer.Option(min=0, help="Skew destinations by this Zipf exponent.")] = None,
-    per_source: Annotated[bool, typer.Option("--per-source", help="Each rank has its own popular destinations.")] = False,
-    schedule: Annotated[
-        Literal["direct", "pairwise", "two_hop", "hierarchical"], typer.Option(help="What the library posts.")
-    ] = "direct",
-    order: Annotated[Literal["naive", "shifted", "rail", "random"], typer.Option()] = "shifted",
-    fidelity: Annotated[
-        Literal["bound", "fluid", "fifo"], typer.Option(help="fluid: links shared fairly; fifo: message order counts.")
-    ] = "fluid",
-    tolerance: Annotated[float, typer.Option(min=0, max=0.1, help="Relative error aimed at; 0 is exact.")] = 1e-4,
-    injection: Annotated[
-        Literal["fifo", "round_robin"], typer.Option(help="fifo fidelity: messages one by one, or taking turns.")
-    ] = "fifo",
-    window: Annotated[
-        Optional[str], typer.Option(help="fifo fidelity: bytes of a message before its receiver must answer.")
-    ] = None,
-    per_message: Annotated[str, typer.Option(help="Sender's time per message.")] = "0 us",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    as_json: Json = False,
-) -> None:
-    """Time an all-to-all, in nccl-tests' columns."""
-    from smoes_sim import results
-    from smoes_sim.alltoall import AlltoallOptions, alltoall_rows, choose_matrices
-    from smoes_sim.network import Network
-    from smoes_sim.topology import find_topology
-
-    network = Network(topology=find_topology(topology), per_message=show.duration("--per-message", per_message), seed=seed)
-    matrices = choose_matrices(
-        network.topology.num_ranks, size=size, sweep=sweep, matrix=matrix, zipf=zipf, per_source=per_source, seed=seed
-    )
-    given = {} if window is None else {"window": show.size("--window", window)}
-    options = AlltoallOptions(
-        schedule=schedule, order=order, fidelity=fidelity, tolerance=tolerance, injection=injection, seed=seed, **given
-    )
-    with show.progress("sizes", len(matrices)) as advance:
-        rows = []
-        for row in alltoall_rows(network, matrices, options):
-            rows.append(row)
-            advance(len(rows))
-    wall = sum(row.pop("wall_s") for row in rows)
-    document = {"topology": topology, "ranks": network.topology.num_ranks, "wall_s": wall, "rows": rows}
-    kind = "alltoall" if matrix is None and zipf is None else "alltoallv"
-    typer.echo(results.to_json(document) if as_json else show.alltoall(document, kind), nl=False)
+app.command(cls=GroupedCommand)(alltoall)
 
 
 @app.command()

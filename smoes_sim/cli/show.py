@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from smoes_sim.config import Scenario
 
 Row = dict[str, Any]
+_ROUNDING = 1e-12
+"""Smaller errors are those of floating-point sums."""
 
 
 def talk(text: str) -> None:
@@ -129,9 +131,18 @@ def prediction(row: Row) -> str:
         "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', _seconds)}, bound {_seconds(row['bound_s'])}",
         "EP exposed, prefill": _exposed(row, ""),
         "EP exposed, decode": _exposed(row, "decode_"),
+        "network error": _network_error(row),
         "not counted": ", ".join(row["not_counted"]),
     }
     return pairs(lines)
+
+
+def _network_error(row: Row) -> str:
+    error = max(row["network_error"], row.get("decode_network_error", 0.0))
+    late = max(row["lateness_s"], row.get("decode_lateness_s", 0.0))
+    if error == 0.0 and late == 0.0:
+        return "every rate change followed"
+    return f"windows: exchanges within {error:.1g} of windows twice as wide, messages late by at most {_seconds(late)}"
 
 
 def _exposed(row: Row, phase: str) -> str:
@@ -225,8 +236,10 @@ def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:
     return paths
 
 
-def alltoall(document: Row, kind: str) -> str:
-    """nccl-tests' columns, and the bound beside them."""
+def alltoall(document: Row) -> str:
+    """nccl-tests' columns with the bound beside them, what the answer rests on, and the busiest links."""
+    rows = document["rows"]
+    is_uneven = document["collective"] == "alltoallv"
     body = [
         [
             f"{row['size_bytes']:.0f}",
@@ -239,23 +252,64 @@ def alltoall(document: Row, kind: str) -> str:
             f"{row['busbw_GBps']:.2f}",
             f"{row['bound_s'] * 1e6:.2f}",
             f"{row['flows']}",
+            *([f"{row['mean_bytes']:.0f}"] if is_uneven else []),
         ]
-        for row in document["rows"]
+        for row in rows
     ]
-    header = [
-        "size(B)",
-        "count",
-        "type",
-        "redop",
-        "root",
-        "time(us)",
-        "algbw(GB/s)",
-        "busbw(GB/s)",
-        "bound(us)",
-        "flows",
+    header = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)", "bound(us)", "flows"]
+    text = _alltoall_head(document) + table(header + ["mean(B)"] * is_uneven, body, left=0)
+    if "hot_links" not in rows[-1]:
+        return text
+    return text + _hot_links(rows[-1], is_windowed=document["tolerance"] > 0)
+
+
+def _alltoall_head(document: Row) -> str:
+    """What was asked and what the answer rests on, as comments."""
+    rows, fidelity = document["rows"], document["fidelity"]
+    size = "what a rank sends" if document["collective"] == "alltoall" else "the most that a rank sends or receives"
+    window = f"window {document['window']}" if document["window"] else "no window"
+    queues = f"{document['order']} order, {document['injection']} injection, {window}"
+    model = {
+        "bound": "bound (no schedule beats it)",
+        "fluid": "fluid (links shared max-min fairly; no packets, no queues)",
+        "fifo": f"fifo (chunks through ports, {queues})",
+        "packet": f"packet (every packet, {queues})",
+    }
+    error = max(row["error_bound"] for row in rows)
+    certainty = (
+        f"within {max(error, _ROUNDING):.1g} of a run with windows twice as wide" if error else "exact for this model"
+    )
+    lines = [
+        f"{document['collective']} on {document['topology']}: {document['ranks']} ranks, {rows[0]['links']} directed links; "
+        + document["traffic"],
+        f"size is {size}, its own block included" + ("; mean is what a rank sends" * (size != "what a rank sends")),
+        f"schedule {document['schedule']}; {model[fidelity]}; error: {certainty}",
     ]
-    head = f"# {kind} on {document['topology']}: {document['ranks']} ranks; size includes a rank's own block\n"
-    return head + table(header, body, left=0)
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _hot_links(row: Row, *, is_windowed: bool) -> str:
+    """Which links are busiest in one exchange, when, how full."""
+    body = [
+        [
+            hot["link"],
+            hot["kind"],
+            f"{hot['bytes']:.0f}",
+            print_bandwidth(hot["capacity_Bps"]),
+            f"{hot['busy_s'] * 1e6:.2f}",
+            _percent(hot["utilisation"]),
+            *("-" if hot[key] is None else f"{hot[key] * 1e6:.2f}" for key in ("first_s", "last_s", "full_s")),
+        ]
+        for hot in row["hot_links"]
+    ]
+    if not body:
+        return "\n# no link carries anything\n"
+    header = ["link", "kind", "bytes", "capacity", "busy(us)", "busy(%)", "first(us)", "last(us)", "full(us)"]
+    size = f"{row['size_bytes']:.0f}"
+    head = f"\n# busiest links at size {size} B; busy: bytes at full rate; first, last: in use; full: at 99.9% or more\n"
+    if is_windowed and body[0][-1] != "-":
+        head += "# first, last and full are to within a window in large cases; --tolerance 0 is exact\n"
+    return head + table(header, body, left=2)
 
 
 def validation(document: Row) -> str:

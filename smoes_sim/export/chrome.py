@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,19 @@ import numpy as np
 import orjson
 
 from smoes_sim.files import write_bytes
+from smoes_sim.network.hot import link_groups, use_over_time
 from smoes_sim.timeline import StepTime
 from smoes_sim.topology import Topology
 
 _COMMUNICATION = ("dispatch", "combine")
 _MOST_LINKS = 16
-"""Links that get a counter: those that are busiest over the step."""
+"""Links, or groups of links of equal use, that get a counter: the busiest over the step."""
+_EQUAL = 1e-9
+"""Links whose busy time differs by no more than this, relatively, are equally busy: sums over many moments."""
+_STEP = 1e-5
+"""Shares of capacity are compared in steps of this size."""
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+"""Odd multiplier of the hash of a link's use over time."""
 
 
 def chrome_trace(step: StepTime, topology: Topology) -> dict[str, Any]:
@@ -53,26 +61,27 @@ def chrome_trace(step: StepTime, topology: Topology) -> dict[str, Any]:
 
 
 def _link_counters(step: StepTime, topology: Topology) -> list[dict[str, Any]]:
-    """Utilisation of the busiest links in percent, as counters of a process of their own."""
+    """Utilisation of the busiest links in percent, as counters of a process of their own; links of equal use share one."""
     if not step.link_use:
         return []
     moments = np.array([moment for moment, _ in step.link_use])
-    share = np.stack([use for _, use in step.link_use])
     lasting = np.diff(moments, append=max(step.duration, float(moments[-1])))
-    busy = lasting @ share
-    chosen = [int(link) for link in np.argsort(-busy, kind="stable")[:_MOST_LINKS] if busy[link] > 0]
+    busy, label = np.zeros(topology.num_links), np.zeros(topology.num_links, np.uint64)
+    for seconds, (_, use) in zip(lasting, step.link_use, strict=True):
+        busy += seconds * use
+        label = label * _FACTOR + np.rint(use / _STEP).astype(np.uint64)
     process = topology.num_nodes
     name = {"ph": "M", "name": "process_name", "pid": process, "args": {"name": "links, % of capacity"}}
     return [name] + [
         {
             "ph": "C",
-            "name": topology.link_name(link),
+            "name": group.label,
             "pid": process,
-            "ts": float(moment) * 1e6,
-            "args": {"%": round(100 * float(use[link]), 3)},
+            "ts": moment * 1e6,
+            "args": {"%": round(100 * share, 3)},
         }
-        for link in chosen
-        for moment, use in step.link_use
+        for group in islice(link_groups(topology, busy, tolerance=_EQUAL, label=label), _MOST_LINKS)
+        for moment, share in use_over_time(group.links, step.link_use, step.duration)
     ]
 
 

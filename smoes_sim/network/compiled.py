@@ -38,7 +38,8 @@ def select(offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: i
     is_weighted = len(weight) > 1
     local = np.empty(start[-1], np.int32)
     heavy = np.empty(start[-1] if is_weighted else 1, np.float64)
-    heavy[:1] = weight[:1]
+    if not is_weighted:
+        heavy[0] = weight[0]  # an assignment of slices would take seconds to compile
     new = np.full(num_links, -1, np.int32)
     old = np.empty(num_links, np.int64)
     count, at = 0, 0
@@ -233,13 +234,16 @@ def peaks(start: Longs, local: Ids, value: Reals, num_links: int) -> Reals:
     return top
 
 
-@_jit("(i8[::1], i4[::1], i8[::1], f8[::1])")
-def narrowest(start: Longs, local: Ids, flows: Longs, level: Reals) -> Reals:
-    """Smallest level on the route of some flows, in their order."""
-    result = np.full(len(flows), np.inf)
-    for i in range(len(flows)):
-        for edge in range(start[flows[i]], start[flows[i] + 1]):
-            result[i] = min(result[i], level[local[edge]])
+@_jit("(i8[::1], i4[::1], f8[::1])")
+def narrowest(start: Longs, local: Ids, level: Reals) -> Longs:
+    """Entry of each route whose link has the smallest level, the first of equal ones, shape (F,)."""
+    result = np.empty(len(start) - 1, np.int64)
+    for flow in range(len(start) - 1):
+        best = start[flow]
+        for entry in range(start[flow] + 1, start[flow + 1]):
+            if level[local[entry]] < level[local[best]]:
+                best = entry
+        result[flow] = best
     return result
 
 

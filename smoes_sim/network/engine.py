@@ -30,6 +30,9 @@ _SAME_INSTANT = 1e-12
 """Moments closer than this, relative to the clock, are one moment: sums of floats differ in the last digits."""
 _SMALL = 500
 """Up to this many messages in a phase arrays are quick enough that nothing is compiled."""
+_WIDTH, _WIDEST = 3.0, 0.2
+"""Windows are 3 sqrt(tolerance) of the least time that what is in flight needs: passes of 64 and 128 ranks then differ from
+the exact solution by less than the tolerance (docs/performance.md)."""
 _FEW = 256
 """Messages in flight up to which every change is followed, when windows are allowed."""
 
@@ -110,9 +113,9 @@ class Engine:
         self.link_use: list[LinkUse] = []
         largest = max((len(flows) for flows in phases), default=0)
         self._flight = Flight(
-            Links.without_incast(network.capacity),
+            _links(network),
             backend(compiled=largest > _SMALL),
-            window=math.sqrt(tolerance),
+            window=min(_WIDEST, _WIDTH * math.sqrt(tolerance)),
             exact_below=_FEW,
             prune=not record_links,
         )
@@ -214,8 +217,17 @@ class Engine:
 def _block(flows: Flows, flying: NDArray[np.int64]) -> Block:
     """The messages of an exchange that cross shared links."""
     offsets = np.concatenate([[0], np.cumsum(np.diff(flows.routes.offsets)[flying])])
-    return Block(
-        offsets=offsets, links=flows.routes.links, weight=ONE, size=flows.size[flying], ceiling=flows.ceiling[flying]
+    weight = ONE if flows.routes.share is None else flows.routes.share
+    size, ceiling = flows.size[flying], flows.ceiling[flying]
+    return Block(offsets=offsets, links=flows.routes.links, weight=weight, size=size, ceiling=ceiling)
+
+
+def _links(network: Network) -> Links:
+    topology = network.topology
+    return Links(
+        capacity=network.capacity,
+        incast_flows=topology.incast_flows,
+        incast_efficiency=topology.incast_efficiency,
     )
 
 

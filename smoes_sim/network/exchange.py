@@ -137,8 +137,11 @@ def _single_phase(network: Network, flows: Flows, tolerance: float, record_links
         flows.routes.links,
         flows.size,
         network.capacity,
+        share=flows.routes.share,
         ready=ready_times(network, flows),
         ceiling=flows.ceiling,
+        incast_flows=network.topology.incast_flows,
+        incast_efficiency=network.topology.incast_efficiency,
         tolerance=tolerance,
         record_links=record_links,
     )

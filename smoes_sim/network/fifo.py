@@ -20,27 +20,28 @@ from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.network.exchange import ExchangeTime
-from smoes_sim.network.fifo_kernel import Work, compiled_run, run
+from smoes_sim.network.fifo_kernel import ENTRY, GATE, LINK, MESSAGE, PHASE, QUEUE, RANK, Work, compiled_run, run
 from smoes_sim.network.flows import Flows, Network, lower_bound
-from smoes_sim.topology import Routes
 
 Injection = Literal["fifo", "round_robin"]
 
 TCP_WINDOW = 65535.0
-"""Bytes that TCP sends before the first acknowledgement: the window field of a SYN-ACK has 16 bits and no scale."""
+"""Bytes that TCP sends before the first answer: the window of a SYN-ACK has 16 bits and is never scaled (RFC 7323, 2.2)."""
 PACKET = 8940.0
 """Bytes of a packet when nothing else is said: an Ethernet jumbo frame without its headers."""
 
 _ROUNDING = 1e-9
 _MAX_CHUNKS = 4_000_000
 """Chunks on links, in all, up to which a chunk is one packet when nothing else is said: a few seconds."""
+_MOST_CHUNKS = 200_000_000
+"""Chunks on links, in all, beyond which a chunk is refused as too small: minutes."""
 _PLAIN_EVENTS = 150_000
 """Exchanges up to this many events run as plain Python, within half a second: compiling would take longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FifoTimes:
-    """When messages were through.
+class MessageTimes:
+    """When messages were through; F messages of all phases, one phase after the other.
 
     Attributes:
         sent: When the last byte left the sender's first shared link, seconds, shape (F,).
@@ -53,131 +54,94 @@ class FifoTimes:
     num_events: int
 
 
-def fifo_times(
-    flows: Flows,
-    network_capacity: NDArray[np.float64],
-    link_latency: NDArray[np.float64],
-    *,
-    ready: NDArray[np.float64],
-    chunk: float | None = None,
-    window: float = math.inf,
-    injection: Injection = "fifo",
-    packet: float = PACKET,
-    compiled: bool | None = None,
-) -> FifoTimes:
-    """Send messages through FIFO ports.
-
-    Per link ``end = max(arrival, free) + chunk / capacity``, then its latency. The next link starts a chunk when its
-    first packet is there (packets are stored and forwarded, chunks cut through), but not before it can serve it without
-    a gap. Buffers are as large as needed (lossless, no back-pressure into other ports). An answer takes 64 bytes.
-    Ties go by kind of event, then by message (sender, then posting order).
-
-    Args:
-        flows: Messages; those of a sender in posting order where ``ready`` is equal.
-        network_capacity: B/s of every link, shape (H,).
-        link_latency: Seconds of every link, shape (H,).
-        ready: When each message is posted, seconds, shape (F,).
-        chunk: Bytes served together; under ``round_robin`` also the length of a turn. One packet when left out, or more
-            packets where that would be millions of events.
-        window: Bytes of a message that may leave before its receiver has answered, in whole packets; infinite for a
-            transport that never waits (RDMA write), ``TCP_WINDOW`` for TCP.
-        injection: Whether a sender's port serves its messages one behind the other or in turns.
-        packet: Bytes after which a switch forwards.
-        compiled: Use numba or plain Python, which give the same numbers; by the size of the case when left out.
-
-    Raises:
-        ConfigError: If a size is not positive, or ``injection`` is unknown.
-
-    Example:
-        1 MB over two links of 1 GB/s and 1 us each, packets of 1 kB: 1 ms + 1 us of a packet + 2 us.
-    """
-    num_ranks = int(max(flows.source.max(initial=-1), flows.destination.max(initial=-1))) + 1
-    order = np.lexsort((ready, flows.source))
-    settings = _settings([flows], chunk=chunk, window=window, packet=packet, injection=injection)
-    work = _work(
-        [_take(flows, order)],
-        capacity=network_capacity,
-        link_latency=link_latency,
-        delays=[ready[order]],
-        num_ranks=num_ranks,
-        settings=settings,
-    )
-    work, events = _play(work, compiled=compiled)
-    sent, arrived = np.empty(len(flows)), np.empty(len(flows))
-    sent[order], arrived[order] = work.sent, work.arrived
-    return FifoTimes(sent=sent, arrived=arrived, num_events=events)
-
-
 def fifo_exchange_time(
     network: Network,
     phases: Sequence[Flows],
     *,
     chunk: float | None = None,
-    window: float = math.inf,
+    window: float = TCP_WINDOW,
     injection: Injection = "fifo",
     packet: float = PACKET,
     compiled: bool | None = None,
 ) -> ExchangeTime:
     """Simulate one exchange that starts everywhere at once, as :func:`~smoes_sim.network.exchange_time` does by fluid.
 
-    A rank enters a phase when all it sends and receives in the phase before is done; before each message it spends
-    ``network.per_message``, before the first one ``network.per_exchange`` too. Arguments as in :func:`fifo_times`.
+    Arguments and what is raised as in :func:`fifo_times`; also raised is:
 
     Raises:
-        ConfigError: If a size is not positive, or ``injection`` is unknown.
         SimulationError: If the answer is below the bound or bytes are lost (a bug).
 
     Example:
         4 ranks on a star of 50 GB/s, 16 MiB a pair, shifted order: 3 * 16777216 / 50e9 s and the time of one packet.
     """
-    settings = _settings(phases, chunk=chunk, window=window, packet=packet, injection=injection)
-    num_ranks = network.topology.num_ranks
-    delays = [posting_delays(flows, per_message=network.per_message) for flows in phases]
-    if delays:
-        delays[0] = delays[0] + network.per_exchange
+    times = fifo_times(network, phases, chunk=chunk, window=window, injection=injection, packet=packet, compiled=compiled)
+    return exchange_of(network, phases, times)
+
+
+def fifo_times(
+    network: Network,
+    phases: Sequence[Flows],
+    *,
+    chunk: float | None = None,
+    window: float = TCP_WINDOW,
+    injection: Injection = "fifo",
+    packet: float = PACKET,
+    compiled: bool | None = None,
+) -> MessageTimes:
+    """Send the messages of an exchange through FIFO ports.
+
+    Per link ``end = max(arrival, free) + chunk / capacity``, then its latency. The next link starts a chunk when its
+    first packet is there (packets are stored and forwarded, chunks cut through), but not before it can serve it without
+    a gap. Buffers are as large as needed (lossless, no back-pressure into other ports). An answer takes 64 bytes.
+    Ties go by kind of event, then by message (sender, then posting order). All ranks enter after
+    ``network.per_exchange``; each goes through the phases in order, waits for what a phase comes after, and spends
+    ``network.per_message`` before every message.
+
+    Args:
+        network: Capacities and constants.
+        phases: Messages; those of a sender in posting order.
+        chunk: Bytes served together; under ``round_robin`` also the length of a turn. One packet when left out, or more
+            packets where that would be millions of events.
+        window: Bytes of a message that may leave before its receiver has answered, in whole packets; infinite for a
+            transport that never waits.
+        injection: Whether a sender's port serves its messages one behind the other or in turns.
+        packet: Bytes after which a switch forwards.
+        compiled: Use numba or plain Python, which give the same numbers; by the size of the case when left out.
+
+    Raises:
+        ConfigError: If a size is not positive, a chunk too small for the bytes, or ``injection`` is unknown.
+        SimulationError: If bytes are lost (a bug).
+
+    Example:
+        1 MB over two links of 1 GB/s and 1 us each, packets of 1 kB: 1 ms + 1 us of a packet + 2 us.
+    """
+    check_settings(chunk=packet if chunk is None else chunk, window=window, packet=packet, injection=injection)
     work = _work(
+        network,
         phases,
-        capacity=network.capacity,
-        link_latency=network.topology.link_latency,
-        delays=delays,
-        num_ranks=num_ranks,
-        settings=settings,
+        chunk=_chunk(phases, chunk, packet=packet),
+        window=whole_packets(window, packet=packet),
+        packet=float(packet),
+        take_turns=int(injection == "round_robin"),
     )
-    work, events = _play(work, compiled=compiled)
-    finish = np.full(num_ranks, network.per_exchange)
-    np.maximum.at(finish, np.asarray(work.gate, dtype=np.int64) % num_ranks, np.asarray(work.sent))
-    np.maximum.at(finish, np.asarray(work.receiver_gate, dtype=np.int64) % num_ranks, np.asarray(work.arrived))
+    return _play(work, compiled=compiled)
+
+
+def exchange_of(network: Network, phases: Sequence[Flows], times: MessageTimes) -> ExchangeTime:
+    """What the times of its messages say of an exchange.
+
+    Raises:
+        SimulationError: If the answer is below the bound (a bug).
+    """
+    finish = np.full(network.topology.num_ranks, network.per_exchange)
+    np.maximum.at(finish, _joined([flows.source for flows in phases]), times.sent)
+    np.maximum.at(finish, _joined([flows.destination for flows in phases]), times.arrived)
     bound, duration = lower_bound(network, phases), float(finish.max())
     if duration < bound * (1 - _ROUNDING):
         raise SimulationError(f"an exchange took {duration} s, below its bound of {bound} s: please report this.")
-    num_flows = sum(len(flows) for flows in phases)
-    return ExchangeTime(duration=duration, finish=finish, bound=bound, num_flows=num_flows, rate_changes=events)
-
-
-def posting_delays(flows: Flows, *, per_message: float) -> NDArray[np.float64]:
-    """Seconds from the moment a sender begins until each message is posted: its overheads one after the other, (F,).
-
-    The messages of one sender stand together, in the order in which it posts them.
-    """
-    number = np.arange(len(flows))
-    is_first = np.diff(flows.source, prepend=-1) != 0
-    first = np.maximum.accumulate(np.where(is_first, number, 0))
-    return (number - first + 1).astype(np.float64) * per_message
-
-
-def _settings(
-    phases: Sequence[Flows], *, chunk: float | None, window: float, packet: float, injection: str
-) -> dict[str, Any]:
-    check_settings(chunk=packet if chunk is None else chunk, window=window, packet=packet, injection=injection)
-    if chunk is None:
-        on_links = sum(float(flows.size @ np.diff(flows.routes.offsets)) for flows in phases)
-        chunk = packet * max(1, math.ceil(on_links / packet / _MAX_CHUNKS))
-    return {
-        "chunk": float(chunk),
-        "window": whole_packets(window, packet=packet),
-        "packet": float(packet),
-        "take_turns": int(injection == "round_robin"),
-    }
+    return ExchangeTime(
+        duration=duration, finish=finish, bound=bound, num_flows=len(times.sent), rate_changes=times.num_events
+    )
 
 
 def check_settings(*, chunk: float, window: float, packet: float, injection: str) -> None:
@@ -198,100 +162,103 @@ def whole_packets(window: float, *, packet: float) -> float:
     return math.inf if math.isinf(window) else max(window // packet, 1.0) * packet
 
 
-def _take(flows: Flows, order: NDArray[np.int64]) -> Flows:
-    """The same flows in another order."""
-    count = np.diff(flows.routes.offsets)[order]
-    offsets = np.concatenate([[0], np.cumsum(count)])
-    place = np.arange(offsets[-1]) + np.repeat(flows.routes.offsets[order] - offsets[:-1], count)
-    return Flows(
-        source=flows.source[order],
-        destination=flows.destination[order],
-        size=flows.size[order],
-        routes=Routes(offsets=offsets, links=flows.routes.links[place]),
-        ceiling=flows.ceiling[order],
-        latency=flows.latency[order],
-    )
+def pieces(phases: Sequence[Flows], size: float) -> float:
+    """How often links serve something when messages are cut into pieces of some bytes."""
+    return sum(float(np.ceil(flows.size / size) @ np.diff(flows.routes.offsets)) for flows in phases)
 
 
-def _work(
-    phases: Sequence[Flows],
-    *,
-    capacity: NDArray[np.float64],
-    link_latency: NDArray[np.float64],
-    delays: Sequence[NDArray[np.float64]],
-    num_ranks: int,
-    settings: dict[str, Any],
-) -> Work:
-    """All columns of the event loop, as arrays."""
-    source, destination = _joined([flows.source for flows in phases]), _joined([flows.destination for flows in phases])
-    phase = np.repeat(np.arange(len(phases)), [len(flows) for flows in phases])
-    count = _joined([np.diff(flows.routes.offsets) for flows in phases])
-    offsets, links = np.concatenate([[0], np.cumsum(count)]), _joined([flows.routes.links for flows in phases])
-    size = _joined([flows.size for flows in phases], np.float64)
-    route_latency = _joined([flows.latency for flows in phases], np.float64)
-    on_links = np.bincount(np.repeat(np.arange(len(size)), count), weights=link_latency[links], minlength=len(size))
-    beyond = np.maximum(route_latency - on_links, 0.0)
-    beyond[beyond < _ROUNDING * route_latency] = 0.0
-    gate, receiver_gate = phase * num_ranks + source, (phase + 1) * num_ranks + destination
-    num_gates, num_messages = len(phases) * num_ranks, len(size)
-    queue, num_queues = _queues(source, offsets, links, num_links=len(capacity))
-    left = np.zeros((num_messages, 3))
-    left[:, 0] = np.minimum(size, settings["window"])
-    left[:, 1] = size - left[:, 0]
-    return Work(
-        offsets=offsets,
-        links=links,
-        capacity=capacity.astype(np.float64),
-        latency=link_latency.astype(np.float64),
-        size=size,
-        beyond=beyond,
-        alone=size / _joined([flows.ceiling for flows in phases], np.float64),
-        back=way_back(gate * num_ranks + destination, (receiver_gate - num_ranks) * num_ranks + source, queue >= 0),
-        route_latency=route_latency,
-        queue=queue,
-        delay=_joined(delays, np.float64),
-        gate=gate,
-        receiver_gate=receiver_gate,
-        gate_start=np.searchsorted(gate, np.arange(num_gates + 1)),
-        waits=_waits(gate + num_ranks, receiver_gate, num_ranks, num_gates),
-        opened=np.zeros(num_gates),
-        free=np.zeros(len(capacity)),
-        head=np.full(num_queues, -1),
-        tail=np.full(num_queues, -1),
-        busy=np.zeros(num_queues, dtype=np.int64),
-        follows=np.full(3 * num_messages, -1),
-        left=left.ravel(),
-        in_flight=np.zeros(num_messages, dtype=np.int64),
-        received=np.zeros(num_messages),
-        posted=np.zeros(num_messages),
-        sent=np.zeros(num_messages),
-        arrived=np.zeros(num_messages),
-        ranks=num_ranks,
-        **settings,
-    )
+def _chunk(phases: Sequence[Flows], chunk: float | None, *, packet: float) -> float:
+    if chunk is None:
+        on_links = sum(float(flows.size @ np.diff(flows.routes.offsets)) for flows in phases)
+        return float(packet * max(1, math.ceil(on_links / packet / _MAX_CHUNKS)))
+    if (count := pieces(phases, chunk)) > _MOST_CHUNKS:
+        raise ConfigError(
+            f"chunk = {chunk} bytes: links would serve {count:.1e} chunks, at most {_MOST_CHUNKS:.0e} are played. "
+            "Make it larger, or leave it out."
+        )
+    return float(chunk)
 
 
 def _joined(columns: Sequence[NDArray[Any]], dtype: type = np.int64) -> NDArray[Any]:
     return np.concatenate([np.empty(0, dtype=dtype), *columns]).astype(dtype, copy=False)
 
 
-def _waits(
-    sender_gate: NDArray[np.int64], receiver_gate: NDArray[np.int64], num_ranks: int, num_gates: int
-) -> NDArray[np.int64]:
-    """What each gate waits for: the start or the gate before it, and every message of its rank in the phase before."""
-    both = np.concatenate([sender_gate, receiver_gate])
-    counted: NDArray[np.int64] = 1 + np.bincount(both, minlength=num_gates + num_ranks)[:num_gates]
-    return counted
+def _work(network: Network, phases: Sequence[Flows], **settings: Any) -> Work:
+    """All tables of the event loop."""
+    num_ranks, num_gates = network.topology.num_ranks, len(phases) * network.topology.num_ranks
+    messages = _messages(network, phases)
+    links = np.zeros(network.topology.num_links, LINK)
+    links["capacity"], links["latency"] = network.capacity, network.topology.link_latency
+    entries = np.zeros(3 * len(messages), ENTRY)
+    entries["left"][0::3] = np.minimum(messages["size"], settings["window"])
+    entries["left"][1::3] = messages["size"] - entries["left"][0::3]
+    queues = np.zeros(int(messages["queue"].max(initial=-1)) + 1, QUEUE)
+    queues["head"] = queues["tail"] = -1
+    gates = np.zeros(num_gates, GATE)
+    bounds = np.searchsorted(messages["gate"], np.arange(num_gates + 1))
+    gates["first"], gates["end"] = bounds[:-1], bounds[1:]
+    gates["to_send"] = np.diff(bounds)
+    gates["to_receive"] = np.bincount(messages["goal"], minlength=num_gates)
+    table = np.zeros(len(phases), PHASE)
+    for row, flows in zip(table, phases, strict=True):
+        row["after"], row["after_sent"] = flows.after, flows.after_sent
+    table["awaited"][table["after"][table["after"] >= 0]] = 1
+    ranks = np.zeros(num_ranks, RANK)
+    ranks["message"] = -1
+    return Work(
+        messages=messages,
+        entries=entries,
+        route=_joined([flows.routes.links for flows in phases]),
+        links=links,
+        queues=queues,
+        gates=gates,
+        phases=table,
+        ranks=ranks,
+        start=float(network.per_exchange),
+        **settings,
+    )
+
+
+def _messages(network: Network, phases: Sequence[Flows]) -> NDArray[Any]:
+    """The messages of all phases, those of a phase by sender and then in posting order."""
+    num_ranks = network.topology.num_ranks
+    result = np.zeros(sum(len(flows) for flows in phases), MESSAGE)
+    first = np.repeat(np.arange(len(phases)) * num_ranks, [len(flows) for flows in phases])
+    source, destination = _joined([flows.source for flows in phases]), _joined([flows.destination for flows in phases])
+    end = np.cumsum(_joined([np.diff(flows.routes.offsets) for flows in phases]))
+    result["gate"], result["goal"] = first + source, first + destination
+    result["first"][1:], result["end"] = end[:-1], end
+    route = _joined([flows.routes.links for flows in phases])
+    count = result["end"] - result["first"]
+    result["queue"] = _queues(source, result["first"], count, route, num_links=network.topology.num_links)
+    result["overhead"] = network.per_message * _joined([flows.messages for flows in phases], np.float64)
+    result["size"] = _joined([flows.size for flows in phases], np.float64)
+    result["alone"] = result["size"] / _joined([flows.ceiling for flows in phases], np.float64)
+    result["latency"] = latency = _joined([flows.latency for flows in phases], np.float64)
+    on_links = np.bincount(
+        np.repeat(np.arange(len(count)), count), weights=network.topology.link_latency[route], minlength=len(count)
+    )
+    beyond = latency - on_links
+    result["beyond"] = np.where(beyond > _ROUNDING * latency, beyond, 0.0)
+    result["back"] = way_back(
+        result["gate"] * num_ranks + destination, result["goal"] * num_ranks + source, result["queue"] >= 0
+    )
+    return result
 
 
 def _queues(
-    source: NDArray[np.int64], offsets: NDArray[np.int64], links: NDArray[np.int64], *, num_links: int
-) -> tuple[NDArray[np.int64], int]:
-    """A queue per sender and first shared link, numbered in that order; -1 for messages without shared links."""
+    source: NDArray[np.int64],
+    first: NDArray[np.int64],
+    count: NDArray[np.int64],
+    route: NDArray[np.int64],
+    *,
+    num_links: int,
+) -> NDArray[np.int64]:
+    """A queue per sender and first shared link, numbered in that order; -1 for messages without shared links, (F,)."""
     queue = np.full(len(source), -1)
-    has = np.diff(offsets) > 0
-    keys, queue[has] = np.unique(source[has] * num_links + links[offsets[:-1][has]], return_inverse=True)
-    return queue, len(keys)
+    has = count > 0
+    _, queue[has] = np.unique(source[has] * num_links + route[first[has]], return_inverse=True)
+    return queue
 
 
 def way_back(there: NDArray[np.int64], back: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -304,19 +271,23 @@ def way_back(there: NDArray[np.int64], back: NDArray[np.int64], usable: NDArray[
     return np.where(keys[place] == back, candidates[first[place]], -1)
 
 
-def _play(work: Work, *, compiled: bool | None) -> tuple[Work, int]:
+def _play(work: Work, *, compiled: bool | None) -> MessageTimes:
     """Run the event loop and check that every byte arrived."""
     if compiled is None:
-        hops = np.diff(work.offsets) + 1
-        expected = float((np.ceil(work.size / work.chunk) * hops).sum())
+        hops = work.messages["end"] - work.messages["first"] + 1
+        expected = float(np.ceil(work.messages["size"] / work.chunk) @ hops)
         compiled = expected > _PLAIN_EVENTS and find_spec("numba") is not None
     if compiled:
         events = compiled_run()(work)
+        columns = [work.messages[name] for name in ("received", "sent", "arrived")]
     else:
-        columns = work._asdict().items()
-        work = Work(**{name: column.tolist() if isinstance(column, np.ndarray) else column for name, column in columns})
-        events = run(work)
-    received = np.asarray(work.received)
-    if not np.allclose(received, work.size, rtol=_ROUNDING, atol=0.0):
+        plain = work.plain()
+        events = run(plain)
+        columns = [
+            np.array([getattr(message, name) for message in plain.messages], dtype=np.float64)
+            for name in ("received", "sent", "arrived")
+        ]
+    received, sent, arrived = columns
+    if not np.allclose(received, work.messages["size"], rtol=_ROUNDING, atol=0.0):
         raise SimulationError("bytes were lost between FIFO ports: please report this.")
-    return work, events
+    return MessageTimes(sent=sent, arrived=arrived, num_events=events)

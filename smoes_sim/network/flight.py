@@ -203,7 +203,8 @@ class Flight:
                 joins = (self._remaining > 0) & (share > _LATE)
                 part = np.maximum(share, _LATE)
                 limit = np.where(joins, np.minimum(self._ceiling * part, self._remaining / width), 0.0)
-            rate, level = self._fill(limit, part)
+            open_for = self._tool.peaks(self._routes, np.where(limit > 0, part, 0.0)) if is_late else ONE
+            rate, level = self._fill(limit, part, open_for)
             ended = (rate * width >= self._remaining * (1 - _SAME_INSTANT)) & (rate > 0)
             num_ended = int(np.count_nonzero(ended))
             if not num_ended and not is_late:
@@ -216,29 +217,44 @@ class Flight:
         return Plan(end=self.clock + width, ids=self._ids[places], times=times, is_window=True, places=places, rate=rate)
 
     def _times_in_window(self, ended: Longs, rate: Reals, level: Reals, part: Reals, width: float) -> Reals:
-        """Finish times inside a window: a flow is served at its narrowest level from when it is ready.
+        """Finish times inside a window, by processor sharing on the link that holds a flow back.
 
-        A link that does not fill runs dry at ``width * load / capacity``, when its largest flow ends; the level that
-        says so is ``largest * capacity / load``.
+        A flow that leaves ``x`` bytes in a full window (``remaining / part``) ends when its link has served every flow
+        that it holds back up to ``x``: ``T(x) = sum over them of part * min(x_g, x) / what others leave of the link``. A
+        link that does not fill runs dry when its largest flow ends, at ``width * load / capacity``; the level that says
+        so is ``largest * capacity / load``. Who joins late is served from then on.
         """
         load = self._tool.loads(self._routes, rate)
         top = self._tool.peaks(self._routes, rate / part)
         dry = np.divide(top * self._capacity, load, out=np.full(len(load), np.inf), where=load > 0)
-        served = self._tool.narrowest(self._routes, ended, np.minimum(level, dry))
-        speed = np.minimum(served, self._ceiling[ended])
-        parts = part[ended] if len(part) > 1 else part
-        after = (1 - parts) * width + self._remaining[ended] / speed
+        entry = self._tool.narrowest(self._routes, np.minimum(level, dry))
+        link = self._routes.local[entry].astype(np.int64)
+        weight = self._routes.weight[entry] if len(self._routes.weight) > 1 else ONE
+        held = np.bincount(link, weights=rate * weight, minlength=len(load))
+        left_for_them = np.maximum(self._capacity - (load - held), held)
+        parts = np.broadcast_to(part, len(rate))
+        share = np.where(rate > 0, parts * weight, 0.0)
+        full = np.divide(self._remaining, parts)[ended]
+        order = np.lexsort((full, link[ended]))
+        sums = _served(
+            link[ended][order], full[order], share[ended][order], np.bincount(link, weights=share).astype(np.float64)
+        )
+        served = np.empty(len(ended))
+        served[order] = sums / left_for_them[link[ended][order]]
+        alone = self._remaining[ended] / self._ceiling[ended]
+        after = (1 - parts[ended]) * width + np.maximum(parts[ended] * served, alone)
         return self.clock + np.minimum(after, width)
 
     def _least_time(self, ready_now: Mask) -> float:
         """Seconds that what is running needs at least."""
         remaining = np.where(ready_now, self._remaining, 0.0)
         load = self._tool.loads(self._routes, remaining)
-        return float(max((load / self._capacity).max(), (remaining / self._ceiling).max()))
+        return float(max((load / self._local.capacity).max(), (remaining / self._ceiling).max()))
 
-    def _fill(self, limit: Reals, part: Reals) -> tuple[Reals, Reals]:
+    def _fill(self, limit: Reals, part: Reals, open_for: Reals = ONE) -> tuple[Reals, Reals]:
+        """Max-min rates, links being of use for a share of the time, and the level of each link."""
         self.solves += 1
-        capacity = self._local.capacity
+        capacity = self._local.capacity * np.maximum(open_for, _LATE)
         if self._has_incast:
             count = self._tool.loads(self._routes, (limit > 0).astype(np.float64))
             crowded = count > self._local.incast_flows * (1 + _SAME_INSTANT)
@@ -292,6 +308,19 @@ class Flight:
         self._local = self._links.some(routes.links)
         self._capacity = self._local.capacity
         self._has_incast = bool(self._local.is_limited.any())
+
+
+def _served(link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
+    """Bytes that a link serves until all its flows have ``full[e]``: sum of share * min(full, full[e]), for each ``e``.
+
+    ``link`` and ``full`` are in ascending order, ``shares`` is the sum over all flows of each link, those that do not end
+    included.
+    """
+    bytes_before, shares_before = np.cumsum(share * full), np.cumsum(share)
+    first = np.searchsorted(link, link, side="left")
+    own = bytes_before - (bytes_before - share * full)[first]
+    passed = shares_before - (shares_before - share)[first]
+    return own + full * (shares[link] - passed)
 
 
 def _joined(weights: list[tuple[Reals, int]]) -> Reals:

@@ -23,9 +23,9 @@ class Flows:
         source: Sending rank, shape (F,).
         destination: Receiving rank, shape (F,).
         size: Bytes, shape (F,), > 0.
-        routes: Links that are shared and so can be a bottleneck.
-        ceiling: Largest rate by itself, B/s: the narrowest fatpipe link on the way, shape (F,).
-        latency: Sum of the latencies of the whole route, seconds, shape (F,).
+        routes: Links that are shared and so can be a bottleneck, and the share of the bytes on each where routes are split.
+        ceiling: Largest rate by itself, B/s: the narrowest fatpipe link on the way (capacity / share), shape (F,).
+        latency: Sum of the latencies of the whole route, seconds, shape (F,); of the longest one where routes are split.
         copies: Messages that a flow stands for, each with its sender's overhead, shape (F,); one each when left out.
         after: Index of the phase that a rank must have received before it posts its part of this one; -1 for none.
         after_sent: Whether it must have sent its part of that phase too.
@@ -106,26 +106,39 @@ class Network:
         latency = routes.sum_of(self.topology.link_latency)
         shared = self.topology.link_shared[routes.links]
         flow = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
+        passes = _rate_alone(routes, self.capacity)
         ceiling = np.full(len(routes), np.inf)
-        np.minimum.at(ceiling, flow[~shared], self.capacity[routes.links[~shared]])
+        np.minimum.at(ceiling, flow[~shared], passes[~shared])
         narrowest = np.full(len(routes), np.inf)
-        np.minimum.at(narrowest, flow[shared], self.capacity[routes.links[shared]])
+        np.minimum.at(narrowest, flow[shared], passes[shared])
         ceiling[ceiling >= narrowest] = np.inf  # never reached: the shared links are narrower
         kept = np.bincount(flow[shared], minlength=len(routes))
         offsets = np.concatenate([[0], np.cumsum(kept)])
+        share = None if routes.share is None else routes.share[shared]
         return Flows(
             source=source,
             destination=destination,
             size=size,
-            routes=Routes(offsets=offsets, links=routes.links[shared]),
+            routes=Routes(offsets=offsets, links=routes.links[shared], share=share),
             ceiling=ceiling,
             latency=latency,
         )
 
 
+def _rate_alone(routes: Routes, capacity: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest rate of the whole flow that each entry of the routes lets pass, B/s, shape (N,).
+
+    A quarter of a flow on a link of 10 B/s: the flow may have 40 B/s.
+    """
+    passes: NDArray[np.float64] = capacity[routes.links]
+    return passes if routes.share is None else passes / routes.share
+
+
 def link_load(flows: Flows, num_links: int) -> NDArray[np.float64]:
     """Bytes that cross each link, shape (H,)."""
     weights = np.repeat(flows.size, np.diff(flows.routes.offsets))
+    if flows.routes.share is not None:
+        weights *= flows.routes.share
     return np.bincount(flows.routes.links, weights=weights, minlength=num_links).astype(np.float64)
 
 
@@ -152,7 +165,7 @@ def lower_bound(network: Network, phases: Sequence[Flows]) -> float:
         load += link_load(flows, num_links)
         np.minimum.at(least, links, np.repeat(flows.latency, count))
         rate = flows.ceiling.copy()
-        np.minimum.at(rate, np.repeat(np.arange(len(flows)), count), network.capacity[links])
+        np.minimum.at(rate, np.repeat(np.arange(len(flows)), count), _rate_alone(flows.routes, network.capacity))
         longest = max(longest, float((flows.size / rate + flows.latency).max(initial=0.0)))
         messages += np.bincount(flows.source, weights=flows.messages, minlength=len(messages))
         least_overhead = min(least_overhead, float(flows.messages.min(initial=np.inf)))

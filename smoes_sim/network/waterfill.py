@@ -122,9 +122,12 @@ class ArrayWaterfill:
         np.maximum.at(top, routes.local, np.repeat(value, np.diff(routes.start)))
         return top
 
-    def narrowest(self, routes: Routes, flows: Longs, level: Reals) -> Reals:
-        """Smallest level on the route of some flows, in their order."""
-        result: Reals = np.minimum.reduceat(level[routes.local], routes.start[:-1])[flows]
+    def narrowest(self, routes: Routes, level: Reals) -> Longs:
+        """Entry of each route whose link has the smallest level, the first of equal ones, shape (F,)."""
+        levels = level[routes.local]
+        lowest = np.minimum.reduceat(levels, routes.start[:-1])
+        entries = np.flatnonzero(levels == np.repeat(lowest, np.diff(routes.start)))
+        result: Longs = entries[np.searchsorted(entries, routes.start[:-1])]
         return result
 
     def redundant(self, routes: Routes, capacity: Reals) -> NDArray[np.bool_]:
@@ -162,9 +165,9 @@ class CompiledWaterfill(ArrayWaterfill):
         """Largest value of any flow on each link, shape (H,)."""
         return self._loops.peaks(routes.start, routes.local, value, len(routes.links))
 
-    def narrowest(self, routes: Routes, flows: Longs, level: Reals) -> Reals:
-        """Smallest level on the route of some flows, in their order."""
-        return self._loops.narrowest(routes.start, routes.local, flows, level)
+    def narrowest(self, routes: Routes, level: Reals) -> Longs:
+        """Entry of each route whose link has the smallest level, the first of equal ones, shape (F,)."""
+        return self._loops.narrowest(routes.start, routes.local, level)
 
     def redundant(self, routes: Routes, capacity: Reals) -> NDArray[np.bool_]:
         """Links whose neighbours on every route are together no wider, so that they never fill first."""

@@ -23,7 +23,7 @@ def home_tokens(rule: TokenRule, trace: RoutingTrace, placement: ExpertPlacement
             are cut into R even runs; a decode token lives where ``data_parallel`` puts it. ``modality``: see
             :func:`modality_ranks`; the tokens of a modality are cut into even runs over its ranks. ``affinity``: the
             rank that holds most of the token's experts over all layers, the lowest such rank (an oracle: it knows the
-            routing before it happens).
+            routing before it happens), in EP group ``sequence_id % groups``.
         trace: Tokens and their routing.
         placement: Where the experts are.
     """
@@ -47,11 +47,11 @@ def _even_runs(count: int, parts: int) -> NDArray[np.int64]:
 def modality_ranks(trace: RoutingTrace, placement: ExpertPlacement) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ranks whose experts prefer vision, and ranks whose experts prefer text; both have at least one of R > 1.
 
-    A rank prefers text when it receives a larger share of all text slots than of all vision slots, over all layers.
-    With one modality only, or one rank, both are all ranks.
+    A rank prefers text when it receives a larger share of all text slots than of all vision slots, over all layers; the
+    same ranks in every EP group. With one modality only, or one rank in a group, both are all ranks.
     """
-    num_ranks = placement.num_ranks
-    everyone = np.arange(num_ranks)
+    num_ranks = placement.ep_size
+    everyone = np.arange(placement.num_ranks)
     if num_ranks == 1 or not trace.is_vision.any() or not (trace.modality == TEXT).any():
         return everyone, everyone
     shares = []
@@ -62,7 +62,9 @@ def modality_ranks(trace: RoutingTrace, placement: ExpertPlacement) -> tuple[NDA
     lean = shares[0] - shares[1]
     order = np.argsort(lean, kind="stable")
     num_text = int(np.clip((lean > 0).sum(), 1, num_ranks - 1))
-    return np.sort(order[: num_ranks - num_text]), np.sort(order[num_ranks - num_text :])
+    first = num_ranks * np.arange(placement.num_groups)[:, None]
+    vision, text = np.sort(order[: num_ranks - num_text]), np.sort(order[num_ranks - num_text :])
+    return (first + vision).ravel(), (first + text).ravel()
 
 
 def _by_modality(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
@@ -77,9 +79,9 @@ def _by_modality(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.
 
 
 def _by_affinity(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
-    votes = np.zeros((trace.num_tokens, placement.num_ranks), dtype=np.int64)
+    votes = np.zeros((trace.num_tokens, placement.ep_size), dtype=np.int64)
     token = np.arange(trace.num_tokens)[:, None]
     for layer, rank_of in enumerate(placement.expert_rank):
         ids = trace.expert_ids[:, layer]
         np.add.at(votes, (np.broadcast_to(token, ids.shape)[ids >= 0], rank_of[ids[ids >= 0]]), 1)
-    return votes.argmax(axis=1)
+    return votes.argmax(axis=1) + placement.ep_size * (trace.sequence_id % placement.num_groups)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import replacing
+from smoes_sim.metrics import alltoall_bandwidth
 
 if TYPE_CHECKING:
     import altair as alt
@@ -20,6 +21,11 @@ _PANELS = (
     ("ttft_s", "TTFT (s)", 1.0, "ttft_s"),
     ("tpot_s", "TPOT (s)", 1.0, "tpot_s"),
 )
+_BINARY_SIZE = (
+    "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value / 1048576 + ' MiB'"
+    " : datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
+)
+"""How an axis of sizes prints its labels (a Vega expression)."""
 
 
 def comparison_chart(rows: Sequence[dict[str, Any]]) -> alt.HConcatChart:
@@ -63,6 +69,66 @@ def _bar(row: dict[str, Any], label: str, key: str, factor: float, interval: str
     scale = {"value": value, "low": low, "high": high}
     scaled = {name: None if number is None else number * factor for name, number in scale.items()}
     return {"row": label, "policy": row["policy"]} | scaled
+
+
+def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: str) -> alt.LayerChart:
+    """Bus bandwidth over size for a sweep, the bound as a line above.
+
+    Raises:
+        ConfigError: If the plotting libraries are not installed.
+    """
+    alt = _altair()
+    data = []
+    for row in rows:
+        highest, _ = alltoall_bandwidth(row["size_bytes"], row["bound_s"], num_ranks)
+        times = {"predicted": row["busbw_GBps"], "bound": highest * (num_ranks - 1) / num_ranks / 1e9}
+        data += [{"size": row["size_bytes"], "busbw": value, "what": what} for what, value in times.items()]
+    scale = alt.Scale(domain=["predicted", "bound"], range=[_COLOURS[1], _COLOURS[0]])
+    base = alt.Chart(alt.Data(values=data)).encode(
+        x=alt.X("size:Q", scale=alt.Scale(type="log", base=2), title="size", axis=alt.Axis(labelExpr=_BINARY_SIZE)),
+        y=alt.Y("busbw:Q", title="busbw (GB/s)", scale=alt.Scale(zero=True)),
+        color=alt.Color("what:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
+    )
+    bound = base.transform_filter("datum.what == 'bound'").mark_line(strokeDash=[5, 3])
+    predicted = base.transform_filter("datum.what == 'predicted'").mark_line(point=True)
+    return (bound + predicted).properties(title=alt.TitleParams(title, anchor="start"), width=560, height=320)
+
+
+def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> alt.Chart:
+    """Share of capacity in use over time, a panel per link (or links), from (seconds, share) steps.
+
+    Raises:
+        ConfigError: If the plotting libraries are not installed.
+    """
+    alt = _altair()
+    data = [
+        {"link": link, "ms": moment * 1e3, "percent": 100 * share} for link, steps in use.items() for moment, share in steps
+    ]
+    percent = alt.Scale(domain=[0, 100])
+    header = alt.Header(labelOrient="top", labelAnchor="start", labelPadding=2)
+    heading = alt.TitleParams(title, subtitle="use of the busiest links, % of capacity", anchor="start")
+    return (
+        alt.Chart(alt.Data(values=data))
+        .mark_area(interpolate="step-after", opacity=0.85, color=_COLOURS[1])
+        .encode(
+            x=alt.X("ms:Q", title="time (ms)", scale=alt.Scale(nice=False)),
+            y=alt.Y("percent:Q", title="%", stack=None, scale=percent, axis=alt.Axis(values=[0, 50, 100])),
+            row=alt.Row("link:N", sort=list(use), title=None, header=header),
+        )
+        .properties(width=640, height=44, title=heading)
+        .configure_facet(spacing=6)
+    )
+
+
+def check_chart_file(path: Path) -> None:
+    """Refuse a name that no chart can be written to, before the work.
+
+    Raises:
+        ConfigError: If it ends neither in .svg nor in .png, or the plotting libraries are not installed.
+    """
+    if path.suffix not in {".svg", ".png"}:
+        raise ConfigError(f'{path}: ends in "{path.suffix}": a plot is .svg or .png. Write for example plot.svg.')
+    _altair()
 
 
 def save_chart(chart: Any, path: Path) -> None:

@@ -16,6 +16,7 @@ from smoes_sim.topology.specs import (
     MeshSpec,
     NicSpec,
     PcieTreeSpec,
+    PortSpec,
     RailOptimizedSpec,
     ScaleUpDomainSpec,
     ScaleUpSpec,
@@ -34,18 +35,29 @@ def build(spec: TopologySpec, *, name: str) -> Topology:
     """
     builder = Builder()
     _BUILDERS[spec.kind](builder, spec)
-    return builder.build(name=name, kind=spec.kind)
+    return builder.build(name=name, kind=spec.kind, routing=spec.routing)
 
 
 def _join(builder: Builder, a: int, b: int, link: LinkSpec, *, share: float = 1.0) -> None:
     builder.join(a, b, bandwidth=link.bandwidth * share, latency=link.latency, kind=link.kind)
 
 
+def _plug(builder: Builder, port: int, switch: int, link: PortSpec) -> None:
+    """Join a rank or NIC to a switch, with the limit of incast on the way down."""
+    _join(builder, port, switch, link)
+    _limit_incast(builder, port, link)
+
+
+def _limit_incast(builder: Builder, port: int, link: PortSpec) -> None:
+    if link.incast is not None:
+        builder.limit_incast(port, flows=link.incast.flows, efficiency=link.incast.efficiency)
+
+
 def _star(builder: Builder, spec: StarSpec) -> None:
     builder.ranks(nodes=spec.ranks, per_node=1)
     switch = builder.switch("switch")
     for rank in range(spec.ranks):
-        _join(builder, rank, switch, spec.link)
+        _plug(builder, rank, switch, spec.link)
 
 
 def _mesh(builder: Builder, spec: MeshSpec) -> None:
@@ -54,8 +66,7 @@ def _mesh(builder: Builder, spec: MeshSpec) -> None:
 
 
 def _full_mesh(builder: Builder, vertices: range, link: LinkSpec) -> None:
-    for a, b in itertools.combinations(vertices, 2):
-        _join(builder, a, b, link)
+    builder.join_all(vertices, bandwidth=link.bandwidth, latency=link.latency, kind=link.kind)
 
 
 def _nodes(builder: Builder, *, nodes: int, per_node: int, link: ScaleUpSpec | LinkSpec, kind: str = "node") -> None:
@@ -98,7 +109,7 @@ def _fabric(builder: Builder, nics: list[list[int]], nic: NicSpec, *, oversubscr
             uplink = nic.bandwidth * len(members) / oversubscription
             builder.join(above, core, bandwidth=uplink, latency=latency, kind=nic.kind)
         for member in members:
-            _join(builder, member, above, nic)
+            _plug(builder, member, above, nic)
 
 
 def _two_level(builder: Builder, spec: TwoLevelSpec) -> None:
@@ -124,7 +135,7 @@ def _rail_optimized(builder: Builder, spec: RailOptimizedSpec) -> None:
         for rail in range(len(nics[0])):
             switch = builder.switch(f"pod{pod}.rail{rail}")
             for node_nics in members:
-                _join(builder, node_nics[rail], switch, spec.nic)
+                _plug(builder, node_nics[rail], switch, spec.nic)
             for spine in spines:
                 builder.join(switch, spine, bandwidth=uplink, latency=spec.fabric.latency, kind=spec.nic.kind)
 
@@ -146,6 +157,8 @@ def _fat_tree(builder: Builder, spec: FatTreeSpec) -> None:
                 for vertex in lower:
                     share = capacity / (len(lower) * len(switches))
                     builder.join(vertex, switch, bandwidth=share, latency=latency, kind=spec.nic.kind)
+                    if level == 1:
+                        _limit_incast(builder, vertex, spec.nic)
             above.append((switches, sum(capacity for _, capacity in members) / rule.oversubscription))
         groups, latency = above, rule.latency
 
@@ -173,8 +186,7 @@ def _dragonfly(builder: Builder, spec: DragonflySpec) -> None:
     for router, rank in itertools.product(range(spec.groups * per_group), range(spec.ranks_per_router)):
         _join(builder, router * spec.ranks_per_router + rank, routers[router // per_group][router % per_group], spec.link)
     for members in routers:
-        for a, b in itertools.combinations(members, 2):
-            _join(builder, a, b, spec.local)
+        _full_mesh(builder, range(members[0], members[-1] + 1), spec.local)
     others = spec.groups - 1
     if others == 0:
         return
@@ -199,7 +211,7 @@ def _pcie_tree(builder: Builder, spec: PcieTreeSpec) -> None:
             for a, b in itertools.combinations(roots, 2):
                 _join(builder, a, b, spec.host)
         if spec.nic is not None and spec.nodes > 1:
-            _join(builder, roots[0], fabric, spec.nic)
+            _plug(builder, roots[0], fabric, spec.nic)
 
 
 def _graph(builder: Builder, spec: GraphSpec) -> None:
@@ -218,6 +230,7 @@ def _graph(builder: Builder, spec: GraphSpec) -> None:
             shared=link.sharing == "shared",
             duplex=link.duplex,
         )
+        _limit_incast(builder, vertex[link.to if link.from_ in spec.switches else link.from_], link)
 
 
 _BUILDERS: dict[str, Callable[[Builder, Any], None]] = {

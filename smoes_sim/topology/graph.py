@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,9 @@ from scipy.sparse.csgraph import connected_components
 
 from smoes_sim.errors import TopologyError
 
-_MOST_RANKS = 2**20
+_MOST_RANKS, _MOST_VERTICES, _MOST_LINKS = 2**20, 2**22, 2**25
 VertexKind = Literal["device", "nic", "switch"]
+Routing = Literal["hash", "split"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Topology:
     Attributes:
         name: Shipped name or path.
         kind: The generator that built it.
+        routing: Over equal routes a flow takes one by seeded hash, or is split evenly over all.
         vertex_names: Name of every vertex, shape (V,).
         vertex_kinds: ``device``, ``nic`` or ``switch``, shape (V,).
         node_of_rank: The node (or rack) that holds each rank, shape (R,).
@@ -37,10 +40,13 @@ class Topology:
         link_kind: Index into ``link_kinds``, shape (H,).
         link_kinds: Names such as ``nvlink4`` or ``infiniband``.
         link_shared: True where flows share the capacity, False where each flow may have all of it (fatpipe), (H,).
+        incast_flows: While more flows than this are in flight on a link, it delivers less; infinite where none, (H,).
+        incast_efficiency: Part of its capacity that such a link then delivers; 1 where none, shape (H,).
     """
 
     name: str
     kind: str
+    routing: Routing
     vertex_names: tuple[str, ...]
     vertex_kinds: tuple[VertexKind, ...]
     node_of_rank: NDArray[np.int32]
@@ -52,6 +58,8 @@ class Topology:
     link_kind: NDArray[np.int32]
     link_kinds: tuple[str, ...]
     link_shared: NDArray[np.bool_]
+    incast_flows: NDArray[np.float64]
+    incast_efficiency: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
@@ -115,51 +123,67 @@ class Topology:
         Raises:
             TopologyError: With the first two ranks that have no route.
         """
+        num_ranks = self.num_ranks
         source, target = self.link_source, self.link_target
-        num_ranks, num_vertices = self.num_ranks, len(self.vertex_names)
-        forwarding = np.zeros(num_vertices, dtype=bool)
-        forwarding[num_ranks:] = True
-        inner = forwarding[source] & forwarding[target]
-        matrix = _adjacency(source[inner], target[inner], num_vertices)
-        labels = _components(matrix)
-        one_way: dict[int, set[int]] = {}
-        for a, b in zip(labels[source[inner]].tolist(), labels[target[inner]].tolist(), strict=True):
-            if a != b:
-                one_way.setdefault(a, set()).add(b)
-        direct = {(int(a), int(b)) for a, b in zip(source, target, strict=True) if a < num_ranks and b < num_ranks}
-        leaves = [_beyond(labels[target[(source == rank) & forwarding[target]]], one_way) for rank in range(num_ranks)]
-        enters = [set(labels[source[(target == rank) & forwarding[source]]].tolist()) for rank in range(num_ranks)]
-        if len({(frozenset(a), frozenset(b)) for a, b in zip(leaves, enters, strict=True)}) == 1 and (
-            num_ranks == 1 or leaves[0] & enters[0]
-        ):
-            return
+        direct = np.flatnonzero((source < num_ranks) & (target < num_ranks))
+        direct = direct[np.argsort(source[direct], kind="stable")]
+        first = np.searchsorted(source[direct], np.arange(num_ranks + 1))
+        group, joined = self._joined_groups()
         for a in range(num_ranks):
-            for b in range(num_ranks):
-                if a != b and not leaves[a] & enters[b] and (a, b) not in direct:
-                    raise TopologyError(
-                        f"{self.name}: rank {a} ({self.vertex_names[a]}) has no route to rank {b} "
-                        f"({self.vertex_names[b]}): every pair needs one. Add a link or a NIC and fabric between them."
-                    )
+            missing = ~joined[group[a]][group]
+            missing[a] = False
+            missing[target[direct[first[a] : first[a + 1]]]] = False
+            if missing.any():
+                b = int(np.argmax(missing))
+                raise TopologyError(
+                    f"{self.name}: rank {a} ({self.vertex_names[a]}) has no route to rank {b} "
+                    f"({self.vertex_names[b]}): every pair needs one. Add a link or a NIC and fabric between them."
+                )
+
+    def _joined_groups(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Ranks on the same parts of the fabric form a group: that of each rank, (R,), and which reach which, (G, G)."""
+        source, target, num_ranks = self.link_source, self.link_target, self.num_ranks
+        inner = (source >= num_ranks) & (target >= num_ranks)
+        num_vertices = len(self.vertex_names)
+        matrix = _matrix(source[inner], target[inner], shape=(num_vertices, num_vertices))
+        num_parts, part = connected_components(matrix, directed=True, connection="strong")
+        one_way: dict[int, set[int]] = {}
+        leads_on = part[source[inner]] != part[target[inner]]
+        for a, b in zip(part[source[inner][leads_on]].tolist(), part[target[inner][leads_on]].tolist(), strict=True):
+            one_way.setdefault(a, set()).add(b)
+        leaves: list[set[int]] = [set() for _ in range(num_ranks)]
+        enters: list[set[int]] = [set() for _ in range(num_ranks)]
+        for near, far, parts in ((source, target, leaves), (target, source, enters)):
+            outer = (near < num_ranks) & (far >= num_ranks)
+            for rank, there in zip(near[outer].tolist(), part[far[outer]].tolist(), strict=True):
+                parts[rank].add(there)
+        groups: dict[tuple[frozenset[int], frozenset[int]], int] = {}
+        group = [groups.setdefault((frozenset(a), frozenset(b)), len(groups)) for a, b in zip(leaves, enters, strict=True)]
+        out = [(number, there) for (a, _), number in groups.items() for there in _beyond(a, one_way)]
+        into = [(number, there) for (_, b), number in groups.items() for there in b]
+        reach, entry = (_matrix(*_columns(pairs), shape=(len(groups), num_parts)) for pairs in (out, into))
+        return np.array(group), (reach @ entry.T).toarray() > 0
 
 
-def _beyond(start: NDArray[np.int32], one_way: dict[int, set[int]]) -> set[int]:
-    """Components that can be reached from some, over links that lead only one way."""
+def _beyond(start: frozenset[int], one_way: dict[int, set[int]]) -> set[int]:
+    """Parts of the fabric that can be reached from some, over links that lead only one way."""
     found: set[int] = set()
-    waiting = set(start.tolist())
+    waiting = set(start)
     while waiting:
-        component = waiting.pop()
-        found.add(component)
-        waiting |= one_way.get(component, set()) - found
+        part = waiting.pop()
+        found.add(part)
+        waiting |= one_way.get(part, set()) - found
     return found
 
 
-def _adjacency(source: NDArray[np.int32], target: NDArray[np.int32], size: int) -> object:
-    return csr_array((np.ones(len(source)), (source, target)), shape=(size, size))
+def _columns(pairs: list[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
 
 
-def _components(matrix: object) -> NDArray[np.int32]:
-    labels: NDArray[np.int32] = connected_components(matrix, directed=True, connection="strong")[1]
-    return labels
+def _matrix(row: NDArray[np.integer], column: NDArray[np.integer], *, shape: tuple[int, int]) -> csr_array:
+    """A sparse matrix of ones; where an entry is given twice, of twos."""
+    return csr_array((np.ones(len(row), dtype=np.float32), (row, column)), shape=shape)
 
 
 class Builder:
@@ -168,7 +192,10 @@ class Builder:
     def __init__(self) -> None:
         self._vertices: list[tuple[str, VertexKind]] = []
         self._nodes: list[int] = []
-        self._links: list[tuple[int, int, float, float, str, bool]] = []
+        self._source, self._target, self._kind = array("i"), array("i"), array("i")
+        self._bandwidth, self._latency, self._shared = array("d"), array("d"), array("b")
+        self._kinds: dict[str, int] = {}
+        self._incast: dict[int, tuple[float, float]] = {}
 
     def rank(self, *, node: int, name: str | None = None) -> int:
         """Add the device of the next rank; all ranks must be added before any other vertex."""
@@ -179,7 +206,7 @@ class Builder:
         """Add ``nodes * per_node`` ranks, node by node.
 
         Raises:
-            TopologyError: If they are more than any machine could hold in memory.
+            TopologyError: If they are more than memory is likely to hold.
         """
         if nodes * per_node > _MOST_RANKS:
             raise TopologyError(f"{nodes} x {per_node} ranks are more than {_MOST_RANKS}. Use fewer.")
@@ -197,6 +224,8 @@ class Builder:
         return self._vertex(name, "switch")
 
     def _vertex(self, name: str, kind: VertexKind) -> int:
+        if len(self._vertices) == _MOST_VERTICES:
+            raise TopologyError(f"ranks, NICs and switches are more than {_MOST_VERTICES}. Use fewer.")
         self._vertices.append((name, kind))
         return len(self._vertices) - 1
 
@@ -204,34 +233,65 @@ class Builder:
         self, a: int, b: int, *, bandwidth: float, latency: float, kind: str, shared: bool = True, duplex: bool = True
     ) -> None:
         """Add a link from ``a`` to ``b`` and, with ``duplex``, one back; each direction has its own capacity."""
-        self._links.append((a, b, bandwidth, latency, kind, shared))
-        if duplex:
-            self._links.append((b, a, bandwidth, latency, kind, shared))
+        ends = [(a, b), (b, a)] if duplex else [(a, b)]
+        self._add(np.array(ends), bandwidth=bandwidth, latency=latency, kind=kind, shared=shared)
 
-    def build(self, *, name: str, kind: str) -> Topology:
+    def join_all(self, vertices: range, *, bandwidth: float, latency: float, kind: str) -> None:
+        """Join every pair of some vertices, in both directions."""
+        self._make_room(len(vertices) * (len(vertices) - 1))
+        a, b = np.triu_indices(len(vertices), k=1)
+        ends = np.column_stack([a, b, b, a]).reshape(-1, 2) + vertices.start
+        self._add(ends, bandwidth=bandwidth, latency=latency, kind=kind, shared=True)
+
+    def _make_room(self, count: int) -> None:
+        if len(self._source) + count > _MOST_LINKS:
+            raise TopologyError(f"{len(self._source) + count} or more links are more than {_MOST_LINKS}. Use fewer.")
+
+    def _add(self, ends: NDArray[np.int64], *, bandwidth: float, latency: float, kind: str, shared: bool) -> None:
+        """Add links from ``ends[:, 0]`` to ``ends[:, 1]``."""
+        count = len(ends)
+        self._make_room(count)
+        self._source.frombytes(ends[:, 0].astype(np.intc).tobytes())
+        self._target.frombytes(ends[:, 1].astype(np.intc).tobytes())
+        self._kind.extend(array("i", [self._kinds.setdefault(kind, len(self._kinds))]) * count)
+        self._bandwidth.extend(array("d", [bandwidth]) * count)
+        self._latency.extend(array("d", [latency]) * count)
+        self._shared.extend(array("b", [shared]) * count)
+
+    def limit_incast(self, vertex: int, *, flows: int, efficiency: float) -> None:
+        """Let the last joined link into ``vertex`` deliver ``efficiency`` of its capacity to more than ``flows`` flows."""
+        last = next(link for link in reversed(range(len(self._target))) if self._target[link] == vertex)
+        self._incast[last] = (flows, efficiency)
+
+    def build(self, *, name: str, kind: str, routing: Routing = "hash") -> Topology:
         """Freeze.
 
         Raises:
             TopologyError: If two ranks have no route.
         """
-        kinds = tuple(sorted({link[4] for link in self._links}))
-        index = {link_kind: number for number, link_kind in enumerate(kinds)}
+        kinds = tuple(sorted(self._kinds))
+        index = np.array([kinds.index(link_kind) for link_kind in self._kinds], dtype=np.int32)
         nodes = np.array(self._nodes, dtype=np.int32)
-        columns = list(zip(*self._links, strict=True)) or [()] * 6
+        incast = np.full((2, len(self._source)), [[np.inf], [1.0]])
+        for link, limit in self._incast.items():
+            incast[:, link] = limit
         topology = Topology(
             name=name,
             kind=kind,
+            routing=routing,
             vertex_names=tuple(vertex[0] for vertex in self._vertices),
             vertex_kinds=tuple(vertex[1] for vertex in self._vertices),
             node_of_rank=nodes,
             index_in_node=_index_within(nodes),
-            link_source=np.array(columns[0], dtype=np.int32),
-            link_target=np.array(columns[1], dtype=np.int32),
-            link_bandwidth=np.array(columns[2], dtype=np.float64),
-            link_latency=np.array(columns[3], dtype=np.float64),
-            link_kind=np.array([index[link_kind] for link_kind in columns[4]], dtype=np.int32),
+            link_source=np.array(self._source, dtype=np.int32),
+            link_target=np.array(self._target, dtype=np.int32),
+            link_bandwidth=np.array(self._bandwidth),
+            link_latency=np.array(self._latency),
+            link_kind=index[np.array(self._kind, dtype=np.int32)],
             link_kinds=kinds,
-            link_shared=np.array(columns[5], dtype=bool),
+            link_shared=np.array(self._shared, dtype=bool),
+            incast_flows=incast[0],
+            incast_efficiency=incast[1],
         )
         topology.check_connected()
         return topology

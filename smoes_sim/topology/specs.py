@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from smoes_sim.files import Spec
+from smoes_sim.topology.graph import Routing
 from smoes_sim.units import Bandwidth, Duration
 
 Count = Annotated[int, Field(ge=1)]
@@ -22,13 +23,30 @@ class LinkSpec(Spec):
     latency: Duration = 0.0
 
 
+class IncastSpec(Spec):
+    """What many senders to one receiver cost: above a number of flows, its link delivers only a part of its capacity.
+
+    Drop-tail switches lose packets and TCP waits; lossless ones pause (PFC, DCQCN). No value fits all, so each has a source.
+    """
+
+    flows: Annotated[int, Field(ge=1, description="Flows in flight towards the receiver that still get all of its link.")]
+    efficiency: Annotated[float, Field(gt=0, le=1, description="Part of the capacity that more flows get together.")]
+    source: Annotated[str, Field(min_length=1, description="Where both numbers are from.")]
+
+
+class PortSpec(LinkSpec):
+    """A link to a switch, with what incast costs in the direction from the switch."""
+
+    incast: IncastSpec | None = None
+
+
 class ScaleUpSpec(LinkSpec):
     """Links inside a node: to a switch (bandwidth per rank) or to every peer (bandwidth per pair)."""
 
     wiring: Literal["switch", "mesh"] = "switch"
 
 
-class NicSpec(LinkSpec):
+class NicSpec(PortSpec):
     """A NIC and its link to the fabric; one per rank, or one that the ranks of a node share."""
 
     per: Literal["rank", "node"] = "rank"
@@ -44,7 +62,7 @@ class FabricSpec(Spec):
 class _TopologySpec(Spec):
     description: str = ""
     sources: dict[str, str] = Field(default_factory=dict, description="Dotted path of a number -> where it is from.")
-    routing: Literal["hash", "split"] = Field("hash", description="Equal routes: one by seeded hash, or evenly over all.")
+    routing: Routing = Field("hash", description="Equal routes: one by seeded hash, or evenly over all.")
 
 
 class StarSpec(_TopologySpec):
@@ -52,7 +70,7 @@ class StarSpec(_TopologySpec):
 
     kind: Literal["star"]
     ranks: Count
-    link: LinkSpec
+    link: PortSpec
 
 
 class MeshSpec(_TopologySpec):
@@ -187,13 +205,24 @@ class PcieTreeSpec(_TopologySpec):
         return self
 
 
-class EdgeSpec(LinkSpec):
+class EdgeSpec(PortSpec):
     """A link of an explicit graph, by vertex names; duplex unless said otherwise."""
 
     from_: Annotated[str, Field(alias="from")]
     to: str
     sharing: Literal["shared", "fatpipe"] = "shared"
     duplex: bool = True
+
+
+def _check_incast(link: EdgeSpec, *, switches: list[str]) -> None:
+    """Raise ValueError unless incast, if given, is of a shared link that leads from a switch to a device or NIC."""
+    receivers = [end for end in (link.from_, link.to) if end not in switches]
+    is_downward = len(receivers) == 1 and (link.duplex or link.to in receivers)
+    if link.incast is not None and not (is_downward and link.sharing == "shared"):
+        raise ValueError(
+            f'incast on the link from "{link.from_}" to "{link.to}": it belongs to a shared link that leads from a switch '
+            "to a device or NIC. Leave it out."
+        )
 
 
 class GraphSpec(_TopologySpec):
@@ -216,6 +245,7 @@ class GraphSpec(_TopologySpec):
             for end in (link.from_, link.to):
                 if end not in names:
                     raise ValueError(f'a link ends at "{end}", which is no device, NIC or switch. Declare it.')
+            _check_incast(link, switches=self.switches)
         if self.nodes is not None and sorted(itertools.chain.from_iterable(self.nodes)) != sorted(self.devices):
             raise ValueError("nodes must name every device exactly once. Leave nodes out for a single node.")
         return self

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from build_from import EVERY_KIND, NODES, graph, star, topology
+from build_from import EVERY_KIND, NODES, PODS, graph, star, topology
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import flows_as_lists
@@ -85,16 +87,40 @@ def test_efficiency_counts_in_the_bound():
     assert bound_of(on_star(2, efficiency={"link": 0.5}), np.array([[0, 10], [0, 0]])) == pytest.approx(2.0)
 
 
+def test_a_message_that_is_split_passes_each_link_as_much_faster():
+    one, both = np.zeros((8, 8)), np.zeros((8, 8))
+    one[0, 6] = both[0, 6] = both[2, 4] = 50e9
+    hashed, split = (Network(topology=topology(PODS + more)) for more in ("", "routing: split"))
+    # one uplink of 25 GB/s carries all of it, or two half each: as fast as the NICs of 50 GB/s
+    assert bound_of(hashed, one) == pytest.approx(2.0, rel=1e-4)
+    assert bound_of(split, one) == pytest.approx(1.0, rel=1e-4)
+    # a second message from the same rail to the same pod: both uplinks carry half of each
+    assert bound_of(split, both) == pytest.approx(2.0, rel=1e-4)
+
+
+def test_a_split_message_may_use_several_fatpipes_and_waits_for_the_longest_route():
+    links = ("a n, bandwidth: 2 B/s, sharing: fatpipe", "a m, bandwidth: 4 B/s, sharing: fatpipe, latency: 3 s")
+    rest = ("n s, bandwidth: 100 B/s", "m s, bandwidth: 100 B/s", "s b, bandwidth: 100 B/s")
+    network = Network(topology=topology(graph("a, b", *links, *rest, nics="n, m", switches="s", more="routing: split")))
+    flows = network.messages(np.array([0]), np.array([1]), np.array([8.0]))
+    # half over each: the one of 2 B/s lets the whole have 4 B/s
+    assert flows.ceiling.tolist() == [4.0]
+    assert flows.routes.share.tolist() == [0.5, 0.5, 1.0]
+    assert flows.latency.tolist() == [3.0]
+    assert lower_bound(network, [flows]) == pytest.approx(8 / 4 + 3, rel=1e-12)
+
+
 @pytest.mark.parametrize("name", EVERY_KIND)
-def test_link_load_counts_the_bytes_of_every_route(name):
-    network = Network(topology=topology(EVERY_KIND[name]))
+@pytest.mark.parametrize("routing", ["hash", "split"])
+def test_link_load_counts_the_bytes_of_every_route(name, routing):
+    network = Network(topology=replace(topology(EVERY_KIND[name]), routing=routing))
     ranks = network.topology.num_ranks
     (flows,) = phases_of(network, [np.arange(ranks**2, dtype=float).reshape(ranks, ranks)])
     expected = np.zeros(network.topology.num_links)
-    for size, route in zip(flows.size, flows_as_lists(flows), strict=True):
-        for link in route:
-            expected[link] += size
-    np.testing.assert_array_equal(link_load(flows, network.topology.num_links), expected)
+    for flow, (size, route) in enumerate(zip(flows.size, flows_as_lists(flows), strict=True)):
+        for place, link in enumerate(route, start=flows.routes.offsets[flow]):
+            expected[link] += size if routing == "hash" else size * flows.routes.share[place]
+    np.testing.assert_allclose(link_load(flows, network.topology.num_links), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["star", "mesh", "scale_up_domain", "two_level", "two_level_thin", "pcie_tree"])

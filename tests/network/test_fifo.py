@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document
-from smoes_sim.network import Flows, Network, lower_bound, phases_of
-from smoes_sim.network.fifo import TCP_WINDOW, FifoTimes, fifo_exchange_time, fifo_times, posting_delays
+from smoes_sim.network import Flows, Network, exchange_time, lower_bound, phases_of
+from smoes_sim.network.fifo import TCP_WINDOW, MessageTimes, fifo_exchange_time, fifo_times
 from smoes_sim.topology import Topology, build
 from smoes_sim.topology.shipped import TopologyFile
 
@@ -39,9 +40,8 @@ def uniform(ranks: int, size: float) -> np.ndarray:
     return matrix
 
 
-def times(network: Network, flows: Flows, **settings: object) -> FifoTimes:
-    ready = settings.pop("ready", np.zeros(len(flows)))
-    return fifo_times(flows, network.capacity, network.topology.link_latency, ready=ready, **settings)
+def times(network: Network, flows: Flows, *, window: float = math.inf, **settings: object) -> MessageTimes:
+    return fifo_times(network, [flows], window=window, **settings)
 
 
 def one_message(size: float, *, ranks: int = 2) -> tuple[Network, Flows]:
@@ -121,20 +121,63 @@ def test_the_answer_waits_behind_data() -> None:
 
 
 def test_overheads_are_paid_one_after_the_other() -> None:
-    # 3 messages of rank 0 and 1 of rank 1, 2 us each
-    network = Network(topology=star(4))
-    flows = network.messages(np.array([0, 0, 0, 1]), np.array([1, 2, 3, 0]), np.ones(4))
-    np.testing.assert_allclose(posting_delays(flows, per_message=2e-6), [2e-6, 4e-6, 6e-6, 2e-6])
+    # 1 GB/s; 1 kB leave in 1 us; the software of rank 0 takes 2 us a message, twice that for a flow of two copies
+    network = Network(topology=star(4, bandwidth="1 GB/s"), per_message=2e-6, per_exchange=10e-6)
+    flows = network.messages(np.array([0, 0, 0, 1]), np.array([1, 2, 3, 0]), np.full(4, 1e3))
+    flows = replace(flows, copies=np.array([1.0, 2.0, 1.0, 1.0]))
+    np.testing.assert_allclose(times(network, flows).sent, [13e-6, 17e-6, 19e-6, 13e-6])
 
 
-def test_phases_follow_one_another_rank_by_rank() -> None:
-    # 1 GB/s, packets of 1 kB, no latency. Phase 1: 0 -> 1, 100 kB: 101 us. Phase 2: 1 -> 2, 100 kB, from 101 us: 202 us,
-    # and 3 -> 0, 100 kB: rank 3 has nothing to do in phase 1 and starts at once
+def two_phases(**dependency: object) -> tuple[Network, list[Flows]]:
+    """1 GB/s, no latency: 0 -> 1 and 1 -> 3, 100 kB each; then 1 -> 2 with 100 kB and 3 -> 0 with 50 kB."""
     network = Network(topology=star(4, bandwidth="1 GB/s", latency="0 us"))
-    first = network.messages(np.array([0]), np.array([1]), np.array([1e5]))
-    second = network.messages(np.array([1, 3]), np.array([2, 0]), np.full(2, 1e5))
-    result = fifo_exchange_time(network, [first, second], chunk=1e3, packet=1e3)
-    np.testing.assert_allclose(result.finish, [101e-6, 201e-6, 202e-6, 100e-6])
+    first = network.messages(np.array([0, 1]), np.array([1, 3]), np.array([1e5, 3e5]))
+    second = network.messages(np.array([1, 3]), np.array([2, 0]), np.array([1e5, 5e4]))
+    return network, [first, replace(second, **dependency)]
+
+
+def test_phases_without_dependency_are_posted_at_once() -> None:
+    # rank 1 sends 300 kB and then 100 kB: 400 us and a packet of 1 us
+    network, phases = two_phases()
+    result = fifo_times(network, phases, packet=1e3, window=math.inf)
+    np.testing.assert_allclose(result.arrived, [101e-6, 301e-6, 401e-6, 51e-6])
+
+
+def test_a_phase_waits_for_what_was_received() -> None:
+    # rank 1 has received at 101 us, but its port is busy until 300 us; rank 3 has received at 301 us
+    network, phases = two_phases(after=0)
+    result = fifo_times(network, phases, packet=1e3, window=math.inf)
+    np.testing.assert_allclose(result.sent, [100e-6, 300e-6, 400e-6, 351e-6])
+
+
+def test_a_phase_waits_for_what_was_sent() -> None:
+    # rank 1 posts when it has sent, at 300 us: with a software time of 7 us a message the port idles meanwhile
+    network, phases = two_phases(after=0, after_sent=True)
+    network = replace(network, per_message=7e-6)
+    result = fifo_times(network, phases, packet=1e3, window=math.inf)
+    np.testing.assert_allclose(result.sent, [107e-6, 307e-6, 414e-6, 365e-6])
+    free = fifo_times(network, [phases[0], replace(phases[1], after_sent=False)], packet=1e3, window=math.inf)
+    np.testing.assert_allclose(free.sent, [107e-6, 307e-6, 407e-6, 365e-6])
+
+
+def test_a_rank_without_messages_in_a_phase_still_waits_for_it() -> None:
+    # phase 1 (0 -> 1, 100 kB), phase 2 after it with nothing in it, phase 3 after nothing: 1 -> 2 leaves from 101 us on
+    network = Network(topology=star(3, bandwidth="1 GB/s", latency="0 us"))
+    first, second, third = (
+        network.messages(np.array([a]), np.array([b]), np.array([1e5])) for a, b in ((0, 1), (0, 2), (1, 2))
+    )
+    second = replace(network.messages(*np.empty((2, 0), np.int64), np.empty(0)), after=0)
+    result = fifo_times(network, [first, second, third], packet=1e3, window=math.inf)
+    np.testing.assert_allclose(result.sent, [100e-6, 201e-6])
+
+
+def test_pairwise_rounds_are_those_of_fluid() -> None:
+    # 15 rounds: each 1 MiB at 50 GB/s, a packet, 2 us
+    network = Network(topology=star(16))
+    phases = phases_of(network, [uniform(16, MIB)], schedule="pairwise")
+    result = fifo_exchange_time(network, phases, window=math.inf)
+    assert result.duration == pytest.approx(15 * ((MIB + 8940) / 50e9 + 2e-6), rel=1e-9)
+    assert exchange_time(network, phases).duration == pytest.approx(15 * (MIB / 50e9 + 2e-6), rel=1e-9)
 
 
 # name: topology, order, injection, time over bound at packet level (ns-3 for fifo, htsim for round-robin)
@@ -242,13 +285,6 @@ def test_compiled_and_plain_agree_to_the_bit(injection: str) -> None:
             )
             np.testing.assert_array_equal(plain.finish, fast.finish)
             assert plain.rate_changes == fast.rate_changes
-
-
-def test_order_of_posting_is_by_ready_then_position() -> None:
-    network = Network(topology=star(3, bandwidth="1 GB/s"))
-    flows = network.messages(np.array([0, 0]), np.array([1, 2]), np.full(2, 1e5))
-    result = times(network, flows, chunk=1e3, packet=1e3, ready=np.array([1e-6, 0.0]))
-    np.testing.assert_allclose(result.sent, [200e-6, 100e-6])
 
 
 def test_nothing_to_send() -> None:

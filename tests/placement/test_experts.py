@@ -101,6 +101,14 @@ def test_bins_compare_text_with_vision_whatever_else_there_is():
 
 @pytest.mark.parametrize("rule", ["contiguous", "random", "bins"])
 def test_experts_that_do_not_divide_are_refused_with_the_numbers_that_do(rule):
-    message = r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks\.$"
+    message = r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks, or a multiple of 12\.$"
     with pytest.raises(PlacementError, match=message):
         place(rule, random_trace(layers=1, experts=12), num_ranks=8)
+
+
+def test_more_ranks_than_experts_are_groups_that_each_hold_all_experts():
+    placement = place("contiguous", random_trace(layers=1, experts=4), num_ranks=12)
+    assert (placement.ep_size, placement.num_groups, placement.num_ranks) == (4, 3, 12)
+    # tokens at home on ranks 1, 6 and 11 use the experts of groups 0-3, 4-7 and 8-11
+    experts = np.array([[0, 3], [2, -1], [1, 1]])
+    assert placement.destination(0, experts, np.array([1, 6, 11])).tolist() == [[0, 3], [6, -1], [9, 9]]

@@ -1,0 +1,228 @@
+"""``smoes-sim alltoall``: nccl-tests for a cluster that is not there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+import typer
+from typer.core import TyperCommand
+
+from smoes_sim.cli import show
+from smoes_sim.cli.first_use import compilation_told
+
+if TYPE_CHECKING:
+    from smoes_sim.alltoall import AlltoallOptions, AlltoallTime, Demand, Matrix
+    from smoes_sim.network import Network
+
+_SIZES, _SKEW = "How much", "Who sends what (one of them; equal blocks when left out)"
+_LIBRARY, _MODEL, _OUTPUT = "How the library sends", "How it is timed", "What is shown"
+_WORKLOADS = (
+    "W0 balanced, W1 hot experts side by side, W2 hot rank, W3 hot experts apart, W4 ragged sources, W5 ranks without "
+    "experts, W6 hot rank that moves by --step, W7 a burst every tenth --step."
+)
+_USED_BY = {
+    "tolerance": ("fluid",),
+    "injection": ("fifo", "packet"),
+    "window": ("fifo", "packet"),
+    "chunk": ("fifo",),
+}
+"""Fidelities that an option is for."""
+_RESTS_ON = (
+    "schedule", "message_size", "order", "per_message", "fidelity", "tolerance", "injection", "window", "chunk", "seed",
+)  # fmt: skip
+"""Options that are printed with the answer, as they were given."""
+_PLOTTED = 8
+"""Links in the plot of one size when ``--links`` does not say."""
+_SMALL = 500
+"""Up to this many messages fluid compiles nothing."""
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options under the headings of their ``rich_help_panel``, without rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write each group in the order of its first option."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if param.param_type_name == "argument" else "Options"
+                groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def _option(text: str, group: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=group, **more)
+
+
+def alltoall(
+    context: typer.Context,
+    topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
+    size: Annotated[
+        Optional[str], _option("Bytes a rank sends, its own block too. [64 MiB]", _SIZES, "--bytes", metavar="SIZE")
+    ] = None,
+    sweep: Annotated[
+        Optional[str], _option('Sizes from LOW to HIGH, doubling: "1 KiB:1 GiB".', _SIZES, metavar="LOW:HIGH")
+    ] = None,
+    zipf: Annotated[Optional[float], _option("Destinations are popular by this Zipf exponent.", _SKEW, metavar="S")] = None,
+    per_source: Annotated[
+        bool, _option("With --zipf: each rank has its own popular destinations.", _SKEW, "--per-source")
+    ] = False,
+    lognormal: Annotated[
+        Optional[float], _option("Destinations are popular log-normally, with this sigma.", _SKEW, metavar="SIGMA")
+    ] = None,
+    workload: Annotated[Optional[str], _option(_WORKLOADS, _SKEW, metavar="NAME")] = None,
+    step: Annotated[Optional[int], _option("With --workload: its step. [0]", _SKEW, min=0, metavar="N")] = None,
+    trace: Annotated[Optional[Path], _option("In the proportions of a routing trace (.npz).", _SKEW, metavar="FILE")] = None,
+    matrix: Annotated[
+        Optional[Path],
+        _option("File of bytes [from][to], nccl-tests' alltoallv form; sets the size too.", _SKEW, metavar="FILE"),
+    ] = None,
+    schedule: Annotated[
+        Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency"], _option("What is posted when.", _LIBRARY)
+    ] = "direct",
+    message_size: Annotated[
+        Optional[str], _option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY, metavar="SIZE")
+    ] = None,
+    order: Annotated[
+        Literal["naive", "shifted", "rail", "random"], _option("In which order a rank posts its messages.", _LIBRARY)
+    ] = "shifted",
+    per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY, metavar="TIME")] = "0 us",
+    fidelity: Annotated[
+        Literal["bound", "fluid", "fifo", "packet"],
+        _option(
+            "bound: no schedule beats it; fluid: links are shared fairly; fifo: message order counts; packet: every "
+            "packet, small cases.",
+            _MODEL,
+        ),
+    ] = "fluid",
+    tolerance: Annotated[float, _option("fluid: relative error aimed at; 0 is exact.", _MODEL, metavar="E")] = 1e-4,
+    injection: Annotated[
+        Literal["fifo", "round_robin"], _option("fifo, packet: messages of a rank one by one, or taking turns.", _MODEL)
+    ] = "fifo",
+    window: Annotated[
+        Optional[str],
+        _option("fifo, packet: bytes of a message before its receiver must answer. [no limit]", _MODEL, metavar="SIZE"),
+    ] = None,
+    chunk: Annotated[
+        Optional[str], _option("fifo: bytes served together. [a packet, or more in large cases]", _MODEL, metavar="SIZE")
+    ] = None,
+    seed: Annotated[
+        int, _option("Of the skew, the random order and the choice between equal routes.", _MODEL, min=0, metavar="N")
+    ] = 0,
+    links: Annotated[Optional[int], _option("Name the busiest links, this many lines.", _OUTPUT, min=1, metavar="K")] = None,
+    plot: Annotated[
+        Optional[Path],
+        _option("SVG or PNG: bandwidth over size, or of one size the busiest links over time.", _OUTPUT, metavar="FILE"),
+    ] = None,
+    as_json: Annotated[bool, _option("Print one JSON document.", _OUTPUT, "--json")] = False,
+) -> None:
+    """Time an all-to-all, in nccl-tests' columns.
+
+    For example: smoes-sim alltoall 8x8-h100-ndr400 --zipf 1 --links 8
+    """
+    from smoes_sim import results
+    from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices
+    from smoes_sim.network import Network
+    from smoes_sim.topology import find_topology
+
+    demand = Demand(
+        size=size, sweep=sweep, matrix=matrix, zipf=zipf, per_source=per_source, lognormal=lognormal,
+        workload=workload, step=step, trace=trace,
+    )  # fmt: skip
+    plots_links = plot is not None and sweep is None
+    options = AlltoallOptions(
+        schedule=schedule, order=order, fidelity=fidelity, tolerance=tolerance, injection=injection, seed=seed,
+        num_hot=links or (_PLOTTED if plots_links else 0), record_links=links is not None or plots_links,
+        message_size=None if message_size is None else show.size("--message-size", message_size),
+        chunk=None if chunk is None else show.size("--chunk", chunk),
+        **({} if window is None else {"window": show.size("--window", window)}),
+    )  # fmt: skip
+    options.check()
+    if plot is not None:
+        _check_plot(plot, is_sweep=sweep is not None, fidelity=fidelity)
+    network = Network(topology=find_topology(topology), per_message=show.duration("--per-message", per_message), seed=seed)
+    matrices = choose_matrices(network.topology.num_ranks, demand, seed=seed)
+    _tell_what_is_ignored(context, network.per_message)
+    times = _run(network, matrices, options)
+    document = _document(context, demand, network.topology.num_ranks, times)
+    if plot is not None:
+        _plot(plot, document, times[-1], is_sweep=sweep is not None)
+    typer.echo(results.to_json(document) if as_json else show.alltoall(document), nl=False)
+    if sys.stderr.isatty() and not as_json:
+        show.talk(f"wall time {document['wall_s']:.2f} s")
+
+
+def _document(context: typer.Context, demand: Demand, num_ranks: int, times: list[AlltoallTime]) -> dict[str, Any]:
+    """What is printed: the rows, and everything that they rest on."""
+    named = bool(context.params["links"])
+    return {
+        "topology": context.params["topology"],
+        "ranks": num_ranks,
+        "collective": "alltoall" if demand.is_uniform else "alltoallv",
+        "traffic": demand.words,
+        **{name: context.params[name] for name in _RESTS_ON},
+        "wall_s": sum(time.wall for time in times),
+        "rows": [time.row | ({"hot_links": [hot.row() for hot in time.hot]} if named else {}) for time in times],
+    }
+
+
+def _run(network: Network, matrices: list[Matrix], options: AlltoallOptions) -> list[AlltoallTime]:
+    """Time every matrix, with a bar for a sweep and a word when something must be compiled."""
+    from smoes_sim.alltoall import time_alltoall
+
+    times: list[AlltoallTime] = []
+    may_compile = options.fidelity == "fifo" or (options.fidelity == "fluid" and network.topology.num_ranks**2 > _SMALL)
+    with compilation_told(may_compile=may_compile), show.progress("sizes", len(matrices)) as advance:
+        for matrix in matrices:
+            times.append(time_alltoall(network, matrix, options))
+            advance(len(times))
+    return times
+
+
+def _tell_what_is_ignored(context: typer.Context, per_message: float) -> None:
+    """Warn of options that were given but do not count."""
+    fidelity = context.params["fidelity"]
+
+    def is_given(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    for name, fidelities in _USED_BY.items():
+        if is_given(name) and fidelity not in fidelities:
+            show.talk(f"warning: --{name} is for --fidelity {' and '.join(fidelities)}; {fidelity} leaves it out")
+    if is_given("order") and (fidelity == "bound" or (fidelity == "fluid" and per_message == 0)):
+        where = "" if fidelity == "bound" else " while --per-message is 0"
+        show.talk(f"warning: --order does not count with --fidelity {fidelity}{where}; use --fidelity fifo")
+    if is_given("message_size") and context.params["schedule"] != "low_latency":
+        show.talk("warning: --message-size is for --schedule low_latency; it is left out")
+
+
+def _check_plot(path: Path, *, is_sweep: bool, fidelity: str) -> None:
+    """Refuse a plot that cannot be made before anything is computed."""
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.report.charts import check_chart_file
+
+    check_chart_file(path)
+    if not is_sweep and fidelity != "fluid":
+        raise ConfigError(
+            f"--plot of one size shows links over time, which --fidelity {fidelity} does not record. "
+            "Use --fidelity fluid, or plot a --sweep."
+        )
+
+
+def _plot(path: Path, document: dict[str, Any], last: AlltoallTime, *, is_sweep: bool) -> None:
+    from smoes_sim.report.charts import bandwidth_chart, link_use_chart, save_chart
+
+    chart: Any
+    title = f"{document['collective']} on {document['topology']}, {document['ranks']} ranks, {document['traffic']}"
+    if is_sweep:
+        chart = bandwidth_chart(document["rows"], num_ranks=document["ranks"], title=f"{title}, {document['fidelity']}")
+    else:
+        chart = link_use_chart(last.use, title=title)
+    save_chart(chart, path)
+    show.talk(f"plot: {path}")

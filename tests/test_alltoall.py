@@ -1,0 +1,184 @@
+"""Demands, options and rows of one all-to-all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from build_from import NODES, star, topology
+
+from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices, sweep_sizes, time_alltoall
+from smoes_sim.errors import ConfigError
+from smoes_sim.network import Network
+from smoes_sim.skew import lognormal_matrix, uniform_matrix, workload_matrix, zipf_matrix
+
+MIB = 2.0**20
+
+
+def network(text=None, **constants):
+    return Network(topology=topology(text or star(4, latency="1 us")), **constants)
+
+
+def timed(options, matrix, text=None, **constants):
+    options.check()
+    return time_alltoall(network(text, **constants), matrix, options)
+
+
+@pytest.mark.parametrize(
+    ("demand", "matrix"),
+    [
+        (Demand(), uniform_matrix(4, 64 * MIB)),
+        (Demand(size="1 MiB"), uniform_matrix(4, MIB)),
+        (Demand(size="1 MiB", zipf=1.2), zipf_matrix(4, MIB, exponent=1.2, seed=7, per_source=False)),
+        (Demand(size="1 MiB", zipf=1.2, per_source=True), zipf_matrix(4, MIB, exponent=1.2, seed=7, per_source=True)),
+        (Demand(size="1 MiB", lognormal=0.5), lognormal_matrix(4, MIB, sigma=0.5, seed=7)),
+        (Demand(size="1 MiB", workload="W6", step=3), workload_matrix("W6", 4, MIB, seed=7, step=3)),
+    ],
+)
+def test_each_kind_of_skew_gives_its_matrix(demand, matrix):
+    (chosen,) = choose_matrices(4, demand, seed=7)
+    assert np.array_equal(chosen, matrix)
+
+
+@pytest.mark.parametrize("skew", [{}, {"zipf": 1.0}, {"lognormal": 1.0}, {"workload": "W1"}])
+def test_a_sweep_scales_one_matrix(skew):
+    matrices = choose_matrices(4, Demand(sweep="1 KiB:8 KiB", **skew), seed=0)
+    assert [matrix.sum() / 4 for matrix in matrices] == pytest.approx([1024, 2048, 4096, 8192])
+    assert matrices[3] == pytest.approx(8 * matrices[0], rel=1e-12)
+
+
+@pytest.mark.parametrize(("low", "high", "count"), [(1, 1, 1), (1, 1.9, 1), (1, 2, 2), (3, 100, 6)])
+def test_sizes_double_up_to_the_last(low, high, count):
+    sizes = sweep_sizes(low, high)
+    assert sizes == [low * 2.0**step for step in range(count)]
+    assert sizes[-1] <= high < 2 * sizes[-1]
+
+
+@pytest.mark.parametrize(
+    ("demand", "message"),
+    [
+        (Demand(size="1 B", sweep="1 B:2 B"), "--bytes, --sweep and --matrix exclude each other"),
+        (Demand(size="1 B", matrix=Path("m")), "--bytes, --sweep and --matrix exclude each other"),
+        (Demand(matrix=Path("m"), zipf=1.0), "--matrix and --zipf each say who sends what"),
+        (Demand(lognormal=1.0, zipf=1.0), "--zipf and --lognormal each say who sends what"),
+        (Demand(workload="W0", trace=Path("t")), "--workload and --trace each say who sends what"),
+        (Demand(per_source=True), "--per-source says how --zipf is drawn"),
+        (Demand(step=1), "--step picks a step of --workload"),
+        (Demand(zipf=float("nan")), "--zipf = nan: must be a number >= 0"),
+        (Demand(lognormal=-1.0), r"--lognormal = -1\.0: must be a number >= 0"),
+        (Demand(workload="W8"), 'workload = "W8" is unknown'),
+    ],
+)
+def test_demands_that_contradict_themselves_are_refused(demand, message):
+    with pytest.raises(ConfigError, match=message):
+        choose_matrices(4, demand, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("demand", "words", "is_uniform"),
+    [
+        (Demand(), "equal blocks", True),
+        (Demand(zipf=1.0), "Zipf 1, the same for all sources", False),
+        (Demand(zipf=0.8, per_source=True), "Zipf 0.8, drawn for each source", False),
+        (Demand(lognormal=0.5), "log-normal, sigma 0.5, the same for all sources", False),
+        (Demand(workload="W7", step=3), "workload W7_burst, step 3", False),
+        (Demand(trace=Path("a.npz")), "in the proportions of a.npz", False),
+        (Demand(matrix=Path("a.txt")), "a.txt", False),
+    ],
+)
+def test_a_demand_says_what_it_is(demand, words, is_uniform):
+    assert (demand.words, demand.is_uniform) == (words, is_uniform)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (AlltoallOptions(schedule="low_latency"), "low_latency sends one message a copy. Give --message-size"),
+        (AlltoallOptions(schedule="low_latency", message_size=0.0), "--message-size = 0 B: must be more than 0"),
+        (AlltoallOptions(fidelity="fifo", window=0.0), "--window = 0 B: must be more than 0"),
+        (AlltoallOptions(fidelity="fifo", chunk=0.0), "--chunk = 0 B: must be more than 0"),
+        (AlltoallOptions(tolerance=float("nan")), "--tolerance = nan: must be between 0"),
+        (AlltoallOptions(tolerance=0.2), r"--tolerance = 0\.2: must be between 0"),
+    ],
+)
+def test_options_that_break_a_rule_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        options.check()
+
+
+@pytest.mark.parametrize("fidelity", ["bound", "fluid", "fifo"])
+def test_every_fidelity_gives_a_row_that_is_not_below_the_bound(fidelity):
+    matrix = zipf_matrix(4, MIB, exponent=1.0, seed=0, per_source=True)
+    row = timed(AlltoallOptions(fidelity=fidelity), matrix).row
+    assert row["time_s"] >= row["bound_s"] * (1 - 1e-9)
+    assert row["size_bytes"] == pytest.approx(max(matrix.sum(axis=0).max(), matrix.sum(axis=1).max()))
+    assert row["mean_bytes"] == pytest.approx(MIB)
+    assert row["algbw_GBps"] == pytest.approx(row["size_bytes"] / row["time_s"] / 1e9)
+    assert row["busbw_GBps"] == pytest.approx(row["algbw_GBps"] * 3 / 4)
+    assert (row["flows"], row["messages"], row["links"], row["error_bound"]) == (12, 12, 8, 0.0)
+
+
+def test_low_latency_pays_for_every_copy():
+    # 256 KiB a pair in copies of 64 KiB: 4 messages a pair, 12 a sender, 1 ms each: the last one leaves after 12 ms, and its
+    # 256 KiB then cross two links as one flow: 262144 / 50e9 s and 2 us
+    options = AlltoallOptions(schedule="low_latency", message_size=64 * 1024.0)
+    row = timed(options, uniform_matrix(4, MIB), per_message=1e-3).row
+    assert (row["flows"], row["messages"]) == (12, 48)
+    assert row["time_s"] == pytest.approx(12e-3 + 262144 / 50e9 + 2e-6, rel=1e-9)
+
+
+def test_the_order_counts_in_fifo():
+    options = {order: AlltoallOptions(fidelity="fifo", order=order) for order in ("naive", "shifted")}
+    times = {order: timed(choice, uniform_matrix(4, MIB)).row["time_s"] for order, choice in options.items()}
+    assert times["naive"] > 1.1 * times["shifted"]
+
+
+def test_larger_chunks_make_fifo_coarser():
+    # through ports of 50 GB/s a packet of 8940 B is forwarded when it is there: chunks of 256 KiB move the time a little
+    times = [
+        timed(AlltoallOptions(fidelity="fifo", order="naive", chunk=chunk), uniform_matrix(4, MIB)).row["time_s"]
+        for chunk in (None, 262144.0)
+    ]
+    assert times[0] != times[1]
+    assert times[1] == pytest.approx(times[0], rel=0.5)
+
+
+def test_packets_judge_the_other_fidelities():
+    packet = pytest.importorskip("smoes_sim.network.packet")
+    if not hasattr(packet, "packet_exchange_time"):
+        pytest.skip("packet_exchange_time has not landed")
+    matrix = uniform_matrix(4, MIB)
+    times = {name: timed(AlltoallOptions(fidelity=name), matrix).row["time_s"] for name in ("fluid", "fifo", "packet")}
+    assert times["packet"] == pytest.approx(times["fifo"], rel=0.05)
+    assert times["packet"] > times["fluid"] * (1 - 1e-9)
+
+
+def test_packets_are_for_small_cases():
+    packet = pytest.importorskip("smoes_sim.network.packet")
+    if not hasattr(packet, "packet_exchange_time"):
+        pytest.skip("packet_exchange_time has not landed")
+    # 3 * 4 messages of 4 GiB over 2 links in packets of 8940 B: 11.5 million
+    with pytest.raises(ConfigError, match=r"1\.15e\+07 over links, more than 2e\+06"):
+        timed(AlltoallOptions(fidelity="packet"), uniform_matrix(4, 16 * 2.0**30))
+
+
+def test_hot_links_and_their_use_over_time_come_with_the_row():
+    result = timed(AlltoallOptions(num_hot=2, record_links=True), workload_matrix("W2", 8, MIB, seed=0), NODES)
+    assert len(result.hot) == 2
+    assert list(result.use) == [hot.group.label for hot in result.hot]
+    assert all(steps[-1][0] == pytest.approx(result.row["time_s"]) for steps in result.use.values())
+    assert result.hot[0].utilisation == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("fidelity", ["bound", "fifo"])
+def test_other_fidelities_name_links_without_times(fidelity):
+    result = timed(AlltoallOptions(fidelity=fidelity, num_hot=1, record_links=True), uniform_matrix(8, MIB), NODES)
+    assert result.hot[0].row()["first_s"] is None
+    assert result.use == {}
+
+
+@pytest.mark.parametrize(("ranks", "size"), [(1, MIB), (3, 0.0)])
+def test_nothing_to_send_takes_no_time(ranks, size):
+    result = timed(AlltoallOptions(num_hot=3, record_links=True), uniform_matrix(ranks, size), star(ranks))
+    assert (result.row["time_s"], result.row["busbw_GBps"], result.hot, result.use) == (0, 0, [], {})
