@@ -64,12 +64,14 @@ def problem_of(routes, size, capacity, *, ready=None, ceiling=None, share=None):
 
 def problem_from(network, flows, ready):
     """The messages of one phase, from when they are ready on."""
+    offsets, share = flows.routes.offsets, flows.routes.share
     return problem_of(
         flows_as_lists(flows),
         flows.size.tolist(),
         network.capacity.tolist(),
         ready=ready.tolist(),
         ceiling=flows.ceiling.tolist(),
+        share=None if share is None else [part.tolist() for part in np.split(share, offsets[1:-1])],
     )
 
 

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from build_from import DRAGONFLY, EVERY_KIND, NODES, PODS, star, topology
+from build_from import DRAGONFLY, EVERY_KIND, NODES, PARALLEL, PODS, TREE, star, topology
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import (
@@ -121,22 +121,8 @@ def ends_of(problems):
     return np.cumsum([len(problem.routes) for problem in problems])[:-1]
 
 
-EMPTIED = pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="compiled.select cannot take the empty weights that are left when all have ended"
-)
-
-
-@pytest.mark.parametrize(
-    ("orders", "is_split", "compiled"),
-    [
-        (0, False, True),
-        (9, False, True),
-        (0, False, False),
-        (9, False, False),
-        pytest.param(9, True, True, marks=EMPTIED),
-        (9, True, False),
-    ],
-)
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "arrays"])
+@pytest.mark.parametrize(("orders", "is_split"), [(0, False), (9, False), (9, True)])
 def test_cases_side_by_side_drain_as_each_alone(orders, is_split, compiled):
     # more flows than are solved by arrays alone, so the compiled loops and the search for symmetry see them too
     problems = many(300, seed=20 + orders, orders=orders, is_split=is_split)
@@ -144,7 +130,7 @@ def test_cases_side_by_side_drain_as_each_alone(orders, is_split, compiled):
     np.testing.assert_allclose(ours.drained, in_fractions(problems), rtol=1e-11)
 
 
-@pytest.mark.parametrize("compiled", [pytest.param(True, marks=EMPTIED), False], ids=["compiled", "arrays"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "arrays"])
 def test_many_split_flows_share_the_cable_that_carries_most_of_them(compiled):
     # flow i has i bytes, half of which cross cable 0 of 1 B/s and a quarter cable 1: 501 * 502 / 2 / 2 = 62875.5 s
     count = 501
@@ -180,10 +166,20 @@ def test_the_integral_of_rates_betrays_wrong_ends():
     assert bytes_carried(problem, np.array([2.0, 4.5])).tolist() == [10, 35]
 
 
-@pytest.mark.parametrize("name", EVERY_KIND)
+DIVIDED = {
+    "rail": PODS + "routing: split",
+    "fat tree": TREE + "routing: split",
+    "torus": "{kind: torus, shape: [4, 2, 2], link: {bandwidth: 100 GB/s, latency: 1 us}, routing: split}",
+    "parallel": PARALLEL + "\nrouting: split",
+}
+
+
+@pytest.mark.parametrize("name", [*EVERY_KIND, *(f"{name}, divided" for name in DIVIDED)])
 def test_exchanges_on_every_kind_of_topology_drain_when_a_dense_reference_says(name):
-    network = Network(topology=KINDS[name])
+    kind, _, is_divided = name.partition(", ")
+    network = Network(topology=topology(DIVIDED[kind]) if is_divided else KINDS[name])
     (flows,) = skewed(network, exponent=0.7)
+    assert (flows.routes.share is not None) == bool(is_divided)
     problem = problem_from(network, flows, np.random.default_rng(3).integers(0, 10, len(flows)) * 1e-4)
     drained = problem.solve().drained
     np.testing.assert_allclose(drained, float_fluid(problem), rtol=1e-11)
