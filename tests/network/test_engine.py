@@ -149,3 +149,26 @@ def test_incast_is_the_same_for_a_million_flows_and_for_a_few():
     slow, fast = (exchange_time(n, phases_of(n, [matrix])).duration for n in (network, free))
     assert fast == pytest.approx(39)
     assert slow == pytest.approx(39 / 0.4)
+
+
+SPLIT_RAILS = """
+kind: rail_optimized
+routing: split
+nodes: 12
+ranks_per_node: 4
+scale_up: {kind: nvlink4, bandwidth: 450 GB/s}
+nic: {kind: infiniband, per: rank, bandwidth: 400 Gb/s}
+fabric: {nodes_per_pod: 2, spines: 4, oversubscription: 4}
+"""
+
+
+def test_split_routes_in_windows_end_when_they_do_exactly():
+    network = Network(topology=topology(SPLIT_RAILS))
+    phases = phases_of(network, [zipf_matrix(48, 2**22, exponent=0.3, seed=0, per_source=True)])  # 2,256 messages
+    exact, close = exchange_time(network, phases), exchange_time(network, phases, tolerance=1e-3)
+    assert exact.bound <= exact.duration * (1 + 1e-9)
+    np.testing.assert_allclose(close.finish, exact.finish, rtol=2e-3)
+    hashed = Network(topology=topology(SPLIT_RAILS.replace("split", "hash")))
+    collided = exchange_time(hashed, phases_of(hashed, [np.full((48, 48), 2**16)])).duration
+    spread = exchange_time(network, phases_of(network, [np.full((48, 48), 2**16)])).duration
+    assert spread < collided  # a hash puts several flows on one spine
