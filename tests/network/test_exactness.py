@@ -200,6 +200,17 @@ def test_compiled_loops_and_arrays_and_the_dense_reference_agree(name):
     np.testing.assert_allclose(fast.drained, float_fluid(problem), rtol=1e-9)
 
 
+@pytest.mark.parametrize("cases", [1, 170], ids=["few", "many"])
+def test_links_that_deliver_less_under_many_flows_agree_with_the_reference(cases):
+    rng = np.random.default_rng(9)
+    for _ in range(200 // cases):
+        problem = side_by_side([random_problem(rng, orders=3) for _ in range(cases)])
+        most = rng.integers(1, 4, len(problem.capacity)).astype(float)
+        efficiency = rng.integers(1, 5, len(problem.capacity)) / 4
+        ours = problem.solve(incast_flows=most, incast_efficiency=efficiency)
+        np.testing.assert_allclose(ours.drained, float_fluid(problem, most=most, efficiency=efficiency), rtol=1e-11)
+
+
 def solve(network, flows, **options):
     routes = flows.routes
     return fluid_times(routes.offsets, routes.links, flows.size, network.capacity, ceiling=flows.ceiling, **options)
