@@ -221,7 +221,7 @@ def solve(network, flows, **options):
 SKEWS = [(exponent, per_source) for exponent in (0.3, 1.0) for per_source in (False, True)]
 TOLERANCE = 1e-4
 FACTOR = 2.0
-"""The makespan may be off by this much more than the printed bound: half a window has half the error at best."""
+"""The makespan may be off by this many printed bounds: a bound is the difference to windows twice as wide."""
 EARLY = 0.5
 """A rank may be told its end this wrongly, relatively: windows promise the last end only."""
 
@@ -259,6 +259,18 @@ def test_windows_keep_the_makespan_within_twice_the_printed_bound(name):
         return abs(windows.duration / exact.duration - 1) - FACTOR * windows.error_bound
 
     assert worst_of(name, excess) <= 1e-12
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="windows of 0.2 and 0.1 give -3.0e-3 and -3.5e-3, agree within 1e-3, and are believed; 0.05 would give -2.8e-4",
+)
+def test_two_windows_that_agree_by_chance_are_not_believed():
+    network = Network(topology=topology(LARGE["dragonfly"]))
+    phases = skewed(network, seed=2, exponent=0.3, per_source=False)
+    exact, windows = exchange_time(network, phases), exchange_time(network, phases, tolerance=1e-3)
+    assert windows.duration == pytest.approx(exact.duration, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", LARGE)
