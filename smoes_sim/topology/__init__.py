@@ -1,7 +1,8 @@
 """What is wired to what?
 
-:class:`Topology` is the answer; ``specs`` are the files, ``generators`` build them, ``routes`` turn pairs of ranks into
-link ids, ``metrics`` measure distance and capacity, ``picture`` draws. Knows nothing of experts or tokens.
+:class:`Topology` is the answer; ``specs`` (and ``node_link``) are the files, ``generators`` build them, ``routes`` turn
+pairs of ranks into link ids (``core`` finds the ways, ``split`` divides over them), ``metrics`` measure distance and
+capacity, ``picture`` draws. Knows nothing of experts or tokens.
 """
 
 from smoes_sim.topology.generators import build

@@ -220,6 +220,7 @@ def _graph(builder: Builder, spec: GraphSpec) -> None:
     vertex = {device: builder.rank(node=node_of[device], name=device) for device in spec.devices}
     vertex |= {name: builder.nic(name) for name in spec.nics}
     vertex |= {name: builder.switch(name) for name in spec.switches}
+    switches = set(spec.switches)
     for link in spec.links:
         builder.join(
             vertex[link.from_],
@@ -230,7 +231,7 @@ def _graph(builder: Builder, spec: GraphSpec) -> None:
             shared=link.sharing == "shared",
             duplex=link.duplex,
         )
-        _limit_incast(builder, vertex[link.to if link.from_ in spec.switches else link.from_], link)
+        _limit_incast(builder, vertex[link.to if link.from_ in switches else link.from_], link)
 
 
 _BUILDERS: dict[str, Callable[[Builder, Any], None]] = {

@@ -10,6 +10,7 @@ from smoes_sim.errors import ConfigError, TopologyError
 from smoes_sim.files import Document, nearest, read_text
 from smoes_sim.topology.generators import build
 from smoes_sim.topology.graph import Topology
+from smoes_sim.topology.node_link import read_node_link
 from smoes_sim.topology.specs import TopologySpec
 
 _INSTALLED = Path(__file__).parent.parent / "data" / "topologies"
@@ -31,16 +32,18 @@ def topology_names() -> list[str]:
 
 
 def find_spec(name: str) -> TopologySpec:
-    """The spec of a shipped topology or of a file.
+    """The spec of a shipped topology or of a file: YAML, or node-link JSON where its name ends in ``.json``.
 
     Raises:
         ConfigError: If there is no such name or file, or the file breaks a rule.
     """
     shipped = folder() / f"{name}.yaml"
     path = shipped if shipped.is_file() and "/" not in name else Path(name)
-    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
+    if not path.exists() and path.suffix not in {".yaml", ".yml", ".json"}:
         raise ConfigError(f'topology "{name}" is neither shipped nor a file. {nearest(name, topology_names())}')
-    return Document(read_text(path), name=str(path)).validate(TopologyFile).root
+    text = read_text(path)
+    graph = read_node_link(text, name=str(path)) if path.suffix == ".json" else None
+    return graph or Document(text, name=str(path)).validate(TopologyFile).root
 
 
 def find_topology(name: str) -> Topology:

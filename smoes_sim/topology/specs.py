@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -214,7 +215,7 @@ class EdgeSpec(PortSpec):
     duplex: bool = True
 
 
-def _check_incast(link: EdgeSpec, *, switches: list[str]) -> None:
+def _check_incast(link: EdgeSpec, *, switches: set[str]) -> None:
     """Raise ValueError unless incast, if given, is of a shared link that leads from a switch to a device or NIC."""
     receivers = [end for end in (link.from_, link.to) if end not in switches]
     is_downward = len(receivers) == 1 and (link.duplex or link.to in receivers)
@@ -237,15 +238,18 @@ class GraphSpec(_TopologySpec):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> GraphSpec:
-        names = [*self.devices, *self.nics, *self.switches]
-        doubled = sorted({name for name in names if names.count(name) > 1})
+        names = Counter([*self.devices, *self.nics, *self.switches])
+        doubled = sorted(name for name, times in names.items() if times > 1)
         if doubled:
             raise ValueError(f'"{doubled[0]}" names two vertices. Every device, NIC and switch needs its own name.')
+        switches = set(self.switches)
         for link in self.links:
             for end in (link.from_, link.to):
                 if end not in names:
                     raise ValueError(f'a link ends at "{end}", which is no device, NIC or switch. Declare it.')
-            _check_incast(link, switches=self.switches)
+            if link.from_ == link.to:
+                raise ValueError(f'a link leads from "{link.from_}" to itself. Leave it out.')
+            _check_incast(link, switches=switches)
         if self.nodes is not None and sorted(itertools.chain.from_iterable(self.nodes)) != sorted(self.devices):
             raise ValueError("nodes must name every device exactly once. Leave nodes out for a single node.")
         return self
