@@ -179,15 +179,19 @@ def raised_together(on, capacity, ceiling):
     return rate
 
 
-def float_fluid(problem):
-    """Finish times in floats, from event to event, with ``raised_together``."""
+def float_fluid(problem, *, most=INFINITE, efficiency=1.0):
+    """Finish times in floats, from event to event, with ``raised_together``.
+
+    A link delivers ``efficiency`` of its capacity while it carries more than ``most`` flows; one number or one for each.
+    """
     on, capacity, ceiling = problem.incidence(), np.array(problem.capacity, dtype=float), np.array(problem.ceiling)
     left, ready = np.array(problem.size, dtype=float), np.array(problem.ready, dtype=float)
     end, now = np.where(left > 0, np.nan, ready), 0.0
     while np.isnan(end).any():
         active = np.flatnonzero(np.isnan(end) & (ready <= now))
         later = ready[ready > now].min(initial=np.inf)
-        rate = raised_together(on[:, active], capacity, ceiling[active])
+        delivered = np.where(on[:, active].sum(axis=1) > most, capacity * efficiency, capacity)
+        rate = raised_together(on[:, active], delivered, ceiling[active])
         drained = now + left[active] / rate
         then = min(drained.min(initial=np.inf), later)
         done = drained <= then * (1 + 1e-13)

@@ -38,7 +38,7 @@ MEDIUM = {
     "star": star(25),
     "two_level 4:1": THIN.replace("nodes: 2", "nodes: 3"),
     "rail": RAIL.replace("nodes: 4", "nodes: 3"),
-    "torus": TORUS.replace("2]", "1]"),
+    "torus": TORUS.replace("7, 2]", "6, 1]"),
     "dragonfly": DRAGONFLY.replace("ranks_per_router: 2", "ranks_per_router: 3"),
 }
 LARGE = {
@@ -200,6 +200,17 @@ def test_compiled_loops_and_arrays_and_the_dense_reference_agree(name):
     np.testing.assert_allclose(fast.drained, float_fluid(problem), rtol=1e-9)
 
 
+@pytest.mark.parametrize("cases", [1, 170], ids=["few", "many"])
+def test_links_that_deliver_less_under_many_flows_agree_with_the_reference(cases):
+    rng = np.random.default_rng(9)
+    for _ in range(170 // cases):
+        problem = side_by_side([random_problem(rng, orders=3) for _ in range(cases)])
+        most = rng.integers(1, 4, len(problem.capacity)).astype(float)
+        efficiency = rng.integers(1, 5, len(problem.capacity)) / 4
+        ours = problem.solve(incast_flows=most, incast_efficiency=efficiency)
+        np.testing.assert_allclose(ours.drained, float_fluid(problem, most=most, efficiency=efficiency), rtol=1e-11)
+
+
 def solve(network, flows, **options):
     routes = flows.routes
     return fluid_times(routes.offsets, routes.links, flows.size, network.capacity, ceiling=flows.ceiling, **options)
@@ -210,7 +221,7 @@ def solve(network, flows, **options):
 SKEWS = [(exponent, per_source) for exponent in (0.3, 1.0) for per_source in (False, True)]
 TOLERANCE = 1e-4
 FACTOR = 2.0
-"""The makespan may be off by this much more than the printed bound: half a window has half the error at best."""
+"""The makespan may be off by this many printed bounds: a bound is the difference to windows twice as wide."""
 EARLY = 0.5
 """A rank may be told its end this wrongly, relatively: windows promise the last end only."""
 
@@ -248,6 +259,18 @@ def test_windows_keep_the_makespan_within_twice_the_printed_bound(name):
         return abs(windows.duration / exact.duration - 1) - FACTOR * windows.error_bound
 
     assert worst_of(name, excess) <= 1e-12
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="windows of 0.2 and 0.1 give -3.0e-3 and -3.5e-3, agree within 1e-3, and are believed; 0.05 would give -2.8e-4",
+)
+def test_two_windows_that_agree_by_chance_are_not_believed():
+    network = Network(topology=topology(LARGE["dragonfly"]))
+    phases = skewed(network, seed=2, exponent=0.3, per_source=False)
+    exact, windows = exchange_time(network, phases), exchange_time(network, phases, tolerance=1e-3)
+    assert windows.duration == pytest.approx(exact.duration, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", LARGE)
