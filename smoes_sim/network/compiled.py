@@ -38,7 +38,7 @@ def select(offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: i
     is_weighted = len(weight) > 1
     local = np.empty(start[-1], np.int32)
     heavy = np.empty(start[-1] if is_weighted else 1, np.float64)
-    if not is_weighted:
+    if len(weight) == 1:
         heavy[0] = weight[0]  # an assignment of slices would take seconds to compile
     new = np.full(num_links, -1, np.int32)
     old = np.empty(num_links, np.int64)

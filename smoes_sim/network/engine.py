@@ -30,9 +30,11 @@ _SAME_INSTANT = 1e-12
 """Moments closer than this, relative to the clock, are one moment: sums of floats differ in the last digits."""
 _SMALL = 500
 """Up to this many messages in a phase arrays are quick enough that nothing is compiled."""
-_WIDTH, _WIDEST = 3.0, 0.2
-"""Windows are 3 sqrt(tolerance) of the least time that what is in flight needs: passes of 64 and 128 ranks then differ from
+_WIDTH, _WIDEST = 2.0, 0.2
+"""Windows are 2 sqrt(tolerance) of the least time that what is in flight needs: passes of 64 and 128 ranks then differ from
 the exact solution by less than the tolerance (docs/performance.md)."""
+_ENDED = 0.1
+"""Share of what is running that may end in a window: ranks wait for single messages."""
 _FEW = 256
 """Messages in flight up to which every change is followed, when windows are allowed."""
 
@@ -117,6 +119,7 @@ class Engine:
             backend(compiled=largest > _SMALL),
             window=min(_WIDEST, _WIDTH * math.sqrt(tolerance)),
             exact_below=_FEW,
+            most_ended=_ENDED,
             prune=not record_links,
         )
         self._record_links = record_links

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from smoes_sim.errors import SimulationError
 from smoes_sim.network.engine import Engine, Exchange
 from smoes_sim.network.flows import Flows, Network, lower_bound
-from smoes_sim.network.fluid import LinkUse, fluid_times
+from smoes_sim.network.fluid import UNSEEN, LinkUse, fluid_times, last_difference
 
 _FEW = 1000
 """Messages of a phase up to which every rate change is worth a sharing of its own."""
@@ -35,8 +35,8 @@ class ExchangeTime:
         bound: Seconds that nothing can beat.
         num_flows: Messages on the network.
         rate_changes: How often rates were shared anew.
-        error_bound: 0 if exact. Otherwise the relative difference to the duration with windows twice as wide: a measured
-            error, not a proven one.
+        error_bound: 0 if exact. Otherwise the largest relative difference to the durations with windows twice and four times
+            as wide, and at least 5e-5: a measured error, not a proven one.
         link_use: Use of the links from each sharing on; empty unless asked for.
     """
 
@@ -76,7 +76,7 @@ def exchange_time(
         network: Capacities and constants.
         phases: What is sent.
         tolerance: Relative error of the duration to aim at where many messages are in flight; 0 is exact. Above 0 windows
-            are halved until two successive durations agree within it (``ExchangeTime.error_bound``).
+            are halved until three successive durations agree within it (``ExchangeTime.error_bound``).
         record_links: Keep the use of every link over time.
 
     Raises:
@@ -87,17 +87,14 @@ def exchange_time(
     """
     if len(phases) == 1 and len(phases[0]) > _FEW:
         return _single_phase(network, phases[0], tolerance, record_links)
-    before, error, solves = None, math.inf, 0
-    for attempt in range(_ATTEMPTS):
-        finish, engine = _played(network, phases, tolerance / 4**attempt, record_links)
-        duration, solves = float(finish.max()), solves + engine.rate_changes
-        if not engine.used_windows:
-            error = 0.0
-        elif before is not None:
-            error = abs(duration - before) / duration
-        if error <= tolerance:
-            break
-        before = duration
+    durations: list[float] = []
+    error, solves = math.inf, 0
+    while error > tolerance and len(durations) < _ATTEMPTS:
+        finish, engine = _played(network, phases, tolerance / 4 ** len(durations), record_links)
+        durations.append(float(finish.max()))
+        solves += engine.rate_changes
+        error = last_difference(durations) if engine.used_windows else 0.0
+    error = max(error, UNSEEN) if error else 0.0
     link_use = tuple(engine.link_use)
     return checked(network, phases, finish, rate_changes=solves, error_bound=error, link_use=link_use)
 

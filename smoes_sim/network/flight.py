@@ -22,6 +22,8 @@ _SAME_INSTANT = 1e-12
 """Events closer than this, relative to the clock, happen together."""
 _LATE = 1e-6
 """A flow that becomes ready in the last millionth of a window waits for the next one."""
+_NARROWINGS = 4
+"""Widths tried for a window, each the time after which as much as is allowed has ended."""
 _DEAD = 0.15
 """Routes are packed anew when this share of the known flows has ended."""
 
@@ -91,9 +93,13 @@ class Plan:
         ids: Flows that end by then.
         times: When they do, seconds.
         is_window: Whether rates are averages over the whole plan, so that it cannot be cut short.
+        width: Seconds from its start to its end, not rounded as the difference of two clocks is.
+        places: Where the flows that end stand among those in flight.
+        rate: B/s of those in flight.
     """
 
     end: float
+    width: float
     ids: Longs
     times: Reals
     is_window: bool
@@ -109,6 +115,9 @@ class Flight:
         tool: Water-filling.
         window: Width of a window as a share of the least time that what is in flight still needs; 0 is exact.
         exact_below: Flows in flight up to which every change is followed exactly whatever the window.
+        most_ended: Share of what is running that may end in one window. Only the last ones decide the makespan, so 1 is
+            enough for that; when each flow ends matters to whoever waits for it.
+        prune: Leave out links that can never be a bottleneck.
 
     Attributes:
         ready: When each flow ever announced may start, infinite while nobody knows.
@@ -116,15 +125,25 @@ class Flight:
         solves: How often rates were shared anew.
     """
 
-    def __init__(self, links: Links, tool: ArrayWaterfill, *, window: float, exact_below: int, prune: bool = True) -> None:
+    def __init__(
+        self,
+        links: Links,
+        tool: ArrayWaterfill,
+        *,
+        window: float,
+        exact_below: int,
+        most_ended: float = 1.0,
+        prune: bool = True,
+    ) -> None:
         self._links, self._tool, self._window, self._exact_below = links, tool, window, exact_below
-        self._prune = prune
+        self._most_ended, self._prune = most_ended, prune
         self.ready: Reals = np.empty(0)
         self.clock = 0.0
         self.solves = 0
         self._ids: Longs = np.empty(0, np.int64)
         self._remaining: Reals = np.empty(0)
         self._ceiling: Reals = np.empty(0)
+        self._rate: Reals = np.empty(0)
         self._offsets: Longs = np.zeros(1, np.int64)
         self._entries: Ids = np.empty(0, np.int32)
         self._weight: Reals = ONE
@@ -161,11 +180,12 @@ class Flight:
 
     def follow(self, plan: Plan, until: float) -> None:
         """Bring all flows to a moment of a plan, its end for a window."""
-        elapsed = until - self.clock
-        self._remaining -= plan.rate * elapsed
-        if until >= plan.end:
+        is_over = until >= plan.end
+        self._remaining -= plan.rate * (plan.width if is_over else until - self.clock)
+        if is_over:
             self._remaining[plan.places] = 0.0
             self._alive -= len(plan.places)
+        self._rate = plan.rate
         self.clock = until
 
     def loads(self, rate: Reals) -> Reals:
@@ -174,10 +194,9 @@ class Flight:
         return np.bincount(self._entries, weights=weights, minlength=len(self._links.capacity)).astype(np.float64)
 
     def _idle_until(self, moment: float) -> Plan:
-        nothing = np.empty(0, np.int64)
-        return Plan(
-            end=moment, ids=nothing, times=np.empty(0), is_window=False, places=nothing, rate=np.zeros(len(self._ids))
-        )
+        nothing, rate = np.empty(0, np.int64), np.zeros(len(self._ids))
+        width = moment - self.clock
+        return Plan(end=moment, width=width, ids=nothing, times=np.empty(0), is_window=False, places=nothing, rate=rate)
 
     def _interval(self, ready_now: Mask, then: float) -> Plan:
         """Constant rates until a flow ends or the next is ready."""
@@ -189,35 +208,55 @@ class Flight:
             step, end = max(then - self.clock, 0.0), then
         places = np.flatnonzero(left <= step + _SAME_INSTANT * end)
         times = self.clock + left[places]
-        return Plan(end=end, ids=self._ids[places], times=times, is_window=False, places=places, rate=rate)
+        return Plan(end=end, width=step, ids=self._ids[places], times=times, is_window=False, places=places, rate=rate)
 
     def _windowed(self, ready: Reals, ready_now: Mask, then: float) -> Plan:
-        """A window, narrowed while so much ends in it that the last flows could not be followed exactly."""
-        width = self._window * self._least_time(ready_now)
-        while True:
-            is_late = then < self.clock + width * (1 - _LATE)
-            part = ONE
-            limit = np.where(ready_now, np.minimum(self._ceiling, self._remaining / width), 0.0)
-            if is_late:
-                share = np.clip((self.clock + width - ready) / width, 0.0, 1.0)
-                joins = (self._remaining > 0) & (share > _LATE)
-                part = np.maximum(share, _LATE)
-                limit = np.where(joins, np.minimum(self._ceiling * part, self._remaining / width), 0.0)
-            open_for = self._tool.peaks(self._routes, np.where(limit > 0, part, 0.0)) if is_late else ONE
+        """A window, narrowed while more ends in it than is allowed."""
+        running = int(np.count_nonzero(ready_now))
+        most = max(self._most_ended * running, self._exact_below)
+        width = min(self._window * self._least_time(ready_now), self._foreseen(ready_now, most))
+        for attempt in range(_NARROWINGS):
+            limit, part, open_for = self._in_window(ready, ready_now, width)
             rate, level = self._fill(limit, part, open_for)
-            ended = (rate * width >= self._remaining * (1 - _SAME_INSTANT)) & (rate > 0)
-            num_ended = int(np.count_nonzero(ended))
-            if not num_ended and not is_late:
+            places = np.flatnonzero((rate * width >= self._remaining * (1 - _SAME_INSTANT)) & (rate > 0))
+            if not len(places) and part is ONE:
                 return self._interval(ready_now, then)
-            if self._alive - num_ended >= self._exact_below // 4 or num_ended <= self._exact_below:
+            is_last = self._alive - len(places) < self._exact_below // 4
+            if attempt == _NARROWINGS - 1 or len(places) <= (most if is_last else 2 * most):
                 break
-            width /= 2
-        places = np.flatnonzero(ended)
-        times = self._times_in_window(places, rate, level, part, width)
-        return Plan(end=self.clock + width, ids=self._ids[places], times=times, is_window=True, places=places, rate=rate)
+            after = self._times_in_window(places, rate, level, part, width)
+            width = float(np.partition(after, int(most))[int(most)])
+        after = self._times_in_window(places, rate, level, part, width)
+        return Plan(
+            end=self.clock + width,
+            width=width,
+            ids=self._ids[places],
+            times=self.clock + after,
+            is_window=True,
+            places=places,
+            rate=rate,
+        )
+
+    def _foreseen(self, ready_now: Mask, most: float) -> float:
+        """Seconds until as much has ended as is allowed, if rates stay as they were; infinite where that is not known."""
+        known = ready_now & (self._rate > 0)
+        if np.count_nonzero(known) <= most:
+            return np.inf
+        left = self._remaining[known] / self._rate[known]
+        return float(np.partition(left, int(most))[int(most)])
+
+    def _in_window(self, ready: Reals, ready_now: Mask, width: float) -> tuple[Reals, Reals, Reals]:
+        """What flows can use at most in a window, and the part of it in which flows and links take part."""
+        share = np.clip((self.clock + width - ready) / width, 0.0, 1.0)
+        joins = (self._remaining > 0) & ((share > _LATE) | ready_now)
+        if not (joins & ~ready_now).any():
+            return np.where(ready_now, np.minimum(self._ceiling, self._remaining / width), 0.0), ONE, ONE
+        part = np.where(ready_now, 1.0, np.maximum(share, _LATE))
+        limit = np.where(joins, np.minimum(self._ceiling * part, self._remaining / width), 0.0)
+        return limit, part, self._tool.peaks(self._routes, np.where(joins, part, 0.0))
 
     def _times_in_window(self, ended: Longs, rate: Reals, level: Reals, part: Reals, width: float) -> Reals:
-        """Finish times inside a window, by processor sharing on the link that holds a flow back.
+        """Seconds from the start of a window to the end of flows, by processor sharing on the link that holds one back.
 
         A flow that leaves ``x`` bytes in a full window (``remaining / part``) ends when its link has served every flow
         that it holds back up to ``x``: ``T(x) = sum over them of part * min(x_g, x) / what others leave of the link``. A
@@ -243,7 +282,7 @@ class Flight:
         served[order] = sums / left_for_them[link[ended][order]]
         alone = self._remaining[ended] / self._ceiling[ended]
         after = (1 - parts[ended]) * width + np.maximum(parts[ended] * served, alone)
-        return self.clock + np.minimum(after, width)
+        return np.minimum(after, width)
 
     def _least_time(self, ready_now: Mask) -> float:
         """Seconds that what is running needs at least."""
@@ -275,6 +314,7 @@ class Flight:
             self._ids = np.concatenate([self._ids, *ids])
             self._remaining = np.concatenate([self._remaining, *(block.size for _, block in self._new)])
             self._ceiling = np.concatenate([self._ceiling, *(block.ceiling for _, block in self._new)])
+            self._rate = np.concatenate([self._rate, np.zeros(len(self._ids) - len(self._rate))])
             self._alive = len(self._ids)
             self._new = []
             self._compile()
@@ -288,7 +328,8 @@ class Flight:
             routes = self._tool.select(self._offsets, self._entries, self._weight, kept, len(self._links.capacity))
             self._offsets, self._weight = routes.start, routes.weight
             self._entries = routes.links[routes.local].astype(np.int32)
-            self._ids, self._remaining, self._ceiling = self._ids[kept], self._remaining[kept], self._ceiling[kept]
+            self._ids, self._remaining = self._ids[kept], self._remaining[kept]
+            self._ceiling, self._rate = self._ceiling[kept], self._rate[kept]
 
     def _compile(self) -> None:
         """Routes over the links that are used and can be a bottleneck."""

@@ -7,6 +7,8 @@ whatever the window.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +23,11 @@ _SMALL = 500
 """Up to this many flows arrays are quick enough that nothing is compiled or loaded from the cache."""
 _TAIL = 2048
 """This many last flows are followed exactly."""
-_FIRST_WINDOW, _LAST_WINDOW = 0.2, 1 / 640
+_FIRST_WINDOW, _LAST_WINDOW = 0.4, 1 / 640
 """Windows tried, as a share of the least time that what is in flight still needs."""
+
+UNSEEN = 5e-5
+"""Relative error that solutions in windows may share without a difference: none measured so far was larger."""
 
 LinkUse = tuple[float, NDArray[np.float64]]
 """From a moment on (seconds), the share of each link's capacity in use, shape (H,)."""
@@ -34,9 +39,9 @@ class FluidTimes:
 
     Attributes:
         drained: Seconds when the last byte leaves, shape (F,).
-        error_bound: 0 if exact. Otherwise the relative difference of the makespans of the last two solutions, the
-            returned one and one with windows twice as wide: a measured error, not a proven one, and of the makespan
-            only (single flows that end inside a window may be off by more).
+        error_bound: 0 if exact. Otherwise the largest relative difference of the makespan to those of the two solutions
+            before, with windows twice and four times as wide, and at least 5e-5: a measured error, not a proven one, and
+            of the makespan only (single flows that end inside a window may be off by more).
         solves: How often rates were shared anew, in all solutions tried.
         lower_bound: Seconds that the makespan cannot be below.
         link_use: Use of the links from each sharing on; empty unless asked for.
@@ -95,7 +100,7 @@ def fluid_times(
         incast_flows: Flows on a link above which it delivers less, shape (H,); none does when left out.
         incast_efficiency: The share of its capacity that it then delivers, shape (H,).
         tolerance: Relative error of the makespan to aim at; 0 is exact. Above 0 and with more than 2,048 flows, windows
-            are halved until two successive makespans agree within it (``FluidTimes.error_bound``).
+            are halved until three successive makespans agree within it (``FluidTimes.error_bound``).
         compiled: Use numba where it is installed and the problem is large enough.
         record_links: Keep the use of every link over time.
 
@@ -143,20 +148,30 @@ def _solved(
     if tolerance == 0 or len(problem.ready) <= _TAIL:
         times, solves, use = _run(problem, tool, window=0.0, record_links=record_links)
         return times, 0.0, solves, use
-    window, total, before, error = _FIRST_WINDOW, 0, None, np.inf
+    window, total, makespans = _FIRST_WINDOW, 0, []
     while True:
         times, solves, use = _run(problem, tool, window=window, record_links=record_links)
-        makespan, total = float(times.max()), total + solves
-        if before is not None:
-            error = abs(makespan - before) / makespan
+        makespans.append(float(times.max()))
+        total += solves
+        error = last_difference(makespans)
         if error <= tolerance or window <= _LAST_WINDOW:
-            return times, error, total, use
-        before, window = makespan, window / 2
+            return times, max(error, UNSEEN), total, use
+        window /= 2
+
+
+def last_difference(makespans: Sequence[float]) -> float:
+    """Largest relative difference of the last of some makespans to the two before it; infinite with fewer than three.
+
+    Two may agree by chance while both are wrong: 1.003, 1.0 and 1.0 differ by 0.003.
+    """
+    if len(makespans) < 3:
+        return math.inf
+    return max(abs(makespans[-1] - before) for before in makespans[-3:-1]) / makespans[-1]
 
 
 def _run(problem: _Problem, tool: ArrayWaterfill, *, window: float, record_links: bool) -> tuple[Reals, int, list[LinkUse]]:
     """One solution: finish times, solves, use of the links."""
-    flight = Flight(problem.links, tool, window=window, exact_below=_TAIL, prune=not record_links)
+    flight = Flight(problem.links, tool, window=window, exact_below=_TAIL, most_ended=0.25, prune=not record_links)
     flight.announce(problem.flows)
     flight.ready[:] = problem.ready
     drained, use = np.empty(len(problem.ready)), []
@@ -199,6 +214,8 @@ def _check(problem: _Problem) -> None:
     lengths = {len(flows.offsets) - 1, len(flows.size), len(ready), len(flows.ceiling)}
     if len(lengths) > 1 or (len(ready) and flows.offsets[-1] != len(flows.links)):
         raise SimulationError(f"arrays of {sorted(lengths)} flows: offsets, size, ready and ceiling must agree.")
+    if len(flows.links) and not 0 <= flows.links.min() <= flows.links.max() < len(links.capacity):
+        raise SimulationError(f"links {flows.links.min()} to {flows.links.max()}: there are {len(links.capacity)}.")
     rules = {
         "size": (flows.size, (flows.size >= 0) & np.isfinite(flows.size)),
         "ready": (ready, (ready >= 0) & np.isfinite(ready)),

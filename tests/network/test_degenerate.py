@@ -193,11 +193,6 @@ def test_windows_that_start_late_end_late(start):
     assert late.makespan == pytest.approx(start + ours.makespan, rel=1e-12)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeWarning,
-    reason="Flight.follow rounds clock + width: a survivor falls to 0 bytes, counts as alive, and is followed to infinity",
-)
 def test_windows_lose_no_flow_that_all_but_ends_in_them():
     # alone on links of 50 GB/s, a second into a pass: one flow of 50 us, so that a window is 10 us; 1,000 that end in it;
     # 1,999 that end 3e-17 s after it, when (1 + 1e-5) - 1 is 7e-17 s more than 1e-5
