@@ -32,7 +32,7 @@ from smoes_sim.network.fifo_kernel import ANSWER_SIZE
 from smoes_sim.network.flows import Flows, Network
 
 _MOST_HOPS = 2_000_000
-"""Packets times links up to which packets are sent one by one: a minute or two."""
+"""Packets times links up to which packets are sent one by one: half a minute."""
 _ROUNDING = 1e-9
 Process = Generator[simpy.Event, Any, None]
 
@@ -157,7 +157,8 @@ class _Sending:
                 waits = [earlier[f].is_received for f in np.flatnonzero(before.destination == rank)]
                 if flows.after_sent:
                     waits += [earlier[f].is_sent for f in np.flatnonzero(before.source == rank)]
-                yield self.env.all_of(waits)
+                if not all(event.triggered for event in waits):  # else it posts at this instant, with what is before
+                    yield self.env.all_of(waits)
             for f in np.flatnonzero(flows.source == rank):
                 overhead = self._network.per_message * float(flows.messages[f])
                 if overhead > 0:
@@ -271,13 +272,11 @@ class _Message:
         self.received = self.size
         self.sent = self._posted + self._alone
         self.arrived = self.sent + self._beyond
-        _after(self._env, self._alone, self.is_sent.succeed)
-        _after(self._env, self._alone + self._beyond, self.is_received.succeed)
+        _after(self._env, self._alone, partial(_happen, self.is_sent))
+        _after(self._env, self._alone + self._beyond, partial(_happen, self.is_received))
 
     def _queue(self, sender: _Sender, packets: deque[float]) -> None:
-        piece = _Piece(
-            route=self._route, packets=packets, on_arrival=self._on_arrival, on_departure=self._on_departure
-        )
+        piece = _Piece(route=self._route, packets=packets, on_arrival=self._on_arrival, on_departure=self._on_departure)
         sender.queue.put(piece)
 
     def _on_departure(self) -> None:
@@ -292,7 +291,7 @@ class _Message:
         self.received += size
         self._to_receive -= 1
         if self._to_receive == 0:
-            _after(self._env, self.arrived - self._env.now, self.is_received.succeed)
+            _after(self._env, self.arrived - self._env.now, partial(_happen, self.is_received))
         if not self._is_answered:
             self._is_answered = True
             _after(self._env, self._beyond, self._answer)
@@ -319,6 +318,10 @@ def _cut(size: float, packet: float) -> deque[float]:
     """Bytes as packets, all full but the last one."""
     full, rest = divmod(size, packet)
     return deque([packet] * int(full) + [rest] * (rest > 0))
+
+
+def _happen(event: simpy.Event) -> None:
+    event.succeed()
 
 
 def _nothing() -> None:

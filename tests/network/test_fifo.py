@@ -219,8 +219,8 @@ def test_defaults_show_what_order_costs(case: str) -> None:
 
 
 def test_without_a_window_naive_order_costs_more() -> None:
-    # All hit rank 0, then 1, ...: port 14 gets its first byte when 13 messages have left, and then 15 (rank 15 sends one
-    # less before): (14 + 15) / 15 = 1.93 port loads. With a window ports have work from everybody before that: 1.63.
+    # All hit rank 0, then 1, ...: port 15 idles until everybody has sent 14 messages and then takes 15: (14 + 15) / 15 =
+    # 1.93 port loads. With a window ports have work from everybody before that: 1.63.
     network = Network(topology=star(16))
     phases = phases_of(network, [uniform(16, MIB)], order="naive")
     ratio = fifo_exchange_time(network, phases, window=math.inf).duration / (15 * MIB / 50e9)
@@ -280,7 +280,9 @@ def random_case(seed: int) -> tuple[Network, list[Flows]]:
     shape = (wires.num_ranks, wires.num_ranks)
     stages = [rng.integers(1, 400_000, shape) * (rng.random(shape) < 0.8) for _ in range(int(rng.integers(1, 3)))]
     schedule = str(rng.choice(["direct", "pairwise", "two_hop", "hierarchical"] if len(stages) == 1 else ["direct"]))
-    return network, phases_of(network, stages, schedule=schedule, order=str(rng.choice(["naive", "shifted", "rail", "random"])))
+    return network, phases_of(
+        network, stages, schedule=schedule, order=str(rng.choice(["naive", "shifted", "rail", "random"]))
+    )
 
 
 @pytest.mark.parametrize("seed", range(len(KINDS)))
@@ -361,7 +363,8 @@ def test_any_size_and_rate_ends_between_its_bounds(seed: int, window: float, inj
         network, phases, window=window, injection=injection, chunk=chunk, packet=packet, compiled=False
     )
     slowest = sum(
-        float(((flows.size + 2 * 64) @ flows.routes.sum_of(2 / network.capacity)) + 3 * flows.latency.sum()) for flows in phases
+        float(((flows.size + 2 * 64) @ flows.routes.sum_of(2 / network.capacity)) + 3 * flows.latency.sum())
+        for flows in phases
     )
     assert result.bound * (1 - 1e-9) <= result.duration <= slowest * (1 + 1e-9)
 

@@ -78,15 +78,19 @@ def test_links_that_are_not_shared_cost_their_own_rate() -> None:
 
 
 @pytest.mark.parametrize("injection", ["fifo", "round_robin"])
-@pytest.mark.parametrize("seed", range(3 * len(KINDS)))
+@pytest.mark.parametrize("seed", range(2 * len(KINDS)))
 def test_fifo_with_a_packet_per_chunk_is_the_same(seed: int, injection: str) -> None:
-    # Two programs, one model. Capacities and latencies are drawn so that nothing happens at the same instant.
+    # Two programs, one model. Capacities and latencies are drawn so that nothing happens at the same instant, but for one
+    # thing: answers come back in the rhythm of the sender's own packets, so that the rest of a message may join the queue
+    # at the very instant of a turn; it then goes before or after the message whose turn it is, a packet per phase.
     network, phases = untied(seed, *random_case(seed))
     for window in (math.inf, TCP_WINDOW):
         slow = packet_times(network, phases, window=window, injection=injection)
         fast = fifo_times(network, phases, window=window, injection=injection, chunk=PACKET, compiled=False)
-        np.testing.assert_allclose(slow.sent, fast.sent, rtol=1e-9)
-        np.testing.assert_allclose(slow.arrived, fast.arrived, rtol=1e-9)
+        may_swap = injection == "round_robin" and window == TCP_WINDOW
+        tolerance = {"rtol": 1e-9, "atol": 4 * PACKET / network.capacity.min() if may_swap else 0.0}
+        np.testing.assert_allclose(slow.sent, fast.sent, **tolerance)
+        np.testing.assert_allclose(slow.arrived, fast.arrived, **tolerance)
 
 
 def untied(seed: int, network: Network, phases: list[Flows]) -> tuple[Network, list[Flows]]:
@@ -99,20 +103,21 @@ def untied(seed: int, network: Network, phases: list[Flows]) -> tuple[Network, l
     )
     network = replace(network, topology=wires)
     return network, [
-        replace(network.messages(flows.source, flows.destination, flows.size), after=flows.after, after_sent=flows.after_sent)
+        replace(
+            network.messages(flows.source, flows.destination, flows.size), after=flows.after, after_sent=flows.after_sent
+        )
         for flows in phases
     ]
 
 
-@pytest.mark.parametrize("seed", range(2 * len(KINDS)))
+@pytest.mark.parametrize("seed", range(2 * len(KINDS), 3 * len(KINDS)))
 def test_ties_move_the_end_little(seed: int) -> None:
     # Equal links: what happens at one instant is ordered by kind and message in fifo, by who asked first here.
     network, phases = random_case(seed)
     for injection in ("fifo", "round_robin"):
         slow = packet_exchange_time(network, phases, injection=injection)
         fast = fifo_exchange_time(network, phases, injection=injection, chunk=PACKET, compiled=False)
-        print(seed, injection, slow.duration/fast.duration-1)
-        assert slow.duration == pytest.approx(fast.duration, rel=0.03)
+        assert slow.duration == pytest.approx(fast.duration, rel=0.02)
         assert slow.duration >= slow.bound * (1 - 1e-9)
 
 
