@@ -93,7 +93,10 @@ class Work(NamedTuple):
 
     def plain(self) -> Work:
         """The same with lists of objects for tables."""
-        return Work(*(_objects(value) if isinstance(value, np.ndarray) else value for value in self))
+        tables: dict[str, Any] = {
+            name: _objects(value) for name, value in self._asdict().items() if isinstance(value, np.ndarray)
+        }
+        return self._replace(**tables)
 
 
 def _objects(table: NDArray[Any]) -> list[Any]:
@@ -176,16 +179,8 @@ def _turn(events: Events, work: Work, number: int, now: float) -> None:
     entry = work.entries[head]
     queue.head = entry.behind
     if head % 3 == 2:
-        heappush(
-            events,
-            (
-                _pass_answer(events, work, head // 3, work.messages[work.messages[head // 3].back].first, now),
-                TURN,
-                number,
-                0,
-                0.0,
-            ),
-        )
+        back = work.messages[work.messages[head // 3].back]
+        heappush(events, (_pass_answer(events, work, head // 3, back.first, now), TURN, number, 0, 0.0))
         return
     amount = min(entry.left, work.chunk)
     entry.left -= amount
@@ -305,7 +300,8 @@ def compiled_run() -> Callable[[Work], int]:
 
     names = dict(globals())
     for function in (_join, _post, _enter, _end_overhead, _left, _deliver, _serve, _pass_answer, _turn, _pass_gate, run):
-        compiler = numba.njit(cache=True, error_model="numpy", no_cfunc_wrapper=True, no_cpython_wrapper=function is not run)
-        names[function.__name__] = compiler(FunctionType(function.__code__, names))
+        options: dict[str, Any] = {"cache": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+        options["no_cpython_wrapper"] = function is not run  # a third of the time to compile
+        names[function.__name__] = numba.njit(**options)(FunctionType(function.__code__, names))
     loop: Callable[[Work], int] = names["run"]
     return loop

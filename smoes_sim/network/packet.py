@@ -1,92 +1,169 @@
 """Every packet by itself, on SimPy's clock: slow, small cases only, and the judge of the fluid and FIFO networks.
 
 Each directed link is a port with an endless FIFO queue in front: a packet is served for ``bytes / capacity``, travels
-for the link's latency and joins the next queue (store and forward, no loss, no back-pressure). The rules of injection
-and window are those of :mod:`smoes_sim.network.fifo`, whose figures this module must reproduce by itself.
+for the link's latency and joins the next queue (store and forward, no loss, no back-pressure). The rules of phases,
+injection and window are those of :mod:`smoes_sim.network.fifo`, whose figures this module must reproduce by itself.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import simpy
-from numpy.typing import NDArray
 
-from smoes_sim.network.fifo import PACKET, FifoTimes, Injection, check_settings, way_back, whole_packets
-from smoes_sim.network.flows import Flows
+from smoes_sim.errors import ConfigError, SimulationError
+from smoes_sim.network.exchange import ExchangeTime
+from smoes_sim.network.fifo import (
+    PACKET,
+    TCP_WINDOW,
+    Injection,
+    MessageTimes,
+    check_settings,
+    exchange_of,
+    pieces,
+    whole_packets,
+)
+from smoes_sim.network.fifo_kernel import ANSWER_SIZE
+from smoes_sim.network.flows import Flows, Network
 
-_ANSWER = 64.0
-"""Bytes of an answer."""
+_MOST_HOPS = 2_000_000
+"""Packets times links up to which packets are sent one by one: half a minute."""
+_ROUNDING = 1e-9
 Process = Generator[simpy.Event, Any, None]
 
 
-def packet_times(
-    flows: Flows,
-    network_capacity: NDArray[np.float64],
-    link_latency: NDArray[np.float64],
+def packet_exchange_time(
+    network: Network,
+    phases: Sequence[Flows],
     *,
-    ready: NDArray[np.float64],
     packet: float = PACKET,
-    window: float = math.inf,
+    window: float = TCP_WINDOW,
     injection: Injection = "fifo",
-) -> FifoTimes:
+) -> ExchangeTime:
+    """Simulate one exchange that starts everywhere at once, packet by packet.
+
+    Arguments as in :func:`~smoes_sim.network.fifo.fifo_times`; ``rate_changes`` counts the packets.
+
+    Raises:
+        ConfigError: If a size is not positive, ``injection`` is unknown, or the case is too large.
+        SimulationError: If the answer is below the bound or bytes are lost (a bug).
+
+    Example:
+        4 ranks on a star of 50 GB/s, 16 MiB a pair, shifted order: 3 * 16777216 / 50e9 s and the time of one packet.
+    """
+    times = packet_times(network, phases, packet=packet, window=window, injection=injection)
+    return exchange_of(network, phases, times)
+
+
+def packet_times(
+    network: Network,
+    phases: Sequence[Flows],
+    *,
+    packet: float = PACKET,
+    window: float = TCP_WINDOW,
+    injection: Injection = "fifo",
+) -> MessageTimes:
     """Send every packet of every message; arguments as in :func:`~smoes_sim.network.fifo.fifo_times`.
 
     Returns:
         Times of the last byte; ``num_events`` counts the packets.
 
     Raises:
-        ConfigError: If a size is not positive, or ``injection`` is unknown.
+        ConfigError: If a size is not positive, ``injection`` is unknown, or the case is too large.
+        SimulationError: If bytes are lost (a bug).
 
     Example:
         2 packets over two links, each packet s seconds a link: the last byte arrives after 3 s and the latencies.
     """
     check_settings(chunk=packet, window=window, packet=packet, injection=injection)
-    env = simpy.Environment()
-    ports = [_Port(env, *link) for link in zip(network_capacity.tolist(), link_latency.tolist(), strict=True)]
-    messages = _messages(env, flows, ports, link_latency=link_latency)
-    for message in messages:
-        message.window, message.packet = whole_packets(window, packet=packet), packet
-    senders: dict[tuple[int, int], _Sender] = {}
-    for f in np.lexsort((ready, flows.source)).tolist():
-        message = messages[f]
-        if message.route:
-            key = (int(flows.source[f]), int(flows.routes.links[flows.routes.offsets[f]]))
-            if key not in senders:
-                senders[key] = _Sender(env, take_turns=injection == "round_robin")
-            message.sender = senders[key]
-        _after(env, float(ready[f]), message.post)
-    env.run()
-    alone = ready + flows.size / flows.ceiling
+    if (hops := pieces(phases, packet)) > _MOST_HOPS:
+        raise ConfigError(
+            f"fidelity packet: {hops:.1e} packets would cross links, at most {_MOST_HOPS:.0e} are played. "
+            "Use fidelity fifo, which serves whole chunks, or fewer bytes or ranks."
+        )
+    sending = _Sending(network, phases, packet=packet, window=window, injection=injection)
+    sending.env.run()
+    messages = [message for phase in sending.messages for message in phase]
+    size, received = (np.array([getattr(message, name) for message in messages]) for name in ("size", "received"))
+    if not np.allclose(size, received, rtol=_ROUNDING, atol=0.0):
+        raise SimulationError("bytes were lost between ports: please report this.")
     sent, arrived = (np.array([getattr(message, name) for message in messages]) for name in ("sent", "arrived"))
-    sent[np.diff(flows.routes.offsets) == 0] = alone[np.diff(flows.routes.offsets) == 0]
-    packets = sum(message.num_packets for message in messages)
-    return FifoTimes(sent=sent, arrived=np.maximum(arrived, alone + flows.latency), num_events=packets)
+    return MessageTimes(sent=sent, arrived=arrived, num_events=sum(message.num_packets for message in messages))
 
 
-def _messages(
-    env: simpy.Environment, flows: Flows, ports: list[_Port], *, link_latency: NDArray[np.float64]
-) -> list[_Message]:
-    messages = []
-    for f, (size, latency) in enumerate(zip(flows.size.tolist(), flows.latency.tolist(), strict=True)):
-        links = flows.routes.of(f)
-        beyond = max(latency - float(sum(link_latency[links])), 0.0)
-        messages.append(_Message(env, size=size, route=[ports[link] for link in links], beyond=beyond, latency=latency))
-    num_ranks = int(flows.destination.max(initial=0)) + int(flows.source.max(initial=0)) + 1
-    there, back = flows.source * num_ranks + flows.destination, flows.destination * num_ranks + flows.source
-    for f, other in enumerate(way_back(there, back, np.diff(flows.routes.offsets) > 0).tolist()):
-        messages[f].back = messages[other] if other >= 0 else None
-    return messages
+class _Sending:
+    """An exchange under way."""
 
+    def __init__(
+        self, network: Network, phases: Sequence[Flows], *, packet: float, window: float, injection: Injection
+    ) -> None:
+        self.env = simpy.Environment()
+        self._network, self._phases = network, phases
+        self._take_turns = injection == "round_robin"
+        self._senders: dict[tuple[int, int], _Sender] = {}
+        links = zip(network.capacity.tolist(), network.topology.link_latency.tolist(), strict=True)
+        self._ports = [_Port(self.env, *link) for link in links]
+        window = whole_packets(window, packet=packet)
+        self.messages = [self._open(flows, packet=packet, window=window) for flows in phases]
+        for rank in range(network.topology.num_ranks):
+            self.env.process(self._take_part(rank))
 
-def _after(env: simpy.Environment, delay: float, call: Callable[[], None]) -> None:
-    event = env.timeout(delay)
-    event.callbacks.append(lambda _: call())
+    def _open(self, flows: Flows, *, packet: float, window: float) -> list[_Message]:
+        result: list[_Message] = []
+        by_pair: dict[tuple[int, int], _Message] = {}
+        columns = (flows.source, flows.destination, flows.size, flows.latency, flows.ceiling)
+        for f, (source, destination, size, latency, ceiling) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        ):
+            links = flows.routes.of(f)
+            beyond = latency - float(self._network.topology.link_latency[links].sum())
+            message = _Message(
+                self.env,
+                size=size,
+                packet=packet,
+                window=window,
+                latency=latency,
+                beyond=beyond if beyond > _ROUNDING * latency else 0.0,
+                alone=size / ceiling,
+                route=[self._ports[link] for link in links],
+                sender=self._sender(source, links),
+            )
+            result.append(message)
+            if len(links):
+                by_pair.setdefault((source, destination), message)
+        for message, source, destination in zip(result, flows.source.tolist(), flows.destination.tolist(), strict=True):
+            message.back = by_pair.get((destination, source))
+        return result
+
+    def _sender(self, rank: int, links: Sequence[int]) -> _Sender | None:
+        if not len(links):
+            return None
+        key = rank, int(links[0])
+        if key not in self._senders:
+            self._senders[key] = _Sender(self.env, take_turns=self._take_turns)
+        return self._senders[key]
+
+    def _take_part(self, rank: int) -> Process:
+        """What one rank does: as in :func:`~smoes_sim.network.exchange.take_part`."""
+        yield self.env.timeout(self._network.per_exchange)
+        for flows, messages in zip(self._phases, self.messages, strict=True):
+            if flows.after >= 0:
+                before, earlier = self._phases[flows.after], self.messages[flows.after]
+                waits = [earlier[f].is_received for f in np.flatnonzero(before.destination == rank)]
+                if flows.after_sent:
+                    waits += [earlier[f].is_sent for f in np.flatnonzero(before.source == rank)]
+                if not all(event.triggered for event in waits):  # else it posts at this instant, with what is before
+                    yield self.env.all_of(waits)
+            for f in np.flatnonzero(flows.source == rank):
+                overhead = self._network.per_message * float(flows.messages[f])
+                if overhead > 0:
+                    yield self.env.timeout(overhead)
+                messages[f].post()
 
 
 class _Port:
@@ -111,6 +188,11 @@ class _Port:
             _after(self._env, self._latency, on_arrival)
 
 
+def _after(env: simpy.Environment, delay: float, call: Callable[[], None]) -> None:
+    event = env.timeout(delay)
+    event.callbacks.append(lambda _: call())
+
+
 def _travel(route: list[_Port], size: float, on_arrival: Callable[[], None]) -> simpy.Event:
     """Send a packet along a route; the event is its departure from the first port."""
 
@@ -120,18 +202,14 @@ def _travel(route: list[_Port], size: float, on_arrival: Callable[[], None]) -> 
     return route[0].take(size, go_on if len(route) > 1 else on_arrival)
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
     """Packets of one message (or an answer) that wait at their sender."""
 
     route: list[_Port]
     packets: deque[float]
-    on_arrival: Callable[[], None]
-    on_departure: Callable[[], None] = _nothing
+    on_arrival: Callable[[float], None]
+    on_departure: Callable[[], None]
 
 
 class _Sender:
@@ -143,62 +221,108 @@ class _Sender:
         env.process(self._send())
 
     def _send(self) -> Process:
+        """A message that takes turns is behind the others again as soon as its packet starts."""
         while True:
             piece: _Piece = yield self.queue.get()
             while piece.packets:
-                yield _travel(piece.route, piece.packets.popleft(), piece.on_arrival)
-                piece.on_departure()
-                if piece.packets and self._take_turns:
+                size = piece.packets.popleft()
+                gone = _travel(piece.route, size, partial(piece.on_arrival, size))
+                has_more = bool(piece.packets)
+                if has_more and self._take_turns:
                     self.queue.put(piece)
+                yield gone
+                piece.on_departure()
+                if not has_more or self._take_turns:
                     break
 
 
 class _Message:
     """A message, its two pieces (first window, rest) and the answer between them."""
 
-    def __init__(self, env: simpy.Environment, *, size: float, route: list[_Port], beyond: float, latency: float) -> None:
-        self._env, self._size, self.beyond, self._latency = env, size, beyond, latency
-        self.route = route
-        self.window, self.packet = math.inf, PACKET
-        self.sender: _Sender | None = None
+    def __init__(
+        self,
+        env: simpy.Environment,
+        *,
+        size: float,
+        packet: float,
+        window: float,
+        latency: float,
+        beyond: float,
+        alone: float,
+        route: list[_Port],
+        sender: _Sender | None,
+    ) -> None:
+        self._env, self.size = env, size
+        self._latency, self._beyond, self._alone = latency, beyond, alone
+        self._route, self._sender = route, sender
+        self._first, self._rest = _cut(min(size, window), packet), _cut(max(size - window, 0.0), packet)
+        self.num_packets = len(self._first) + len(self._rest)
+        self._to_send = self._to_receive = self.num_packets
+        self._is_answered = not self._rest
+        self._posted = self.sent = self.arrived = self.received = 0.0
         self.back: _Message | None = None
-        self.sent = self.arrived = 0.0
-        self.num_packets = 0
-        self._is_answered = False
+        self.is_sent, self.is_received = env.event(), env.event()
 
     def post(self) -> None:
         """Queue what may leave before an answer."""
-        self._is_answered = self._size <= self.window
-        self._queue(min(self._size, self.window))
+        self._posted = self._env.now
+        if self._sender is not None:
+            self._queue(self._sender, self._first)
+            return
+        self.received = self.size
+        self.sent = self._posted + self._alone
+        self.arrived = self.sent + self._beyond
+        _after(self._env, self._alone, partial(_happen, self.is_sent))
+        _after(self._env, self._alone + self._beyond, partial(_happen, self.is_received))
 
-    def _queue(self, size: float) -> None:
-        full, rest = divmod(size, self.packet)
-        packets = deque([self.packet] * int(full) + [rest] * (rest > 0))
-        self.num_packets += len(packets)
-        if self.sender is not None:
-            arrive, depart = self._on_arrival, self._on_departure
-            self.sender.queue.put(_Piece(route=self.route, packets=packets, on_arrival=arrive, on_departure=depart))
+    def _queue(self, sender: _Sender, packets: deque[float]) -> None:
+        piece = _Piece(route=self._route, packets=packets, on_arrival=self._on_arrival, on_departure=self._on_departure)
+        sender.queue.put(piece)
 
     def _on_departure(self) -> None:
         self.sent = self._env.now
+        self._to_send -= 1
+        if self._to_send == 0:
+            self.is_sent.succeed()
 
-    def _on_arrival(self) -> None:
-        self.arrived = self._env.now + self.beyond
+    def _on_arrival(self, size: float) -> None:
+        alone = self._posted + self._alone + self._latency
+        self.arrived = max(self._env.now + self._beyond, alone)
+        self.received += size
+        self._to_receive -= 1
+        if self._to_receive == 0:
+            _after(self._env, self.arrived - self._env.now, partial(_happen, self.is_received))
         if not self._is_answered:
             self._is_answered = True
-            _after(self._env, self.beyond, self._answer)
+            _after(self._env, self._beyond, self._answer)
 
     def _answer(self) -> None:
         """The receiver answers on its own way to the sender, behind what it has queued there."""
         back = self.back
-        if back is None or back.sender is None:
+        if back is None or back._sender is None:
             _after(self._env, self._latency, self._send_rest)
             return
 
-        def arrive() -> None:
-            _after(self._env, back.beyond, self._send_rest)
+        def arrive(_: float) -> None:
+            _after(self._env, back._beyond, self._send_rest)
 
-        back.sender.queue.put(_Piece(route=back.route, packets=deque([_ANSWER]), on_arrival=arrive))
+        piece = _Piece(route=back._route, packets=deque([ANSWER_SIZE]), on_arrival=arrive, on_departure=_nothing)
+        back._sender.queue.put(piece)
 
     def _send_rest(self) -> None:
-        self._queue(self._size - self.window)
+        if self._sender is not None:
+            self._queue(self._sender, self._rest)
+
+
+def _cut(size: float, packet: float) -> deque[float]:
+    """Bytes as packets, all full but the last one."""
+    full, rest = divmod(size, packet)
+    return deque([packet] * int(full) + [rest] * (rest > 0))
+
+
+def _happen(event: simpy.Event) -> None:
+    event.succeed()
+
+
+def _nothing() -> None:
+    pass
