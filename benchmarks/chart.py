@@ -27,6 +27,7 @@ _TITLES = {
     "crossings": ("Fabrics, the same ranks and flows", "links crossed by all flows"),
     "zipf": ("Skew, the same ranks and flows", "Zipf exponent (0: uniform, collapsed by symmetry)"),
 }
+_HEIGHT, _NAME_HEIGHT = 270, 15
 _TICKS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300]
 
 
@@ -48,17 +49,30 @@ def _panel(points: list[dict[str, Any]], name: str, domain: list[float]) -> Any:
     scale = (
         alt.Scale(domain=[0, 1.9]) if name == "zipf" else alt.Scale(type="log", domain=[xs[0] * 0.85, xs[-1] * _room(xs)])
     )
-    ticks = xs if name in {"ranks", "zipf"} else alt.Undefined
-    x = alt.X("x:Q", title=axis, scale=scale, axis=alt.Axis(grid=False, format="~s", values=ticks))
+    ticks = xs if name != "crossings" else alt.Undefined
+    digits = ".2s" if name in {"flows", "crossings"} else "~g"
+    x = alt.X("x:Q", title=axis, scale=scale, axis=alt.Axis(grid=False, format=digits, values=ticks))
     y_axis = alt.Axis(values=_TICKS, format="~g", gridColor="#eceff1")
     y = alt.Y("cpu_s:Q", title="CPU seconds", scale=alt.Scale(type="log", domain=domain), axis=y_axis)
     colour = alt.Color("series:N", scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())), legend=None)
     base = alt.Chart(_data(values)).encode(x=x, y=y, color=colour)
-    ends = alt.Chart(_data(list(last.values()))).encode(x=x, y=y, color=colour, text="series:N")
+    ends = alt.Chart(_data(_apart(list(last.values()), domain))).encode(
+        x=x, y=alt.Y("label:Q"), color=colour, text="series:N"
+    )
     labels = ends.mark_text(align="left", dx=7, fontSize=12, fontWeight="bold")
     return (base.mark_line(strokeWidth=2) + base.mark_circle(size=45, opacity=1) + labels).properties(
-        width=400, height=270, title=alt.TitleParams(title, anchor="start", fontSize=14)
+        width=400, height=_HEIGHT, title=alt.TitleParams(title, anchor="start", fontSize=14)
     )
+
+
+def _apart(ends: list[dict[str, Any]], domain: list[float]) -> list[dict[str, Any]]:
+    """Where the names of lines stand: beside their last points, pushed up so that none covers another."""
+    gap = (domain[1] / domain[0]) ** (_NAME_HEIGHT / _HEIGHT)
+    placed: list[dict[str, Any]] = []
+    for end in sorted(ends, key=lambda end: end["cpu_s"]):
+        lowest = placed[-1]["label"] * gap if placed else 0.0
+        placed.append(end | {"label": max(end["cpu_s"], lowest)})
+    return placed
 
 
 def _data(values: list[dict[str, Any]]) -> Any:

@@ -119,7 +119,7 @@ def astra_row(kind: str, ranks: int) -> Row:
 
 
 def run_simgrid(lab: Lab, case: Case) -> dict[str, Any]:
-    """SimGrid's answer to a case of whole bytes: ``makespan_s``, ``run_cpu_s``, ``build_cpu_s``, ``peak_MB``, or an error."""
+    """SimGrid on a case of whole bytes: ``makespan_s``, ``run_cpu_s``, ``build_cpu_s``, ``peak_MB`` or ``error``."""
     answer = _with_flows(lab, case, "simgrid", [SIMGRID_PYTHON, str(Path(__file__).parent / "simgrid_driver.py")])
     answer.pop("finish_s", None)
     return answer

@@ -42,7 +42,7 @@ def answer(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fabric", ["star", "two_level", "fat_tree", "rail", "torus", "dragonfly"])
-@pytest.mark.parametrize("ranks", [64, 256, 1024])
+@pytest.mark.parametrize("ranks", [64, 256])
 def test_every_fabric_has_the_ranks_it_is_asked_for(fabric: Any, ranks: int) -> None:
     spec = TopologyFile.model_validate(topology_spec(fabric, ranks)).root
     assert build(spec, name=fabric).num_ranks == ranks
@@ -87,7 +87,7 @@ def test_a_makespan_that_is_off_is_a_miss() -> None:
         def exchange(self, case: Case) -> dict[str, Any]:
             return answer(duration_s=1.0 if case.tolerance == 0 else 1.001)
 
-    outcome = exchange_row("x", Case(fabric="star", ranks=256), Limits(seconds=3, error=1e-4)).measure(Lying())
+    outcome = exchange_row("x", Case(fabric="star", ranks=256), Limits(seconds=3, error=1e-4), judge=0.0).measure(Lying())
     assert outcome.hit is False
     assert outcome.reason == "makespan off by 1.0e-03 > 0.0001"
 
