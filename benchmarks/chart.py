@@ -28,7 +28,7 @@ _TITLES = {
     "crossings": ("Fabrics, the same ranks and flows", "links crossed by all flows"),
     "zipf": ("Skew, the same ranks and flows", "Zipf exponent (0: uniform, collapsed by symmetry)"),
 }
-_HEIGHT, _NAME_HEIGHT, _NAME_WIDTH = 270, 15, 0.3
+_HEIGHT, _NAME_HEIGHT, _NAME_WIDTH = 270, 15, 0.22
 _TICKS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300]
 
 

@@ -51,6 +51,7 @@ def run_process(
             command, stdin=given, stdout=output, stderr=errors, cwd=_ROOT, env=dict(os.environ) | dict(environment or {})
         )
         stop = threading.Timer(_LIMIT_S, process.kill)
+        stop.daemon = True  # so that Ctrl-C ends at once
         stop.start()
         _, status, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
