@@ -21,11 +21,13 @@ SIMGRID_PYTHON = "/usr/bin/python3"
 _SIMGRID_DRIVER = Path(__file__).parent / "simgrid_driver.py"
 ASTRA_PROGRAM = "SMOES_BENCH_ASTRA"
 """Environment variable: a program that times flows on a star (docs/performance.md says in which form)."""
-RECORDED_ASTRA = {
-    ("zipf", 128): "recorded 2026-11 in another run, whole ASTRA-sim: 0.6 CPU-s",
-    ("uniform", 1024): "recorded 2026-11 in another run, whole ASTRA-sim: 27.8 CPU-s",
+_RECORDED_ASTRA = {
+    ("zipf", 128): "its bare network library 0.023 CPU-s, the whole simulator 0.6",
+    ("zipf", 256): "its bare network library 0.17 CPU-s",
+    ("uniform", 1024): "its bare network library 0.58 CPU-s, the whole simulator 27.8",
+    ("zipf", 1024): "its bare network library 7.4 CPU-s",
 }
-"""Figures of another run on a 2-core machine, ASTRA-sim c459ab6 with network-analytical 599a047, for a run without it."""
+"""Other runs in 2026-11 on 2-core machines: ASTRA-sim c459ab6, astra-network-analytical 599a047."""
 _RECORDED_SIMGRID = "recorded 2026-11 in another run, SimGrid 3.32: {} CPU-s"
 _SIMGRID_CPU_S = {32: "0.18", 64: "3.5", 128: "118"}
 
@@ -99,8 +101,10 @@ def astra_row(kind: str, ranks: int) -> Row:
         outcome = replace(outcome, reached=f"{time_text(fluid)}; fifo {time_text(fifo)}", peak_MB=fluid["peak_MB"])
         program = os.environ.get(ASTRA_PROGRAM)
         if not program:
-            recorded = RECORDED_ASTRA.get((kind, ranks), "no figure recorded")
-            return replace(outcome, ratio=f"not installed ({ASTRA_PROGRAM} is not set); {recorded}")
+            recorded = _RECORDED_ASTRA[kind, ranks]
+            return replace(
+                outcome, ratio=f"not installed ({ASTRA_PROGRAM} is not set); recorded 2026-11 in other runs: {recorded}"
+            )
         theirs = _with_flows(lab, case, "astra", [program])
         if "error" in theirs:
             return replace(outcome, ratio=f"{program} failed: {theirs['error']}")

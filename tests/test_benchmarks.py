@@ -103,7 +103,7 @@ def test_without_a_program_the_recorded_figure_is_marked_as_such(monkeypatch: py
     outcome = astra_row("zipf", 128).measure(OneAnswer(**answer()))
     assert outcome.hit is None
     assert "not installed" in outcome.ratio
-    assert "recorded 2026-11 in another run" in outcome.ratio
+    assert "recorded 2026-11 in other runs" in outcome.ratio
 
 
 def test_names_of_rows_are_distinct_and_selectable() -> None:
