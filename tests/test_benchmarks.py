@@ -38,7 +38,7 @@ class OneAnswer(Lab):
 
 def answer(**changed: Any) -> dict[str, Any]:
     times = {"wall_s": 2.0, "cpu_s": 1.0, "parts_s": {"sharing": 1.5, "routes": 0.5}, "load": 3.0, "peak_MB": 100.0}
-    return {"duration_s": 1.0, "bound_s": 1.0, "error_bound": 0.0, "flows": 12} | times | changed
+    return {"duration_s": 1.0, "bound_s": 1.0, "error_bound": 0.0, "flows": 12, "rate_changes": 9} | times | changed
 
 
 @pytest.mark.parametrize("fabric", ["star", "two_level", "fat_tree", "rail", "torus", "dragonfly"])
@@ -85,11 +85,17 @@ def test_a_miss_names_what_was_over_and_where_the_time_went() -> None:
 def test_a_makespan_that_is_off_is_a_miss() -> None:
     class Lying(OneAnswer):
         def exchange(self, case: Case) -> dict[str, Any]:
-            return answer(duration_s=1.0 if case.tolerance == 0 else 1.001)
+            return answer(rate_changes=12) if case.tolerance == 0 else answer(duration_s=1.001)
 
     outcome = exchange_row("x", Case(fabric="star", ranks=256), Limits(seconds=3, error=1e-4), judge=0.0).measure(Lying())
     assert outcome.hit is False
     assert outcome.reason == "makespan off by 1.0e-03 > 0.0001"
+
+
+def test_a_tighter_tolerance_that_finds_the_same_windows_proves_nothing_new() -> None:
+    case = Case(fabric="star", ranks=1024)
+    outcome = exchange_row("x", case, Limits(seconds=3), judge=1e-6).measure(OneAnswer(**answer(error_bound=2e-15)))
+    assert outcome.error == "2.0e-15 vs windows twice as wide; 1e-06 needs no finer ones"
 
 
 def test_an_error_becomes_a_line_of_the_table() -> None:
