@@ -40,7 +40,7 @@ def measure_growth(lab: Lab, *, quick: bool) -> list[dict[str, Any]]:
 
 
 def _points(*, quick: bool) -> list[_Point]:
-    middle, largest, largest_torus, largest_exact = (128, 128, 128, 64) if quick else (512, 2048, 1024, 256)
+    middle, largest, largest_torus, largest_exact = (128, 128, 128, 64) if quick else (256, 2048, 1024, 128)
     points = []
     lines: list[tuple[str, Case, int]] = [
         ("star", Case(fabric="star", ranks=0), largest),

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description=__doc__.partition(":")[0])
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="rows whose name starts so; repeatable")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; targets mean nothing then")
-    parser.add_argument("--full", action="store_true", help="SimGrid at 128 ranks, which takes it two minutes, and --growth")
+    parser.add_argument(
+        "--full", action="store_true", help="SimGrid at 128 ranks, which takes it two minutes, and growth unless --only"
+    )
     parser.add_argument(
         "--growth", action="store_true", help="cost against ranks, flows, links and skew, instead of the rows"
     )
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missed = any(outcome.hit is False for outcome in outcomes)
         document["rows"] = [asdict(outcome) for outcome in outcomes]
         print("\n" + outcome_text(outcomes))
-    if options.full or options.growth:
+    if options.growth or (options.full and not options.only):
         document["growth"] = measure_growth(lab, quick=options.quick)
         print("\n" + growth_text(document["growth"]))
     if options.docs is not None:
