@@ -74,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measured(lab: Lab, selected: Sequence[Row]) -> list[Outcome]:
     outcomes = []
     for row in selected:
-        print(f"{row.name} ...", file=sys.stderr, flush=True)
+        print(f"{row.name} ...", end=" ", file=sys.stderr, flush=True)
         outcomes.append(row.measure(lab))
+        print(outcomes[-1].reached, file=sys.stderr, flush=True)
     return outcomes
 
 
