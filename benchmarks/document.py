@@ -13,6 +13,7 @@ from rich.table import Table
 from benchmarks.rows import Outcome
 
 _WIDTH = 190
+_PLOT = "performance.png"
 _COLUMNS = ("work", "target", "reached", "peak memory", "makespan error", "ratio", "", "why missed")
 
 
@@ -93,10 +94,10 @@ def write_document(folder: Path, document: dict[str, Any]) -> None:
     if "growth" in document:
         from benchmarks.chart import save_growth  # noqa: PLC0415 (altair is an extra, and large)
 
-        save_growth(document["growth"], folder / "performance.png")
-        text = _between(
-            text, "growth", f"{where}\n\n{_markdown(_GROWTH_COLUMNS, [_growth_cells(p) for p in document['growth']])}", path
-        )
+        save_growth(document["growth"], folder / _PLOT)
+        table = _markdown(_GROWTH_COLUMNS, [_growth_cells(point) for point in document["growth"]])
+        picture = f"![CPU seconds against ranks, flows, links crossed and skew]({_PLOT})"
+        text = _between(text, "growth", f"{where}\n\n{picture}\n\n{table}", path)
     path.write_text(text, encoding="utf-8")
 
 
