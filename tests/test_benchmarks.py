@@ -13,6 +13,7 @@ pytest.importorskip("benchmarks", reason="benchmarks/ is in the repository, not 
 
 from benchmarks.case import Case, topology_spec
 from benchmarks.document import outcome_text, write_document
+from benchmarks.growth import PANELS
 from benchmarks.network import chosen, main, rows
 from benchmarks.peers import ASTRA_PROGRAM, astra_row
 from benchmarks.processes import Lab, run_process
@@ -140,3 +141,16 @@ def test_a_document_without_its_marker_is_refused(tmp_path: Path) -> None:
     machine = {"date": "d", "cpu": "c", "cores": 2, "memory_GB": 1, "load_average": [0], "python": "3", "versions": {}}
     with pytest.raises(SystemExit, match="has no <!-- targets -->"):
         write_document(tmp_path, {"machine": machine, "rows": []})
+
+
+def test_growth_is_written_as_a_table_and_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "performance.md").write_text("<!-- growth -->\n<!-- end -->\n")
+    machine = {"date": "d", "cpu": "c", "cores": 2, "memory_GB": 1, "load_average": [0], "python": "3", "versions": {}}
+    point = {"panel": "zipf", "series": "star", "ranks": 64, "flows": 4032, "links": 128, "peak_MB": 90.0, "wall_s": 1.0}
+    points = [point | {"panel": panel, "x": x, "cpu_s": x} for panel in PANELS for x in (1.0, 2.0)]
+    failed = {"panel": "ranks", "series": "star", "ranks": 128, "x": None, "error": "stopped after 600 s"}
+    write_document(tmp_path, {"machine": machine, "growth": [*points, failed]})
+    assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "performance.md").read_text()
+    assert "| zipf | star | 2 | 64 | 4,032 | 128 | 2 | 1 | 0.09 GB |" in text
+    assert "stopped after 600 s" in text
