@@ -24,6 +24,7 @@ class Case:
         chunk: Bytes through FIFO ports at a time instead of fluid, infinite for whole messages.
         store: Whether a switch forwards whole chunks only (as ASTRA-sim does) instead of packets.
         whole_bytes: Round sizes to bytes, which SimGrid and ASTRA-sim need.
+        split: Whether equal routes share every message evenly, instead of one by hash each (which breaks symmetry).
         skip: Every how many-th destination counts: 1 for all, 4 for a quarter of the flows.
     """
 
@@ -35,6 +36,7 @@ class Case:
     chunk: float | None = None
     store: bool = False
     whole_bytes: bool = False
+    split: bool = False
     skip: int = 1
 
     def to_json(self) -> dict[str, Any]:

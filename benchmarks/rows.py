@@ -170,7 +170,8 @@ def describe(case: Case, answer: dict[str, Any]) -> str:
     if case.chunk is not None:
         model = "fifo, one chunk" if math.isinf(case.chunk) else f"fifo, {case.chunk / 1024:g} KiB chunks"
     size = f", {answer['flows']:,} flows" if "flows" in answer else ""
-    return f"{model}: {case.ranks:,} ranks, {FABRIC_NAMES[case.fabric]}, {skew}{size}"
+    fabric = FABRIC_NAMES[case.fabric] + (" (equal routes share)" if case.split and case.fabric != "star" else "")
+    return f"{model}: {case.ranks:,} ranks, {fabric}, {skew}{size}"
 
 
 _SKEWS = {"zipf1": (1.0, True), "zipf1-shared": (1.0, False), "zipf0.3": (0.3, True)}
@@ -209,7 +210,7 @@ def core_rows(*, quick: bool) -> list[Row]:
         case = Case(fabric=fabric, ranks=large, zipf=_SKEWS[label][0])
         rows.append(exchange_row(f"1024-{fabric}-{label}", case, at_large, judge=_TIGHTER))
     rows += [exchange_row(f"4096-{fabric}-zipf1", Case(fabric=fabric, ranks=huge), at_huge) for fabric in _AT_4096]
-    uniform = Case(fabric="star", ranks=huge, zipf=0, tolerance=0)
+    uniform = Case(fabric="star", ranks=huge, zipf=0, tolerance=0, split=True)
     rows += [exchange_row(f"4096-{fabric}-uniform", replace(uniform, fabric=fabric), symmetric) for fabric in _AT_4096]
     for label, chunk, seconds in (("one-chunk", math.inf, 10), ("64KiB", 65536.0, 60)):
         for skew, zipf in (("uniform", 0.0), ("zipf1", 1.0)):

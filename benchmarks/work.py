@@ -91,7 +91,9 @@ def answer_of(case: Case, watch: Stopwatch) -> dict[str, Any]:
 def problem_of(case: Case, watch: Stopwatch) -> tuple[Network, list[Flows]]:
     """The network and messages of a case."""
     with watch.part("topology"):
-        spec = TopologyFile.model_validate(topology_spec(case.fabric, case.ranks)).root
+        spec = TopologyFile.model_validate(
+            topology_spec(case.fabric, case.ranks) | {"routing": "split" if case.split else "hash"}
+        ).root
         network = Network(topology=build(spec, name=case.fabric))
     with watch.part("matrix"):
         matrix = _matrix(case)
