@@ -234,16 +234,23 @@ def peaks(start: Longs, local: Ids, value: Reals, num_links: int) -> Reals:
     return top
 
 
-@_jit("(i8[::1], i4[::1], f8[::1])")
-def narrowest(start: Longs, local: Ids, level: Reals) -> Longs:
-    """Entry of each route whose link has the smallest level, the first of equal ones, shape (F,)."""
+@_jit("(i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
+def held_back(
+    start: Longs, local: Ids, weight: Reals, level: Reals, rate: Reals, part: Reals, held: Reals, shares: Reals
+) -> Longs:  # fmt: skip
+    """Entry of each route whose link has the smallest level; adds rates and parts of those that run to their links."""
     result = np.empty(len(start) - 1, np.int64)
+    heavy_step, part_step = (1 if len(weight) > 1 else 0), (1 if len(part) > 1 else 0)
     for flow in range(len(start) - 1):
         best = start[flow]
         for entry in range(start[flow] + 1, start[flow + 1]):
             if level[local[entry]] < level[local[best]]:
                 best = entry
         result[flow] = best
+        if rate[flow] > 0.0:
+            heavy = weight[best * heavy_step]
+            held[local[best]] += heavy * rate[flow]
+            shares[local[best]] += heavy * part[flow * part_step]
     return result
 
 

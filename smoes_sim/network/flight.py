@@ -266,22 +266,18 @@ class Flight:
         load = self._tool.loads(self._routes, rate)
         top = self._tool.peaks(self._routes, rate / part)
         dry = np.divide(top * self._capacity, load, out=np.full(len(load), np.inf), where=load > 0)
-        entry = self._tool.narrowest(self._routes, np.minimum(level, dry))
+        entry, held, shares = self._tool.held_back(self._routes, np.minimum(level, dry), rate, part)
+        entry, own = entry[ended], part[ended] if len(part) > 1 else part
         link = self._routes.local[entry].astype(np.int64)
         weight = self._routes.weight[entry] if len(self._routes.weight) > 1 else ONE
-        held = np.bincount(link, weights=rate * weight, minlength=len(load))
         left_for_them = np.maximum(self._capacity - (load - held), held)
-        parts = np.broadcast_to(part, len(rate))
-        share = np.where(rate > 0, parts * weight, 0.0)
-        full = np.divide(self._remaining, parts)[ended]
-        order = np.lexsort((full, link[ended]))
-        sums = _served(
-            link[ended][order], full[order], share[ended][order], np.bincount(link, weights=share).astype(np.float64)
-        )
+        full = self._remaining[ended] / own
+        order = np.lexsort((full, link))
+        share = np.broadcast_to(own * weight, len(ended))
         served = np.empty(len(ended))
-        served[order] = sums / left_for_them[link[ended][order]]
+        served[order] = _served(link[order], full[order], share[order], shares) / left_for_them[link[order]]
         alone = self._remaining[ended] / self._ceiling[ended]
-        after = (1 - parts[ended]) * width + np.maximum(parts[ended] * served, alone)
+        after = (1 - own) * width + np.maximum(own * served, alone)
         return np.minimum(after, width)
 
     def _least_time(self, ready_now: Mask) -> float:

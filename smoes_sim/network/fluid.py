@@ -23,7 +23,7 @@ _SMALL = 500
 """Up to this many flows arrays are quick enough that nothing is compiled or loaded from the cache."""
 _TAIL = 2048
 """This many last flows are followed exactly."""
-_FIRST_WINDOW, _LAST_WINDOW = 0.4, 1 / 640
+_FIRST_WINDOW, _LAST_WINDOW = 0.2, 1 / 640
 """Windows tried, as a share of the least time that what is in flight still needs."""
 
 UNSEEN = 5e-5

@@ -112,15 +112,13 @@ def _refined(
     sample = np.random.default_rng(0).integers(0, len(size), _SAMPLE) if len(size) > _SAMPLE else np.arange(len(size))
     before = 0
     for _ in range(_ROUNDS):
-        if len(np.unique(flow_color[sample])) * _SHRINK // 2 > len(sample):
-            return None
         total = np.zeros(len(capacity), np.uint64)
         np.add.at(total, links, np.repeat(_mix(flow_color), count))
         link_color = _mix(link_color + _mix(total))
         flow_color = _mix(flow_color + np.add.reduceat(_mix(link_color)[links], offsets[:-1]))
-        classes = len(np.unique(flow_color)) + len(np.unique(link_color))
         if len(np.unique(flow_color[sample])) * _SHRINK // 2 > len(sample):
             return None
+        classes = len(np.unique(flow_color)) + len(np.unique(link_color))
         if classes == before:
             return (flow_color, link_color) if classes * _SHRINK <= len(size) + len(capacity) else None
         before = classes

@@ -122,13 +122,22 @@ class ArrayWaterfill:
         np.maximum.at(top, routes.local, np.repeat(value, np.diff(routes.start)))
         return top
 
-    def narrowest(self, routes: Routes, level: Reals) -> Longs:
-        """Entry of each route whose link has the smallest level, the first of equal ones, shape (F,)."""
+    def held_back(self, routes: Routes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
+        """Which link holds each flow back: the one with the smallest level on its route, the first of equal ones.
+
+        Returns:
+            Entry of each route, shape (F,), and per link the sums of ``weight * rate`` and ``weight * part`` of the
+            running flows that it holds back, shape (H,) each.
+        """
         levels = level[routes.local]
         lowest = np.minimum.reduceat(levels, routes.start[:-1])
         entries = np.flatnonzero(levels == np.repeat(lowest, np.diff(routes.start)))
-        result: Longs = entries[np.searchsorted(entries, routes.start[:-1])]
-        return result
+        entry: Longs = entries[np.searchsorted(entries, routes.start[:-1])]
+        link, count = routes.local[entry], len(routes.links)
+        weight = routes.weight[entry] if len(routes.weight) > 1 else routes.weight
+        running = np.where(rate > 0, weight * part, 0.0)
+        held = np.bincount(link, weights=weight * rate, minlength=count).astype(np.float64)
+        return entry, held, np.bincount(link, weights=running, minlength=count).astype(np.float64)
 
     def redundant(self, routes: Routes, capacity: Reals) -> NDArray[np.bool_]:
         """Links that can be left out; none are looked for, as this saves time only on large problems."""
@@ -165,9 +174,11 @@ class CompiledWaterfill(ArrayWaterfill):
         """Largest value of any flow on each link, shape (H,)."""
         return self._loops.peaks(routes.start, routes.local, value, len(routes.links))
 
-    def narrowest(self, routes: Routes, level: Reals) -> Longs:
-        """Entry of each route whose link has the smallest level, the first of equal ones, shape (F,)."""
-        return self._loops.narrowest(routes.start, routes.local, level)
+    def held_back(self, routes: Routes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
+        """Which link holds each flow back, and how much each link holds back."""
+        held, shares = np.zeros(len(routes.links)), np.zeros(len(routes.links))
+        entry = self._loops.held_back(routes.start, routes.local, routes.weight, level, rate, part, held, shares)
+        return entry, held, shares
 
     def redundant(self, routes: Routes, capacity: Reals) -> NDArray[np.bool_]:
         """Links whose neighbours on every route are together no wider, so that they never fill first."""
