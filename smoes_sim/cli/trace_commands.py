@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -26,6 +26,42 @@ def synthesize(
     from smoes_sim.routing import save_trace
 
     trace = synthesize_trace(load_scenario(scenario, overrides or []))
+    save_trace(trace, out)
+    show.talk(f"trace: {out}")
+    _print(out, as_json)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Routed experts (.npy, .npz) or an SGLang recorder dump (.pt).")],
+    source: Annotated[Literal["vllm", "sglang"], typer.Option("--format", help="The engine that wrote it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
+    tokens: Annotated[
+        Optional[Path], typer.Option(help="JSON: num_experts, sequences: [{prompt_tokens, modality}].")
+    ] = None,
+    num_experts: Annotated[Optional[int], typer.Option(min=1, help="Routed experts of a layer.")] = None,
+    prompt_tokens: Annotated[Optional[int], typer.Option(min=1, help="Tokens of the prompt of a single request.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn what a serving engine wrote into a trace; nothing in the file is executed."""
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.routing import save_trace
+    from smoes_sim.routing.formats import SequenceTokens, TokensFile, import_routed_experts, read_tokens_file
+    from smoes_sim.routing.sglang_dump import import_expert_distribution
+
+    if file.suffix == ".pt" and source == "sglang":
+        if tokens or num_experts or prompt_tokens:
+            raise ConfigError(f"{file}: a dump says itself what its tokens are. Leave out the options about tokens.")
+        trace = import_expert_distribution(file)
+    else:
+        described = read_tokens_file(tokens) if tokens else TokensFile()
+        if prompt_tokens and described.sequences:
+            raise ConfigError(f"--prompt-tokens {prompt_tokens}: {tokens} describes the sequences already. Leave one out.")
+        changes: dict[str, object] = {"num_experts": num_experts} if num_experts else {}
+        if prompt_tokens:
+            changes["sequences"] = [SequenceTokens(prompt_tokens=prompt_tokens)]
+        name = str(tokens) if tokens else "the options"
+        trace = import_routed_experts(file, source=source, tokens=described.model_copy(update=changes), tokens_name=name)
     save_trace(trace, out)
     show.talk(f"trace: {out}")
     _print(out, as_json)

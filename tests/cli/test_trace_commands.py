@@ -1,0 +1,75 @@
+"""Traces from and to other programs, by command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch_archive
+
+from smoes_sim.cli import main
+
+ROUTED = np.array([[[0, 1], [2, 3]], [[3, 2], [1, 0]], [[2, 0], [3, 2]]], dtype=np.int16)
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_routed_experts_are_imported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(here / "r.npy", ROUTED)
+    arguments = ["trace", "import", "r.npy", "--format", "vllm", "--num-experts", "4", "--prompt-tokens", "2", "-o", "t.npz"]
+    found = document(capsys, *arguments)
+    assert (found["tokens"], found["prefill_tokens"], found["vision_tokens"], found["top_k"]) == (3, 2, 0, 2)
+    assert found == document(capsys, "trace", "info", "t.npz")
+
+
+def test_a_tokens_file_says_which_tokens_are_images(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(here / "r.npz", a=ROUTED, b=ROUTED[:2])
+    sequences = [{"prompt_tokens": 2, "modality": [1, 0]}, {"modality": [1, 1]}]
+    (here / "tokens.json").write_text(json.dumps({"num_experts": 4, "sequences": sequences}))
+    found = document(capsys, "trace", "import", "r.npz", "--format", "sglang", "--tokens", "tokens.json", "-o", "t.npz")
+    assert (found["tokens"], found["sequences"], found["vision_tokens"]) == (5, 2, 3)
+
+
+def test_an_sglang_dump_is_imported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {
+        "forward_mode": 1,
+        "input_ids": [1, 1_000_001],
+        "positions": [0, 1],
+        "extend_seq_lens": [2],
+        "topk_ids_of_layer": ROUTED[:2].transpose(1, 0, 2).astype(np.int32),
+    }
+    dump = {"records": [record], "last_physical_to_logical_map": np.tile(np.arange(4), (2, 1))}
+    torch_archive.write(here / "dump.pt", dump)
+    found = document(capsys, "trace", "import", "dump.pt", "--format", "sglang", "-o", "t.npz")
+    assert (found["tokens"], found["vision_tokens"], found["experts"]) == (2, 1, 4)
+
+
+def test_import_says_in_one_line_what_is_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(here / "r.npy", ROUTED)
+    (here / "t.json").write_text('{"num_experts": 4, "sequences": [{}]}')
+    start = ["trace", "import", "r.npy", "--format", "vllm", "-o", "out.npz"]
+    assert "r.npy: the number of experts is not in the arrays" in refusal(capsys, *start)
+    assert "t.json describes the sequences already" in refusal(capsys, *start, "--tokens", "t.json", "--prompt-tokens", "2")
+    torch_archive.write(here / "d.pt", {"records": []})
+    dump = ["trace", "import", "d.pt", "--format", "sglang", "-o", "out.npz"]
+    assert "d.pt: a dump says itself" in refusal(capsys, *dump, "--num-experts", "4")
+    assert "it has no records" in refusal(capsys, *dump)
+    assert not (here / "out.npz").exists()
