@@ -67,6 +67,36 @@ def import_(
     _print(out, as_json)
 
 
+@app.command("capture")
+def capture_(
+    prompts: Annotated[Path, typer.Option(help='JSON Lines: {"text": "...", "images": ["photo.png"]}.')],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
+    hf: Annotated[str, typer.Option("--hf", metavar="FOLDER", help="A Hugging Face model: a folder, or a name on the hub.")],
+    new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each prompt; the first is the prefill's.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 1,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Type of the weights: auto, bfloat16, float32.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Allow to fetch the model from the hub.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run prompts through a model and write what its routers decided."""
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.routing import save_trace
+
+    try:
+        from smoes_sim.learning.capture import capture
+        from smoes_sim.learning.hugging_face import batches, load_model, read_prompts
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"trace capture needs {error.name}. Install it with: pip install 'smoes-sim[capture]'") from None
+    asked = read_prompts(prompts)
+    loaded = load_model(hf, may_download=download, device=device, dtype=dtype)
+    metadata = {"weights": hf, "prompts": prompts.name}
+    trace = capture(loaded.model, batches(loaded, asked, size=batch), new_tokens=new_tokens, metadata=metadata)
+    save_trace(trace, out)
+    show.talk(f"trace: {out}")
+    _print(out, as_json)
+
+
 @app.command("inspect")
 def inspect(trace: Annotated[Path, typer.Argument(help="A trace file (.npz).")], as_json: Json = False) -> None:
     """Say what a trace file holds."""
