@@ -111,7 +111,7 @@ def token_modality(model: nn.Module, inputs: Inputs) -> Tensor:
     """Codes of a batch's tokens, (B, T): the processor's token types, or the placeholder ids that the config names."""
     if inputs.get("mm_token_type_ids") is not None:
         return _tensor(inputs["mm_token_type_ids"]).cpu()
-    size = _shape(inputs)
+    size = batch_shape(inputs)
     codes = torch.full(size, TEXT)
     ids = inputs.get("input_ids")
     config = getattr(model, "config", None)
@@ -172,7 +172,7 @@ def num_experts(module: nn.Module) -> int:
 
 
 def _capture_batch(model: nn.Module, inputs: Inputs, modality: Tensor, *, new_tokens: int) -> list[SequenceRouting]:
-    size = _shape(inputs)
+    size = batch_shape(inputs)
     if tuple(modality.shape) != size:
         raise TraceError(f"modality has the shape {tuple(modality.shape)}; the batch has {size}. Give a code a token.")
     mask = inputs.get("attention_mask")
@@ -203,7 +203,7 @@ def _capture_batch(model: nn.Module, inputs: Inputs, modality: Tensor, *, new_to
 
 def _generate(model: nn.Module, inputs: Inputs, *, new_tokens: int) -> list[int]:
     """Run the batch; how many output tokens each row has, its end token included."""
-    rows, length = _shape(inputs)
+    rows, length = batch_shape(inputs)
     if new_tokens == 1:
         model(**inputs)
         return [1] * rows
@@ -241,7 +241,7 @@ def _pass_arrays(decisions: Mapping[int, Decision], layers: Sequence[int], size:
     return arrays
 
 
-def _shape(inputs: Inputs) -> tuple[int, int]:
+def batch_shape(inputs: Inputs) -> tuple[int, int]:
     """Rows and columns of a batch, (B, T)."""
     for name in ("input_ids", "inputs_embeds"):
         if inputs.get(name) is not None:
