@@ -97,6 +97,45 @@ def capture_(
     _print(out, as_json)
 
 
+@app.command("export")
+def export_(
+    source: Annotated[Path, typer.Argument(help="A trace (.npz), or for --counts also an SGLang recorder dump (.pt).")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="JSON file to write, for --init-expert-location of SGLang.")],
+    placement: Annotated[
+        Optional[Literal["bins", "contiguous"]], typer.Option(help="Write where each expert goes: physical_to_logical_map.")
+    ] = None,
+    ranks: Annotated[Optional[int], typer.Option(min=1, help="Ranks of the EP group, for --placement.")] = None,
+    counts: Annotated[bool, typer.Option("--counts", help="Write how often each expert was chosen: logical_count.")] = False,
+) -> None:
+    """Write a placement, or the counts from which a server makes its own."""
+    import numpy as np
+
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.placement import formats, place_experts
+    from smoes_sim.routing import expert_counts, load_trace
+    from smoes_sim.routing.sglang_dump import read_expert_counts
+
+    if (placement is None) != counts:
+        raise ConfigError("trace export: write either --placement RULE or --counts.")
+    if placement is not None and ranks is None:
+        raise ConfigError(f"--placement {placement}: over how many ranks? Give --ranks.")
+    if placement is not None and source.suffix == ".pt":
+        raise ConfigError(f"{source}: is a dump; bins need a trace. Use `smoes-sim trace import` first.")
+    if source.suffix == ".pt":
+        formats.write_counts(read_expert_counts(source), out)
+    else:
+        trace = load_trace(source)
+        layers = trace.moe_layers.tolist()
+        num_layers = max(int(trace.metadata.get("hidden_layers", 0)), max(layers) + 1)
+        if placement is not None and ranks is not None:
+            placed = place_experts(placement, trace, num_ranks=ranks, rng=np.random.default_rng(0))
+            formats.write_placement(placed, out, moe_layers=layers, num_layers=num_layers)
+        else:
+            found = formats.all_layers(expert_counts(trace), moe_layers=layers, num_layers=num_layers)
+            formats.write_counts(found, out)
+    show.talk(f"{'counts' if counts else 'placement'}: {out}")
+
+
 @app.command("inspect")
 def inspect(trace: Annotated[Path, typer.Argument(help="A trace file (.npz).")], as_json: Json = False) -> None:
     """Say what a trace file holds."""

@@ -161,8 +161,14 @@ def capture(
         sequences,
         num_experts=num_experts(next(iter(layers.values()))),
         moe_layers=np.array(list(layers), dtype=np.int32),
-        metadata={"source": "capture", "model": type(model).__name__, **(metadata or {})},
+        metadata={"source": "capture", "model": type(model).__name__, **_hidden_layers(model), **(metadata or {})},
     )
+
+
+def _hidden_layers(model: nn.Module) -> dict[str, int]:
+    """Hidden layers of a Hugging Face model, dense ones included: files of placements have a row for each."""
+    config: Any = getattr(model, "config", None)
+    return {} if config is None else {"hidden_layers": int(config.get_text_config().num_hidden_layers)}
 
 
 def num_experts(module: nn.Module) -> int:

@@ -204,5 +204,5 @@ def _trace(sequences: list[_Sequence], to_logical: NDArray[np.int64], *, name: s
         found,
         num_experts=int(to_logical.max()) + 1,
         moe_layers=layers.astype(np.int32),
-        metadata={"source": "sglang expert distribution", "file": name},
+        metadata={"source": "sglang expert distribution", "file": name, "hidden_layers": len(to_logical)},
     )

@@ -73,3 +73,28 @@ def test_import_says_in_one_line_what_is_wrong(here: Path, capsys: pytest.Captur
     assert "d.pt: a dump says itself" in refusal(capsys, *dump, "--num-experts", "4")
     assert "it has no records" in refusal(capsys, *dump)
     assert not (here / "out.npz").exists()
+
+
+def test_bins_and_counts_are_exported_for_sglang(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # layer 0: text chooses 2 and 3, images 0 and 1; layer 1 the other way round; the model has a dense layer before them
+    text, image = [[2, 3], [0, 1]], [[0, 1], [2, 3]]
+    np.save(here / "r.npy", np.array([text, image, image]))
+    (here / "t.json").write_text('{"num_experts": 4, "moe_layers": [1, 2], "sequences": [{"modality": [0, 1, 1]}]}')
+    arguments = ["trace", "import", "r.npy", "--format", "vllm", "--tokens", "t.json", "-o", "t.npz"]
+    document(capsys, *arguments)
+    assert main(["trace", "export", "t.npz", "--placement", "bins", "--ranks", "2", "-o", "p.json"]) == 0
+    assert json.loads((here / "p.json").read_text()) == {
+        "physical_to_logical_map": [[0, 1, 2, 3], [0, 1, 2, 3], [2, 3, 0, 1]]
+    }
+    assert main(["trace", "export", "t.npz", "--counts", "-o", "c.json"]) == 0
+    assert json.loads((here / "c.json").read_text()) == {"logical_count": [[0, 0, 0, 0], [2, 2, 1, 1], [1, 1, 2, 2]]}
+    torch_archive.write(here / "stat.pt", {"rank": 0, "logical_count": np.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]])})
+    assert main(["trace", "export", "stat.pt", "--counts", "-o", "c.json"]) == 0
+    assert json.loads((here / "c.json").read_text()) == {"logical_count": [[6, 8], [10, 12]]}
+    capsys.readouterr()
+    assert "write either --placement RULE or --counts" in refusal(capsys, "trace", "export", "t.npz", "-o", "x.json")
+    start = ["trace", "export", "t.npz", "-o", "x.json", "--placement", "bins"]
+    assert "over how many ranks? Give --ranks" in refusal(capsys, *start)
+    assert "4 experts do not divide over 3 ranks" in refusal(capsys, *start, "--ranks", "3")
+    dump = ["trace", "export", "stat.pt", "-o", "x.json", "--placement", "bins", "--ranks", "2"]
+    assert "stat.pt: is a dump; bins need a trace" in refusal(capsys, *dump)

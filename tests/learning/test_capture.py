@@ -155,7 +155,7 @@ def test_batches_become_one_trace_in_the_order_of_a_workload() -> None:
     for phase in (PREFILL, DECODE):
         assert (np.diff(trace.sequence_id[trace.phase == phase]) >= 0).all()
     assert np.unique(trace.sequence_id).tolist() == list(range(6))
-    assert trace.metadata == {"source": "capture", "model": "OlmoeForCausalLM", "weights": "random"}
+    assert trace.metadata == {"source": "capture", "model": "OlmoeForCausalLM", "hidden_layers": 3, "weights": "random"}
 
 
 def test_modality_falls_back_to_placeholder_ids_and_can_be_given() -> None:
