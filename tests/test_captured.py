@@ -100,6 +100,16 @@ def test_a_placement_file_places_experts(here: Path, capsys: pytest.CaptureFixtu
     assert document(capsys, "simulate", "s.yaml", "placement.experts={file: p.json}")["bytes_remote"] == 5 * 2 * 16
 
 
+def test_a_trace_without_decode_and_with_unknown_decisions_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = trace().expert_ids.copy()
+    ids[0] = -1
+    whole = trace(expert_ids=ids).select(np.flatnonzero(PHASE == 0))
+    save_trace(whole, here / "t.npz")
+    row = document(capsys, "simulate", "s.yaml", "placement.experts=contiguous")
+    assert row["tpot_s"] is None
+    assert row["bytes_remote"] == 4 * 2 * 16  # the token whose experts are unknown sends nothing
+
+
 def test_a_dense_model_takes_the_same_tokens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense = ["model.dense_layers=3", "model.experts=0", "model.top_k=0", "model.expert_ffn=0"]
     row = document(capsys, "simulate", "s.yaml", *dense)

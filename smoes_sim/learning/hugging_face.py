@@ -104,13 +104,14 @@ def batches(loaded: Loaded, prompts: Sequence[Prompt], *, size: int) -> Iterator
     for first in range(0, len(prompts), size):
         group = prompts[first : first + size]
         if has_chat:
+            padding: dict[str, Any] = {"processor_kwargs": {"padding": True}} if takes_images else {"padding": True}
             inputs = loaded.processor.apply_chat_template(
                 [_messages(prompt, with_parts=takes_images) for prompt in group],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
-                padding=True,
+                **padding,
             )
         else:
             inputs = loaded.tokenizer([prompt.text for prompt in group], return_tensors="pt", padding=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,13 @@ def test_bins_and_counts_are_exported_for_sglang(here: Path, capsys: pytest.Capt
     assert "4 experts do not divide over 3 ranks" in refusal(capsys, *start, "--ranks", "3")
     dump = ["trace", "export", "stat.pt", "-o", "x.json", "--placement", "bins", "--ranks", "2"]
     assert "stat.pt: is a dump; bins need a trace" in refusal(capsys, *dump)
+
+
+def test_capture_names_the_extra_that_is_missing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("smoes_sim.learning.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    line = refusal(capsys, "trace", "capture", "--hf", "x", "--prompts", "y", "-o", "z.npz")
+    assert line == "smoes-sim: trace capture needs torch. Install it with: pip install 'smoes-sim[capture]'"
