@@ -117,7 +117,7 @@ class Attached:
             self.bins[layer].update(ids, seen.modality.flatten()[kept])
             bins = self.bins[layer].assignment()
             shaped = step.probabilities.view(*seen.is_token.shape, -1)
-            scores = step.scores * seen.is_token[..., None]
+            scores = step.scores.masked_fill(~seen.is_token[..., None], 0.0)
             inter_bin.append(inter_bin_loss(shaped, scores, bins, is_used=has_all))
             balance.append(bin_balance_loss(step.probabilities[kept], ids, bins, reading=self._reading))
         information, evenness = torch.stack(inter_bin).sum(), torch.stack(balance).sum()
@@ -163,26 +163,29 @@ def attach(
         for layer, module in experts.items()
     }
     routers = _routers(model, experts)
-    gaussians = {
-        layer: GaussianScores(router.weight.shape[1], decay=decay).to(_device(router))
-        for layer, router in routers.items()
-        if score == "gaussian"
-    }
+    gaussians = _gaussians(routers, decay) if score == "gaussian" else {}
     attached = Attached(bins, gaussians, inter_bin_weight=inter_bin_weight, balance_weight=balance_weight, reading=reading)
     with ExitStack() as hooks:
-
-        def keep(handle: Any) -> None:
-            hooks.callback(handle.remove)
-
         start = _start_hook(attached, modality_of or (lambda inputs: token_modality(model, inputs)))
-        keep(model.register_forward_pre_hook(start, with_kwargs=True))
+        _watch(hooks, model.register_forward_pre_hook(start, with_kwargs=True))
         for layer, router in routers.items():
-            keep(router.register_forward_hook(_router_hook(attached, layer)))
+            _watch(hooks, router.register_forward_hook(_router_hook(attached, layer)))
         if score == "attention":
-            _watch_attention(model, attached, keep)
+            _watch_attention(hooks, model, attached)
             hooks.enter_context(_carrying_attention(model, attached))
         yield attached
     attached.current = None
+
+
+def _watch(hooks: ExitStack, handle: Any) -> None:
+    hooks.callback(handle.remove)
+
+
+def _gaussians(routers: Mapping[int, Any], decay: float) -> dict[int, GaussianScores]:
+    """Gaussian statistics of what each router sees."""
+    return {
+        layer: GaussianScores(router.weight.shape[1], decay=decay).to(_device(router)) for layer, router in routers.items()
+    }
 
 
 def _start_hook(attached: Attached, modality_of: ModalityOf) -> Callable[..., None]:
@@ -235,7 +238,7 @@ def _probabilities(router: nn.Module, logits: Tensor) -> Tensor:
     return scores / scores.sum(dim=-1, keepdim=True)
 
 
-def _watch_attention(model: nn.Module, attached: Attached, keep: Callable[[Any], None]) -> None:
+def _watch_attention(hooks: ExitStack, model: nn.Module, attached: Attached) -> None:
     """Keep what enters each decoder layer, and mix the scores when its attention is done."""
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -261,8 +264,8 @@ def _watch_attention(model: nn.Module, attached: Attached, keep: Callable[[Any],
                 f'attention is "{kind}"; the attention score is carried by "sdpa". Load the model with '
                 "attn_implementation sdpa, or use score gaussian."
             )
-        keep(layer.register_forward_pre_hook(enter, with_kwargs=True))
-        keep(attention.register_forward_hook(mix))
+        _watch(hooks, layer.register_forward_pre_hook(enter, with_kwargs=True))
+        _watch(hooks, attention.register_forward_hook(mix))
 
 
 @contextmanager

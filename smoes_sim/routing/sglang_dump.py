@@ -30,19 +30,24 @@ _NOT_A_DUMP = "is not a dump of SGLang's expert distribution recorder"
 
 @dataclass(slots=True)
 class _Sequence:
-    """A sequence while its tokens are put together; ids are physical, (layers, tokens, 8) a piece."""
+    """A sequence while its tokens are put together; ids are physical, (layers, tokens, 8) a piece.
+
+    ``is_open`` until a decode pass goes on without it: then it has ended.
+    """
 
     pieces: list[NDArray[np.int64]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     prompt: int = 0
+    is_open: bool = True
 
 
 def import_expert_distribution(path: Path) -> RoutingTrace:
     """A trace from a dump in mode ``per_token``; nothing in the file is executed.
 
     Physical ids become logical ones by the dump's last map (exact unless EPLB moved experts while it recorded). Tokens
-    with ids of 1,000,000 and more are images. The dump does not name requests: what starts at position p continues the
-    sequence that holds p tokens, the oldest if there are several, which is the order in which SGLang keeps a batch.
+    with ids of 1,000,000 and more are images. The dump does not name requests: what starts at position p continues a
+    sequence that holds p tokens, of several that decode the oldest, which is the order in which SGLang keeps a batch. A
+    sequence that a decode pass leaves out has ended; if another of its length goes on in that pass, the two change places.
 
     Raises:
         TraceError: If it is another file, a dump of counts, or one that started in the middle of a sequence.
@@ -162,6 +167,9 @@ def _add_pass(sequences: list[_Sequence], record: dict[str, Any]) -> None:
         if mode == _EXTEND:
             sequence.prompt = len(sequence.tokens)
         start += length
+    if mode == _DECODE:
+        for sequence in sequences:
+            sequence.is_open = any(sequence is other for other in taken)
 
 
 def _list_of(record: dict[str, Any], name: str, count: int) -> list[int]:
@@ -172,12 +180,18 @@ def _list_of(record: dict[str, Any], name: str, count: int) -> list[int]:
 
 
 def _continued(sequences: list[_Sequence], taken: list[_Sequence], position: int, *, is_prompt: bool) -> _Sequence:
-    """The oldest sequence that holds ``position`` tokens and is not in this pass already; a new one at position 0."""
+    """The sequence that a run of tokens continues; a new one at position 0.
+
+    It must hold ``position`` tokens and not be in this pass already. A chunk of a prompt continues the newest that has
+    not decoded, a decoded token the oldest that has not ended.
+    """
     if position == 0 and is_prompt:
         sequences.append(_Sequence())
         return sequences[-1]
-    for sequence in sequences:
-        if len(sequence.tokens) == position and not any(sequence is other for other in taken):
+    for sequence in reversed(sequences) if is_prompt else sequences:
+        is_next = sequence.prompt == len(sequence.tokens) if is_prompt else sequence.is_open
+        if is_next and len(sequence.tokens) == position and not any(sequence is other for other in taken):
+            sequence.is_open = True
             return sequence
     raise TraceError(
         f"a token at position {position} continues no recorded sequence (started before the recording, or its prompt was "

@@ -77,6 +77,21 @@ def test_a_chunked_prompt_is_one_sequence(tmp_path: Path) -> None:
     assert (trace.sequence_id.tolist(), trace.phase.tolist()) == ([0, 0], [0, 0])
 
 
+def test_a_sequence_that_ended_is_not_continued(tmp_path: Path) -> None:
+    # prompts of 3 and 2; both decode once, the first ends at length 4, the second goes on through length 4
+    prompt = padded([[[0, 1]] * 5, [[0, 1]] * 5])
+    steps = [padded([[[2, 3]] * count, [[2, 3]] * count]) for count in (2, 1, 1)]
+    records = [
+        record(1, [5] * 5, [0, 1, 2, 0, 1], prompt, [3, 2]),
+        record(2, [6, 6], [3, 2], steps[0], None),
+        record(2, [6], [3], steps[1], None),
+        record(2, [6], [4], steps[2], None),
+    ]
+    torch_archive.write(tmp_path / "dump.pt", {"records": records, "last_physical_to_logical_map": MAP})
+    trace = import_expert_distribution(tmp_path / "dump.pt")
+    assert trace.sequence_id[trace.phase == 1].tolist() == [0, 1, 1, 1]
+
+
 def test_counts_agree_between_modes(tmp_path: Path) -> None:
     content = per_token()
     torch_archive.write(tmp_path / "token.pt", content)
