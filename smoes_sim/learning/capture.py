@@ -114,7 +114,7 @@ def token_modality(model: nn.Module, inputs: Inputs) -> Tensor:
     size = batch_shape(inputs)
     codes = torch.full(size, TEXT)
     ids = inputs.get("input_ids")
-    config = getattr(model, "config", None)
+    config = _config(model)
     for code, name in ((IMAGE, "image_token_id"), (VIDEO, "video_token_id"), (AUDIO, "audio_token_id")):
         placeholder = getattr(config, name, None)
         if ids is not None and placeholder is not None:
@@ -167,8 +167,13 @@ def capture(
 
 def _hidden_layers(model: nn.Module) -> dict[str, int]:
     """Hidden layers of a Hugging Face model, dense ones included: files of placements have a row for each."""
-    config: Any = getattr(model, "config", None)
+    config = _config(model)
     return {} if config is None else {"hidden_layers": int(config.get_text_config().num_hidden_layers)}
+
+
+def _config(model: nn.Module) -> Any:
+    """The configuration of a Hugging Face model, also inside a wrapper (data parallel); None without one."""
+    return next((part.config for part in model.modules() if hasattr(part, "config")), None)
 
 
 def num_experts(module: nn.Module) -> int:

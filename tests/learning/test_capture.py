@@ -162,6 +162,7 @@ def test_modality_falls_back_to_placeholder_ids_and_can_be_given() -> None:
     model, inputs = tiny_models.build("qwen3_vl_moe"), tiny_models.batch("qwen3_vl_moe")
     codes = token_modality(model, {"input_ids": inputs["input_ids"]})
     assert torch.equal(codes, inputs["mm_token_type_ids"])
+    assert torch.equal(token_modality(nn.Sequential(model), {"input_ids": inputs["input_ids"]}), codes)
     model, inputs = tiny_models.build("olmoe"), tiny_models.batch("olmoe")
     given = torch.zeros(3, 10, dtype=torch.long)
     given[:, 5:] = 2
