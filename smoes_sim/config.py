@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from smoes_sim.compute import find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, nearest, read_text
-from smoes_sim.models import find_model
+from smoes_sim.models import ModelShape, find_model
 from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
 from smoes_sim.routing import Policy, Rates
@@ -54,10 +54,19 @@ class RoutingSpec(Spec):
         return self
 
 
+class ExpertFile(Spec):
+    """A placement file with a ``physical_to_logical_map``, as EPLB and SGLang use it."""
+
+    file: str
+
+    def __str__(self) -> str:
+        return f"file {self.file}"
+
+
 class PlacementSpec(Spec):
     """Where experts and tokens live; experts left out: ``bins`` for smoes and hard, ``contiguous`` otherwise."""
 
-    experts: ExpertRule | None = None
+    experts: ExpertRule | ExpertFile | None = None
     tokens: TokenRule = "data_parallel"
 
 
@@ -106,7 +115,7 @@ class Scenario(Spec):
 
     description: str = ""
     topology: str | TopologySpec
-    model: str
+    model: str | ModelShape
     workload: WorkloadSpec
     routing: RoutingSpec = RoutingSpec()
     placement: PlacementSpec = PlacementSpec()
@@ -118,11 +127,22 @@ class Scenario(Spec):
 
     @field_validator("model")
     @classmethod
-    def _model_is_known(cls, name: str) -> str:
-        return _known(name, find_model, "model = ")
+    def _model_is_known(cls, model: str | ModelShape) -> str | ModelShape:
+        return _known(model, find_model, "model = ") if isinstance(model, str) else model
+
+    @model_validator(mode="after")
+    def _tokens_come_from_somewhere(self) -> Scenario:
+        if self.workload.is_from_trace and self.routing.trace is None:
+            raise ValueError("workload.preset = trace, but there is no trace. Give routing.trace, or another preset.")
+        return self
 
     @property
-    def expert_rule(self) -> ExpertRule:
+    def model_shape(self) -> ModelShape:
+        """The model, shipped or written in place."""
+        return find_model(self.model) if isinstance(self.model, str) else self.model
+
+    @property
+    def expert_rule(self) -> ExpertRule | ExpertFile:
         """How experts are placed."""
         default: ExpertRule = "contiguous" if self.routing.policy == "standard" else "bins"
         return self.placement.experts or default

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import RankLoad
-from smoes_sim.config import CommunicationSpec, RoutingSpec, Scenario
+from smoes_sim.config import CommunicationSpec, ExpertFile, RoutingSpec, Scenario
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
-from smoes_sim.models import ModelShape, find_model
+from smoes_sim.models import ModelShape
 from smoes_sim.network import Flows, Network, phases_of
-from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts
+from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts, read_placement
 from smoes_sim.routing import (
     RouterParameters,
     RoutingTrace,
@@ -29,7 +29,7 @@ from smoes_sim.routing.trace import PREFILL
 from smoes_sim.timeline import LayerExchanges, Overlap
 from smoes_sim.topology import Topology, build, find_topology
 from smoes_sim.traffic import Traffic, copy_bytes, count_traffic
-from smoes_sim.workload import Workload, WorkloadSpec, build_workload
+from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_of_tokens
 
 _DECODE_STEPS = 8
 """Decode steps that are simulated, evenly spread over all; TPOT is their mean."""
@@ -96,7 +96,7 @@ def deploy(scenario: Scenario) -> Deployment:
     Raises:
         ConfigError: If its parts do not fit together.
     """
-    model = find_model(scenario.model)
+    model = scenario.model_shape
     asked = scenario.topology
     topology = find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")
     network = Network(
@@ -105,14 +105,12 @@ def deploy(scenario: Scenario) -> Deployment:
         per_exchange=scenario.communication.per_exchange,
         seed=scenario.seed,
     )
-    workload = make_workload(scenario.workload, model, scenario.seed)
-    trace, placement = None, None
+    workload, trace = _tokens_and_routing(scenario, model)
+    placement = None
     home = workload.sequence_id.astype(np.int64) % topology.num_ranks
-    if model.experts:
-        trace = make_trace(scenario.routing, scenario.workload, model, scenario.seed)
-        rng = np.random.default_rng([scenario.seed, 4])
+    if trace is not None:
         try:
-            placement = place_experts(scenario.expert_rule, trace, num_ranks=topology.num_ranks, rng=rng)
+            placement = _place(scenario, model, trace, topology.num_ranks)
         except PlacementError as error:
             raise error.at(f"{model.name} on {topology.name}") from None
         home = home_tokens(scenario.placement.tokens, trace, placement)
@@ -146,17 +144,37 @@ def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
     return build_workload(spec, model, rng=np.random.default_rng([seed, 3]))
 
 
-def make_trace(routing: RoutingSpec, workload: WorkloadSpec, model: ModelShape, seed: int) -> RoutingTrace:
-    """The routing of a workload: captured, or synthetic.
+def _tokens_and_routing(scenario: Scenario, model: ModelShape) -> tuple[Workload, RoutingTrace | None]:
+    """The workload and its routing, captured or synthetic; no routing for a dense model.
 
     Raises:
         TraceError: If a trace file does not fit the model or the workload.
     """
-    if routing.trace is None:
-        return _route(routing, workload, model, seed)
-    trace = load_trace(Path(routing.trace))  # every time: the file may have changed
-    check_fits(trace, model, _tokens(make_workload(workload, model, seed)), name=routing.trace)
-    return trace
+    spec, file = scenario.workload, scenario.routing.trace
+    if file is None or not (model.experts or spec.is_from_trace):
+        workload = make_workload(spec, model, scenario.seed)
+        return workload, _route(scenario.routing, spec, model, scenario.seed) if model.experts else None
+    trace = load_trace(Path(file))  # every time: the file may have changed
+    if not spec.is_from_trace:
+        workload = make_workload(spec, model, scenario.seed)
+    else:
+        try:
+            workload = workload_of_tokens(trace.modality, trace.sequence_id, trace.phase, decode_batch=spec.decode_batch)
+        except ConfigError as error:
+            raise error.at(file) from None
+    if not model.experts:
+        return workload, None
+    check_fits(trace, model, _tokens(workload), name=file)
+    return workload, trace
+
+
+def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:
+    rule = scenario.expert_rule
+    if isinstance(rule, ExpertFile):
+        return read_placement(
+            Path(rule.file), moe_layers=model.moe_layer_indices, num_experts=model.experts, num_ranks=num_ranks
+        )
+    return place_experts(rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]))
 
 
 @lru_cache(maxsize=8)
@@ -171,16 +189,16 @@ def synthesize_trace(scenario: Scenario) -> RoutingTrace:
     Raises:
         ConfigError: If the scenario takes its routing from a file, or its model has no experts.
     """
-    model = find_model(scenario.model)
+    model = scenario.model_shape
     if scenario.routing.trace is not None:
         raise ConfigError(f'routing.trace = "{scenario.routing.trace}": there is nothing to synthesize. Leave it out.')
     if not model.experts:
-        raise ConfigError(f'model = "{scenario.model}": a dense model routes nothing. Choose a model with experts.')
-    trace = make_trace(scenario.routing, scenario.workload, model, scenario.seed)
+        raise ConfigError(f'model = "{model.name}": a dense model routes nothing. Choose a model with experts.')
+    trace = _route(scenario.routing, scenario.workload, model, scenario.seed)
     _, parameters = make_router(scenario.routing, model, scenario.seed)
     metadata = {
         "source": "synthetic",
-        "model": scenario.model,
+        "model": model.name,
         "policy": scenario.routing.policy,
         "seed": scenario.seed,
         "parameters": asdict(parameters),

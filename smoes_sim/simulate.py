@@ -213,7 +213,7 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         "ranks": deployment.topology.num_ranks,
         "policy": scenario.routing.policy if trace is not None else "dense",
         "token_placement": scenario.placement.tokens if trace is not None else "data_parallel",
-        "expert_placement": scenario.expert_rule if trace is not None else "replicated",
+        "expert_placement": str(scenario.expert_rule) if trace is not None else "replicated",
         "deduplicate": scenario.communication.deduplicate,
         "bytes_total": prefill.bytes_total,
         "bytes_remote": prefill.bytes_remote,

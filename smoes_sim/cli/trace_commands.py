@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
@@ -29,6 +29,111 @@ def synthesize(
     save_trace(trace, out)
     show.talk(f"trace: {out}")
     _print(out, as_json)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="Routed experts (.npy, .npz) or an SGLang recorder dump (.pt).")],
+    source: Annotated[Literal["vllm", "sglang"], typer.Option("--format", help="The engine that wrote it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
+    tokens: Annotated[
+        Optional[Path], typer.Option(help="JSON: num_experts, sequences: [{prompt_tokens, modality}].")
+    ] = None,
+    num_experts: Annotated[Optional[int], typer.Option(min=1, help="Routed experts of a layer.")] = None,
+    prompt_tokens: Annotated[Optional[int], typer.Option(min=1, help="Tokens of the prompt of a single request.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn what a serving engine wrote into a trace; nothing in the file is executed."""
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.routing import save_trace
+    from smoes_sim.routing.formats import SequenceTokens, TokensFile, import_routed_experts, read_tokens_file
+    from smoes_sim.routing.sglang_dump import import_expert_distribution
+
+    if file.suffix == ".pt" and source == "sglang":
+        if tokens or num_experts or prompt_tokens:
+            raise ConfigError(f"{file}: a dump says itself what its tokens are. Leave out the options about tokens.")
+        trace = import_expert_distribution(file)
+    else:
+        described = read_tokens_file(tokens) if tokens else TokensFile()
+        if prompt_tokens and described.sequences:
+            raise ConfigError(f"--prompt-tokens {prompt_tokens}: {tokens} describes the sequences already. Leave one out.")
+        changes: dict[str, object] = {"num_experts": num_experts} if num_experts else {}
+        if prompt_tokens:
+            changes["sequences"] = [SequenceTokens(prompt_tokens=prompt_tokens)]
+        name = str(tokens) if tokens else "the options"
+        trace = import_routed_experts(file, source=source, tokens=described.model_copy(update=changes), tokens_name=name)
+    save_trace(trace, out)
+    show.talk(f"trace: {out}")
+    _print(out, as_json)
+
+
+@app.command("capture")
+def capture_(
+    prompts: Annotated[Path, typer.Option(help='JSON Lines: {"text": "...", "images": ["photo.png"]}.')],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
+    hf: Annotated[str, typer.Option("--hf", metavar="FOLDER", help="A Hugging Face model: a folder, or a name on the hub.")],
+    new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each prompt; the first is the prefill's.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 1,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Type of the weights: auto, bfloat16, float32.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Allow to fetch the model from the hub.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run prompts through a model and write what its routers decided."""
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.routing import save_trace
+
+    try:
+        from smoes_sim.learning.capture import capture
+        from smoes_sim.learning.hugging_face import batches, load_model, read_prompts
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"trace capture needs {error.name}. Install it with: pip install 'smoes-sim[capture]'") from None
+    asked = read_prompts(prompts)
+    loaded = load_model(hf, may_download=download, device=device, dtype=dtype)
+    metadata = {"weights": hf, "prompts": prompts.name}
+    trace = capture(loaded.model, batches(loaded, asked, size=batch), new_tokens=new_tokens, metadata=metadata)
+    save_trace(trace, out)
+    show.talk(f"trace: {out}")
+    _print(out, as_json)
+
+
+@app.command("export")
+def export_(
+    source: Annotated[Path, typer.Argument(help="A trace (.npz), or for --counts also an SGLang recorder dump (.pt).")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="JSON file to write, for --init-expert-location of SGLang.")],
+    placement: Annotated[
+        Optional[Literal["bins", "contiguous"]], typer.Option(help="Write where each expert goes: physical_to_logical_map.")
+    ] = None,
+    ranks: Annotated[Optional[int], typer.Option(min=1, help="Ranks of the EP group, for --placement.")] = None,
+    counts: Annotated[bool, typer.Option("--counts", help="Write how often each expert was chosen: logical_count.")] = False,
+) -> None:
+    """Write a placement, or the counts from which a server makes its own."""
+    import numpy as np
+
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.placement import formats, place_experts
+    from smoes_sim.routing import expert_counts, load_trace
+    from smoes_sim.routing.sglang_dump import read_expert_counts
+
+    if (placement is None) != counts:
+        raise ConfigError("trace export: write either --placement RULE or --counts.")
+    if placement is not None and ranks is None:
+        raise ConfigError(f"--placement {placement}: over how many ranks? Give --ranks.")
+    if placement is not None and source.suffix == ".pt":
+        raise ConfigError(f"{source}: is a dump; bins need a trace. Use `smoes-sim trace import` first.")
+    if source.suffix == ".pt":
+        formats.write_counts(read_expert_counts(source), out)
+    else:
+        trace = load_trace(source)
+        layers = trace.moe_layers.tolist()
+        num_layers = max(int(trace.metadata.get("hidden_layers", 0)), max(layers) + 1)
+        if placement is not None and ranks is not None:
+            placed = place_experts(placement, trace, num_ranks=ranks, rng=np.random.default_rng(0))
+            formats.write_placement(placed, out, moe_layers=layers, num_layers=num_layers)
+        else:
+            found = formats.all_layers(expert_counts(trace), moe_layers=layers, num_layers=num_layers)
+            formats.write_counts(found, out)
+    show.talk(f"{'counts' if counts else 'placement'}: {out}")
 
 
 @app.command("inspect")

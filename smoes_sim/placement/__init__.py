@@ -5,6 +5,7 @@ saving of SMoES depends on both: never report one without the other.
 """
 
 from smoes_sim.placement.experts import ExpertPlacement, ExpertRule, place_experts
+from smoes_sim.placement.formats import read_placement
 from smoes_sim.placement.tokens import TOKEN_RULES, TokenRule, home_tokens, modality_ranks
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "home_tokens",
     "modality_ranks",
     "place_experts",
+    "read_placement",
 ]

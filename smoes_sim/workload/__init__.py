@@ -5,6 +5,6 @@ Main types: :class:`~smoes_sim.workload.workload.WorkloadSpec`, as a person writ
 ``routing`` decides which experts each token visits.
 """
 
-from smoes_sim.workload.workload import Workload, WorkloadSpec, build_workload, preset_names
+from smoes_sim.workload.workload import Workload, WorkloadSpec, build_workload, preset_names, workload_of_tokens
 
-__all__ = ["Workload", "WorkloadSpec", "build_workload", "preset_names"]
+__all__ = ["Workload", "WorkloadSpec", "build_workload", "preset_names", "workload_of_tokens"]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, nearest
 from smoes_sim.models.shapes import ModelShape
 
@@ -22,6 +23,10 @@ TEXT = 0
 IMAGE = 1
 PREFILL = 0
 DECODE = 1
+
+
+FROM_TRACE = "trace"
+"""The preset that stands for the tokens of the scenario's routing trace."""
 
 
 class Preset(Spec):
@@ -64,7 +69,8 @@ class WorkloadSpec(Spec):
     ``batch`` sequences are prefilled together and ``decode_batch`` of them are decoded together (``None``: all).
     ``text_tokens`` and ``output_tokens`` are means per sequence; without a preset both are required. ``images`` of
     ``image_width`` x ``image_height`` pixels open each sequence. ``spread`` is the relative standard deviation of the
-    text length between sequences (log-normal); output length and images do not vary.
+    text length between sequences (log-normal); output length and images do not vary. ``preset: trace`` stands for the
+    tokens of the scenario's routing trace; only ``decode_batch`` goes with it.
 
     Example:
         ``preset: mmmu, batch: 8`` on OLMoE: 8 * (576 image + 150 text) = 5808 prefill tokens if spread is 0.
@@ -82,6 +88,12 @@ class WorkloadSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.is_from_trace:
+            if others := self.model_fields_set - {"preset", "decode_batch"}:
+                raise ValueError(
+                    f"preset = trace takes every token from the routing trace. Leave out {', '.join(sorted(others))}."
+                )
+            return self
         if self.preset is not None and self.preset not in _presets():
             raise ValueError(f'preset = "{self.preset}" is unknown. {nearest(self.preset, _presets())}')
         if self.decode_batch is not None and self.decode_batch > self.batch:
@@ -98,6 +110,11 @@ class WorkloadSpec(Spec):
         if not full.images and not full.text_tokens:
             raise ValueError("text_tokens = 0 and images = 0: a prompt needs at least one token. Raise one of them.")
         return self
+
+    @property
+    def is_from_trace(self) -> bool:
+        """Whether the tokens are those of the routing trace."""
+        return self.preset == FROM_TRACE
 
     def filled(self) -> WorkloadSpec:
         """The same workload with the preset's numbers where none was given; 0 images and 0 spread without a preset."""
@@ -195,6 +212,41 @@ def build_workload(spec: WorkloadSpec, model: ModelShape, *, rng: np.random.Gene
     vision = np.full(full.batch, image, np.int64)
     output = np.full(full.batch, full.output_tokens, np.int64)
     return _expand(vision=vision, text=text, output=output, decode_batch=full.decode_batch or full.batch)
+
+
+def workload_of_tokens(
+    modality: NDArray[np.uint8], sequence_id: NDArray[np.int32], phase: NDArray[np.uint8], *, decode_batch: int | None
+) -> Workload:
+    """The batch that given tokens are; everything but text counts as vision.
+
+    Args:
+        modality: 0 text, shape (T,).
+        sequence_id: Shape (T,).
+        phase: 0 prefill, 1 decode, shape (T,).
+        decode_batch: Sequences decoded together; None: all.
+
+    Raises:
+        ConfigError: If the tokens are not in the order of a :class:`Workload`, or ``decode_batch`` exceeds its sequences.
+    """
+    number = phase.astype(np.int64) * (int(sequence_id.max()) + 1) + sequence_id
+    sequences, first = np.unique(sequence_id[phase == PREFILL], return_index=True)
+    if (np.diff(number) < 0).any() or sequence_id.min() < 0 or len(sequences) != sequence_id.max() + 1:
+        raise ConfigError("tokens must be all prompts, sequence by sequence (0, 1, ...), then decoded tokens in that order.")
+    if decode_batch is not None and decode_batch > len(first):
+        raise ConfigError(f"decode_batch = {decode_batch} is more than its {len(first)} sequences. Use 1..{len(first)}.")
+    is_prompt = phase == PREFILL
+    vision, text = (
+        np.bincount(sequence_id[is_prompt & kind], minlength=len(first)) for kind in (modality != TEXT, modality == TEXT)
+    )
+    return Workload(
+        sequence_vision_tokens=vision,
+        sequence_text_tokens=text,
+        sequence_output_tokens=np.bincount(sequence_id[phase == DECODE], minlength=len(first)) + 1,
+        modality=modality,
+        sequence_id=sequence_id,
+        phase=phase,
+        decode_batch=decode_batch or len(first),
+    )
 
 
 def _text_lengths(mean: int, *, spread: float, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,0 +1,110 @@
+"""Placements and expert counts in files of serving engines.
+
+SGLang takes ``--init-expert-location FILE.json`` (sgl-project/sglang ``python/sglang/srt/eplb/expert_location.py``): either
+``{"physical_to_logical_map": [[...], ...]}``, the expert in each slot, which is also what EPLB's ``rebalance_experts``
+returns (deepseek-ai/EPLB ``eplb.py``), or ``{"logical_count": [[...], ...]}``, on which the server runs EPLB itself. The
+server hands every key of the file on, so there must be no other. Its rows are *all* hidden layers, dense ones included,
+and slot p is on rank ``p // (slots / ranks)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from smoes_sim.errors import PlacementError
+from smoes_sim.files import write_bytes
+from smoes_sim.placement.experts import ExpertPlacement
+
+_MAP = "physical_to_logical_map"
+
+
+def write_placement(placement: ExpertPlacement, path: Path, *, moe_layers: Sequence[int], num_layers: int) -> None:
+    """Write where the experts of each hidden layer are; layers without experts get them in order.
+
+    Args:
+        placement: Slots of each MoE layer, (L, S), ordered by rank.
+        path: JSON file.
+        moe_layers: Index of each MoE layer in the model, L of them.
+        num_layers: Hidden layers of the model.
+    """
+    assert (np.diff(placement.slot_rank) >= 0).all(), "slots must be ordered by rank"
+    rows = np.tile(np.arange(placement.physical_to_logical_map.shape[1]), (num_layers, 1))
+    rows[list(moe_layers)] = placement.physical_to_logical_map
+    write_bytes(path, orjson.dumps({_MAP: rows.tolist()}) + b"\n")
+
+
+def write_counts(counts: NDArray[np.int64], path: Path) -> None:
+    """Write routed tokens of each expert, (layers, E), for a server that runs EPLB on them."""
+    write_bytes(path, orjson.dumps({"logical_count": counts.tolist()}) + b"\n")
+
+
+def all_layers(values: NDArray[np.int64], *, moe_layers: Sequence[int], num_layers: int) -> NDArray[np.int64]:
+    """Rows of MoE layers among zeros for the others, (num_layers, E)."""
+    rows = np.zeros((num_layers, values.shape[1]), dtype=np.int64)
+    rows[list(moe_layers)] = values
+    return rows
+
+
+def read_placement(path: Path, *, moe_layers: Sequence[int], num_experts: int, num_ranks: int) -> ExpertPlacement:
+    """Read where the experts are, from rows of all hidden layers or of the MoE layers alone.
+
+    Args:
+        path: JSON file with a ``physical_to_logical_map``.
+        moe_layers: Index of each MoE layer in the model, L of them.
+        num_experts: E.
+        num_ranks: R; the slots are spread over them evenly and in order.
+
+    Raises:
+        PlacementError: If the file cannot be read or does not place each expert of each layer once.
+    """
+    try:
+        return _placement(_map_of(path), moe_layers=moe_layers, num_experts=num_experts, num_ranks=num_ranks)
+    except PlacementError as error:
+        raise error.at(str(path)) from None
+
+
+def _map_of(path: Path) -> list[list[int]]:
+    try:
+        content: Any = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise PlacementError(f"cannot be read ({error.strerror or error}). Check the path and its rights.") from None
+    except orjson.JSONDecodeError as error:
+        raise PlacementError(f"is not JSON ({error}). Mend the file.") from None
+    rows = content.get(_MAP) if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
+        raise PlacementError(
+            f"has no {_MAP} of rows of experts, one a layer. `smoes-sim trace export --placement` writes one."
+        )
+    if any(type(expert) is not int for row in rows for expert in row):
+        raise PlacementError(f"{_MAP} holds something else than whole numbers. Mend the file.")
+    return rows
+
+
+def _placement(rows: list[list[int]], *, moe_layers: Sequence[int], num_experts: int, num_ranks: int) -> ExpertPlacement:
+    if len(rows) != len(moe_layers):
+        if len(rows) <= max(moe_layers):
+            raise PlacementError(
+                f"{_MAP} has {len(rows)} layers; the model has {len(moe_layers)} MoE layers, the last of index "
+                f"{max(moe_layers)}. Give a row for each, or for every layer."
+            )
+        rows = [rows[layer] for layer in moe_layers]
+    for layer, row in zip(moe_layers, rows, strict=True):
+        if len(row) > num_experts and set(row) == set(range(num_experts)):
+            raise PlacementError(
+                f"layer {layer}: {len(row)} slots for {num_experts} experts; copies of experts are not simulated. Use one "
+                "slot an expert."
+            )
+        if sorted(row) != list(range(num_experts)):
+            raise PlacementError(
+                f"layer {layer}: must hold each of the experts 0 to {num_experts - 1} once. Is it this model's?"
+            )
+    if num_experts % num_ranks:
+        raise PlacementError(f"{num_experts} slots do not divide over {num_ranks} ranks. Use a divisor of {num_experts}.")
+    slot_rank = np.arange(num_experts) // (num_experts // num_ranks)
+    return ExpertPlacement(physical_to_logical_map=np.array(rows, dtype=np.int64), slot_rank=slot_rank)
