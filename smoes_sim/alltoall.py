@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
-from smoes_sim.network.fifo import PACKET, Injection, fifo_exchange_time
+from smoes_sim.network.fifo import TCP_WINDOW, Injection, fifo_exchange_time
 from smoes_sim.network.fluid import LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
 from smoes_sim.routing import load_trace
@@ -32,8 +32,6 @@ from smoes_sim.units import parse_size
 
 Fidelity = Literal["bound", "fluid", "fifo", "packet"]
 Matrix = NDArray[np.float64]
-_MOST_PACKETS = 2_000_000
-"""Packets over links up to which a case is small: SimPy takes about a minute (50,000 a second on one core)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +125,7 @@ class AlltoallOptions:
     fidelity: Fidelity = "fluid"
     tolerance: float = 1e-4
     injection: Injection = "fifo"
-    window: float = math.inf
+    window: float = TCP_WINDOW
     chunk: float | None = None
     num_hot: int = 0
     record_links: bool = False
@@ -279,16 +277,6 @@ def _time(network: Network, phases: list[Flows], options: AlltoallOptions) -> tu
     if options.fidelity == "fifo":
         fifo = fifo_exchange_time(network, phases, chunk=options.chunk, window=options.window, injection=options.injection)
         return fifo.duration, 0.0, ()
-    return _packet_time(network, phases, options), 0.0, ()
-
-
-def _packet_time(network: Network, phases: list[Flows], options: AlltoallOptions) -> float:
     from smoes_sim.network.packet import packet_exchange_time  # noqa: PLC0415 - slow, so rarely asked for
 
-    packets = sum(float(np.ceil(flows.size / PACKET) @ np.diff(flows.routes.offsets)) for flows in phases)
-    if packets > _MOST_PACKETS:
-        raise ConfigError(
-            f"--fidelity packet sends every packet: {packets:.3g} over links, more than {_MOST_PACKETS:.0e}, would take "
-            "very long. Send less with --bytes, or use --fidelity fifo."
-        )
-    return packet_exchange_time(network, phases, window=options.window, injection=options.injection).duration
+    return packet_exchange_time(network, phases, window=options.window, injection=options.injection).duration, 0.0, ()

@@ -145,9 +145,6 @@ def test_larger_chunks_make_fifo_coarser():
 
 
 def test_packets_judge_the_other_fidelities():
-    packet = pytest.importorskip("smoes_sim.network.packet")
-    if not hasattr(packet, "packet_exchange_time"):
-        pytest.skip("packet_exchange_time has not landed")
     matrix = uniform_matrix(4, MIB)
     times = {name: timed(AlltoallOptions(fidelity=name), matrix).row["time_s"] for name in ("fluid", "fifo", "packet")}
     assert times["packet"] == pytest.approx(times["fifo"], rel=0.05)
@@ -155,11 +152,8 @@ def test_packets_judge_the_other_fidelities():
 
 
 def test_packets_are_for_small_cases():
-    packet = pytest.importorskip("smoes_sim.network.packet")
-    if not hasattr(packet, "packet_exchange_time"):
-        pytest.skip("packet_exchange_time has not landed")
     # 3 * 4 messages of 4 GiB over 2 links in packets of 8940 B: 11.5 million
-    with pytest.raises(ConfigError, match=r"1\.15e\+07 over links, more than 2e\+06"):
+    with pytest.raises(ConfigError, match=r"1\.2e\+07 packets would cross links, at most 2e\+06"):
         timed(AlltoallOptions(fidelity="packet"), uniform_matrix(4, 16 * 2.0**30))
 
 

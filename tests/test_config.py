@@ -116,7 +116,7 @@ def test_a_scenario_printed_and_read_again_is_the_same(overrides):
         ("routing.rates={prefill_vision: 0.1, prefill: 0.2}", 'the key "decode" is missing in routing.rates'),
         ("communication.per_message=3", r'per_message = 3 has no unit of time\. Write "3 us"'),
         ("communication.dispatch=fp4", r'communication\.dispatch = "fp4" is unknown\. Did you mean "fp8"\?'),
-        ("overlap=two_batch", r'overlap = "two_batch" is unknown\. Known: none, shared_expert'),
+        ("overlap=three_batch", r'overlap = "three_batch" is unknown\. Did you mean "two_batch"\?'),
         ("compute.flops_efficiency=0", r"compute\.flops_efficiency = 0: .* greater than 0"),
         ("compute.memory_efficiency=1.1", r"compute\.memory_efficiency = 1\.1: .* less than or equal to 1"),
         ("workload.batch=eight", r"workload\.batch = 'eight': .* valid integer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
@@ -106,7 +107,11 @@ def alltoall(
     ] = "fifo",
     window: Annotated[
         Optional[str],
-        _option("fifo, packet: bytes of a message before its receiver must answer. [no limit]", _MODEL, metavar="SIZE"),
+        _option(
+            'fifo, packet: bytes of a message before its receiver must answer, or "inf". [64 KiB - 1: TCP]',
+            _MODEL,
+            metavar="SIZE",
+        ),
     ] = None,
     chunk: Annotated[
         Optional[str], _option("fifo: bytes served together. [a packet, or more in large cases]", _MODEL, metavar="SIZE")
@@ -140,7 +145,7 @@ def alltoall(
         num_hot=links or (_PLOTTED if plots_links else 0), record_links=links is not None or plots_links,
         message_size=None if message_size is None else show.size("--message-size", message_size),
         chunk=None if chunk is None else show.size("--chunk", chunk),
-        **({} if window is None else {"window": show.size("--window", window)}),
+        **({} if window is None else {"window": math.inf if window == "inf" else show.size("--window", window)}),
     )  # fmt: skip
     options.check()
     if plot is not None:

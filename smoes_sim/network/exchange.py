@@ -16,8 +16,6 @@ from smoes_sim.network.engine import Engine, Exchange
 from smoes_sim.network.flows import Flows, Network, lower_bound
 from smoes_sim.network.fluid import UNSEEN, LinkUse, fluid_times, last_difference
 
-_FEW = 1000
-"""Messages of a phase up to which every rate change is worth a sharing of its own."""
 _ATTEMPTS = 5
 """Windows tried for an exchange of several phases, each half as wide as the one before."""
 Processes = Generator[simpy.Event, None, None]
@@ -85,7 +83,7 @@ def exchange_time(
     Example:
         4 ranks on a star of 50 GB/s, 64 MiB a rank, 16 MiB a pair: 3 * 16777216 / 50e9 s = 1.006633 ms.
     """
-    if len(phases) == 1 and len(phases[0]) > _FEW:
+    if len(phases) == 1:
         return _single_phase(network, phases[0], tolerance, record_links)
     durations: list[float] = []
     error, solves = math.inf, 0

@@ -109,12 +109,14 @@ def fifo_times(
         compiled: Use numba or plain Python, which give the same numbers; by the size of the case when left out.
 
     Raises:
-        ConfigError: If a size is not positive, a chunk too small for the bytes, or ``injection`` is unknown.
+        ConfigError: If a size is not positive, a chunk too small for the bytes, ``injection`` is unknown, or routes are
+            split.
         SimulationError: If bytes are lost (a bug).
 
     Example:
         1 MB over two links of 1 GB/s and 1 us each, packets of 1 kB: 1 ms + 1 us of a packet + 2 us.
     """
+    check_routes(network, phases)
     check_settings(chunk=packet if chunk is None else chunk, window=window, packet=packet, injection=injection)
     work = _work(
         network,
@@ -142,6 +144,25 @@ def exchange_of(network: Network, phases: Sequence[Flows], times: MessageTimes) 
     return ExchangeTime(
         duration=duration, finish=finish, bound=bound, num_flows=len(times.sent), rate_changes=times.num_events
     )
+
+
+def check_routes(network: Network, phases: Sequence[Flows]) -> None:
+    """Refuse what ports with queues do not know.
+
+    Raises:
+        ConfigError: If messages are split over routes, or links limit incast.
+    """
+    topology = network.topology
+    limited = np.isfinite(topology.incast_flows) & (topology.incast_efficiency < 1)
+    for what, is_there in (
+        ("routing: split", any(flows.routes.share is not None for flows in phases)),
+        ("incast", bool(limited.any())),
+    ):
+        if is_there:
+            raise ConfigError(
+                f"{what} in the topology needs fidelity fluid: fifo and packet send a message along one route through "
+                "endless queues. Use --fidelity fluid, or take it out of the topology."
+            )
 
 
 def check_settings(*, chunk: float, window: float, packet: float, injection: str) -> None:

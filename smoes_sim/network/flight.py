@@ -22,6 +22,8 @@ _SAME_INSTANT = 1e-12
 """Events closer than this, relative to the clock, happen together."""
 _LATE = 1e-6
 """A flow that becomes ready in the last millionth of a window waits for the next one."""
+_FEWEST = 64
+"""Flows that may always end in one window."""
 _NARROWINGS = 4
 """Widths tried for a window, each the time after which as much as is allowed has ended."""
 _DEAD = 0.15
@@ -213,7 +215,7 @@ class Flight:
     def _windowed(self, ready: Reals, ready_now: Mask, then: float) -> Plan:
         """A window, narrowed while more ends in it than is allowed."""
         running = int(np.count_nonzero(ready_now))
-        most = max(self._most_ended * running, self._exact_below)
+        most = max(self._most_ended * running, _FEWEST)
         width = min(self._window * self._least_time(ready_now), self._foreseen(ready_now, most))
         for attempt in range(_NARROWINGS):
             limit, part, open_for = self._in_window(ready, ready_now, width)
@@ -221,8 +223,7 @@ class Flight:
             places = np.flatnonzero((rate * width >= self._remaining * (1 - _SAME_INSTANT)) & (rate > 0))
             if not len(places) and part is ONE:
                 return self._interval(ready_now, then)
-            is_last = self._alive - len(places) < self._exact_below // 4
-            if attempt == _NARROWINGS - 1 or len(places) <= (most if is_last else 2 * most):
+            if attempt == _NARROWINGS - 1 or len(places) <= 2 * most:
                 break
             after = self._times_in_window(places, rate, level, part, width)
             width = float(np.partition(after, int(most))[int(most)])
@@ -238,8 +239,11 @@ class Flight:
         )
 
     def _foreseen(self, ready_now: Mask, most: float) -> float:
-        """Seconds until as much has ended as is allowed, if rates stay as they were; infinite where that is not known."""
+        """Seconds until as much has ended as is allowed, if rates stay as they were last; infinite if less is running."""
         known = ready_now & (self._rate > 0)
+        if 2 * np.count_nonzero(known) < np.count_nonzero(ready_now):
+            self._rate, _ = self._fill(np.where(ready_now, self._ceiling, 0.0), ONE)
+            known = ready_now
         if np.count_nonzero(known) <= most:
             return np.inf
         left = self._remaining[known] / self._rate[known]

@@ -21,9 +21,9 @@ from smoes_sim.network.waterfill import ONE, ArrayWaterfill, Longs, Reals, backe
 
 _SMALL = 500
 """Up to this many flows arrays are quick enough that nothing is compiled or loaded from the cache."""
-_TAIL = 2048
+_TAIL = 512
 """This many last flows are followed exactly."""
-_FIRST_WINDOW, _LAST_WINDOW = 0.2, 1 / 640
+_FIRST_WINDOW, _LAST_WINDOW = 0.4, 1 / 640
 """Windows tried, as a share of the least time that what is in flight still needs."""
 
 UNSEEN = 5e-5
@@ -99,7 +99,7 @@ def fluid_times(
         ceiling: B/s that each flow cannot exceed by itself, shape (F,), > 0; infinite when left out.
         incast_flows: Flows on a link above which it delivers less, shape (H,); none does when left out.
         incast_efficiency: The share of its capacity that it then delivers, shape (H,).
-        tolerance: Relative error of the makespan to aim at; 0 is exact. Above 0 and with more than 2,048 flows, windows
+        tolerance: Relative error of the makespan to aim at; 0 is exact. Above 0 and with more than 512 flows, windows
             are halved until three successive makespans agree within it (``FluidTimes.error_bound``).
         compiled: Use numba where it is installed and the problem is large enough.
         record_links: Keep the use of every link over time.
@@ -171,7 +171,7 @@ def last_difference(makespans: Sequence[float]) -> float:
 
 def _run(problem: _Problem, tool: ArrayWaterfill, *, window: float, record_links: bool) -> tuple[Reals, int, list[LinkUse]]:
     """One solution: finish times, solves, use of the links."""
-    flight = Flight(problem.links, tool, window=window, exact_below=_TAIL, most_ended=0.25, prune=not record_links)
+    flight = Flight(problem.links, tool, window=window, exact_below=_TAIL, most_ended=1.25 * window, prune=not record_links)
     flight.announce(problem.flows)
     flight.ready[:] = problem.ready
     drained, use = np.empty(len(problem.ready)), []

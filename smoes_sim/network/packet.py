@@ -23,6 +23,7 @@ from smoes_sim.network.fifo import (
     TCP_WINDOW,
     Injection,
     MessageTimes,
+    check_routes,
     check_settings,
     exchange_of,
     pieces,
@@ -80,6 +81,7 @@ def packet_times(
     Example:
         2 packets over two links, each packet s seconds a link: the last byte arrives after 3 s and the latencies.
     """
+    check_routes(network, phases)
     check_settings(chunk=packet, window=window, packet=packet, injection=injection)
     if (hops := pieces(phases, packet)) > _MOST_HOPS:
         raise ConfigError(

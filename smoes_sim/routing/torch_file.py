@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -107,7 +108,12 @@ class _Machine:
         """What the description describes."""
         if _member(self.archive, f"{self.folder}byteorder", b"little") != b"little":
             raise TraceError("holds big-endian numbers; only little-endian ones are read. Write it on such a machine.")
-        operations = pickletools.genops(_member(self.archive, f"{self.folder}data.pkl"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # pickletools decodes what damage made an escape sequence
+            return self._play(_member(self.archive, f"{self.folder}data.pkl"))
+
+    def _play(self, description: bytes) -> Any:
+        operations = pickletools.genops(description)
         position: int | None = 0
         try:
             for operation, argument, place in operations:

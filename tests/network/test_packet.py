@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from build_from import graph, topology
+from build_from import EVERY_KIND, graph, topology
 from build_from import star as wired_star
 from test_fifo import KINDS, random_case, two_nodes, uniform
 
@@ -153,3 +153,11 @@ def test_where_fluid_fifo_and_packet_differ(order: str, injection: str) -> None:
         packet_exchange_time(network, phases, injection=injection).duration,
     )
     np.testing.assert_allclose(np.array(durations) / (8 * MIB / 50e9), LEVELS[order, injection], atol=0.002)
+
+
+def test_split_routes_are_refused() -> None:
+    network = Network(topology=topology(EVERY_KIND["rail_optimized"] + "routing: split\n"))
+    phases = phases_of(network, [uniform(8, 1e3)])
+    for simulate in (fifo_exchange_time, packet_exchange_time):
+        with pytest.raises(ConfigError, match="routing: split in the topology needs fidelity fluid"):
+            simulate(network, phases)
