@@ -11,13 +11,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pydoc_data.topics import topics
 from typing import Literal
 
 import easy_vqa
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydoc_data.topics import topics
 
 Split = Literal["train", "test"]
 QuestionKind = Literal["open", "yes_no"]
