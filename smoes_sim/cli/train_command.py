@@ -12,6 +12,7 @@ from smoes_sim.cli import show
 from smoes_sim.errors import ConfigError
 
 _EXTRA = ("torch", "safetensors", "easy_vqa", "PIL")
+_TRAFFIC = ("transmission_rate", "copies_per_token")
 _RULES = ("data_parallel", "sharded", "modality", "affinity")
 Row = dict[str, Any]
 
@@ -116,27 +117,23 @@ def _traffic(document: Row) -> str:
 
 
 def _claims(document: Row) -> str:
+    """A row per part; what does not depend on where tokens live is said once per claim."""
     rows, previous = [], ""
     for claim in document["claims"]:
+        is_first = claim["claim"] != previous
         imbalance = [claim["imbalance"][name] for name in (claim["second"], claim["first"])]
-        for number, part in enumerate(claim["parts"]):
-            is_traffic = part["measure"] in {"transmission_rate", "copies_per_token"}
-            named = claim["claim"] if claim["claim"] != previous else ""
-            previous = claim["claim"]
-            rows.append(
-                [
-                    named,
-                    claim["token_placement"] if number == 0 else "",
-                    claim["verdict"] if number == 0 else "",
-                    part["measure"],
-                    " ".join(f"{difference:+.3f}" for difference in part["differences"]),
-                    _spread(part, 1, 3),
-                    part["verdict"],
-                    " -> ".join("-" if value is None else f"{value:.2f}" for value in imbalance) if is_traffic else "",
-                ]
-            )
-    header = ["claim", "tokens at home by", "verdict", "measure", "by seed", "mean", "part", "max/mean"]
-    return show.table(header, rows, left=4)
+        load = " -> ".join("-" if value is None else f"{value:.2f}" for value in imbalance)
+        parts = [part for part in claim["parts"] if is_first or part["measure"] in _TRAFFIC]
+        for number, part in enumerate(parts):
+            head = ["", "", "", ""]
+            if number == 0:
+                tokens = claim["token_placement"] if part["measure"] in _TRAFFIC else "any"
+                head = [claim["claim"] if is_first else "", tokens, claim["verdict"], load]
+            differences = " ".join(f"{difference:+.3f}" for difference in part["differences"])
+            rows.append([*head, part["measure"], differences, _spread(part, 1, 3), part["verdict"]])
+        previous = claim["claim"]
+    header = ["claim", "tokens", "verdict", "max/mean", "measure", "first - second by seed", "mean", "this part"]
+    return show.table(header, rows, left=5)
 
 
 def _mixes(document: Row) -> str:

@@ -27,8 +27,14 @@ def share_chart(results: Mapping[str, Mapping[str, Any]]) -> alt.HConcatChart:
     for number, (title, result) in enumerate(results.items()):
         test = result["sets"]["test"]
         data = [cell for layer, shares in enumerate(test["text_share"]) for cell in _cells(layer, shares)]
-        scale = alt.Scale(domain=[0, 50, 100], range=[_TEXT, _MIXED, _VISION])
-        legend = alt.Legend(title="vision share of the expert (%)", orient="bottom", gradientLength=320, values=[0, 50, 100])
+        scale = alt.Scale(domain=[0, 50, 100], range=[_TEXT, _MIXED, _VISION], interpolate="rgb")
+        legend = alt.Legend(
+            title="what the expert receives, as much text as vision = white",
+            orient="bottom",
+            gradientLength=330,
+            values=[0, 50, 100],
+            labelExpr="datum.value == 0 ? 'text only' : datum.value == 50 ? 'both alike' : 'vision only'",
+        )
         panel = (
             alt.Chart(alt.Data(values=data))
             .mark_rect(stroke="white", strokeWidth=0.5)

@@ -26,7 +26,7 @@ _ROWS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestData:
+class HeldOutData:
     """What all evaluations share.
 
     Attributes:
@@ -64,12 +64,12 @@ class TestData:
         return self.batches(self.questions(spec), self.windows(spec.texts))
 
 
-def load_test_data(tokenizer: Tokenizer) -> TestData:
+def load_held_out_data(tokenizer: Tokenizer) -> HeldOutData:
     """Read and decode the test split."""
     images = load_images("test")
     layout = make_layout(tokenizer, [*images.questions("open"), *images.questions("yes_no")], slots=1)
     stream = text_stream(tokenizer, load_topics("test"))
-    return TestData(tokenizer=tokenizer, images=images, maker=BatchMaker(tokenizer, images, layout), stream=stream)
+    return HeldOutData(tokenizer=tokenizer, images=images, maker=BatchMaker(tokenizer, images, layout), stream=stream)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class Scores:
 
 @torch.no_grad()
 def score(
-    model: TinyVLM, encoder: VisionEncoder, data: TestData, questions: Sequence[Question], windows: NDArray[np.int64]
+    model: TinyVLM, encoder: VisionEncoder, data: HeldOutData, questions: Sequence[Question], windows: NDArray[np.int64]
 ) -> Scores:
     """Accuracy on questions and on windows of text; NaN where there are none."""
     device = next(model.parameters()).device

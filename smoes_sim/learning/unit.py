@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import write_bytes
-from smoes_sim.learning.evaluation import TestData, calibrate_skips, capture_routing, load_test_data, score
+from smoes_sim.learning.evaluation import HeldOutData, calibrate_skips, capture_routing, load_held_out_data, score
 from smoes_sim.learning.measures import placement_rows, routing_summary
 from smoes_sim.learning.study_file import Study
 from smoes_sim.learning.tiny_vlm import VisionEncoder
@@ -82,14 +82,20 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @cache
-def _data(vocabulary: int, questions: int) -> tuple[TrainingData, TestData]:
+def _data(vocabulary: int, questions: int) -> tuple[TrainingData, HeldOutData]:
     """Decoded once a process."""
     training = load_training_data(vocabulary=vocabulary, questions=questions)
-    return training, load_test_data(training.tokenizer)
+    return training, load_held_out_data(training.tokenizer)
 
 
 def measure(
-    run: Run, name: str, encoder: VisionEncoder, data: tuple[TrainingData, TestData], out: Path, *, cpu_seconds: float | None
+    run: Run,
+    name: str,
+    encoder: VisionEncoder,
+    data: tuple[TrainingData, HeldOutData],
+    out: Path,
+    *,
+    cpu_seconds: float | None,
 ) -> None:
     """Measure a variant on a trained run; writes its traces and, last, ``result.json``."""
     training, testing = data
@@ -118,7 +124,7 @@ def measure(
     write_bytes(folder / "result.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
 
 
-def _measure_sets(run: Run, name: str, encoder: VisionEncoder, testing: TestData, folder: Path) -> dict[str, Any]:
+def _measure_sets(run: Run, name: str, encoder: VisionEncoder, testing: HeldOutData, folder: Path) -> dict[str, Any]:
     """Accuracy, routing and traffic on every set; dense models have the accuracy alone."""
     sets: dict[str, dict[str, Any]] = {}
     for key, spec in run.study.sets.items():
