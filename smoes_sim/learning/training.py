@@ -239,7 +239,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], fingerprint: str, *, st
     """Write tensors in one step, with what they belong to."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
-        save_file(whole, temporary, metadata={"fingerprint": fingerprint, "step": str(step)})
+        # one entry: safetensors writes several in no fixed order, and equal runs are to have equal bytes
+        save_file(whole, temporary, metadata={"run": f"{fingerprint} {step}"})
 
 
 def load_tensors(path: Path, fingerprint: str | None = None) -> tuple[dict[str, Tensor], int]:
@@ -250,13 +251,13 @@ def load_tensors(path: Path, fingerprint: str | None = None) -> tuple[dict[str, 
     """
     try:
         with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
+            written, step = (stream.metadata() or {})["run"].split()
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a dict
     except Exception as error:
         raise ConfigError(f"{path}: cannot be read as safetensors ({error}). Delete it to start anew.") from None
-    if fingerprint is not None and metadata.get("fingerprint") != fingerprint:
+    if fingerprint is not None and written != fingerprint:
         raise ConfigError(f"{path}: was trained under other settings. Choose another --out, or delete it to start anew.")
-    return tensors, int(metadata.get("step", 0))
+    return tensors, int(step)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

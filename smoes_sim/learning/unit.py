@@ -69,7 +69,7 @@ def run_unit(study: Study, out: Path, name: str, seed: int, on_step: Callable[[i
             run = Run.start(study, name, seed, positions=training.maker.layout.length + testing.maker.layout.length)
             seconds = train(run, training, encoder, folder, on_step)
             for one in missing:
-                measure(run, one, encoder, (training, testing), out, cpu_seconds=seconds)
+                measure(run, one, encoder, (training, testing), out=out, cpu_seconds=seconds)
         on_step(study.training.steps)
 
 
