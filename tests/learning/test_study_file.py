@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,10 @@ def test_fingerprints_follow_what_weights_and_results_depend_on(tmp_path: Path) 
             change
         )
     assert base.fingerprint("standard", 0) != base.fingerprint("standard", 1)
+
+
+def test_judging_and_printing_a_study_needs_no_torch() -> None:
+    modules = "cli.app, learning.study_file, learning.measures, learning.claims, learning.summary, learning.charts"
+    imports = "; ".join(f"import smoes_sim.{name.strip()}" for name in modules.split(","))
+    check = "import sys; assert not {'torch', 'safetensors'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", f"{imports}; {check}"], check=True)
