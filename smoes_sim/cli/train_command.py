@@ -71,7 +71,7 @@ def tables(document: Row) -> str:
     seeds = len(document["seeds"])
     text = f"What was learned (mean +- standard deviation over {seeds} seeds)\n" + _learned(document)
     text += "\nTraffic of the test set (tokens and layers that need another rank, %, by where tokens live; "
-    text += "copies that leave per token and layer; busiest rank / mean rank)\n" + _traffic(document)
+    text += "MB between ranks, dispatch and combine in bf16; busiest rank / mean rank)\n" + _traffic(document)
     if document["claims"]:
         text += "\nClaims (differences paired by seed; supported or refuted if the 95% interval says so)\n" + _claims(
             document
@@ -103,14 +103,14 @@ def _learned(document: Row) -> str:
 
 def _traffic(document: Row) -> str:
     header = ["variant", "experts", "ranks"]
-    header += [f"{rule} %" for rule in _RULES] + ["copies: " + _RULES[0], *_RULES[1:], "max/mean"]
+    header += [f"{rule} %" for rule in _RULES] + [f"{rule} MB" for rule in _RULES] + ["max/mean"]
     rows = []
     for name, variant in document["variants"].items():
         own = [row for row in variant["placements"] if row["experts"] == variant["expert_placement"]]
         for ranks in sorted({row["ranks"] for row in own}):
             here = {row["tokens"]: row for row in own if row["ranks"] == ranks}
             cells = [_spread(here[rule]["transmission_rate"], 100, 1) for rule in _RULES]
-            cells += [_spread(here[rule]["copies_per_token"], 1, 2) for rule in _RULES]
+            cells += [_spread(here[rule]["bytes_remote"], 1e-6, 1) for rule in _RULES]
             cells.append(_spread(here[_RULES[0]]["imbalance"], 1, 2))
             rows.append([name, variant["expert_placement"], str(ranks), *cells])
     return show.table(header, rows, left=2)
