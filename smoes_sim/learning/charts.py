@@ -29,7 +29,7 @@ def share_chart(results: Mapping[str, Mapping[str, Any]]) -> alt.HConcatChart:
         data = [cell for layer, shares in enumerate(test["text_share"]) for cell in _cells(layer, shares)]
         scale = alt.Scale(domain=[0, 50, 100], range=[_TEXT, _MIXED, _VISION], interpolate="rgb")
         legend = alt.Legend(
-            title="what the expert receives, as much text as vision = white",
+            title="what the expert receives",
             orient="bottom",
             gradientLength=330,
             values=[0, 50, 100],
@@ -39,7 +39,11 @@ def share_chart(results: Mapping[str, Mapping[str, Any]]) -> alt.HConcatChart:
             alt.Chart(alt.Data(values=data))
             .mark_rect(stroke="white", strokeWidth=0.5)
             .encode(
-                x=alt.X("place:O", title="experts, each layer sorted", axis=alt.Axis(labels=False, ticks=False)),
+                x=alt.X(
+                    "place:O",
+                    title="experts, each layer sorted (a gap: never used)",
+                    axis=alt.Axis(labels=False, ticks=False),
+                ),
                 y=alt.Y("layer:N", title=None, axis=None if number else alt.Axis(ticks=False, domain=False)),
                 color=alt.Color("vision:Q", scale=scale, legend=legend),
                 tooltip=["layer:N", "expert:Q", "vision:Q"],

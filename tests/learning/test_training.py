@@ -16,7 +16,15 @@ from smoes_sim.learning.evaluation import HeldOutData, capture_routing, load_hel
 from smoes_sim.learning.experts import DispatchOverRanks
 from smoes_sim.learning.measures import place_by_counts
 from smoes_sim.learning.study_file import Study, load_study
-from smoes_sim.learning.training import Run, TrainingData, load_encoder, load_training_data, train, train_encoder
+from smoes_sim.learning.training import (
+    Run,
+    TrainingData,
+    build_model,
+    load_encoder,
+    load_training_data,
+    train,
+    train_encoder,
+)
 from smoes_sim.learning.unit import run_unit, training_counts
 from smoes_sim.placement import home_tokens
 from smoes_sim.placement.tokens import TOKEN_RULES
@@ -50,6 +58,26 @@ def encoder_file(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def start(study: Study, name: str = "smoes", seed: int = 0) -> Run:
     return Run.start(study, name, seed, positions=300)
+
+
+@pytest.mark.parametrize("name", load_study("tiny-vlm").trained())
+def test_every_variant_of_the_shipped_study_learns(data: TrainingData, encoder_file: Path, name: str) -> None:
+    shipped = load_study("tiny-vlm", ["model.vocabulary=512", "training.questions=2", "training.warm_up=1"])
+    run, encoder = start(shipped, name), load_encoder(encoder_file)
+    losses = [run.advance(data, encoder) for _ in range(4)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+def test_dense_rivals_have_the_sizes_they_are_named_after() -> None:
+    shipped = load_study("tiny-vlm")
+    sizes = {
+        name: sum(parameter.numel() for parameter in build_model(shipped, name, positions=10).layers.parameters())
+        for name in ("standard", "dense_total", "dense_active")
+    }
+    experts, router, layers = 32 * 3 * 64 * 32, 32 * 64, 4
+    assert sizes["standard"] - sizes["dense_total"] == layers * router
+    assert sizes["standard"] - sizes["dense_active"] == layers * (router + experts * 28 // 32)
 
 
 class StoppedError(Exception):
