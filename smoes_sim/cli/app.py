@@ -12,6 +12,7 @@ import typer
 
 from smoes_sim.cli import show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
+from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
+app.command()(train)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")]

@@ -32,6 +32,27 @@ def balance_loss(probabilities: Tensor, expert_ids: Tensor) -> Tensor:
     return load.numel() * (load * mass).sum()
 
 
+def split_balance_loss(probabilities: Tensor, expert_ids: Tensor, modality: Tensor, allowed: Tensor) -> Tensor:
+    """Ordinary balance of each modality over the EXPERTS that it may use, mean over modalities that are present.
+
+    What hard and hybrid routing need: a balance over all experts would ask for what the split forbids.
+
+    Args:
+        probabilities: Zero where an expert is not allowed, shape (..., E).
+        expert_ids: Shape (..., K).
+        modality: 0 text, anything else vision, shape (...).
+        allowed: Shape (M, E).
+    """
+    g = probabilities.reshape(-1, probabilities.shape[-1])
+    ids, label = expert_ids.reshape(-1, expert_ids.shape[-1]), (modality.reshape(-1) != 0).long()
+    losses = [
+        balance_loss(g[label == m], ids[label == m]) * allowed[m].sum() / allowed.shape[1]
+        for m in range(len(allowed))
+        if (label == m).any()
+    ]
+    return torch.stack(losses).mean()
+
+
 def bin_balance_loss(probabilities: Tensor, expert_ids: Tensor, bins: Tensor, *, reading: Reading = "printed") -> Tensor:
     """SMoES's bin balance ``sum_k N_B sum_(e in B_k) f_e P_e``, with ``N_B = E / N_bins``.
 

@@ -1,0 +1,194 @@
+"""What a trained model can do, and where its router sent the tokens of a test mix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from smoes_sim.learning.batches import BatchMaker, make_layout, text_stream, windows_at
+from smoes_sim.learning.data import Images, Question, Tokenizer, load_images, load_topics
+from smoes_sim.learning.experts import Routing
+from smoes_sim.learning.selection import Skip, SkipByImportance, SkipByRatio
+from smoes_sim.learning.study_file import SetSpec, VariantSpec
+from smoes_sim.learning.tiny_vlm import Batch, TinyVLM, VisionEncoder
+from smoes_sim.routing import RoutingTrace
+from smoes_sim.routing.trace import PREFILL
+
+_ROWS = 40
+"""Sequences of a batch at evaluation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutData:
+    """What all evaluations share.
+
+    Attributes:
+        tokenizer: Of questions and text.
+        images: The test split.
+        maker: Makes batches with one question per image.
+        stream: Tokens of the test topics.
+    """
+
+    tokenizer: Tokenizer
+    images: Images
+    maker: BatchMaker
+    stream: NDArray[np.int64]
+
+    def windows(self, count: int) -> NDArray[np.int64]:
+        """Windows spread evenly over the test topics, (count, T + 1)."""
+        starts = np.linspace(0, len(self.stream) - self.maker.layout.length - 1, count).astype(np.int64)
+        return windows_at(self.stream, starts, self.maker.layout.length)
+
+    def batches(self, questions: Sequence[Question], windows: NDArray[np.int64]) -> Iterator[Batch]:
+        """Questions, then windows, in batches."""
+        for start in range(0, len(questions), _ROWS):
+            yield self.maker.make([[question] for question in questions[start : start + _ROWS]], windows[:0])
+        for start in range(0, len(windows), _ROWS):
+            yield self.maker.make([], windows[start : start + _ROWS])
+
+    def questions(self, spec: SetSpec) -> list[Question]:
+        """One question on each of the first images that have one of this kind."""
+        images = self.images
+        by_image = images.open_questions if spec.questions == "open" else images.yes_no_questions
+        return [questions[0] for questions in by_image if questions][: spec.images]
+
+    def of_set(self, spec: SetSpec) -> Iterator[Batch]:
+        """The sequences of a set."""
+        return self.batches(self.questions(spec), self.windows(spec.texts))
+
+
+def load_held_out_data(tokenizer: Tokenizer) -> HeldOutData:
+    """Read and decode the test split."""
+    images = load_images("test")
+    layout = make_layout(tokenizer, [*images.questions("open"), *images.questions("yes_no")], slots=1)
+    stream = text_stream(tokenizer, load_topics("test"))
+    return HeldOutData(tokenizer=tokenizer, images=images, maker=BatchMaker(tokenizer, images, layout), stream=stream)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a model gets right.
+
+    Attributes:
+        accuracy: Share of questions whose answer is the most probable of all tokens.
+        language_accuracy: Share of text tokens that are the most probable next token.
+        bits_per_byte: Cross entropy of text per UTF-8 byte.
+    """
+
+    accuracy: float
+    language_accuracy: float
+    bits_per_byte: float
+
+
+@torch.no_grad()
+def score(
+    model: TinyVLM, encoder: VisionEncoder, data: HeldOutData, questions: Sequence[Question], windows: NDArray[np.int64]
+) -> Scores:
+    """Accuracy on questions and on windows of text; NaN where there are none."""
+    device = next(model.parameters()).device
+    right, asked, nats = {True: 0, False: 0}, {True: 0, False: 0}, 0.0
+    for batch in data.batches(questions, windows):
+        moved = batch.to(device)
+        logits, _ = model(moved, encoder(moved.pixels))
+        targets = moved.targets[moved.targets >= 0]
+        is_text = len(batch.pixels) == 0
+        right[is_text] += int((logits.argmax(dim=-1) == targets).sum())
+        asked[is_text] += len(targets)
+        if is_text:
+            nats += float(functional.cross_entropy(logits, targets, reduction="sum"))
+    num_bytes = data.tokenizer.num_bytes(windows[:, 1:]) if len(windows) else 0
+    return Scores(
+        accuracy=right[False] / asked[False] if asked[False] else float("nan"),
+        language_accuracy=right[True] / asked[True] if asked[True] else float("nan"),
+        bits_per_byte=nats / math.log(2) / num_bytes if num_bytes else float("nan"),
+    )
+
+
+@torch.no_grad()
+def capture_routing(model: TinyVLM, encoder: VisionEncoder, batches: Iterator[Batch], *, source: str) -> RoutingTrace:
+    """The routing trace of some batches, sequences numbered in order; every token is prefill.
+
+    Args:
+        model: With experts.
+        encoder: Gives features of images.
+        batches: What is asked.
+        source: Written into the trace's metadata.
+    """
+    device = next(model.parameters()).device
+    ids, weights, modality, sequence = [], [], [], []
+    first = 0
+    for batch in batches:
+        moved = batch.to(device)
+        _, records = model(moved, encoder(moved.pixels))
+        chosen = [record.routing.chosen for record in records]
+        ids.append(torch.stack([one.expert_ids for one in chosen], dim=1).cpu().numpy())
+        weights.append(torch.stack([one.weights for one in chosen], dim=1).cpu().numpy())
+        modality.append(batch.modality[batch.is_token].numpy())
+        sequence.append(first + np.nonzero(batch.is_token.numpy())[0])
+        first += len(batch.tokens)
+    T = sum(map(len, modality))
+    return RoutingTrace(
+        expert_ids=np.concatenate(ids).astype(np.int16),
+        expert_weights=np.concatenate(weights).astype(np.float16),
+        modality=np.concatenate(modality).astype(np.uint8),
+        sequence_id=np.concatenate(sequence).astype(np.int32),
+        phase=np.full(T, PREFILL, dtype=np.uint8),
+        moe_layers=np.arange(len(model.mixtures), dtype=np.int32),
+        num_experts=model.mixtures[0].selection.num_experts,
+        metadata={"source": source},
+    )
+
+
+def calibrate_skips(model: TinyVLM, encoder: VisionEncoder, batch: Batch, variant: VariantSpec) -> list[Skip]:
+    """The skip of each layer, calibrated on one batch of training data.
+
+    ``modes_like``: a layer matters as much as leaving it out moves the output, in mean KL divergence; of ``importance x
+    weight`` over all layers, the share ``skip_share`` of each modality that is smallest is skipped. ``naee_like``: the
+    median ratio of each slot's weight to the best, per layer.
+    """
+    routings, modality = _observe(model, encoder, batch)
+    if variant.skip == "naee_like":
+        return [SkipByRatio(ratios=_median_ratios(routing.chosen.weights)) for routing in routings]
+    importance = _layer_importance(model, encoder, batch)
+    all_scores = torch.stack(
+        [alpha * routing.chosen.weights for alpha, routing in zip(importance, routings, strict=True)], dim=1
+    )
+    thresholds = tuple(
+        float(torch.quantile(all_scores[modality == label].flatten(), share))
+        for label, share in enumerate(variant.skip_share)
+    )
+    assert len(thresholds) == 2
+    return [SkipByImportance(layer_importance=alpha, thresholds=thresholds) for alpha in importance]
+
+
+@torch.no_grad()
+def _observe(model: TinyVLM, encoder: VisionEncoder, batch: Batch) -> tuple[list[Routing], Tensor]:
+    _, records = model(batch, encoder(batch.pixels))
+    return [record.routing for record in records], batch.modality[batch.is_token]
+
+
+@torch.no_grad()
+def _layer_importance(model: TinyVLM, encoder: VisionEncoder, batch: Batch) -> list[float]:
+    """Mean KL divergence of the output with all experts from the output without one layer's, for each layer."""
+    features = encoder(batch.pixels)
+    whole = model(batch, features)[0].log_softmax(dim=-1)
+    importance = []
+    for mixture in model.mixtures:
+        mixture.scale = 0.0
+        without = model(batch, features)[0].log_softmax(dim=-1)
+        mixture.scale = 1.0
+        importance.append(float((whole.exp() * (whole - without)).sum(dim=-1).mean()))
+    return importance
+
+
+def _median_ratios(weights: Tensor) -> tuple[float, ...]:
+    ordered = weights.sort(dim=-1, descending=True).values
+    medians = (ordered / ordered[:, :1]).median(dim=0).values.tolist()
+    return (0.0, *medians[1:])

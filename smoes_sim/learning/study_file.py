@@ -1,0 +1,200 @@
+"""The study file: what is trained, how often, on which mixes it is measured, and which claims are judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, model_validator
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Document, Spec, nearest, read_text
+
+_SHIPPED = Path(__file__).parents[1] / "data" / "studies"
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Measure = Literal["accuracy", "language_accuracy", "overall", "transmission_rate", "copies_per_token", "msi"]
+
+
+class ModelSpec(Spec):
+    """Sizes of the decoder; a dense variant takes its inner size from the experts."""
+
+    hidden: Count = 64
+    layers: Count = 4
+    heads: Count = 4
+    experts: Count = 32
+    inner: Count = 32
+    top_k: Count = 4
+    vocabulary: Annotated[int, Field(ge=512)] = 1024
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelSpec:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden = {self.hidden} does not divide over heads = {self.heads}. Use a multiple.")
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k = {self.top_k} is more than experts = {self.experts}.")
+        return self
+
+
+class TrainingSpec(Spec):
+    """One run: AdamW, cosine learning rate after a warm-up, sequences of images and of text in every batch."""
+
+    steps: Count = 500
+    images: Count = 7
+    questions: Annotated[int, Field(ge=1, description="Questions packed into the sequence of an image.")] = 3
+    texts: Count = 3
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-3
+    warm_up: Count = 40
+    encoder_steps: Annotated[int, Field(ge=1, description="Steps of the vision encoder, trained once and frozen.")] = 400
+    checkpoint_every: Count = 50
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class SetSpec(Spec):
+    """A mix of test sequences: single questions on images, and windows of text."""
+
+    questions: Literal["open", "yes_no"] = "open"
+    images: Count
+    texts: Annotated[int, Field(ge=0)]
+
+
+class VariantSpec(Spec):
+    """What is different about a variant; the defaults are a standard mixture with the ordinary balance loss.
+
+    With ``trained_as`` nothing is trained: the named variant is measured again with other experts placement or skipping.
+    """
+
+    trained_as: str | None = None
+    experts: Annotated[Literal["contiguous", "bins"], Field(description="How experts are placed on ranks.")] = "bins"
+    skip: Annotated[Literal["modes_like", "naee_like"] | None, Field(description="Skips chosen experts at inference.")] = (
+        None
+    )
+    skip_share: Annotated[
+        tuple[Share, Share], Field(strict=False, description="Text and vision slots that modes_like skips.")
+    ] = (0.3, 0.6)
+    layer: Literal["mixture", "dense_total", "dense_active"] = "mixture"
+    selection: Literal["top_k", "hard", "hybrid", "device_limited", "group_balanced"] = "top_k"
+    groups: Count = 4
+    kept_groups: Count = 1
+    balance: Weight = 0.01
+    balance_over: Literal["experts", "within_bins", "devices"] = "experts"
+    score: Literal["hard", "attention", "gaussian"] | None = None
+    bins: Literal["adaptive", "fixed"] = "adaptive"
+    divergence: Literal["information", "kl_like"] = "information"
+    divergence_weight: Weight = 0.0
+    smar_weight: Weight = 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VariantSpec:
+        if self.trained_as is not None and (own := self.model_fields_set - {"trained_as", "experts", "skip", "skip_share"}):
+            raise ValueError(f"{', '.join(sorted(own))} cannot be set beside trained_as: nothing is trained. Leave it out.")
+        if (self.score is None) != (self.divergence_weight == 0):
+            raise ValueError("score and divergence_weight go together: give both or none.")
+        if self.layer != "mixture" and (self.score or self.smar_weight or self.selection != "top_k"):
+            raise ValueError(f"layer = {self.layer} has no router; score, smar_weight and selection do not apply.")
+        return self
+
+
+class ClaimSpec(Spec):
+    """Something said of two variants: ``first`` against ``second``, differences paired by seed."""
+
+    text: str
+    first: str
+    second: str
+    higher: Annotated[tuple[Measure, ...], Field(strict=False)] = ()
+    lower: Annotated[tuple[Measure, ...], Field(strict=False)] = ()
+    not_worse: Annotated[tuple[Measure, ...], Field(strict=False, description="Higher, or lower by less than margin.")] = ()
+    margin: Annotated[float, Field(gt=0)] = 0.02
+
+
+class Study(Spec):
+    """Variants times seeds, measured on sets of test sequences over groups of ranks."""
+
+    description: str = ""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (0, 1, 2)
+    model: ModelSpec = ModelSpec()
+    training: TrainingSpec = TrainingSpec()
+    num_bins: Count = 8
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    ranks: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(strict=False, min_length=1)] = (2, 4, 8)
+    accuracy_questions: Count = 1000
+    accuracy_windows: Count = 200
+    sets: dict[str, SetSpec]
+    variants: dict[str, VariantSpec]
+    claims: tuple[ClaimSpec, ...] = Field((), strict=False)
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Study:
+        trained = [name for name, variant in self.variants.items() if variant.trained_as is None]
+        for name, variant in self.variants.items():
+            parent = variant.trained_as
+            if parent is not None and parent not in trained:
+                raise ValueError(f'variants.{name}.trained_as = "{parent}" is not trained. {nearest(parent, trained)}')
+        for claim in self.claims:
+            for name in (claim.first, claim.second):
+                if name not in self.variants:
+                    raise ValueError(f'claims names the variant "{name}". {nearest(name, self.variants)}')
+        if "test" not in self.sets:
+            raise ValueError('sets has no "test", the mix that claims are judged on. Add it.')
+        return self
+
+    @model_validator(mode="after")
+    def _experts_divide(self) -> Study:
+        for parts in (*self.ranks, self.num_bins):
+            if self.model.experts % parts:
+                raise ValueError(f"model.experts = {self.model.experts} does not divide by {parts} (ranks, num_bins).")
+        return self
+
+    def trained(self) -> list[str]:
+        """Variants that are trained, in order."""
+        return [name for name, variant in self.variants.items() if variant.trained_as is None]
+
+    def derived(self, name: str) -> list[str]:
+        """A trained variant and those that measure it again."""
+        return [name, *(other for other, variant in self.variants.items() if variant.trained_as == name)]
+
+    def has_router(self, name: str) -> bool:
+        """Whether a variant has experts to choose from."""
+        return self.variants[self.variants[name].trained_as or name].layer == "mixture"
+
+    def fingerprint(self, name: str, seed: int) -> str:
+        """Changes when anything changes that the weights of a run depend on."""
+        training = self.training.model_dump(exclude={"checkpoint_every"})
+        learned = self.variants[name].model_dump(exclude={"trained_as", "experts", "skip", "skip_share"})
+        return _digest([self.model.model_dump(), training, self.num_bins, self.decay, learned, seed])
+
+    def measured_fingerprint(self, name: str, seed: int) -> str:
+        """Changes when anything changes that the measured result of a run depends on."""
+        variant = self.variants[name]
+        sets = {key: value.model_dump() for key, value in self.sets.items()}
+        measured = [sets, self.ranks, self.accuracy_questions, self.accuracy_windows, variant.model_dump()]
+        return _digest([self.fingerprint(variant.trained_as or name, seed), *measured])
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def study_names() -> list[str]:
+    """Names of the shipped studies, sorted."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+
+
+def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
+    """A shipped study or a file, with ``a.b=value`` overrides.
+
+    Raises:
+        ConfigError: One line with the place, the rule and what to do.
+    """
+    shipped = _SHIPPED / f"{name}.yaml"
+    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f'study "{name}" is neither shipped nor a file. {nearest(name, study_names())}')
+    document = Document(read_text(path), name=name if path == shipped else str(path))
+    for assignment in overrides:
+        document.override(assignment)
+    return document.validate(Study)
