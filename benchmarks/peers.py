@@ -18,7 +18,7 @@ from benchmarks.rows import Outcome, Row, describe, factor_text, failed, time_te
 
 SIMGRID_PYTHON = "/usr/bin/python3"
 """The interpreter that Debian's python3-simgrid is for."""
-_SIMGRID_DRIVER = Path(__file__).parent / "simgrid_driver.py"
+_SIMGRID_DRIVER = Path(__file__).parent.parent / "tests" / "network" / "simgrid_driver.py"
 ASTRA_PROGRAM = "SMOES_BENCH_ASTRA"
 """Environment variable: a program that times flows on a star (docs/performance.md says in which form)."""
 _RECORDED_ASTRA = {

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import Lab, run_process
-from benchmarks.rows import Outcome, Row, failed, time_text, where_time_went
+from benchmarks.rows import Outcome, Row, factor_text, failed, time_text, where_time_went
 
 _PASS_S = 60.0
+_TOLERANCE = 1e-3
+"""What scenarios aim at when they say nothing."""
 _COMMAND = ["alltoall", "h100-rail-32", "--zipf", "1", "--per-source", "--json"]
 """256 ranks, 65,280 flows: large enough to need the compiled core."""
 
@@ -54,6 +56,36 @@ def pass_row(topology: str, ranks: int, policy: str, *, has_target: bool) -> Row
             hit=not is_over if has_target else None,
             reason=f"{answer['wall_s']:.3g} s > {_PASS_S:g} s ({where_time_went(answer)})" if is_over else "",
             facts=answer,
+        )
+
+    return Row(name=name, measure=measure)
+
+
+def pass_error_row(topology: str, ranks: int) -> Row:
+    """How far windows move the ends of a pass from those with every rate change followed."""
+    name = f"pass-{ranks}-error"
+
+    def measure(lab: Lab) -> Outcome:
+        scenario = _scenario(topology, ranks, "smoes") | {"model": "olmoe-1b-7b"}
+        answer = lab.run({"work": "pass_error", "scenario": scenario, "tolerances": [_TOLERANCE]})
+        outcome = Outcome(
+            name=name,
+            work=f"forward pass: OLMoE-1B-7B, 16 layers, {ranks} ranks ({topology}), smoes, tolerance {_TOLERANCE:g}",
+            target=f"<= {100 * _TOLERANCE:g}%",
+        )
+        if "error" in answer:
+            return failed(outcome, answer)
+        exact, close = answer["passes"]
+        last = abs(max(close["finish_s"]) / max(exact["finish_s"]) - 1)
+        any_rank = max(abs(ours / true - 1) for ours, true in zip(close["finish_s"], exact["finish_s"], strict=True))
+        return replace(
+            outcome,
+            reached=f"{close['cpu_s']:.3g} CPU-s",
+            error=f"{last:.1e} vs exact ({exact['cpu_s']:.3g} CPU-s), any rank {any_rank:.1e}",
+            ratio=factor_text(exact["cpu_s"] / close["cpu_s"]),
+            hit=last <= _TOLERANCE,
+            reason="" if last <= _TOLERANCE else f"off by {last:.1e}",
+            facts={"error": last, "rank_error": any_rank, "exact_cpu_s": exact["cpu_s"], "cpu_s": close["cpu_s"]},
         )
 
     return Row(name=name, measure=measure)
@@ -99,6 +131,11 @@ def _program() -> list[str]:
 def whole_rows(*, quick: bool) -> list[Row]:
     """Passes and commands; the quick run takes a pass of 8 ranks."""
     if quick:
-        return [pass_row("8x-h100", 8, "standard", has_target=False), command_row()]
+        return [
+            pass_row("8x-h100", 8, "standard", has_target=False),
+            pass_error_row("2x8-h100-ndr400", 16),
+            command_row(),
+        ]
     at_256 = [pass_row("h100-rail-32", 256, policy, has_target=True) for policy in ("standard", "smoes")]
-    return [*at_256, pass_row("h100-rail-16", 128, "standard", has_target=False), command_row()]
+    at_128 = pass_row("h100-rail-16", 128, "standard", has_target=False)
+    return [*at_256, at_128, pass_error_row("8x8-h100-ndr400", 64), command_row()]

@@ -6,6 +6,7 @@ The answer is JSON on standard output. Who asks (``benchmarks.processes``) impor
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from smoes_sim.deployment import deploy
 from smoes_sim.errors import SmoesError
 from smoes_sim.network import Flows, Network, exchange_time, phases_of
 from smoes_sim.network.fifo import fifo_exchange_time
-from smoes_sim.simulate import predict
+from smoes_sim.simulate import network_with, predict, rates_with, time_step
 from smoes_sim.skew import uniform_matrix, zipf_matrix
 from smoes_sim.topology import build
 from smoes_sim.topology.shipped import TopologyFile
@@ -74,7 +75,7 @@ def answer_of(case: Case, watch: Stopwatch) -> dict[str, Any]:
         if case.chunk is None:
             result = exchange_time(network, phases, tolerance=case.tolerance)
         elif case.store:
-            result = fifo_exchange_time(network, phases, chunk=case.chunk, packet=case.chunk)
+            result = fifo_exchange_time(network, phases, chunk=case.chunk, packet=case.chunk, window=math.inf)
         else:
             result = fifo_exchange_time(network, phases, chunk=case.chunk)
     return {
@@ -103,7 +104,6 @@ def problem_of(case: Case, watch: Stopwatch) -> tuple[Network, list[Flows]]:
 
 
 def _matrix(case: Case) -> NDArray[np.float64]:
-
     if case.zipf == 0:
         matrix = uniform_matrix(case.ranks, _RANK_BYTES)
     else:
@@ -148,6 +148,26 @@ def forward_pass(scenario: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def pass_error(scenario: dict[str, Any], tolerances: list[float]) -> dict[str, Any]:
+    """Time the network of one forward pass with windows and with every rate change followed."""
+    deployment = deploy(Scenario.model_validate(scenario))
+    found = []
+    for tolerance in (0.0, *tolerances):
+        began = time.process_time()
+        step = time_step(
+            replace(deployment, scenario=_with_tolerance(deployment.scenario, tolerance)),
+            deployment.prefill,
+            network_with(deployment, {}),
+            rates_with(deployment, {}),
+        )
+        found.append({"tolerance": tolerance, "cpu_s": time.process_time() - began, "finish_s": step.finish.tolist()})
+    return {"passes": found}
+
+
+def _with_tolerance(scenario: Scenario, tolerance: float) -> Scenario:
+    return scenario.model_copy(update={"communication": scenario.communication.model_copy(update={"tolerance": tolerance})})
+
+
 def main() -> None:
     """Run the case that the argument describes; an error in the user's terms goes out as JSON too."""
     request = json.loads(sys.argv[1])
@@ -155,6 +175,8 @@ def main() -> None:
     try:
         if work == "forward_pass":
             answer = forward_pass(request["scenario"])
+        elif work == "pass_error":
+            answer = pass_error(request["scenario"], request["tolerances"])
         elif work == "write_flows":
             answer = write_flows(Case.from_json(request["case"]), form=request["form"], path=request["path"])
         else:
