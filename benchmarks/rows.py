@@ -138,14 +138,14 @@ def _judged(lab: Lab, case: Case, answer: dict[str, Any], tolerance: float | Non
     if case.tolerance == 0:
         return 0.0, f"exact; {answer['duration_s'] / answer['bound_s'] - 1:.0e} above the bound"
     if tolerance is None:
-        return answer["error_bound"], f"{answer['error_bound']:.1e} vs windows twice as wide"
+        return answer["error_bound"], f"{answer['error_bound']:.1e} vs wider windows"
     solution = lab.exchange(replace(case, tolerance=tolerance))
     if "error" in solution:
         return math.inf, solution["error"]
     if solution["rate_changes"] == answer["rate_changes"]:
         return answer[
             "error_bound"
-        ], f"{answer['error_bound']:.1e} vs windows twice as wide; {tolerance:g} needs no finer ones"
+        ], f"{answer['error_bound']:.1e} vs wider windows; {tolerance:g} needs no finer ones"
     error = abs(answer["duration_s"] / solution["duration_s"] - 1)
     against = "exact" if tolerance == _EXACT else f"tolerance {tolerance:g}"
     return error, f"{error:.1e} vs {against} ({solution['cpu_s']:.3g} CPU-s)"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from smoes_sim.config import Scenario
 
 Row = dict[str, Any]
+_TCP_WINDOW = "65535 B (TCP's first)"
+"""The default of ``fifo`` and ``packet`` (``network.fifo.TCP_WINDOW``) in words."""
 _ROUNDING = 1e-12
 """Smaller errors are those of floating-point sums."""
 
@@ -142,7 +144,7 @@ def _network_error(row: Row) -> str:
     late = max(row["lateness_s"], row.get("decode_lateness_s", 0.0))
     if error == 0.0 and late == 0.0:
         return "every rate change followed"
-    return f"windows: exchanges within {error:.1g} of windows twice as wide, messages late by at most {_seconds(late)}"
+    return f"windows: exchanges within {error:.1g} of two runs with wider windows, messages late by at most {_seconds(late)}"
 
 
 def _exposed(row: Row, phase: str) -> str:
@@ -267,7 +269,7 @@ def _alltoall_head(document: Row) -> str:
     """What was asked and what the answer rests on, as comments."""
     rows, fidelity = document["rows"], document["fidelity"]
     size = "what a rank sends" if document["collective"] == "alltoall" else "the most that a rank sends or receives"
-    window = f"window {document['window']}" if document["window"] else "no window"
+    window = "no window" if document["window"] == "inf" else f"window {document['window'] or _TCP_WINDOW}"
     queues = f"{document['order']} order, {document['injection']} injection, {window}"
     model = {
         "bound": "bound (no schedule beats it)",
@@ -277,7 +279,7 @@ def _alltoall_head(document: Row) -> str:
     }
     error = max(row["error_bound"] for row in rows)
     certainty = (
-        f"within {max(error, _ROUNDING):.1g} of a run with windows twice as wide" if error else "exact for this model"
+        f"within {max(error, _ROUNDING):.1g} of two runs with wider windows" if error else "exact for this model"
     )
     lines = [
         f"{document['collective']} on {document['topology']}: {document['ranks']} ranks, {rows[0]['links']} directed links; "

@@ -135,6 +135,8 @@ def test_alltoall_names_the_busiest_links(capsys: pytest.CaptureFixture[str]) ->
         ("--tolerance 0", "fluid (links shared max-min fairly; no packets, no queues); error: exact for this model"),
         ("--fidelity bound", "bound (no schedule beats it)"),
         ("--fidelity fifo --order naive --window 64KiB", "naive order, fifo injection, window 64KiB"),
+        ("--fidelity fifo", "shifted order, fifo injection, window 65535 B (TCP's first)"),
+        ("--fidelity fifo --window inf", "shifted order, fifo injection, no window"),
         ("--schedule pairwise", "schedule pairwise"),
     ],
 )
@@ -148,7 +150,7 @@ def test_an_error_above_zero_is_put_in_words() -> None:
     row = dict.fromkeys(ROW | {"mean_bytes"}, 1) | {"error_bound": 1.234e-5}
     names = ("collective", "topology", "traffic", "schedule", "order", "injection", "window")
     text = show.alltoall(dict.fromkeys(names, "x") | {"fidelity": "fluid", "ranks": 2, "rows": [row]})
-    assert "error: within 1e-05 of a run with windows twice as wide" in text
+    assert "error: within 1e-05 of two runs with wider windows" in text
 
 
 @pytest.mark.parametrize(
