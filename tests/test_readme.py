@@ -25,3 +25,11 @@ def test_the_first_command_prints_the_readmes_output(
     assert main(shlex.split(command[1])) == 0
     assert capsys.readouterr().out.strip() == block[1].strip()
     assert (tmp_path / "results" / "paper" / "comparison.svg").is_file()
+
+
+def test_other_commands_print_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"<!-- output of: (.*?) -->\n```\n(.*?)\n```", README.read_text(), re.DOTALL)
+    assert blocks
+    for command, output in blocks:
+        assert main(shlex.split(command)) == 0
+        assert capsys.readouterr().out.strip() == output.strip()
