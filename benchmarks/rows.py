@@ -143,9 +143,7 @@ def _judged(lab: Lab, case: Case, answer: dict[str, Any], tolerance: float | Non
     if "error" in solution:
         return math.inf, solution["error"]
     if solution["rate_changes"] == answer["rate_changes"]:
-        return answer[
-            "error_bound"
-        ], f"{answer['error_bound']:.1e} vs wider windows; {tolerance:g} needs no finer ones"
+        return answer["error_bound"], f"{answer['error_bound']:.1e} vs wider windows; {tolerance:g} needs no finer ones"
     error = abs(answer["duration_s"] / solution["duration_s"] - 1)
     against = "exact" if tolerance == _EXACT else f"tolerance {tolerance:g}"
     return error, f"{error:.1e} vs {against} ({solution['cpu_s']:.3g} CPU-s)"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -62,18 +62,27 @@ def simulate(scenario: Scenario) -> Prediction:
     return predict(deploy(scenario))
 
 
-def predict(deployment: Deployment) -> Prediction:
-    """Times and counts of a deployment; with a calibration the median over its draws and an interval."""
+def predict(deployment: Deployment, *, on_pass: Callable[[], None] = lambda: None) -> Prediction:
+    """Times and counts of a deployment; with a calibration the median over its draws and an interval.
+
+    ``on_pass`` is called after each of :func:`num_passes` passes.
+    """
     scenario = deployment.scenario
     calibration = load_calibration(scenario.calibration) if scenario.calibration else None
     sets: list[Mapping[str, float]] = [{}]
     if calibration is not None:
         sets = [calibration.draw(index) for index in range(calibration.num_draws)]
-    timed = [times_with(deployment, constants) for constants in sets]
+    timed = [times_with(deployment, constants, on_pass=on_pass) for constants in sets]
     draws = {key: [values[key] for values in timed] for key in timed[0]}
     values = {key: _median(series) for key, series in draws.items()}
     intervals = {key: _interval(series) for key, series in draws.items()} if calibration else {}
     return Prediction(values=_describe(deployment) | values | {"intervals": intervals}, draws=draws)
+
+
+def num_passes(deployment: Deployment) -> int:
+    """Forward passes that a prediction simulates: prefill and some decode steps, for each draw of the calibration."""
+    name = deployment.scenario.calibration
+    return (1 + len(deployment.decode)) * (load_calibration(name).num_draws if name else 1)
 
 
 def _median(series: list[float]) -> float:
@@ -115,15 +124,17 @@ def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> Comput
     )
 
 
-def times_with(deployment: Deployment, constants: Mapping[str, float]) -> dict[str, float]:
+def times_with(
+    deployment: Deployment, constants: Mapping[str, float], *, on_pass: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """All times of a deployment under one set of constants, by JSON key."""
     network, rates = network_with(deployment, constants), rates_with(deployment, constants)
-    prefill = phase_times(deployment, [deployment.prefill], network, rates)
+    prefill = phase_times(deployment, [deployment.prefill], network, rates, on_pass=on_pass)
     ttft = prefill.step_s + constants.get("per_prefill", deployment.scenario.compute.per_prefill)
     result = asdict(prefill) | {"ttft_s": ttft, "ep_overhead": prefill.ep_exposed_s / prefill.step_s}
     result["tokens_per_s_prefill"] = deployment.workload.num_prefill_tokens / ttft
     if deployment.decode:
-        decode = phase_times(deployment, deployment.decode, network, rates)
+        decode = phase_times(deployment, deployment.decode, network, rates, on_pass=on_pass)
         result |= {f"decode_{name}": value for name, value in asdict(decode).items()}
         result["decode_ep_overhead"] = decode.ep_exposed_s / decode.step_s
         result["tpot_s"] = decode.step_s
@@ -139,7 +150,14 @@ def _throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
     return float(workload.sequence_output_tokens.sum()) / (ttft + steps * tpot)
 
 
-def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network, rates: ComputeRates) -> PhaseTimes:
+def phase_times(
+    deployment: Deployment,
+    steps: Sequence[Step],
+    network: Network,
+    rates: ComputeRates,
+    *,
+    on_pass: Callable[[], None] = lambda: None,
+) -> PhaseTimes:
     """Mean times of some forward passes."""
     rows, errors, waits = [], [], []
     alone = _Alone(network, deployment.scenario.communication.tolerance)
@@ -153,6 +171,7 @@ def phase_times(deployment: Deployment, steps: Sequence[Step], network: Network,
         rows.append((real.duration, communication, real.duration - free.duration, bound))
         errors += [exchange.error_bound for exchange in exchanges]
         waits.append(real.lateness)
+        on_pass()
     step_s, ep_comm_s, ep_exposed_s, bound_s = (float(value) for value in np.mean(rows, axis=0))
     return PhaseTimes(
         step_s=step_s,

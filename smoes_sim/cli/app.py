@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import typer
 
 from smoes_sim.cli import show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
+from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
 
@@ -25,6 +27,8 @@ app.add_typer(topology_commands.app, name="topology", help="What is wired to wha
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
 app.command()(train)
 
+_FEW_RANKS = 22
+"""Up to this many an exchange has at most 500 messages, and nothing is compiled."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")]
 
@@ -42,11 +46,14 @@ def simulate(
     from smoes_sim.config import load_scenario
     from smoes_sim.deployment import deploy
     from smoes_sim.export.chrome import write_chrome_trace
-    from smoes_sim.simulate import middle_constants, network_with, predict, rates_with, time_step
+    from smoes_sim.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
 
     loaded = load_scenario(scenario, overrides or [])
     deployment = deploy(loaded)
-    prediction = predict(deployment)
+    is_large = deployment.topology.num_ranks > _FEW_RANKS
+    with compilation_told(may_compile=is_large), show.progress("passes", num_passes(deployment)) as advance:
+        done = itertools.count(1)
+        prediction = predict(deployment, on_pass=lambda: advance(next(done)))
     row = {"name": scenario} | prediction.values
     if timeline is not None:
         constants = middle_constants(deployment, prediction)
@@ -77,7 +84,7 @@ def compare(
     if not names:
         raise ConfigError("no scenario is named. Write for example: smoes-sim compare olmoe-two-orin seed=0,1")
     deployments = expand(names, overrides)
-    with show.progress("deployments", len(deployments)) as advance:
+    with compilation_told(may_compile=True), show.progress("deployments", len(deployments)) as advance:
         rows = compare_all(deployments, baseline=baseline, on_row=advance)
     if out is not None:
         results.write_results(out, rows, deployments)

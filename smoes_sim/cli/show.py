@@ -278,9 +278,7 @@ def _alltoall_head(document: Row) -> str:
         "packet": f"packet (every packet, {queues})",
     }
     error = max(row["error_bound"] for row in rows)
-    certainty = (
-        f"within {max(error, _ROUNDING):.1g} of two runs with wider windows" if error else "exact for this model"
-    )
+    certainty = f"within {max(error, _ROUNDING):.1g} of two runs with wider windows" if error else "exact for this model"
     lines = [
         f"{document['collective']} on {document['topology']}: {document['ranks']} ranks, {rows[0]['links']} directed links; "
         + document["traffic"],
