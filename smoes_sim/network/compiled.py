@@ -108,9 +108,9 @@ def _freeze(
         left[link] -= 1
 
 
-@_jit("(i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1])")
+@_jit("(i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1])")
 def _settle(
-    start: Longs, local: Ids, weight: Reals, limit: Reals, part: Reals,
+    start: Longs, local: Ids, weight: Reals, part: Reals,
     rate: Reals, residual: Reals, count: Reals, left: Longs, share: Reals,
 ) -> None:  # fmt: skip
     """Freeze flows whose own limit is below what every link of theirs is sure to give."""
@@ -123,37 +123,77 @@ def _settle(
             if rate[flow] >= 0.0:
                 continue
             open_flows += 1
-            bound = limit[flow] / part[flow * step]
+            bound = -rate[flow] / part[flow * step]
             is_below = True
             for edge in range(start[flow], start[flow + 1]):
                 if bound > share[local[edge]]:
                     is_below = False
                     break
             if is_below:
-                _freeze(flow, limit[flow], part[flow * step], start, local, weight, rate, residual, count, left)
+                _freeze(flow, -rate[flow], part[flow * step], start, local, weight, rate, residual, count, left)
                 hits += 1
         if hits * 32 <= open_flows:
             break
 
 
-@_jit("(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1])")
+@_jit("(i8, i8[::1], i4[::1], i8[::1], f8[::1])")
+def _drop(link: int, first: Longs, members: Ids, last: Longs, rate: Reals) -> None:
+    """Move flows of a link that are frozen behind ``last``; without branches, so that reads of memory overlap."""
+    kept = first[link]
+    for at in range(first[link], last[link]):
+        flow = members[at]
+        members[at] = members[kept]
+        members[kept] = flow
+        kept += 1 if rate[flow] < 0.0 else 0
+    last[link] = kept
+
+
+@_jit("(f8, f8, i8, f8[::1], f8[::1])")
+def _fills_at(free: float, count: float, size: int, asks: Reals, shares: Reals) -> float:
+    """Level at which flows of some limits fill what is free on a link, infinite if they cannot."""
+    step = 1 if len(shares) > 1 else 0
+    while size:
+        level, kept = max(free / count, 0.0), 0
+        for at in range(size):
+            ask, share = asks[at], shares[at * step]
+            if ask <= level * share:
+                free -= ask
+                count -= share
+            else:
+                asks[kept] = ask
+                shares[kept * step] = share
+                kept += 1
+        if kept == size:
+            return level
+        size = kept
+    return np.inf
+
+
+@_jit(
+    "(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[::1])"
+)
 def _sweep(
     link: int, level: float, start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, weight: Reals,
-    limit: Reals, part: Reals, rate: Reals, residual: Reals, count: Reals, left: Longs,
-) -> None:  # fmt: skip
-    """Freeze flows of one link whose limit lies below the level; flows already frozen move behind ``last``."""
-    step = 1 if len(part) > 1 else 0
-    at = first[link]
-    while at < last[link]:
+    part: Reals, rate: Reals, residual: Reals, count: Reals, left: Longs, asks: Reals, shares: Reals,
+) -> float:  # fmt: skip
+    """Freeze flows of one link whose limit lies below the level; returns the level at which the others would fill it."""
+    step, size = (1 if len(part) > 1 else 0), 0
+    for at in range(first[link], last[link]):
         flow = members[at]
         if rate[flow] < 0.0:
-            if limit[flow] > level * part[flow * step]:
-                at += 1
-                continue
-            _freeze(flow, limit[flow], part[flow * step], start, local, weight, rate, residual, count, left)
-        last[link] -= 1
-        members[at] = members[last[link]]
-        members[last[link]] = flow
+            share = part[flow * step]
+            if -rate[flow] <= level * share:
+                _freeze(flow, -rate[flow], share, start, local, weight, rate, residual, count, left)
+            else:
+                asks[size], shares[size * step] = -rate[flow], share
+                size += 1
+    if size == 0:
+        return np.inf
+    if count[link] <= 0.0:
+        return level
+    if len(weight) > 1:
+        return max(residual[link] / count[link], level)
+    return max(_fills_at(residual[link], count[link], size, asks, shares), level)
 
 
 @_jit("(i8[::1], i4[::1], i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
@@ -163,7 +203,8 @@ def fill(
 ) -> None:  # fmt: skip
     """Max-min rates into ``rate`` and the level at which each link fills into ``level`` (inf where it does not).
 
-    Links wait in a heap by a lower bound of their level, which only rises; the first that is up to date fills.
+    Links wait in a heap by a lower bound of their level, which only rises; the first that is up to date fills. Until a
+    flow is frozen its rate holds its limit, negative: what is read at random must be little.
     """
     num_links = len(capacity)
     heavy_step, part_step = (1 if len(weight) > 1 else 0), (1 if len(part) > 1 else 0)
@@ -172,30 +213,36 @@ def fill(
     for flow in range(len(rate)):
         rate[flow] = 0.0
         if limit[flow] > 0.0:
-            rate[flow] = -1.0
+            rate[flow] = -limit[flow]
             is_limited |= limit[flow] < np.inf
             for edge in range(start[flow], start[flow + 1]):
                 count[local[edge]] += weight[edge * heavy_step] * part[flow * part_step]
                 left[local[edge]] += 1
     if is_limited:
-        _settle(start, local, weight, limit, part, rate, residual, count, left, level)
+        _settle(start, local, weight, part, rate, residual, count, left, level)
     last = first[1:].copy()
-    keys, owner, size = np.empty(num_links), np.empty(num_links, np.int64), 0
+    keys, owner, size, most = np.empty(num_links), np.empty(num_links, np.int64), 0, 0
     for link in range(num_links):
         level[link] = np.inf
+        most = max(most, first[link + 1] - first[link])
         if left[link] > 0:
             keys[size], owner[size] = max(residual[link] / count[link], 0.0), link
             size += 1
+    asks, shares = np.empty(most), np.ones(most if part_step else 1)
     for at in range(size // 2 - 1, -1, -1):
         _sift(keys, owner, at, size)
-    while size:
+    while size and keys[0] < np.inf:
         link, key = owner[0], keys[0]
         fresh = key
-        if is_limited and left[link] > 0 and residual[link] <= key * (1 + _STALE) * count[link]:
-            _sweep(link, key, start, local, first, members, last, weight, limit, part, rate, residual, count, left)
         if left[link] > 0:
             if count[link] > 0.0:
                 fresh = max(residual[link] / count[link], key)
+            if fresh <= key * (1 + _STALE):
+                _drop(link, first, members, last, rate)
+                if is_limited:
+                    fresh = _sweep(
+                        link, key, start, local, first, members, last, weight, part, rate, residual, count, left, asks, shares
+                    )
             if fresh > key * (1 + _STALE):
                 keys[0] = fresh
                 _sift(keys, owner, 0, size)
@@ -205,11 +252,13 @@ def fill(
                 flow = members[at]
                 if rate[flow] < 0.0:
                     share = part[flow * part_step]
-                    value = min(fresh * share, limit[flow])
+                    value = min(fresh * share, -rate[flow])
                     _freeze(flow, value, share, start, local, weight, rate, residual, count, left)
         size -= 1
         keys[0], owner[0] = keys[size], owner[size]
         _sift(keys, owner, 0, size)
+    for flow in range(len(rate)):
+        rate[flow] = abs(rate[flow])  # on no link that fills: its limit
 
 
 @_jit("(i8[::1], i4[::1], f8[::1], f8[::1], i8)")
