@@ -25,6 +25,8 @@ _TAIL = 512
 """This many last flows are followed exactly."""
 _FIRST_WINDOW, _LAST_WINDOW = 0.4, 1 / 640
 """Windows tried, as a share of the least time that what is in flight still needs."""
+_MANY, _FIRST_OF_MANY = 100_000, 0.8
+"""With more flows than this each weighs less, and windows start wider."""
 
 UNSEEN = 5e-5
 """Relative error that solutions in windows may share without a difference: none measured so far was larger."""
@@ -148,7 +150,7 @@ def _solved(
     if tolerance == 0 or len(problem.ready) <= _TAIL:
         times, solves, use = _run(problem, tool, window=0.0, record_links=record_links)
         return times, 0.0, solves, use
-    window, total, makespans = _FIRST_WINDOW, 0, []
+    window, total, makespans = _FIRST_OF_MANY if len(problem.ready) > _MANY else _FIRST_WINDOW, 0, []
     while True:
         times, solves, use = _run(problem, tool, window=window, record_links=record_links)
         makespans.append(float(times.max()))
