@@ -170,7 +170,8 @@ def _fills_at(free: float, count: float, size: int, asks: Reals, shares: Reals) 
 
 
 @_jit(
-    "(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[::1])"
+    "(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1],"
+    " f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[::1])"
 )
 def _sweep(
     link: int, level: float, start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, weight: Reals,
@@ -241,8 +242,9 @@ def fill(
                 _drop(link, first, members, last, rate)
                 if is_limited:
                     fresh = _sweep(
-                        link, key, start, local, first, members, last, weight, part, rate, residual, count, left, asks, shares
-                    )
+                        link, key, start, local, first, members, last,
+                        weight, part, rate, residual, count, left, asks, shares,
+                    )  # fmt: skip
             if fresh > key * (1 + _STALE):
                 keys[0] = fresh
                 _sift(keys, owner, 0, size)
