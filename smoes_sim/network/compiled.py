@@ -26,7 +26,16 @@ _PASSES = 6
 
 
 def _jit(signature: str) -> Callable[[_Function], _Function]:
-    return cast(Callable[[_Function], _Function], numba.njit(signature, cache=True, nogil=True, error_model="numpy"))
+    """Compile a function, from the cache on disk if there is a place for one."""
+
+    def compiled(function: _Function) -> _Function:
+        options = {"nogil": True, "error_model": "numpy"}
+        try:
+            return cast(_Function, numba.njit(signature, cache=True, **options)(function))
+        except RuntimeError:  # numba finds no directory that it may write to
+            return cast(_Function, numba.njit(signature, **options)(function))
+
+    return compiled
 
 
 @_jit("(i8[::1], i4[::1], f8[::1], i8[::1], i8)")
@@ -148,6 +157,16 @@ def _drop(link: int, first: Longs, members: Ids, last: Longs, rate: Reals) -> No
     last[link] = kept
 
 
+@_jit("(i8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], i8[::1])")
+def _fetch(link: int, start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, ahead: Longs) -> None:
+    """Bring the routes of a link's flows into the cache, without branches, so that reads of memory overlap."""
+    begin = first[link]
+    for at in range(begin, last[link]):
+        ahead[at - begin] = start[members[at]]
+    for at in range(last[link] - begin):
+        ahead[at] = local[ahead[at]]
+
+
 @_jit("(f8, f8, i8, f8[::1], f8[::1])")
 def _fills_at(free: float, count: float, size: int, asks: Reals, shares: Reals) -> float:
     """Level at which flows of some limits fill what is free on a link, infinite if they cannot."""
@@ -229,7 +248,7 @@ def fill(
         if left[link] > 0:
             keys[size], owner[size] = max(residual[link] / count[link], 0.0), link
             size += 1
-    asks, shares = np.empty(most), np.ones(most if part_step else 1)
+    asks, shares, ahead = np.empty(most), np.ones(most if part_step else 1), np.empty(most, np.int64)
     for at in range(size // 2 - 1, -1, -1):
         _sift(keys, owner, at, size)
     while size and keys[0] < np.inf:
@@ -250,6 +269,7 @@ def fill(
                 _sift(keys, owner, 0, size)
                 continue
             level[link] = fresh
+            _fetch(link, start, local, first, members, last, ahead)
             for at in range(first[link], last[link]):
                 flow = members[at]
                 if rate[flow] < 0.0:
