@@ -29,11 +29,11 @@ def _jit(signature: str) -> Callable[[_Function], _Function]:
     """Compile a function, from the cache on disk if there is a place for one."""
 
     def compiled(function: _Function) -> _Function:
-        options = {"nogil": True, "error_model": "numpy"}
         try:
-            return cast(_Function, numba.njit(signature, cache=True, **options)(function))
+            result = numba.njit(signature, cache=True, nogil=True, error_model="numpy")(function)
         except RuntimeError:  # numba finds no directory that it may write to
-            return cast(_Function, numba.njit(signature, **options)(function))
+            result = numba.njit(signature, nogil=True, error_model="numpy")(function)
+        return cast(_Function, result)
 
     return compiled
 
@@ -167,53 +167,17 @@ def _fetch(link: int, start: Longs, local: Ids, first: Longs, members: Ids, last
         ahead[at] = local[ahead[at]]
 
 
-@_jit("(f8, f8, i8, f8[::1], f8[::1])")
-def _fills_at(free: float, count: float, size: int, asks: Reals, shares: Reals) -> float:
-    """Level at which flows of some limits fill what is free on a link, infinite if they cannot."""
-    step = 1 if len(shares) > 1 else 0
-    while size:
-        level, kept = max(free / count, 0.0), 0
-        for at in range(size):
-            ask, share = asks[at], shares[at * step]
-            if ask <= level * share:
-                free -= ask
-                count -= share
-            else:
-                asks[kept] = ask
-                shares[kept * step] = share
-                kept += 1
-        if kept == size:
-            return level
-        size = kept
-    return np.inf
-
-
-@_jit(
-    "(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1],"
-    " f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[::1])"
-)
+@_jit("(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1])")
 def _sweep(
     link: int, level: float, start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, weight: Reals,
-    part: Reals, rate: Reals, residual: Reals, count: Reals, left: Longs, asks: Reals, shares: Reals,
-) -> float:  # fmt: skip
-    """Freeze flows of one link whose limit lies below the level; returns the level at which the others would fill it."""
-    step, size = (1 if len(part) > 1 else 0), 0
+    part: Reals, rate: Reals, residual: Reals, count: Reals, left: Longs,
+) -> None:  # fmt: skip
+    """Freeze flows of one link whose limit lies below the level."""
+    step = 1 if len(part) > 1 else 0
     for at in range(first[link], last[link]):
         flow = members[at]
-        if rate[flow] < 0.0:
-            share = part[flow * step]
-            if -rate[flow] <= level * share:
-                _freeze(flow, -rate[flow], share, start, local, weight, rate, residual, count, left)
-            else:
-                asks[size], shares[size * step] = -rate[flow], share
-                size += 1
-    if size == 0:
-        return np.inf
-    if count[link] <= 0.0:
-        return level
-    if len(weight) > 1:
-        return max(residual[link] / count[link], level)
-    return max(_fills_at(residual[link], count[link], size, asks, shares), level)
+        if rate[flow] < 0.0 and -rate[flow] <= level * part[flow * step]:
+            _freeze(flow, -rate[flow], part[flow * step], start, local, weight, rate, residual, count, left)
 
 
 @_jit("(i8[::1], i4[::1], i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
@@ -248,22 +212,19 @@ def fill(
         if left[link] > 0:
             keys[size], owner[size] = max(residual[link] / count[link], 0.0), link
             size += 1
-    asks, shares, ahead = np.empty(most), np.ones(most if part_step else 1), np.empty(most, np.int64)
+    ahead = np.empty(most, np.int64)
     for at in range(size // 2 - 1, -1, -1):
         _sift(keys, owner, at, size)
-    while size and keys[0] < np.inf:
+    while size:
         link, key = owner[0], keys[0]
         fresh = key
+        if left[link] > 0 and residual[link] <= key * (1 + _STALE) * count[link]:
+            _drop(link, first, members, last, rate)
+            if is_limited:
+                _sweep(link, key, start, local, first, members, last, weight, part, rate, residual, count, left)
         if left[link] > 0:
             if count[link] > 0.0:
                 fresh = max(residual[link] / count[link], key)
-            if fresh <= key * (1 + _STALE):
-                _drop(link, first, members, last, rate)
-                if is_limited:
-                    fresh = _sweep(
-                        link, key, start, local, first, members, last,
-                        weight, part, rate, residual, count, left, asks, shares,
-                    )  # fmt: skip
             if fresh > key * (1 + _STALE):
                 keys[0] = fresh
                 _sift(keys, owner, 0, size)
@@ -279,8 +240,6 @@ def fill(
         size -= 1
         keys[0], owner[0] = keys[size], owner[size]
         _sift(keys, owner, 0, size)
-    for flow in range(len(rate)):
-        rate[flow] = abs(rate[flow])  # on no link that fills: its limit
 
 
 @_jit("(i8[::1], i4[::1], f8[::1], f8[::1], i8)")
