@@ -302,6 +302,10 @@ def compiled_run() -> Callable[[Work], int]:
     for function in (_join, _post, _enter, _end_overhead, _left, _deliver, _serve, _pass_answer, _turn, _pass_gate, run):
         options: dict[str, Any] = {"cache": True, "error_model": "numpy", "no_cfunc_wrapper": True}
         options["no_cpython_wrapper"] = function is not run  # a third of the time to compile
-        names[function.__name__] = numba.njit(**options)(FunctionType(function.__code__, names))
+        plain = FunctionType(function.__code__, names)
+        try:
+            names[function.__name__] = numba.njit(**options)(plain)
+        except RuntimeError:  # numba finds no place where it may write a cache
+            names[function.__name__] = numba.njit(**options | {"cache": False})(plain)
     loop: Callable[[Work], int] = names["run"]
     return loop
