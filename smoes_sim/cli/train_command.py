@@ -80,7 +80,8 @@ def tables(document: Row) -> str:
         text += "A part is supported or refuted\nif its whole interval is on one side; max/mean: busiest rank\n"
         text += _claims(document)
     text += f"\nOther task mixes over {document['ranks']} ranks: experts placed by training counts, ranks that serve text "
-    text += "chosen on the mix of training;\nby where tokens live, tokens and layers that need another rank (%)\n"
+    text += "chosen on the mix of training.\nvision: tokens (%); right: questions (%); by where tokens live: "
+    text += "tokens and layers that need another rank (%)\n"
     return text + _mixes(document)
 
 
@@ -158,7 +159,7 @@ def _claims(document: Row) -> str:
 
 
 def _mixes(document: Row) -> str:
-    header = ["", "vision %", "questions %", "MSI", "max/mean", *_RULES]
+    header = ["", "vision", "right", "MSI", "max/mean", *_RULES]
     blocks: dict[str, list[list[str]]] = {}
     for row in document["other_mixes"]:
         blocks.setdefault(row["variant"], []).append(

@@ -11,6 +11,8 @@ import pytest
 from learning.small import write_study
 
 from smoes_sim.cli import main
+from smoes_sim.config import load_scenario
+from smoes_sim.learning.study_file import load_study
 
 SCENARIO = """
 topology: {kind: star, ranks: 2, link: {bandwidth: 1 GB/s, latency: 1 us}}
@@ -111,3 +113,15 @@ def test_a_captured_run_is_simulated_and_compared(out: Path, here: Path, capsys:
     assert (eight["ranks"], eight["msi"]) == (8, measured["msi"])
     assert main(["simulate", "s.yaml"]) == 0
     assert re.search(r"tiny-vlm on scenario \(2 ranks\), routing captured", capsys.readouterr().out)
+
+
+def test_the_scenario_of_the_documentation_has_the_shape_of_the_shipped_study(here: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "learning.md").read_text()
+    found = re.search(r"<!-- tiny.yaml -->\n```yaml\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    (here / "tiny.yaml").write_text(found[1])
+    shape, trained = load_scenario("tiny.yaml").model_shape, load_study("tiny-vlm").model
+    names = {"expert_ffn": "inner", "vocab": "vocabulary"}
+    for key in ("layers", "hidden", "experts", "top_k", "expert_ffn", "vocab", "heads"):
+        assert getattr(shape, key) == getattr(trained, names.get(key, key))
+    assert (shape.head_dim * shape.heads, shape.kv_heads) == (trained.hidden, trained.heads)
