@@ -230,7 +230,7 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         "model": deployment.model.name,
         "topology": deployment.topology.name,
         "ranks": deployment.topology.num_ranks,
-        "policy": scenario.routing.policy if trace is not None else "dense",
+        "policy": _policy(deployment),
         "token_placement": scenario.placement.tokens if trace is not None else "data_parallel",
         "expert_placement": str(scenario.expert_rule) if trace is not None else "replicated",
         "deduplicate": scenario.communication.deduplicate,
@@ -252,3 +252,13 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         msi = float(np.mean(modality_specialisation(trace)))
         described["msi"] = None if np.isnan(msi) else msi
     return described
+
+
+def _policy(deployment: Deployment) -> str:
+    """The router's name; for a trace file the policy in its metadata (``trace synthesize``), else ``captured``."""
+    routing, trace = deployment.scenario.routing, deployment.trace
+    if trace is None:
+        return "dense"
+    if routing.trace is None:
+        return routing.policy
+    return str(trace.metadata.get("policy", "captured"))

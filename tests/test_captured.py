@@ -73,14 +73,32 @@ def test_the_workload_is_the_trace(here: Path) -> None:
 def test_a_captured_trace_is_simulated_and_compared_on_any_topology(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = document(capsys, "simulate", "s.yaml")
     # bins put the image experts of each layer on one rank and tokens are at home beside them: nothing travels
-    assert (row["bytes_remote"], row["msi"]) == (0, 1.0)
+    assert (row["bytes_remote"], row["msi"], row["policy"]) == (0, 1.0, "captured")
     assert row["transmission_rate"] == {"prefill_vision": 0, "prefill_text": 0, "prefill": 0, "decode": 0}
     four = "topology={kind: star, ranks: 4, link: {bandwidth: 1 GB/s, latency: 1 us}}"
     rows = document(capsys, "compare", "s.yaml", "placement.experts=bins,contiguous", four)["rows"]
     # 4 ranks with an expert each: every token needs another rank, in both placements
     assert [found["transmission_rate"]["prefill"] for found in rows] == [1, 1]
+    assert [found["policy"] for found in rows] == ["captured", "captured"]
     # dispatch and combine of 16 bytes: 5 prompt tokens x 2 layers x 2 copies, less those that stay
     assert all(0 < found["bytes_remote"] <= 5 * 2 * 2 * 2 * 16 for found in rows)
+
+
+def test_people_read_that_the_routing_is_captured(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "s.yaml"]) == 0
+    assert "toy on scenario (2 ranks), routing captured" in capsys.readouterr().out
+    assert main(["compare", "s.yaml", "placement.experts=bins,contiguous"]) == 0
+    assert capsys.readouterr().out.count("\ncaptured ") == 6  # two rows of three tables
+
+
+def test_a_synthetic_trace_file_keeps_the_name_of_its_router(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = [
+        "workload={text_tokens: 6, output_tokens: 2, images: 1, image_width: 8, image_height: 8}",
+        "routing={policy: smoes}",
+    ]
+    assert main(["trace", "synthesize", "s.yaml", *source, "-o", "t.npz"]) == 0
+    capsys.readouterr()
+    assert document(capsys, "simulate", "s.yaml")["policy"] == "smoes"
 
 
 def test_contiguous_experts_make_tokens_travel(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

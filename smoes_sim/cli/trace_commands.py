@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from smoes_sim.cli import show
 
+if TYPE_CHECKING:
+    from smoes_sim.routing import RoutingTrace
+
 app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_OF_MODEL = {
+    "prompts": "--prompts",
+    "new_tokens": "--new-tokens",
+    "batch": "--batch",
+    "device": "--device",
+    "dtype": "--dtype",
+    "download": "--download",
+}
+"""Options of ``trace capture`` that go with ``--hf`` alone."""
 
 
 @app.command("synthesize")
@@ -69,9 +81,18 @@ def import_(
 
 @app.command("capture")
 def capture_(
-    prompts: Annotated[Path, typer.Option(help='JSON Lines: {"text": "...", "images": ["photo.png"]}.')],
+    context: typer.Context,
     out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
-    hf: Annotated[str, typer.Option("--hf", metavar="FOLDER", help="A Hugging Face model: a folder, or a name on the hub.")],
+    hf: Annotated[
+        Optional[str], typer.Option("--hf", metavar="FOLDER", help="A Hugging Face model: a folder, or a name on the hub.")
+    ] = None,
+    checkpoint: Annotated[
+        Optional[Path], typer.Option(metavar="FOLDER", help="A run of `smoes-sim train`: STUDY/runs/VARIANT-SEED.")
+    ] = None,
+    set_: Annotated[str, typer.Option("--set", help="Test sequences of the checkpoint's study.")] = "test",
+    prompts: Annotated[
+        Optional[Path], typer.Option(help='For --hf, JSON Lines: {"text": "...", "images": ["photo.png"]}.')
+    ] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each prompt; the first is the prefill's.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 1,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")] = "cpu",
@@ -79,9 +100,43 @@ def capture_(
     download: Annotated[bool, typer.Option("--download", help="Allow to fetch the model from the hub.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run prompts through a model and write what its routers decided."""
+    """Run prompts through a Hugging Face model, or a set through a trained run, and write what the routers decided."""
     from smoes_sim.errors import ConfigError
     from smoes_sim.routing import save_trace
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if checkpoint is not None and hf is None:
+        if foreign := [option for name, option in _OF_MODEL.items() if name in given]:
+            raise ConfigError(f"--checkpoint runs a --set of its study; {', '.join(foreign)} belongs to --hf. Leave it out.")
+        trace = _of_checkpoint(checkpoint, set_)
+    elif hf is not None and checkpoint is None:
+        if "set_" in given:
+            raise ConfigError(f"--set {set_}: belongs to --checkpoint; --hf reads --prompts. Leave it out.")
+        if prompts is None:
+            raise ConfigError(f"--hf {hf}: what shall the model read? Give --prompts FILE.")
+        trace = _of_model(hf, prompts, new_tokens, batch=batch, device=device, dtype=dtype, download=download)
+    else:
+        raise ConfigError("trace capture: from which weights? Give either --hf FOLDER or --checkpoint FOLDER.")
+    save_trace(trace, out)
+    show.talk(f"trace: {out}")
+    _print(out, as_json)
+
+
+def _of_checkpoint(folder: Path, key: str) -> RoutingTrace:
+    from smoes_sim.errors import ConfigError
+
+    try:
+        from smoes_sim.learning.unit import capture_run
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"trace capture needs {error.name}. Install it with: pip install 'smoes-sim[learning]'") from None
+    return capture_run(folder, key)
+
+
+def _of_model(
+    hf: str, prompts: Path, new_tokens: int, *, batch: int, device: str, dtype: str, download: bool
+) -> RoutingTrace:
+    from smoes_sim.errors import ConfigError
 
     try:
         from smoes_sim.learning.capture import capture
@@ -91,10 +146,7 @@ def capture_(
     asked = read_prompts(prompts)
     loaded = load_model(hf, may_download=download, device=device, dtype=dtype)
     metadata = {"weights": hf, "prompts": prompts.name}
-    trace = capture(loaded.model, batches(loaded, asked, size=batch), new_tokens=new_tokens, metadata=metadata)
-    save_trace(trace, out)
-    show.talk(f"trace: {out}")
-    _print(out, as_json)
+    return capture(loaded.model, batches(loaded, asked, size=batch), new_tokens=new_tokens, metadata=metadata)
 
 
 @app.command("export")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -14,6 +16,8 @@ from smoes_sim.errors import ConfigError
 _EXTRA = ("torch", "safetensors", "easy_vqa", "PIL")
 _TRAFFIC = ("transmission_rate", "copies_per_token")
 _RULES = ("data_parallel", "sharded", "modality", "affinity")
+_WIDTH = 120
+"""Columns of a line."""
 Row = dict[str, Any]
 
 
@@ -67,20 +71,22 @@ def _plot(claim: Any, measured: dict[str, dict[int, Row]], out: Path) -> str:
 
 
 def tables(document: Row) -> str:
-    """The study as tables: learned, traffic, claims, other mixes."""
-    seeds = len(document["seeds"])
-    text = f"What was learned (mean +- standard deviation over {seeds} seeds)\n" + _learned(document)
-    text += "\nTraffic of the test set (tokens and layers that need another rank, %, by where tokens live; "
-    text += "MB between ranks, dispatch and combine in bf16; busiest rank / mean rank)\n" + _traffic(document)
+    """The study as four tables of at most 120 columns, each number as mean and standard deviation over the seeds."""
+    text = f"What was learned: mean (standard deviation) over {len(document['seeds'])} seeds; max/mean: busiest expert; "
+    text += "K: experts of a token\n" + _learned(document)
+    text += "\n" + _traffic_head(document) + _traffic(document)
     if document["claims"]:
-        text += "\nClaims (differences paired by seed; supported or refuted if the 95% interval says so)\n" + _claims(
-            document
-        )
-    return text + f"\nOther task mixes ({document['ranks']} ranks, experts placed by training counts)\n" + _mixes(document)
+        text += f"\nClaims over {document['ranks']} ranks: differences paired by seed, their mean and 95% interval. "
+        text += "A part is supported or refuted\nif its whole interval is on one side; max/mean: busiest rank\n"
+        text += _claims(document)
+    text += f"\nOther task mixes over {document['ranks']} ranks: experts placed by training counts, ranks that serve text "
+    text += "chosen on the mix of training.\nvision: tokens (%); right: questions (%); by where tokens live: "
+    text += "tokens and layers that need another rank (%)\n"
+    return text + _mixes(document)
 
 
 def _learned(document: Row) -> str:
-    header = ["variant", "questions %", "next token %", "bits/byte", "MSI", "MSI per layer", "expert max/mean", "K", "CPU s"]
+    header = ["variant", "questions %", "next token %", "bits/byte", "MSI", "MSI per layer", "max/mean", "K", "CPU s"]
     rows = []
     for name, variant in document["variants"].items():
         spread = variant["spread"]
@@ -90,71 +96,105 @@ def _learned(document: Row) -> str:
                 name,
                 _spread(spread["accuracy"], 100, 1),
                 _spread(spread["language_accuracy"], 100, 1),
-                _spread(spread["bits_per_byte"], 1, 3),
+                _spread(spread["bits_per_byte"], 1, 2),
                 _spread(spread.get("msi"), 1, 2),
                 " ".join(f"{value:.2f}" for value in layers) if layers else "-",
                 _spread(spread.get("expert_imbalance"), 1, 2),
-                _spread(spread.get("experts_per_token"), 1, 1),
-                _spread(spread["train_cpu_seconds"], 1, 0),
+                _mean(spread.get("experts_per_token"), 1, 1),
+                _mean(spread["train_cpu_seconds"], 1, 0),
             ]
         )
     return show.table(header, rows)
 
 
+def _traffic_head(document: Row) -> str:
+    """What the table of traffic says, and how the experts of each variant are placed."""
+    text = "Traffic of the test set, by where tokens live: tokens and layers that need another rank (%), MB between ranks\n"
+    text += "(mean; dispatch and combine in bf16); max/mean: busiest rank\n"
+    for rule, words in (("contiguous", "in the model's order"), ("bins", "sorted by the modality of their training tokens")):
+        names = [name for name, variant in document["variants"].items() if variant["expert_placement"] == rule]
+        if names:
+            text += textwrap.fill(f"experts {words}: {', '.join(names)}", _WIDTH, subsequent_indent="  ") + "\n"
+    return text
+
+
 def _traffic(document: Row) -> str:
-    header = ["variant", "experts", "ranks"]
-    header += [f"{rule} %" for rule in _RULES] + [f"{rule} MB" for rule in _RULES] + ["max/mean"]
-    rows = []
+    header = ["", *(cell for rule in _RULES for cell in (rule, "MB")), "max/mean"]
+    blocks: dict[str, list[list[str]]] = {}
     for name, variant in document["variants"].items():
         own = [row for row in variant["placements"] if row["experts"] == variant["expert_placement"]]
         for ranks in sorted({row["ranks"] for row in own}):
             here = {row["tokens"]: row for row in own if row["ranks"] == ranks}
-            cells = [_spread(here[rule]["transmission_rate"], 100, 1) for rule in _RULES]
-            cells += [_spread(here[rule]["bytes_remote"], 1e-6, 1) for rule in _RULES]
-            cells.append(_spread(here[_RULES[0]]["imbalance"], 1, 2))
-            rows.append([name, variant["expert_placement"], str(ranks), *cells])
-    return show.table(header, rows, left=2)
+            cells = [name]
+            for rule in _RULES:
+                cells += [_spread(here[rule]["transmission_rate"], 100, 1), _mean(here[rule]["bytes_remote"], 1e-6, 1)]
+            blocks.setdefault(f"{ranks} ranks", []).append([*cells, _spread(here[_RULES[0]]["imbalance"], 1, 2)])
+    return _blocks(header, sorted(blocks.items(), key=lambda block: int(block[0].split()[0])))
 
 
 def _claims(document: Row) -> str:
     """A row per part; what does not depend on where tokens live is said once per claim."""
-    rows, previous = [], ""
+    header = ["tokens live", "together", "part", "wanted", "by seed", "mean", "95% interval", "this part"]
+    blocks: dict[str, list[list[str]]] = {}
     for claim in document["claims"]:
-        is_first = claim["claim"] != previous
-        imbalance = [claim["imbalance"][name] for name in (claim["second"], claim["first"])]
-        load = " -> ".join("-" if value is None else f"{value:.2f}" for value in imbalance)
-        parts = [part for part in claim["parts"] if is_first or part["measure"] in _TRAFFIC]
+        load = " -> ".join("-" if value is None else f"{value:.2f}" for value in reversed(claim["imbalance"].values()))
+        rows = blocks.setdefault(f"{claim['claim']}: {claim['first']} - {claim['second']} (max/mean {load})", [])
+        parts = [part for part in claim["parts"] if not rows or part["measure"] in _TRAFFIC]
         for number, part in enumerate(parts):
-            head = ["", "", "", ""]
-            if number == 0:
-                tokens = claim["token_placement"] if part["measure"] in _TRAFFIC else "any"
-                head = [claim["claim"] if is_first else "", tokens, claim["verdict"], load]
-            differences = " ".join(f"{difference:+.3f}" for difference in part["differences"])
-            rows.append([*head, part["measure"], differences, _spread(part, 1, 3), part["verdict"]])
-        previous = claim["claim"]
-    header = ["claim", "tokens", "verdict", "max/mean", "measure", "first - second by seed", "mean", "this part"]
-    return show.table(header, rows, left=5)
+            tokens = claim["token_placement"] if part["measure"] in _TRAFFIC else "anywhere"
+            head = [tokens, claim["verdict"]] if number == 0 else ["", ""]
+            interval = part["interval"]
+            rows.append(
+                [
+                    *head,
+                    part["measure"],
+                    part["wanted"],
+                    " ".join(f"{difference:+.3f}" for difference in part["differences"]),
+                    f"{part['mean']:+.3f}",
+                    f"{interval[0]:+.3f} to {interval[1]:+.3f}" if interval else "-",
+                    part["verdict"],
+                ]
+            )
+    return _blocks(header, list(blocks.items()), left=3)
 
 
 def _mixes(document: Row) -> str:
-    header = ["variant", "mix", "vision %", "questions %", "MSI", "max/mean", *(f"{rule} %" for rule in _RULES)]
-    rows = [
-        [
-            row["variant"],
-            row["set"],
-            f"{100 * row['vision_share']:.0f}",
-            _spread(row["accuracy"], 100, 1),
-            _spread(row["msi"], 1, 2),
-            _spread(row["imbalance"], 1, 2),
-            *(_spread(row["transmission_rate"][rule], 100, 1) for rule in _RULES),
-        ]
-        for row in document["other_mixes"]
-    ]
-    return show.table(header, rows, left=2)
+    header = ["", "vision", "right", "MSI", "max/mean", *_RULES]
+    blocks: dict[str, list[list[str]]] = {}
+    for row in document["other_mixes"]:
+        blocks.setdefault(row["variant"], []).append(
+            [
+                row["set"],
+                f"{100 * row['vision_share']:.0f}",
+                _spread(row["accuracy"], 100, 1),
+                _spread(row["msi"], 1, 2),
+                _spread(row["imbalance"], 1, 2),
+                *(_spread(row["transmission_rate"][rule], 100, 1) for rule in _RULES),
+            ]
+        )
+    return _blocks(header, list(blocks.items()))
+
+
+def _blocks(header: list[str], blocks: Sequence[tuple[str, list[list[str]]]], *, left: int = 1) -> str:
+    """One table whose columns are aligned throughout, with a heading above each block of rows."""
+    rows = [[f"  {row[0]}", *row[1:]] for _, block in blocks for row in block]
+    lines = show.table([f"  {header[0]}", *header[1:]], rows, left=left).splitlines()
+    text, done = lines[0] + "\n", 1
+    for heading, block in blocks:
+        text += (
+            textwrap.fill(heading, _WIDTH, subsequent_indent="  ")
+            + "\n"
+            + "".join(f"{line}\n" for line in lines[done : done + len(block)])
+        )
+        done += len(block)
+    return text
 
 
 def _spread(value: Row | None, factor: float, digits: int) -> str:
-    if value is None:
-        return "-"
-    deviation = "" if value["sd"] is None else f" +- {factor * value['sd']:.{digits}f}"
-    return f"{factor * value['mean']:.{digits}f}{deviation}"
+    if value is None or value["sd"] is None:
+        return _mean(value, factor, digits)
+    return f"{_mean(value, factor, digits)} ({factor * value['sd']:.{digits}f})"
+
+
+def _mean(value: Row | None, factor: float, digits: int) -> str:
+    return "-" if value is None else f"{factor * value['mean']:.{digits}f}"

@@ -31,11 +31,17 @@ def place_by_counts(training_counts: NDArray[np.float64], *, experts: str, num_r
 
 
 def placement_rows(
-    trace: RoutingTrace, training_counts: NDArray[np.float64], *, ranks: Sequence[int], hidden: int
+    trace: RoutingTrace,
+    training_counts: NDArray[np.float64],
+    *,
+    ranks: Sequence[int],
+    hidden: int,
+    decide_by: RoutingTrace | None = None,
 ) -> list[dict[str, Any]]:
     """Traffic of a trace for every number of ranks, placement of experts and placement of tokens.
 
-    Copies are deduplicated by rank and leave the token's home; bytes count dispatch and combine in bf16.
+    Copies are deduplicated by rank and leave the token's home; bytes count dispatch and combine in bf16. ``decide_by``
+    tells which ranks serve text, see :func:`home_tokens`.
     """
     rows = []
     token_layers = trace.num_tokens * trace.num_layers
@@ -43,7 +49,7 @@ def placement_rows(
         for experts in ("contiguous", "bins"):
             placement = place_by_counts(training_counts, experts=experts, num_ranks=num_ranks)
             for rule in TOKEN_RULES:
-                home = home_tokens(rule, trace, placement)
+                home = home_tokens(rule, trace, placement, decide_by=decide_by)
                 traffic = count_traffic(trace, placement, home, deduplicate="rank")
                 rate = transmission_rate(trace, placement, home)
                 rows.append(

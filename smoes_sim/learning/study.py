@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from smoes_sim.errors import ConfigError, SimulationError, SmoesError
-from smoes_sim.learning.study_file import Study
+from smoes_sim.learning.study_file import Study, save_study
 from smoes_sim.learning.training import train_encoder
 from smoes_sim.learning.unit import read_result, run_unit
 
@@ -79,7 +79,7 @@ def run_study(
         out: Folder; what it holds of this study is used.
         jobs: Worker processes.
         on_steps: Called with the number of steps done.
-        on_unit: Called with variant, seed and result when it is there.
+        on_unit: Called with variant, seed and result when it is there; not at all if everything was there before.
 
     Raises:
         ConfigError: If a file of the folder belongs to other settings or cannot be read.
@@ -91,6 +91,21 @@ def run_study(
         raise ConfigError(f"{out}: cannot be made ({error.strerror}). Choose another --out.") from None
     torch.set_num_threads(1)
     train_encoder(study, out / "encoder.safetensors", on_steps)
+    every = [(name, seed) for name in study.variants for seed in study.seeds]
+    if any(read_result(out, study, name, seed) is None for name, seed in every):
+        _run_units(study, out, jobs, on_steps, on_unit)
+    save_study(study, out)
+    return {name: {seed: _result(out, study, name, seed) for seed in study.seeds} for name in study.variants}
+
+
+def _run_units(
+    study: Study,
+    out: Path,
+    jobs: int,
+    on_steps: Callable[[int], None],
+    on_unit: Callable[[str, int, dict[str, Any]], None],
+) -> None:
+    """Start workers and end them when every unit is finished."""
     context = get_context("spawn")
     shared = _Shared(
         study=study,
@@ -109,7 +124,6 @@ def run_study(
         for worker in workers:
             worker.terminate()
             worker.join()
-    return {name: {seed: _result(out, study, name, seed) for seed in study.seeds} for name in study.variants}
 
 
 def _watch(

@@ -11,9 +11,11 @@ import orjson
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, nearest, read_text
+from smoes_sim.files import Document, Spec, load, nearest, read_text, write_bytes
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "studies"
+_MEASURED_BY = 2
+"""Number of the way of measuring; whoever changes what is measured raises it, and finished runs are measured again."""
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -171,8 +173,28 @@ class Study(Spec):
         """Changes when anything changes that the measured result of a run depends on."""
         variant = self.variants[name]
         sets = {key: value.model_dump() for key, value in self.sets.items()}
-        measured = [sets, self.ranks, self.accuracy_questions, self.accuracy_windows, variant.model_dump()]
+        measured = [_MEASURED_BY, sets, self.ranks, self.accuracy_questions, self.accuracy_windows, variant.model_dump()]
         return _digest([self.fingerprint(variant.trained_as or name, seed), *measured])
+
+
+def save_study(study: Study, out: Path) -> None:
+    """Write ``study.json``: what the folder of a study was trained and measured with, overrides applied."""
+    settings = study.model_dump(mode="json", exclude_unset=True)
+    write_bytes(out / "study.json", orjson.dumps(settings, option=orjson.OPT_INDENT_2))
+
+
+def saved_study(out: Path) -> Study:
+    """The study whose results a folder holds.
+
+    Raises:
+        ConfigError: If the folder holds no finished study.
+    """
+    path = out / "study.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: there is none. `smoes-sim train STUDY --out {out}` writes it when the study is finished."
+        )
+    return load(path, Study)
 
 
 def _digest(parts: Any) -> str:

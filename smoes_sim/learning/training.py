@@ -154,7 +154,13 @@ class Run:
 
     @classmethod
     def start(cls, study: Study, name: str, seed: int, *, positions: int) -> Run:
-        """A run at step 0."""
+        """A run at step 0.
+
+        Raises:
+            ConfigError: If the study's device is not there.
+        """
+        if study.training.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("training.device = cuda, but torch finds no GPU here. Run it where there is one, or on cpu.")
         torch.manual_seed(seed)
         device = torch.device(study.training.device)
         model = build_model(study, name, positions=positions).to(device)

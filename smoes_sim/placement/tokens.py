@@ -15,7 +15,9 @@ TokenRule = Literal["data_parallel", "sharded", "modality", "affinity"]
 TOKEN_RULES: tuple[TokenRule, ...] = ("data_parallel", "sharded", "modality", "affinity")
 
 
-def home_tokens(rule: TokenRule, trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
+def home_tokens(
+    rule: TokenRule, trace: RoutingTrace, placement: ExpertPlacement, *, decide_by: RoutingTrace | None = None
+) -> NDArray[np.int64]:
     """Home rank of every token, shape (T,), the same in all layers.
 
     Args:
@@ -26,12 +28,14 @@ def home_tokens(rule: TokenRule, trace: RoutingTrace, placement: ExpertPlacement
             routing before it happens), in EP group ``sequence_id % groups``.
         trace: Tokens and their routing.
         placement: Where the experts are.
+        decide_by: Under ``modality``, the routing that tells which ranks serve text; None: the trace itself, which
+            knows its own tokens' routing in that one respect.
     """
     num_ranks = placement.num_ranks
     if rule == "affinity":
         return _by_affinity(trace, placement)
     if rule == "modality":
-        return _by_modality(trace, placement)
+        return _by_modality(trace, modality_ranks(decide_by or trace, placement))
     home = trace.sequence_id.astype(np.int64) % num_ranks
     if rule == "sharded":
         prefill = trace.phase == PREFILL
@@ -67,14 +71,14 @@ def modality_ranks(trace: RoutingTrace, placement: ExpertPlacement) -> tuple[NDA
     return (first + vision).ravel(), (first + text).ravel()
 
 
-def _by_modality(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
-    vision_ranks, text_ranks = modality_ranks(trace, placement)
+def _by_modality(trace: RoutingTrace, ranks: tuple[NDArray[np.int64], NDArray[np.int64]]) -> NDArray[np.int64]:
+    vision_ranks, text_ranks = ranks
     home = np.empty(trace.num_tokens, dtype=np.int64)
-    for tokens, ranks in ((trace.is_vision, vision_ranks), (~trace.is_vision, text_ranks)):
+    for tokens, serving in ((trace.is_vision, vision_ranks), (~trace.is_vision, text_ranks)):
         prefill = tokens & (trace.phase == PREFILL)
-        home[prefill] = ranks[_even_runs(int(prefill.sum()), len(ranks))]
+        home[prefill] = serving[_even_runs(int(prefill.sum()), len(serving))]
         decode = tokens & (trace.phase == DECODE)
-        home[decode] = ranks[trace.sequence_id[decode] % len(ranks)]
+        home[decode] = serving[trace.sequence_id[decode] % len(serving)]
     return home
 
 

@@ -37,13 +37,27 @@ def test_a_study_end_to_end_and_again_without_training(tmp_path: Path, capsys: p
     assert len(weights) == 7  # an encoder and three variants of two seeds
 
     assert main([*arguments, "--json"]) == 0
-    assert capsys.readouterr().out == first.out
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert "questions right" not in again.err  # nothing was done
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
 
     assert main(arguments) == 0
     text = capsys.readouterr().out
     for heading in ("What was learned", "Traffic of the test set", "Claims", "Other task mixes", "plot: "):
         assert heading in text
+    printed = text.splitlines()
+    assert max(map(len, printed)) <= 120
+    smoes = document["variants"]["smoes"]
+    (row,) = [
+        row for row in smoes["placements"] if (row["ranks"], row["experts"], row["tokens"]) == (4, "bins", "data_parallel")
+    ]
+    rate = row["transmission_rate"]
+    shown = f"{100 * rate['mean']:.1f} ({100 * rate['sd']:.1f})  {row['bytes_remote']['mean'] / 1e6:.1f}"
+    (line,) = [line for line in printed[printed.index("4 ranks") :][:4] if line.startswith("  smoes ")]
+    assert shown in line
+    interval = document["claims"][0]["parts"][0]["interval"]
+    assert f"{interval[0]:+.3f} to {interval[1]:+.3f}" in text
     assert (tmp_path / "out" / "modality-share.png").read_bytes()[:4] == b"\x89PNG"
 
 

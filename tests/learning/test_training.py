@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from learning.small import write_study
@@ -158,6 +159,27 @@ def test_a_killed_unit_resumes_and_writes_the_result_of_one_that_was_not(
     run_unit(study, tmp_path / "whole", "smoes", 0, lambda _: None)
     for name in ("model.safetensors", "test.npz", "unseen.npz"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / "runs" / "smoes-0" / name).read_bytes()
+
+
+def test_a_unit_measured_in_another_way_is_measured_again_on_the_same_weights(
+    study: Study, encoder_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "encoder.safetensors").write_bytes(encoder_file.read_bytes())
+    run_unit(study, tmp_path, "smoes", 0, lambda _: None)
+    folder = tmp_path / "runs" / "smoes-0"
+    weights, first = (folder / "model.safetensors").stat().st_mtime_ns, (folder / "result.json").read_bytes()
+    old = orjson.loads(first) | {"fingerprint": "older", "accuracy": 2.0}
+    (folder / "result.json").write_bytes(orjson.dumps(old))
+    run_unit(study, tmp_path, "smoes", 0, lambda _: None)
+    assert (folder / "result.json").read_bytes() == first  # the seconds of the training too
+    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_in_one_line(study: Study) -> None:
+    training = study.training.model_copy(update={"device": "cuda"})
+    with pytest.raises(ConfigError, match=r"training\.device = cuda, but torch finds no GPU here\."):
+        start(study.model_copy(update={"training": training}))
 
 
 @pytest.fixture(scope="module")

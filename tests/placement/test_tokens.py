@@ -69,6 +69,17 @@ def test_modality_cuts_prefill_of_each_modality_into_even_runs_and_deals_decode_
     assert home_tokens("modality", trace, placement).tolist() == [0, 0, 2, 1, 1, 3, 3, 1, 3]
 
 
+def test_another_trace_may_decide_which_ranks_serve_text():
+    # by its own routing text would live on rank 0; the deciding trace has it the other way round
+    own = trace_of([[[0]], [[3]], [[0]]], modality=[TEXT, IMAGE, TEXT], phase=[0, 0, 1])
+    other = trace_of([[[0]], [[3]]], modality=[IMAGE, TEXT])
+    placement = contiguous(experts=4, ranks=2)
+    assert home_tokens("modality", own, placement).tolist() == [0, 1, 0]
+    assert home_tokens("modality", own, placement, decide_by=other).tolist() == [1, 0, 1]
+    for rule in ("data_parallel", "sharded", "affinity"):
+        assert (home_tokens(rule, own, placement, decide_by=other) == home_tokens(rule, own, placement)).all()
+
+
 def test_a_rank_prefers_text_by_shares_not_by_counts():
     # 2 images to rank 0, 1 to rank 1; text: 5 of 9 to rank 0, 4 to rank 1. Rank 0 has more text than vision and yet
     # leans to vision: 2/3 > 5/9
