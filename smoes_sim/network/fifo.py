@@ -296,7 +296,7 @@ def _play(work: Work, *, compiled: bool | None) -> MessageTimes:
     """Run the event loop and check that every byte arrived."""
     if compiled is None:
         hops = work.messages["end"] - work.messages["first"] + 1
-        expected = float(np.ceil(work.messages["size"] / work.chunk) @ hops)
+        expected = float(np.maximum(np.ceil(work.messages["size"] / work.chunk), 1) @ hops)
         compiled = expected > _PLAIN_EVENTS and find_spec("numba") is not None
     if compiled:
         events = compiled_run()(work)
