@@ -160,11 +160,6 @@ class Flight:
         self._new.append((first, block))
         return first
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing that is known has bytes left."""
-        return self._alive == 0 and not self._new
-
     def plan(self) -> Plan | None:
         """The next interval or window from the clock on; None if no known flow has a ready time."""
         self._take_in()
