@@ -34,7 +34,7 @@ class ExchangeTime:
         num_flows: Messages on the network.
         rate_changes: How often rates were shared anew.
         error_bound: 0 if exact. Otherwise the largest relative difference to the durations with windows twice and four times
-            as wide, and at least 5e-5: a measured error, not a proven one.
+            as wide, and at least 1e-4: a measured error, not a proven one.
         link_use: Use of the links from each sharing on; empty unless asked for.
     """
 
