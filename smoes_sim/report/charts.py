@@ -23,6 +23,9 @@ _PANELS = (
     ("ttft_s", "TTFT (s)", 1.0, "ttft_s"),
     ("tpot_s", "TPOT (s)", 1.0, "tpot_s"),
 )
+_PALE = ("#f1efe9", "#6fb9b4")
+_WIDE = 16
+"""Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
 _BINARY_SIZE = (
     "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value / 1048576 + ' MiB'"
     " : datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
@@ -132,18 +135,23 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     """
     alt = _altair()
     data = _cells(rows, plot)
-    places = [cell["over"] for cell in data]
-    is_numeric = plot.kind == "lines" and all(type(place) in {int, float} for place in places)
-    over = alt.X(
-        "over:Q" if is_numeric else "over:O",
-        sort=list(dict.fromkeys(places)),
-        title=plot.over,
-        axis=alt.Axis(labelAngle=0, labelLimit=140),
-    )
+    places = list(dict.fromkeys(cell["over"] for cell in data))
+    axis = {"title": plot.over, "axis": alt.Axis(labelAngle=0, labelLimit=140, values=places)}
+    if plot.kind == "lines" and all(type(place) in {int, float} for place in places):
+        over = alt.X("over:Q", scale=_scale(places, zero=False), **axis)
+    else:
+        over = alt.X("over:O", sort=places, **axis)
     base = alt.Chart(alt.Data(values=data)).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
     by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": plot.by}
-    draw = _lines if plot.kind == "lines" else _heat_map
-    return draw(base, by, plot.metric).properties(width=560, height=320)
+    height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
+    picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
+    return picture.properties(width=560, height=320)
+
+
+def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
+    """Logarithmic where values differ by much; otherwise linear, from zero on if ``zero``."""
+    is_wide = min(values) > 0 and max(values) >= _WIDE * min(values)
+    return _altair().Scale(type="log", nice=False, padding=12) if is_wide else _altair().Scale(zero=zero)
 
 
 def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any]]:
@@ -165,13 +173,12 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
     ]
 
 
-def _lines(base: alt.Chart, by: dict[str, Any], metric: str) -> alt.LayerChart:
+def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:
     alt = _altair()
     names = by["sort"]
     palette = {"range": list(_COLOURS[: len(names)])} if len(names) <= len(_COLOURS) else {"scheme": "viridis"}
-    legend = alt.Legend(orient="top", labelLimit=300) if by["title"] else None
+    legend = alt.Legend(orient="top", labelLimit=300, symbolOpacity=1) if by["title"] else None
     base = base.encode(color=alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend, **by))
-    height = alt.Y("value:Q", title=metric)
     band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
     return band + base.mark_line(point=True).encode(y=height)
 
@@ -179,9 +186,9 @@ def _lines(base: alt.Chart, by: dict[str, Any], metric: str) -> alt.LayerChart:
 def _heat_map(base: alt.Chart, by: dict[str, Any], metric: str) -> alt.LayerChart:
     alt = _altair()
     base = base.encode(y=alt.Y("by:O", **by))
-    cells = base.mark_rect().encode(color=alt.Color("value:Q", title=metric, scale=alt.Scale(scheme="lightgreyteal")))
-    numbers = base.mark_text(stroke="white", strokeWidth=3, strokeOpacity=0.7) + base.mark_text()
-    return cells + numbers.encode(text=alt.Text("value:Q", format=".3g"))
+    pale = alt.Scale(range=list(_PALE))  # numbers stay readable on both ends
+    cells = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=metric, scale=pale))
+    return cells + base.mark_text().encode(text=alt.Text("value:Q", format=".3g"))
 
 
 def check_chart_file(path: Path) -> None:
