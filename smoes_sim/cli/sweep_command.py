@@ -15,7 +15,7 @@ from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from smoes_sim.sweep import Sweep
+    from smoes_sim.sweep import Sweep, Tally
 
 Row = dict[str, Any]
 _COLUMNS = {
@@ -67,22 +67,30 @@ def sweep(
             sources=sources or (),
             on_begin=begin,
         )
-    counts = {name: getattr(tally, name) for name in ("points", "done", "skipped", "failed", "missing")}
-    show.talk(", ".join(f"{count} {name}" for name, count in counts.items()))
-    for name, error in tally.failures.items():
-        show.talk(f"failed: {name}: {error}")
-    if tally.rows:
-        show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
-        if plot := _plot(loaded, tally.rows, out):
-            show.talk(f"plot: {plot}")
-    else:
-        show.talk(f"the tables are written when no point is missing: run the other shards with --out {out}")
+    _tell(tally, out)
+    if tally.rows and (plot := _plot(loaded, tally.rows, out)):
+        show.talk(f"plot: {plot}")
     if as_json:
-        typer.echo(results.to_json(counts | {"failures": tally.failures}), nl=False)
+        typer.echo(results.to_json(_counts(tally) | {"failures": tally.failures}), nl=False)
     elif tally.rows:
         typer.echo(points_table(loaded, tally.rows), nl=False)
     if tally.failed:
         raise typer.Exit(1)
+
+
+def _counts(tally: Tally) -> Row:
+    return {name: getattr(tally, name) for name in ("points", "done", "skipped", "failed", "missing")}
+
+
+def _tell(tally: Tally, out: Path) -> None:
+    """What happened, for people."""
+    show.talk(", ".join(f"{count} {name}" for name, count in _counts(tally).items()))
+    for name, error in tally.failures.items():
+        show.talk(f"failed: {name}: {error}")
+    if tally.rows:
+        show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
+    else:
+        show.talk(f"the tables are written when no point is missing: run the other shards with --out {out}")
 
 
 def _plot(loaded: Sweep, rows: Sequence[Row], out: Path) -> Path | None:
@@ -100,12 +108,12 @@ def _plot(loaded: Sweep, rows: Sequence[Row], out: Path) -> Path | None:
 
 def points_table(loaded: Sweep, rows: Sequence[Row]) -> str:
     """The swept keys and the main quantities of each point; a failed point has dashes."""
-    from smoes_sim.sweep.study import text_of
+    from smoes_sim.sweep.study import text_at
 
     keys = loaded.swept()
     body = [
         [
-            *(text_of(row["set"][key]) if key in row["set"] else "-" for key in keys),
+            *(text_at(row["set"], key) for key in keys),
             *(_cell(row, name, factor) for name, factor in _COLUMNS.values()),
         ]
         for row in rows

@@ -10,7 +10,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.files import nearest, replacing
 from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.results import flat
-from smoes_sim.sweep.study import PlotSpec, text_of
+from smoes_sim.sweep.study import PlotSpec, text_at
 
 if TYPE_CHECKING:
     import altair as alt
@@ -162,8 +162,8 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
         raise ConfigError(f'plot.metric = "{plot.metric}" is no number of this sweep. {nearest(plot.metric, metrics)}')
     return [
         {
-            "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_of(place),
-            "by": text_of(row["set"].get(plot.by)) if plot.by else "",
+            "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
+            "by": text_at(row["set"], plot.by) if plot.by else "",
             "value": columns[plot.metric],
             "low": columns.get(f"intervals_{plot.metric}_low"),
             "high": columns.get(f"intervals_{plot.metric}_high"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -104,20 +103,17 @@ def run_sweep(
                 store.write(digest, points[digest], outcome)
                 state[digest] = "failed" if "error" in outcome else "done"
                 on_done(number)
-        found = {digest: store.read(digest) for digest in points}
-        known = {digest: outcome for digest, outcome in found.items() if outcome is not None}
-        rows = write_sweep(out, sweep, [known[digest] for digest in digests]) if len(known) == len(points) else []
-    count = Counter(state[digest] for digest in digests if digest in state)
-    failed = [digest for digest in digests if state.get(digest) == "failed"]
-    return Tally(
-        points=count.total(),
-        done=count["done"],
-        skipped=count["skipped"],
-        failed=len(failed),
-        missing=sum(digest not in known for digest in digests),
-        failures={points[digest].name: known[digest]["error"] for digest in failed},
-        rows=rows,
-    )
+        known = [store.read(digest) for digest in digests]
+        there = [outcome for outcome in known if outcome is not None]
+        rows = write_sweep(out, sweep, there) if len(there) == len(known) else []
+    states = [state.get(digest, "of another shard") for digest in digests]
+    failures = {
+        point.name: outcome["error"]
+        for point, outcome, what in zip(sweep.points, known, states, strict=True)
+        if what == "failed" and outcome is not None
+    }
+    count = {what: states.count(what) for what in ("done", "skipped", "failed")}
+    return Tally(points=sum(count.values()), missing=known.count(None), failures=failures, rows=rows, **count)
 
 
 def _existing(folder: Path) -> Store:

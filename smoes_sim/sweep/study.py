@@ -67,7 +67,7 @@ class SweepFile(Spec):
         for key in axes:
             if key not in known:
                 raise ValueError(f'plot: "{key}" is not swept. {nearest(key, known)}')
-        places = [tuple(text_of(point.get(key)) for key in axes) for point in points]
+        places = [tuple(text_at(point, key) for key in axes) for point in points]
         if len(set(places)) < len(places):
             others = sorted(known - set(axes))
             raise ValueError(
@@ -98,7 +98,7 @@ class Point:
     @property
     def name(self) -> str:
         """The settings in one line."""
-        return " ".join(_assignments(self.settings))
+        return " ".join(f"{key}={text_of(value)}" for key, value in self.settings.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +111,7 @@ class Sweep:
     def swept(self) -> list[str]:
         """Keys that have more than one value over the points."""
         keys = dict.fromkeys(key for point in self.points for key in point.settings)
-        values = {key: {text_of(point.settings.get(key)) for point in self.points} for key in keys}
-        return [key for key in keys if len(values[key]) > 1]
+        return [key for key in keys if len({text_at(point.settings, key) for point in self.points}) > 1]
 
 
 def text_of(value: Any) -> str:
@@ -120,8 +119,9 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
-def _assignments(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={text_of(value)}" for key, value in settings.items()]
+def text_at(settings: Mapping[str, Any], key: str) -> str:
+    """A setting in one line; ``-`` where the base's value stands."""
+    return text_of(settings[key]) if key in settings else "-"
 
 
 def sweep_names() -> list[str]:

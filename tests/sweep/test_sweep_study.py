@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from sweep.cheap import SCENARIO, written
@@ -111,3 +112,12 @@ def test_every_shipped_study_is_whole_and_says_what_it_shows(name):
     assert all(point.scenario is not None for point in sweep.points)
     assert sweep.file.description
     assert sweep.file.plot is not None
+
+
+def test_the_example_of_the_page_is_a_whole_study(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "sweep.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "study.yaml").write_text(example)
+    sweep = load_sweep(str(tmp_path / "study.yaml"))
+    assert [point.problem for point in sweep.points] == [""] * 4
+    assert sweep.swept() == ["topology", "compute.device", "routing.policy", "calibration"]
