@@ -14,6 +14,7 @@ import typer
 from smoes_sim.cli import show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.first_use import compilation_told
+from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
 app.command()(train)
+app.command()(sweep)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""
@@ -134,7 +136,7 @@ def calibrate(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration or measurements.")],
+    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements or sweep.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
     from smoes_sim import results
