@@ -71,15 +71,15 @@ def exec_(name: Name, rank: Annotated[int, typer.Argument(metavar="RANK")], comm
 
 @app.command()
 def down(
-    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="May be left out if only one is up.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that are up, and what dead ones left behind.")] = False,
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="May be left out if only one was left up.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that lab up made; those of running programs stay.")] = False,
 ) -> None:
     """End the programs in a lab and delete it."""
     from smoes_sim.lab import find_lab, standing_labs, sweep
     from smoes_sim.lab.namespaces import require_root
 
     require_root()
-    standing = standing_labs()
+    standing = [lab for lab in standing_labs() if lab.kept]
     if everything:
         chosen = standing
     elif name is not None:
