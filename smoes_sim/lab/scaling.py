@@ -36,7 +36,7 @@ def choose_scale(
     Raises:
         TopologyError: If the load is more than the box pushes, or the slowest link would be too slow.
     """
-    bandwidth = np.array([_narrowest(topology, segment) for segment in segments])
+    bandwidth = np.array([narrowest(topology, segment) for segment in segments])
     load = _busiest(bandwidth, crossing)
     slowest = float(bandwidth.min())
     factor = min(_round_down(COMFORTABLE / load), 1.0) if scale is None else scale
@@ -75,7 +75,8 @@ def scaled_topology(topology: Topology, factor: float, *, has_delay: bool) -> tu
     return scaled, tuple(left_out)
 
 
-def _narrowest(topology: Topology, segment: tuple[int, ...]) -> float:
+def narrowest(topology: Topology, segment: tuple[int, ...]) -> float:
+    """B/s that some links in a row let through together; infinite if all are fatpipes."""
     ids = np.array(segment)
     return float(topology.link_bandwidth[ids[topology.link_shared[ids]]].min(initial=np.inf))
 
