@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 from smoes_sim.errors import TopologyError
 from smoes_sim.topology import Topology
 
-COMFORTABLE = 250e6
-"""B/s, summed over every wire that a byte crosses, at which two cores are idle half of the time (docs/lab.md)."""
+COMFORTABLE = 320e6
+"""B/s, summed over every wire that a byte crosses, that leaves two cores time for the programs themselves (docs/lab.md)."""
 MOST = 600e6
 """B/s, counted likewise, beyond which two cores were too slow even for plain TCP (docs/lab.md)."""
 SLOWEST = 1.25e6
