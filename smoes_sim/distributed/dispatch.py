@@ -8,24 +8,36 @@ Every stage of dispatch is an exchange; combine takes the same stages backwards 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smoes_sim.distributed.patterns import Exchange
 from smoes_sim.distributed.wire import Wire
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.topology import Topology
 from smoes_sim.traffic import Deduplicate
 
-Exchange = Callable[[Tensor, list[int], list[int]], Tensor]
-"""Sends rows (N_send, B), ordered by destination, so many to each rank; gives those received, ordered by source."""
 Ints = NDArray[np.int64]
+
+
+class Counts(NamedTuple):
+    """Rows of an exchange as a rank sees it.
+
+    Attributes:
+        sent: To each rank, the own one included, R of them.
+        received: From each rank.
+        all: From rank to rank, R rows of R.
+    """
+
+    sent: list[int]
+    received: list[int]
+    all: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +46,15 @@ class Stage:
 
     Attributes:
         take: Input row that each copy sent is made of, ordered by destination, int64 (N_send,).
-        send_counts: Copies for each rank, the own one included, R of them.
-        receive_counts: Copies from each rank, R of them.
+        outward: Copies in dispatch.
+        homeward: The same, turned round, in combine.
         num_inputs: Rows there are before the stage: the rank's tokens, then what the stage before brought.
     """
 
     take: Tensor
-    send_counts: list[int]
-    receive_counts: list[int]
+    outward: Counts
+    homeward: Counts
     num_inputs: int
-
-    def counts(self, *, is_homeward: bool) -> tuple[list[int], list[int]]:
-        """Rows to each rank and from each rank; on the way home they are turned round."""
-        return (self.receive_counts, self.send_counts) if is_homeward else (self.send_counts, self.receive_counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +78,7 @@ class Plan:
     @property
     def num_rows(self) -> int:
         """Rows that the experts see: the copies received last."""
-        return sum(self.stages[-1].receive_counts)
+        return sum(self.stages[-1].outward.received)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +89,11 @@ class _Copies:
     slot: Ints
     source: Ints
     destination: Ints
+
+    def matrix(self, num_ranks: int) -> Ints:
+        """Copies from rank to rank, (R, R)."""
+        pair = self.source * num_ranks + self.destination
+        return np.bincount(pair, minlength=num_ranks**2).reshape(num_ranks, num_ranks)
 
     def sent_by(self, rank: int) -> Ints:
         """Copies that a rank sends, in order."""
@@ -139,8 +152,8 @@ def plan_layer(
         stages.append(
             Stage(
                 take=torch.as_tensor(position[stage.token[sent]], device=device),
-                send_counts=np.bincount(stage.destination[sent], minlength=topology.num_ranks).tolist(),
-                receive_counts=np.bincount(stage.source[received], minlength=topology.num_ranks).tolist(),
+                outward=_counts(stage.matrix(topology.num_ranks), rank),
+                homeward=_counts(stage.matrix(topology.num_ranks).T, rank),
                 num_inputs=num_inputs,
             )
         )
@@ -161,6 +174,10 @@ def plan_layer(
         weight=torch.as_tensor(weights[order], device=device),
         expert_counts=np.bincount(expert, minlength=len(experts)).tolist(),
     )
+
+
+def _counts(matrix: Ints, rank: int) -> Counts:
+    return Counts(sent=matrix[rank].tolist(), received=matrix[:, rank].tolist(), all=matrix.tolist())
 
 
 def _weights(trace: RoutingTrace, layer: int) -> NDArray[np.float32]:
@@ -214,10 +231,11 @@ class Transport:
     outward: Wire
     homeward: Wire
 
-    def send(self, rows: Tensor, send_counts: list[int], receive_counts: list[int], *, is_homeward: bool) -> Tensor:
-        """Exchange rows (N_send, D); gives those received, (N_receive, D), in the same type."""
-        wire = self.homeward if is_homeward else self.outward
-        return wire.decode(self.exchange(wire.encode(rows), send_counts, receive_counts), rows.dtype)
+    def send(self, rows: Tensor, stage: Stage, *, is_homeward: bool) -> Tensor:
+        """Exchange the rows of a stage, (N_send, D); gives those received, (N_receive, D), in the same type."""
+        wire, counts = (self.homeward, stage.homeward) if is_homeward else (self.outward, stage.outward)
+        received = self.exchange(wire.encode(rows), counts.sent, counts.received, counts=counts.all)
+        return wire.decode(received, rows.dtype)
 
 
 class _Travel(torch.autograd.Function):
@@ -226,12 +244,11 @@ class _Travel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, transport: Transport, stage: Stage, is_homeward: bool) -> Tensor:
         ctx.transport, ctx.stage, ctx.is_homeward = transport, stage, is_homeward
-        return transport.send(rows, *stage.counts(is_homeward=is_homeward), is_homeward=is_homeward)
+        return transport.send(rows, stage, is_homeward=is_homeward)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        turned = not ctx.is_homeward
-        return ctx.transport.send(gradients[0], *ctx.stage.counts(is_homeward=turned), is_homeward=turned), None, None, None
+        return ctx.transport.send(gradients[0], ctx.stage, is_homeward=not ctx.is_homeward), None, None, None
 
 
 def dispatch(x: Tensor, plan: Plan, transport: Transport) -> Tensor:

@@ -1,1 +1,0 @@
-"""Run a scenario for real over ``torch.distributed``; nothing imports this package but runners and, lazily, commands."""
