@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from smoes_sim.distributed.dispatch import Exchange, Plan, Transport, combine, dispatch
+from smoes_sim.distributed.dispatch import Plan, Transport, combine, dispatch
 from smoes_sim.distributed.experts import GroupedExperts
+from smoes_sim.distributed.patterns import Counts, Exchange
 
 
 class CountedExchange:
@@ -22,11 +25,18 @@ class CountedExchange:
         self._exchange = exchange
         self.moved: list[NDArray[np.int64]] = []
 
-    def __call__(self, rows: Tensor, send_counts: list[int], receive_counts: list[int]) -> Tensor:
-        """Exchange rows of bytes and count them."""
-        received = self._exchange(rows, send_counts, receive_counts)
-        assert len(received) == sum(receive_counts), f"{len(received)} rows arrived, {sum(receive_counts)} were expected"
-        self.moved.append(np.array([send_counts, receive_counts], dtype=np.int64) * rows.shape[1])
+    def __call__(
+        self,
+        send: Tensor,
+        send_counts: Counts,
+        receive_counts: Counts,
+        *,
+        out: Tensor | None = None,
+        counts: Sequence[Counts] | None = None,
+    ) -> Tensor:
+        """Exchange rows and count their bytes."""
+        received = self._exchange(send, send_counts, receive_counts, out=out, counts=counts)
+        self.moved.append(np.array([send_counts, receive_counts], dtype=np.int64) * send.element_size() * send.shape[1])
         return received
 
     def take(self) -> list[NDArray[np.int64]]:

@@ -94,9 +94,7 @@ def medians(
     """
     table = pl.DataFrame([asdict(row) for row in rows])
     key = ["step", "layer", "phase"]
-    repeats = table.group_by([*key, "repeat"]).agg(
-        pl.col("time_s").max(), pl.col("cpu_s").max(), pl.col("bytes_sent").sum()
-    )
+    repeats = table.group_by([*key, "repeat"]).agg(pl.col("time_s").max(), pl.col("cpu_s").max(), pl.col("bytes_sent").sum())
     found = (
         repeats.group_by(key)
         .agg(

@@ -40,19 +40,25 @@ class Wire:
     def encode(self, rows: Tensor) -> Tensor:
         """Rows (N, D) of any real type as uint8 (N, B)."""
         if self.element != "fp8":
-            return rows.to(_DTYPES[self.element]).contiguous().view(torch.uint8)
+            return _viewed(rows.to(_DTYPES[self.element]), torch.uint8)
         blocks = _in_blocks(rows.float())
         scale = blocks.abs().amax(dim=-1).clamp(min=torch.finfo(torch.float32).tiny * _LARGEST) / _LARGEST
         quantised = (blocks / scale[..., None]).to(_FP8).flatten(1)[:, : self.hidden]
-        return torch.cat([quantised.contiguous().view(torch.uint8), scale.view(torch.uint8)], dim=1)
+        return torch.cat([_viewed(quantised, torch.uint8), _viewed(scale, torch.uint8)], dim=1)
 
     def decode(self, wire: Tensor, dtype: torch.dtype) -> Tensor:
         """Bytes (N, B) as rows (N, D) of ``dtype``."""
         if self.element != "fp8":
-            return wire.view(_DTYPES[self.element]).to(dtype)
-        blocks = _in_blocks(wire[:, : self.hidden].contiguous().view(_FP8).float())
-        scale = wire[:, self.hidden :].contiguous().view(torch.float32)
+            return _viewed(wire, _DTYPES[self.element]).to(dtype)
+        blocks = _in_blocks(_viewed(wire[:, : self.hidden], _FP8).float())
+        scale = _viewed(wire[:, self.hidden :], torch.float32)
         return (blocks * scale[..., None]).flatten(1)[:, : self.hidden].to(dtype)
+
+
+def _viewed(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """The memory of rows (N, D) as another type, (N, D * old size / new size)."""
+    width = rows.shape[1] * rows.element_size() // dtype.itemsize
+    return rows.reshape(-1).view(dtype).view(len(rows), width)
 
 
 def _in_blocks(rows: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from four_ranks import RANKS, on_four_ranks
+from layer_cases import CASES, HIDDEN, INNER, LEVELS, Built, Case, build, experts_of_rank, run_case
 
-from distributed.four_ranks import RANKS, on_four_ranks
-from distributed.layer_cases import CASES, HIDDEN, INNER, LEVELS, Built, Case, build, experts_of_rank, run_case
 from smoes_sim.distributed.experts import seeded_experts
 from smoes_sim.distributed.reference import reference_layer
 from smoes_sim.distributed.wire import TOLERANCE
@@ -40,9 +40,7 @@ def _reference(case: Case, built: Built) -> dict[str, torch.Tensor]:
     if built.trace.expert_weights is not None:
         weights = torch.as_tensor(built.trace.expert_weights[:, 0])
     shared = (leaves["shared.rise"], leaves["shared.fall"]) if model.shared_experts else None
-    y = reference_layer(
-        leaves["x"], ids, weights.double(), (leaves["experts.rise"], leaves["experts.fall"]), shared
-    )
+    y = reference_layer(leaves["x"], ids, weights.double(), (leaves["experts.rise"], leaves["experts.fall"]), shared)
     (y * built.probe.double()).sum().backward()
     gradients = {f"{name}.grad": torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
     return gradients | {"y": y.detach()}
