@@ -13,6 +13,7 @@ import typer
 
 from smoes_sim.cli import show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
+from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
@@ -96,6 +97,7 @@ def compare(
 
 
 app.command(cls=GroupedCommand)(alltoall)
+app.command(cls=GroupedCommand)(bench)
 
 
 @app.command()
