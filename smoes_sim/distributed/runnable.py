@@ -1,0 +1,63 @@
+"""What of a scenario can be executed, and the scenario as it was executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smoes_sim.config import CommunicationSpec, Scenario
+from smoes_sim.deployment import synthesize_trace
+from smoes_sim.errors import ConfigError
+from smoes_sim.results import resolved_yaml
+from smoes_sim.files import write_bytes
+from smoes_sim.routing.trace import save_trace
+
+PATTERNS = ("direct", "pairwise", "two_hop", "all_to_all_single")
+"""Schedules that :mod:`smoes_sim.distributed.patterns` can run."""
+
+
+def check_runnable(scenario: Scenario) -> None:
+    """Refuse what the runner would do otherwise than asked.
+
+    Raises:
+        ConfigError: With the value, what runs, and what to change.
+    """
+    communication, model = scenario.communication, scenario.model_shape
+    if not model.experts:
+        raise ConfigError(f'model = "{model.name}": a dense model has no experts to run. Choose a model with experts.')
+    if communication.library not in PATTERNS:
+        raise ConfigError(
+            f"communication.library = {communication.library}: can be predicted, not run. Use {', '.join(PATTERNS)}."
+        )
+    if communication.order != "shifted":
+        raise ConfigError(f"communication.order = {communication.order}: messages are posted from the next rank on. Use shifted.")
+    if scenario.overlap != "none":
+        raise ConfigError(f"overlap = {scenario.overlap}: layers run without overlap. Write overlap: none.")
+
+
+def pattern_of(communication: CommunicationSpec) -> str:
+    """The exchange of each stage.
+
+    Under ``node`` deduplication ``two_hop`` has a stage for each of its hops already, so each goes ``direct``.
+    """
+    is_hop = communication.library == "two_hop" and communication.deduplicate == "node"
+    return "direct" if is_hop else communication.library
+
+
+def with_trace(scenario: Scenario, folder: Path) -> Scenario:
+    """The scenario with its synthetic routing written to ``trace.npz``, so that all ranks read instead of drawing it.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+    """
+    if scenario.routing.trace is not None:
+        return scenario
+    path = folder / "trace.npz"
+    save_trace(synthesize_trace(scenario), path)
+    return scenario.model_copy(update={"routing": scenario.routing.model_copy(update={"trace": str(path)})})
+
+
+def write_scenario(scenario: Scenario, folder: Path) -> Path:
+    """Write ``scenario.resolved.yaml``, which ``smoes-sim simulate`` predicts and ``smoes-sim run`` repeats."""
+    path = folder / "scenario.resolved.yaml"
+    write_bytes(path, resolved_yaml([("", scenario)]))
+    return path
