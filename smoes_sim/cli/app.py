@@ -15,6 +15,7 @@ from smoes_sim.cli import show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
+from smoes_sim.cli.run_command import run
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
 app.command()(train)
+app.command()(run)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""

@@ -1,35 +1,35 @@
-"""The rows of a run: one per repeat, phase, layer and rank, in JSON lines while it runs, then as tables."""
+"""The rows of a run, and what they say: medians beside predictions, in one document and one folder."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import orjson
 import polars as pl
 
 from smoes_sim import __version__
-from smoes_sim.distributed.prediction import Predicted
-from smoes_sim.errors import ConfigError
+from smoes_sim.deployment import Deployment
+from smoes_sim.distributed.prediction import PHASES, Predicted, predict_layers
+from smoes_sim.distributed.runnable import with_trace, write_scenario
 from smoes_sim.files import write_bytes
+from smoes_sim.results import to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class RunRow:
     """What one rank did in one phase.
 
     Attributes:
         step: 0 for the prefill, then the decode steps.
         layer: MoE layer, 0..L-1.
-        phase: ``dispatch``, ``experts``, ``combine``, ``shared`` or ``layer`` (all of them, without barriers).
+        phase: ``dispatch``, ``experts``, ``combine``, ``shared``, or ``layer``: all of them, without barriers.
         rank: The rank.
         repeat: 0, 1, ...
         time_s: From the common start until this rank was done, seconds; the phase takes the largest over the ranks.
-        cpu_s: CPU time of the rank's own thread meanwhile, seconds; less than ``time_s`` where it waited.
+        cpu_s: CPU time of the rank's main thread meanwhile, seconds: less than ``time_s`` where it waited.
         bytes_sent: Bytes to other ranks.
         bytes_received: Bytes from other ranks.
         tokens: Tokens at home on the rank.
@@ -51,78 +51,86 @@ class Row:
     active_experts: int
 
 
-class RowFile:
-    """A JSON-lines file to which a rank appends its rows, so that those of a run that dies can be read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What rank 0 knows at the end of a run.
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self._path = folder / f"rows.rank{rank}.jsonl"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._stream = self._path.open("wb")
-        except OSError as error:
-            raise ConfigError(f"{self._path}: cannot be written ({error.strerror}). Choose another place.") from None
-
-    def append(self, rows: Iterable[Row]) -> None:
-        """Write rows and hand them to the operating system."""
-        self._stream.write(to_lines(rows))
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Write everything to disk."""
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-
-
-def to_lines(rows: Iterable[Row]) -> bytes:
-    """Rows as JSON lines."""
-    return b"".join(orjson.dumps(asdict(row)) + b"\n" for row in rows)
-
-
-def from_lines(lines: bytes) -> list[Row]:
-    """Rows of JSON lines; a last line that was not finished is left out."""
-    whole, _, _ = lines.rpartition(b"\n")
-    return [Row(**orjson.loads(line)) for line in whole.splitlines()]
-
-
-def medians(
-    rows: Sequence[Row], predictions: dict[tuple[int, int, str], Predicted], *, moe_layers: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Per step, layer and phase the median over repeats of the largest time over ranks, and the prediction beside it.
-
-    ``spread_s`` is half the distance from the 10th to the 90th percentile of the repeats: how well a repeat agrees with
-    another; ``cpu_s`` is the median of the busiest rank's CPU time; bytes are those that all ranks sent in one repeat.
+    Attributes:
+        deployment: What was executed.
+        rows: Rows of all ranks.
+        facts: How it was run, JSON values.
     """
-    table = pl.DataFrame([asdict(row) for row in rows])
-    key = ["step", "layer", "phase"]
-    repeats = table.group_by([*key, "repeat"]).agg(pl.col("time_s").max(), pl.col("cpu_s").max(), pl.col("bytes_sent").sum())
-    found = (
-        repeats.group_by(key)
-        .agg(
-            pl.col("time_s").median().alias("measured_s"),
-            ((pl.col("time_s").quantile(0.9, "linear") - pl.col("time_s").quantile(0.1, "linear")) / 2).alias("spread_s"),
-            pl.col("cpu_s").median(),
-            pl.col("bytes_sent").max().alias("bytes_remote"),
-        )
-        .sort(key)
-    )
-    return [_with_prediction(row, predictions, moe_layers) for row in found.iter_rows(named=True)]
+
+    deployment: Deployment
+    rows: Sequence[RunRow]
+    facts: dict[str, Any]
 
 
-def _with_prediction(
-    row: dict[str, Any], predictions: dict[tuple[int, int, str], Predicted], moe_layers: Sequence[int]
-) -> dict[str, Any]:
-    predicted = predictions[row["step"], row["layer"], row["phase"]]
-    return row | {
-        "model_layer": moe_layers[row["layer"]],
-        "predicted_s": predicted.value,
-        "predicted_low_s": predicted.low,
-        "predicted_high_s": predicted.high,
+def summarise(measured: Measured) -> dict[str, Any]:
+    """The document of a run: what was run on what, and medians with the simulator's predictions beside them."""
+    deployment = measured.deployment
+    scenario = deployment.scenario
+    communication = scenario.communication
+    tokens = [sum(step.batches[0].load.tokens.tolist()) for step in (deployment.prefill, *deployment.decode)]
+    return {
+        "model": deployment.model.name,
+        "topology": deployment.topology.name,
+        "ranks": deployment.topology.num_ranks,
+        "nodes": deployment.topology.num_nodes,
+        "moe_layers": list(deployment.model.moe_layer_indices),
+        "token_placement": scenario.placement.tokens,
+        "expert_placement": str(scenario.expert_rule),
+        **communication.model_dump(include={"library", "deduplicate", "dispatch", "combine"}),
+        "calibration": scenario.calibration,
+        "steps": [{"step": step, "phase": "decode" if step else "prefill", "tokens": n} for step, n in enumerate(tokens)],
+        "medians": medians(measured.rows, predict_layers(deployment)),
+        "facts": measured.facts,
     }
 
 
-def write_rows(folder: Path, rows: Sequence[Row]) -> None:
-    """Write ``rows.parquet``."""
+def medians(rows: Sequence[RunRow], predictions: dict[tuple[int, int, str], Predicted]) -> list[dict[str, Any]]:
+    """Per step, layer and phase what was measured and what was predicted, in the order in which they ran.
+
+    ``measured_s`` is the median over repeats of the largest time over ranks, ``measured_p10_s`` and ``measured_p90_s`` are
+    percentiles of the same; ``cpu_s`` is the median over repeats of the busiest rank's CPU time; ``bytes_remote`` all bytes
+    between ranks in one repeat; ``relative_error`` is (predicted - measured) / measured.
+    """
+    key = ["step", "layer", "phase"]
+    repeats = (
+        pl.DataFrame([asdict(row) for row in rows])
+        .group_by([*key, "repeat"])
+        .agg(pl.col("time_s").max(), pl.col("cpu_s").max(), pl.col("bytes_sent").sum())
+    )
+    time = pl.col("time_s")
+    table = repeats.group_by(key).agg(
+        time.median().alias("measured_s"),
+        time.quantile(0.1, "linear").alias("measured_p10_s"),
+        time.quantile(0.9, "linear").alias("measured_p90_s"),
+        pl.col("cpu_s").median(),
+        pl.col("bytes_sent").max().alias("bytes_remote"),
+    )
+    found = sorted(table.iter_rows(named=True), key=lambda row: (row["step"], row["layer"], PHASES.index(row["phase"])))
+    return [_beside(row, predictions[row["step"], row["layer"], row["phase"]]) for row in found]
+
+
+def _beside(row: dict[str, Any], predicted: Predicted) -> dict[str, Any]:
+    return row | {
+        "predicted_s": predicted.value,
+        "predicted_low_s": predicted.low,
+        "predicted_high_s": predicted.high,
+        "relative_error": (predicted.value - row["measured_s"]) / row["measured_s"],
+    }
+
+
+def write_run(folder: Path, measured: Measured, document: dict[str, Any]) -> None:
+    """Write ``rows.parquet``, ``summary.json``, ``scenario.resolved.yaml``, and ``trace.npz`` if the routing is synthetic.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+    """
     stream = BytesIO()
     metadata = {"smoes_sim.version": __version__, "smoes_sim.schema": "run-rows/1", "units": "in the column names"}
-    pl.DataFrame([asdict(row) for row in rows]).write_parquet(stream, metadata=metadata)
+    pl.DataFrame([asdict(row) for row in measured.rows]).write_parquet(stream, metadata=metadata)
     write_bytes(folder / "rows.parquet", stream.getvalue())
+    write_bytes(folder / "summary.json", to_json(document))
+    write_scenario(with_trace(measured.deployment.scenario, folder), folder)

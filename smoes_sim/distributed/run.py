@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from contextlib import ExitStack
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,48 +26,35 @@ from smoes_sim.deployment import Deployment, Step, deploy, step_tokens
 from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
 from smoes_sim.distributed.dispatch import Plan, Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts, seeded_generator
+from smoes_sim.distributed.facts import library_name, rank_facts, run_facts
 from smoes_sim.distributed.group import Backend, RankGroup, join
+from smoes_sim.distributed.journal import Journal
 from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
 from smoes_sim.distributed.prediction import PHASES
-from smoes_sim.distributed.rows import Row, RowFile
+from smoes_sim.distributed.rows import Measured, RunRow
 from smoes_sim.distributed.runnable import check_runnable, pattern_of
 from smoes_sim.distributed.wire import Wire, dtype_of
 from smoes_sim.errors import ConfigError, SimulationError
 
-_WARM_UP = 2
+WARM_UP = 2
 """Repeats before the first that counts: connections, allocations and caches."""
 _NOT_AN_EXPERT = 1_000_000
 """Keys of the seeds of tokens and shared experts, above any expert."""
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What rank 0 knows at the end of a run.
-
-    Attributes:
-        deployment: What was executed.
-        rows: Rows of all ranks.
-        facts: How it was run: ranks, devices, clock; JSON values.
-    """
-
-    deployment: Deployment
-    rows: list[Row]
-    facts: dict[str, object]
-
-
 def execute(
-    scenario: Scenario, *, repeats: int, folder: Path, backend: Backend = "auto", timeout: float = 60.0
+    scenario: Scenario, *, repeats: int, folder: Path | None, backend: Backend = "auto", timeout: float = 60.0
 ) -> Measured | None:
-    """Run this process's rank of a scenario; every rank of the run must call it.
+    """Run this process's rank of a scenario; every rank of the run calls this.
 
     Args:
-        scenario: What to execute; all ranks must be given the same.
-        repeats: Times that everything is measured, after two that are not.
-        folder: Where this rank's ``rows.rank<N>.jsonl`` goes while it runs.
+        scenario: What to execute; the same on every rank.
+        repeats: Times that everything is measured, after two that do not count.
+        folder: Where each rank writes its rows as they come; nothing is written when left out.
         backend: ``gloo``, ``nccl``, or ``auto``.
-        timeout: Seconds for the ranks to come, and for each operation.
+        timeout: Seconds for the ranks to come, and for each phase.
 
     Returns:
         On rank 0 everything; on the others None.
@@ -74,22 +63,38 @@ def execute(
         ConfigError: If the scenario cannot be run, or needs another number of ranks.
     """
     check_runnable(scenario)
-    with join(timeout=timeout, backend=backend) as group:
+    with ExitStack() as context:
+        group = context.enter_context(join(timeout=timeout, backend=backend))
         deployment = deploy(scenario)
         _check_fits(deployment, group)
         stack = _Stack(deployment, group)
-        output = RowFile(folder, group.place.rank)
-        with clock_of(group) as clock, undisturbed(), torch.inference_mode():
-            rows = []
-            for repeat in range(-_WARM_UP, repeats):
-                found = list(stack.measure(clock, repeat))
-                if repeat >= 0:
-                    rows += found
-                    output.append(found)
-        output.close()
-        everything = _gathered(rows, group)
+        clock = context.enter_context(clock_of(group))
+        journal = None if folder is None else context.enter_context(Journal(folder, group.place.rank))
         facts = _facts(group, clock, stack.dtype, repeats)
-    return Measured(deployment=deployment, rows=everything, facts=facts) if group.place.rank == 0 else None
+        rows: list[RunRow] = []
+        with undisturbed(), torch.inference_mode():
+            for repeat in range(-WARM_UP, repeats):
+                for row in stack.measure(clock, repeat):
+                    if repeat >= 0:
+                        rows.append(row)
+                        if journal is not None:
+                            journal.write(asdict(row))
+        rows = _gathered(rows, group)
+    return Measured(deployment=deployment, rows=rows, facts=facts) if group.place.rank == 0 else None
+
+
+def _facts(group: RankGroup, clock: Clock, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """Versions, hardware and settings that the rows rest on; every rank adds its own."""
+    said = group.meet("facts", orjson.dumps(rank_facts(group)).decode())
+    return {
+        **run_facts(group),
+        "library": library_name(group),
+        "clock": clock.kind,
+        "activation": str(dtype).removeprefix("torch."),
+        "warmup": WARM_UP,
+        "repeats": repeats,
+        "per_rank": [orjson.loads(word) for word in said],
+    }
 
 
 def _check_fits(deployment: Deployment, group: RankGroup) -> None:
@@ -138,7 +143,7 @@ class _Stack:
         nodes = deployment.topology.node_of_rank.tolist()
         self._counted = CountedExchange(exchange(pattern, node_of_rank=nodes))
         self._steps = (deployment.prefill, *deployment.decode)
-        self._tokens = [tokens for tokens in step_tokens(deployment.workload)]
+        self._tokens = step_tokens(deployment.workload)
         layers = range(deployment.model.num_moe_layers)
         self._layers = [self._layer(deployment, layer) for layer in layers]
         self._plans = [[self._plan(deployment, tokens, layer) for layer in layers] for tokens in self._tokens]
@@ -186,7 +191,7 @@ class _Stack:
         x = torch.randn(len(home), deployment.model.hidden, generator=generator)
         return x[torch.as_tensor(home == self._rank)].to(self._device, self.dtype)
 
-    def measure(self, clock: Clock, repeat: int) -> Iterator[Row]:
+    def measure(self, clock: Clock, repeat: int) -> Iterator[RunRow]:
         """One repeat of everything."""
         for index, step in enumerate(self._steps):
             x = self._inputs[index]
@@ -220,7 +225,7 @@ class _Visit:
         self._group, self._clock, self._counted = group, clock, counted
         self._step, self._layer, self._repeat, self._plan = step, layer, repeat, plan
         self._moved: dict[str, list[NDArray[np.int64]]] = {}
-        self.rows: list[Row] = []
+        self.rows: list[RunRow] = []
 
     def time(self, phase: str, work: Callable[..., T], *arguments: object) -> T:
         """Do one phase from a common start; its row is added."""
@@ -234,7 +239,7 @@ class _Visit:
         self._moved[phase] = self._counted.take()
         sent, received = self._remote(phase)
         self.rows.append(
-            Row(
+            RunRow(
                 step=self._step,
                 layer=self._layer,
                 phase=phase,
@@ -276,18 +281,16 @@ class _Visit:
                 )
 
 
-_NUMBERS = [field.name for field in fields(Row) if field.name != "phase"]
+_NUMBERS = [field.name for field in fields(RunRow) if field.name != "phase"]
+_WHOLE = [field.name for field in fields(RunRow) if field.type == "int"]
 
 
-def _gathered(rows: Sequence[Row], group: RankGroup) -> list[Row]:
+def _gathered(rows: Sequence[RunRow], group: RankGroup) -> list[RunRow]:
     """The rows of all ranks, which have equally many each."""
     numbers = [[PHASES.index(row.phase), *(getattr(row, name) for name in _NUMBERS)] for row in rows]
     table = group.gather(np.array(numbers, dtype=np.float64).ravel())
-    is_float = {field.name: field.type == "float" for field in fields(Row)}
-    return [
-        Row(
-            phase=PHASES[int(phase)],
-            **{name: value if is_float[name] else int(value) for name, value in zip(_NUMBERS, values, strict=True)},
-        )
-        for phase, *values in table.reshape(-1, 1 + len(_NUMBERS)).tolist()
-    ]
+    found = []
+    for phase, *values in table.reshape(-1, 1 + len(_NUMBERS)).tolist():
+        named: dict[str, Any] = dict(zip(_NUMBERS, values, strict=True))
+        found.append(RunRow(phase=PHASES[int(phase)], **named | {name: int(named[name]) for name in _WHOLE}))
+    return found

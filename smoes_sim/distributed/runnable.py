@@ -7,9 +7,10 @@ from pathlib import Path
 from smoes_sim.config import CommunicationSpec, Scenario
 from smoes_sim.deployment import synthesize_trace
 from smoes_sim.errors import ConfigError
-from smoes_sim.results import resolved_yaml
 from smoes_sim.files import write_bytes
+from smoes_sim.results import resolved_yaml
 from smoes_sim.routing.trace import save_trace
+from smoes_sim.topology import build, find_topology
 
 PATTERNS = ("direct", "pairwise", "two_hop", "all_to_all_single")
 """Schedules that :mod:`smoes_sim.distributed.patterns` can run."""
@@ -29,9 +30,17 @@ def check_runnable(scenario: Scenario) -> None:
             f"communication.library = {communication.library}: can be predicted, not run. Use {', '.join(PATTERNS)}."
         )
     if communication.order != "shifted":
-        raise ConfigError(f"communication.order = {communication.order}: messages are posted from the next rank on. Use shifted.")
+        raise ConfigError(
+            f"communication.order = {communication.order}: messages are posted from the next rank on. Use shifted."
+        )
     if scenario.overlap != "none":
         raise ConfigError(f"overlap = {scenario.overlap}: layers run without overlap. Write overlap: none.")
+
+
+def num_ranks_of(scenario: Scenario) -> int:
+    """Ranks of the scenario's topology."""
+    asked = scenario.topology
+    return (find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")).num_ranks
 
 
 def pattern_of(communication: CommunicationSpec) -> str:
