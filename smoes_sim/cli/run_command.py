@@ -112,17 +112,18 @@ def _take_part(
 
 def _table(document: Row) -> str:
     """Sums over the layers, per step and phase; decode as the mean over its steps."""
-    facts, cores = document["facts"], document["facts"]["per_rank"][0]["cpus"]
+    facts, num_layers = document["facts"], len(document["moe_layers"])
     lines = [
-        f"{document['model']} ({len(document['moe_layers'])} MoE layers) on {document['topology']}: {document['ranks']} ranks, "
-        f"{document['nodes']} nodes; {facts['library']}; {cores} processors a host; {facts['activation']} activations",
+        f"{document['model']}, {num_layers} MoE layers, {facts['activation']} activations; {document['topology']}: "
+        f"{document['ranks']} ranks on {document['nodes']} nodes; {facts['library']}; "
+        f"{facts['per_rank'][0]['cpus']} processors a host",
         f"experts {document['expert_placement']}, tokens {document['token_placement']}; {document['library']}, deduplicate "
         f"{document['deduplicate']}, dispatch {document['dispatch']}, combine {document['combine']}",
         f"summed over layers; measured: median of {facts['repeats']} repeats of the slowest rank, [10%, 90%]; cpu: busiest",
         "predicted: "
         + (f"with {document['calibration']}, [10%, 90%] of its draws" if document["calibration"] else _UNCALIBRATED),
     ]
-    body = [[kind, phase, *_cells(rows, len(document["moe_layers"]))] for (kind, phase), rows in _by_phase(document).items()]
+    body = [[kind, phase, *_cells(rows, num_layers)] for (kind, phase), rows in _by_phase(document).items()]
     header = ["step", "phase", "measured (ms)", "predicted (ms)", "error (%)", "MB between ranks", "cpu (ms)"]
     return "".join(f"# {line}\n" for line in lines) + show.table(header, body, left=2)
 

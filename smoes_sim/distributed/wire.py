@@ -56,7 +56,7 @@ class Wire:
         if self.element != "fp8":
             return _viewed(wire, _DTYPES[self.element]).to(dtype)
         blocks = _in_blocks(_viewed(wire[:, : self.hidden], _FP8).float())
-        scale = _viewed(wire[:, self.hidden :], torch.float32)
+        scale = _viewed(wire[:, self.hidden :].clone(), torch.float32)  # a clone: floats must start at multiples of 4
         return (blocks * scale[..., None]).flatten(1)[:, : self.hidden].to(dtype)
 
 

@@ -78,7 +78,7 @@ class Built:
 
 def build(case: Case) -> Built:
     """The case's deployment, with its routing bent where the case says so."""
-    deployment = deploy(_scenario(case))
+    deployment = deploy(scenario_of(case))
     trace, home = deployment.trace, deployment.home
     assert trace is not None
     rng = np.random.default_rng(5)
@@ -100,7 +100,8 @@ def build(case: Case) -> Built:
     return Built(deployment=deployment, trace=trace, home=home, x=x, probe=probe)
 
 
-def _scenario(case: Case) -> Scenario:
+def scenario_of(case: Case) -> Scenario:
+    """The scenario of a case."""
     fixed = {"source": "chosen", "image_source": "chosen", "image_tokens": {"kind": "fixed", "tokens": 6}}
     attention = {"vocab": 100, "heads": 2, "kv_heads": 2, "head_dim": 12}
     top_k = min(3, case.experts)
@@ -163,6 +164,6 @@ def run_case(case: Case, rank: int) -> dict[str, Any]:
 
 def experts_of_rank(case: Case, rank: int) -> np.ndarray:
     """Experts of a rank in a case."""
-    deployment = deploy(_scenario(case))
+    deployment = deploy(scenario_of(case))
     assert deployment.placement is not None
     return local_experts(deployment.placement, 0, rank)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from layer_cases import Case, scenario_of
+
+from smoes_sim.config import Scenario, load_scenario
+from smoes_sim.distributed.runnable import check_runnable, num_ranks_of, pattern_of, with_trace, write_scenario
+from smoes_sim.errors import ConfigError
+from smoes_sim.simulate import simulate
+
+
+def changed(scenario: Scenario, **communication: str) -> Scenario:
+    return scenario.model_copy(update={"communication": scenario.communication.model_copy(update=communication)})
+
+
+def test_the_scenario_as_executed_predicts_what_the_original_does(tmp_path: Path) -> None:
+    scenario = scenario_of(Case(tokens="modality", policy="smoes"))
+    executed = load_scenario(str(write_scenario(with_trace(scenario, tmp_path), tmp_path)))
+    assert executed.routing.trace == str(tmp_path / "trace.npz")
+    assert simulate(executed) == simulate(scenario)
+    assert with_trace(executed, tmp_path) == executed
+    assert num_ranks_of(executed) == 4
+
+
+def test_what_cannot_be_run_is_refused_with_what_can() -> None:
+    scenario = scenario_of(Case())
+    check_runnable(scenario)
+    with pytest.raises(ConfigError, match=r"library = low_latency: can be predicted, not run. Use direct, pairwise"):
+        check_runnable(changed(scenario, library="low_latency", deduplicate="none"))
+    with pytest.raises(ConfigError, match=r"order = naive: .* Use shifted"):
+        check_runnable(changed(scenario, order="naive"))
+    with pytest.raises(ConfigError, match=r"overlap = two_batch: .* overlap: none"):
+        check_runnable(scenario.model_copy(update={"overlap": "two_batch"}))
+    with pytest.raises(ConfigError, match=r'model = "olmoe-1b-7b-dense-total": a dense model'):
+        check_runnable(scenario.model_copy(update={"model": "olmoe-1b-7b-dense-total"}))
+
+
+def test_two_hops_of_node_deduplication_are_two_exchanges() -> None:
+    scenario = scenario_of(Case())
+    assert pattern_of(changed(scenario, library="two_hop", deduplicate="node").communication) == "direct"
+    assert pattern_of(changed(scenario, library="two_hop").communication) == "two_hop"
+    assert pattern_of(changed(scenario, library="pairwise", deduplicate="node").communication) == "pairwise"
