@@ -33,7 +33,7 @@ from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
 from smoes_sim.distributed.prediction import PHASES
 from smoes_sim.distributed.rows import Measured, RunRow
-from smoes_sim.distributed.runnable import check_runnable, pattern_of
+from smoes_sim.distributed.runnable import check_memory, check_runnable, pattern_of
 from smoes_sim.distributed.wire import Wire, dtype_of
 from smoes_sim.errors import ConfigError, SimulationError
 
@@ -103,23 +103,14 @@ def _check_fits(deployment: Deployment, group: RankGroup) -> None:
     Raises:
         ConfigError: With both values.
     """
-    topology, model, place = deployment.topology, deployment.model, group.place
+    topology, place = deployment.topology, group.place
     if topology.num_ranks != place.num_ranks:
         raise ConfigError(
             f"topology {topology.name} has {topology.num_ranks} ranks, but {place.num_ranks} were started. Start "
             f"{topology.num_ranks}, or override the topology."
         )
-    assert deployment.placement is not None
-    experts = len(deployment.placement.slot_rank) // deployment.placement.ep_size + model.shared_experts
-    size = torch.finfo(_activation(deployment.scenario)).bits / 8
-    needed = model.num_moe_layers * experts * model.expert_bytes(size)
     neighbours = 1 if group.backend == "nccl" else group.node_of_rank.count(group.node_of_rank[place.rank])
-    free = _free_memory(group)
-    if needed * neighbours > 0.8 * free:
-        raise ConfigError(
-            f"model {model.name}: experts take {needed / 1e9:.1f} GB on each of {neighbours} ranks that share "
-            f"{free / 1e9:.1f} GB of free memory. Write a smaller model in place (fewer layers, a smaller expert_ffn)."
-        )
+    check_memory(deployment, num_ranks=neighbours, free=_free_memory(group))
 
 
 def _free_memory(group: RankGroup) -> float:
@@ -128,17 +119,12 @@ def _free_memory(group: RankGroup) -> float:
     return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _activation(scenario: Scenario) -> torch.dtype:
-    """Type of tokens and weights: that of combine, bf16 where it is fp8."""
-    return dtype_of(scenario.communication.combine)
-
-
 class _Stack:
     """The MoE layers of one rank with the plans of every step, and the tokens to send through."""
 
     def __init__(self, deployment: Deployment, group: RankGroup) -> None:
         self._rank, self._device, self._group = group.place.rank, group.device, group
-        self.dtype = _activation(deployment.scenario)
+        self.dtype = dtype_of(deployment.scenario.communication.combine)
         pattern = pattern_of(deployment.scenario.communication)
         nodes = deployment.topology.node_of_rank.tolist()
         self._counted = CountedExchange(exchange(pattern, node_of_rank=nodes))

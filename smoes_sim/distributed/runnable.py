@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smoes_sim.config import CommunicationSpec, Scenario
-from smoes_sim.deployment import synthesize_trace
+from smoes_sim.deployment import Deployment, synthesize_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import write_bytes
 from smoes_sim.results import resolved_yaml
@@ -35,6 +35,24 @@ def check_runnable(scenario: Scenario) -> None:
         )
     if scenario.overlap != "none":
         raise ConfigError(f"overlap = {scenario.overlap}: layers run without overlap. Write overlap: none.")
+
+
+def check_memory(deployment: Deployment, *, num_ranks: int, free: float) -> None:
+    """Refuse experts that take more than 80% of the free memory of the ranks that share it; ``free`` in bytes.
+
+    Raises:
+        ConfigError: With the bytes needed and those free.
+    """
+    model, placement = deployment.model, deployment.placement
+    assert placement is not None
+    experts = len(placement.slot_rank) // placement.ep_size + model.shared_experts
+    element = 4 if deployment.scenario.communication.combine == "fp32" else 2
+    needed = model.num_moe_layers * experts * model.expert_bytes(element)
+    if needed * num_ranks > 0.8 * free:
+        raise ConfigError(
+            f"model {model.name}: experts take {needed / 1e9:.1f} GB on each of {num_ranks} ranks that share "
+            f"{free / 1e9:.1f} GB of free memory. Write a smaller model in place (fewer layers, a smaller expert_ffn)."
+        )
 
 
 def num_ranks_of(scenario: Scenario) -> int:

@@ -6,7 +6,8 @@ import pytest
 from layer_cases import Case, scenario_of
 
 from smoes_sim.config import Scenario, load_scenario
-from smoes_sim.distributed.runnable import check_runnable, num_ranks_of, pattern_of, with_trace, write_scenario
+from smoes_sim.deployment import deploy
+from smoes_sim.distributed.runnable import check_memory, check_runnable, num_ranks_of, pattern_of, with_trace, write_scenario
 from smoes_sim.errors import ConfigError
 from smoes_sim.simulate import simulate
 
@@ -42,3 +43,14 @@ def test_two_hops_of_node_deduplication_are_two_exchanges() -> None:
     assert pattern_of(changed(scenario, library="two_hop", deduplicate="node").communication) == "direct"
     assert pattern_of(changed(scenario, library="two_hop").communication) == "two_hop"
     assert pattern_of(changed(scenario, library="pairwise", deduplicate="node").communication) == "pairwise"
+
+
+def test_experts_that_do_not_fit_are_refused_with_their_size() -> None:
+    """One layer of two experts and a shared one a rank, 3 * 24 * 20 parameters of 2 bytes: 8640 B, on four ranks 34560 B."""
+    deployment = deploy(scenario_of(Case()))
+    check_memory(deployment, num_ranks=4, free=34560 / 0.8)
+    with pytest.raises(ConfigError, match=r"experts take 0.0 GB on each of 4 ranks .* Write a smaller model"):
+        check_memory(deployment, num_ranks=4, free=34559 / 0.8)
+    wide = changed(deployment.scenario, combine="fp32")
+    with pytest.raises(ConfigError, match=r"on each of 2 ranks"):
+        check_memory(deploy(wide), num_ranks=2, free=34559 / 0.8)
