@@ -79,7 +79,7 @@ def bench(
     from smoes_sim.alltoall import Demand
 
     demand = Demand(
-        size=size, sweep=_SWEEP if size is sweep is matrix is None else sweep, matrix=matrix, zipf=zipf,
+        size=size, sweep=_SWEEP if size is None and sweep is None and matrix is None else sweep, matrix=matrix, zipf=zipf,
         workload=workload, trace=trace,
     )  # fmt: skip
     if out is not None and out.suffix != ".csv":
@@ -150,10 +150,11 @@ def _launch_in_lab(context: typer.Context, demand: Demand, command: list[str]) -
     from smoes_sim.distributed import launch
     from smoes_sim.distributed.bench_plan import files_folder
     from smoes_sim.lab import Lab, plan_lab
+    from smoes_sim.topology import find_topology
 
     if context.params["topology"] is not None:
         raise ConfigError("--lab says what the ranks stand on already. Leave --topology out.")
-    plan = plan_lab(_find(context.params["lab"]))
+    plan = plan_lab(find_topology(context.params["lab"]))
     num_ranks, out = len(plan.ranks), context.params["out"]
     _cases(context, demand, num_ranks)
     with Lab.up(plan) as built:

@@ -112,7 +112,7 @@ def _node_of_rank(group: RankGroup, topology: Topology | None) -> tuple[int, ...
 def _facts(group: RankGroup, options: BenchOptions, clock: Clock, *, num_nodes: int) -> Row:
     """Everything that the rows rest on; every rank adds its own."""
     own = rank_facts(group)
-    said = group.meet("facts", orjson.dumps(own).decode())
+    said = group.meet("tell their facts", orjson.dumps(own).decode())
     return {
         **run_facts(group),
         "nodes": num_nodes,

@@ -75,8 +75,8 @@ def clock_of(group: RankGroup, environment: Mapping[str, str] = os.environ) -> I
         return
     path = Path(named) if named is not None else None
     made = _make_file(group, path)
-    clock = SharedClock(group, Path(group.meet("clock made", str(made or ""))[0]))
-    group.meet("clock opened", "")
+    clock = SharedClock(group, Path(group.meet("agree on a clock", str(made or ""))[0]))
+    group.meet("open the clock", "")
     if made is not None and path is None:
         made.unlink()
     yield clock

@@ -15,6 +15,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +34,10 @@ Backend = Literal["auto", "gloo", "nccl"]
 ROLL_CALL = 3.0
 """Seconds in which a living rank answers; it only waits for its watching thread to get the processor."""
 _YEAR = timedelta(days=365)
+_RETRY = 0.1
+"""Seconds between tries to reach the meeting point."""
+_JOINING = "joining"
+"""What a rank does before all have met: who does not come is named by who waits, with no roll call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +111,14 @@ class RankGroup:
         self.backend: Literal["gloo", "nccl"] = _chosen(backend)
         self.device = _device_of(place, self.backend)
         self.node_of_rank: tuple[int, ...] = (0,) * place.num_ranks
-        self._doing, self._num_meetings = "joining", 0
+        self._doing, self._num_meetings = _JOINING, 0
         self._store = self._open_store(is_master=place.hosts_store)
         self._watcher = threading.Thread(target=self._watch, args=(self._open_store(),), daemon=True)
         self._watcher.start()
 
     def connect(self) -> None:
         """Wait for all ranks, then set up the process group."""
-        nodes = self.meet("arrived", self.place.node)
+        nodes = self.meet("begin", self.place.node)
         self.node_of_rank = tuple(list(dict.fromkeys(nodes)).index(node) for node in nodes)
         with self.operation("connecting"):
             dist.init_process_group(
@@ -137,7 +142,7 @@ class RankGroup:
             missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
             self.fail(
                 f"{_ranks(missing)} did not come within {self.timeout:g} s: {len(keys) - len(missing)} of {len(keys)} ranks "
-                f"met at {self.place.address}:{self.place.port} ({what}). Start all ranks, or give a longer --timeout."
+                f"met at {self.place.address}:{self.place.port} to {what}. Start all ranks, or give a longer --timeout."
             )
         return [self._store.get(key).decode() for key in keys]
 
@@ -145,13 +150,14 @@ class RankGroup:
     def operation(self, name: str) -> Iterator[None]:
         """Something that needs the other ranks: if it fails or does not end in time, the run ends everywhere."""
         before, self._doing = self._doing, name
-        overdue = threading.Timer(self.timeout, self.fail, [f"did not end within {self.timeout:g} s"])
+        words = f"did not end within {self.timeout:g} s"
+        overdue = threading.Timer(self.timeout, self.fail, [words], {"is_overdue": True})
         overdue.daemon = True
         overdue.start()
         try:
             yield
         except RuntimeError as error:
-            self.fail(str(error) if isinstance(error, SmoesError) else _first_line(error))
+            self.fail(str(error) if isinstance(error, SmoesError) else _first_sentence(error))
         finally:
             overdue.cancel()
         self._doing = before
@@ -164,9 +170,15 @@ class RankGroup:
             dist.all_gather(rows, own)
             return torch.stack(rows).cpu().numpy()
 
-    def fail(self, reason: str, *, code: int = 1) -> NoReturn:
+    def fail(self, reason: str, *, code: int = 1, is_overdue: bool = False) -> NoReturn:
         """End the run on every rank; returns on none."""
-        end = {"rank": self.place.rank, "doing": self._doing, "reason": reason, "code": code}
+        end = {
+            "rank": self.place.rank,
+            "doing": self._doing,
+            "reason": reason,
+            "code": code,
+            "is_overdue": is_overdue,
+        }
         with suppress(RuntimeError):
             self._store.compare_set("end", "", json.dumps(end))
         self._watcher.join(3 * ROLL_CALL)
@@ -174,7 +186,7 @@ class RankGroup:
 
     def leave(self) -> None:
         """Wait until all ranks are done, then take the group down; rank 0 goes last, as it may keep the meeting point."""
-        self.meet("done", "")
+        self.meet("end", "")
         with suppress(RuntimeError):
             self._store.compare_set("end", "", json.dumps({"reason": None}))
         self._watcher.join()
@@ -190,6 +202,8 @@ class RankGroup:
 
     def _open_store(self, *, is_master: bool = False) -> dist.TCPStore:
         place = self.place
+        if not is_master:
+            _await_listener(place.address, place.port, timeout=self.timeout)
         try:
             return dist.TCPStore(
                 place.address,
@@ -200,14 +214,8 @@ class RankGroup:
                 wait_for_workers=False,
             )
         except (RuntimeError, ValueError) as error:
-            problem = f"{_first_line(error)}. " + (
-                "Choose another MASTER_PORT."
-                if is_master
-                else "Rank 0 keeps it: start it too, and check MASTER_ADDR and the network between them."
-            )
-            raise RunError(
-                f"rank {place.rank}: no meeting point at {place.address}:{place.port} within {self.timeout:g} s: {problem}"
-            ) from None
+            rule = "Choose another MASTER_PORT." if is_master else "Check MASTER_ADDR and MASTER_PORT."
+            raise RunError(f"no meeting point at {place.address}:{place.port}: {_first_sentence(error)}. {rule}") from None
 
     def _watch(self, store: dist.TCPStore) -> None:
         """Wait for the end of the run; if it is a failure, end this process whatever its main thread does."""
@@ -235,25 +243,40 @@ class RankGroup:
 
 def _obituary(end: dict[str, Any], answers: Mapping[int, dict[str, str]], num_ranks: int) -> str:
     """How the run ended, in one line."""
+    if end["doing"] == _JOINING or end["code"] == 2:
+        return str(end["reason"])
     noticed = f"rank {end['rank']}: {end['doing']}: {end['reason']}"
     lost = [rank for rank in range(num_ranks) if rank not in answers]
-    if end["doing"] == "joining":
-        return str(end["reason"])
     if lost:
         return f"{_ranks(lost)} died or hangs: no answer within {ROLL_CALL:g} s. Noticed by {noticed}"
-    elsewhere = [rank for rank, said in answers.items() if said["doing"] != end["doing"]]
-    where = f"; {_ranks(elsewhere)} was at: {answers[elsewhere[0]]['doing']}" if elsewhere else ""
-    return noticed + where
+    late = [rank for rank, said in answers.items() if said["doing"] != end["doing"]] if end["is_overdue"] else []
+    return noticed + "".join(f"; rank {rank} is still at: {answers[rank]['doing']}" for rank in late)
 
 
 def _ranks(ranks: Sequence[int]) -> str:
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
 
 
-def _first_line(error: BaseException) -> str:
-    """What a library says, without where in its source."""
+def _first_sentence(error: BaseException) -> str:
+    """What a library says, without where in its source and what it advises."""
     line = (str(error) or type(error).__name__).splitlines()[0]
-    return re.sub(r"^\[\S+:\d+\] ", "", line).rstrip(".")
+    return re.sub(r"^\[\S+:\d+\] ", "", line).partition(". ")[0].rstrip(".")
+
+
+def _await_listener(address: str, port: int, *, timeout: float) -> None:
+    """Wait until somebody listens: a TCPStore that waits in vain prints a page about its insides."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"rank 0 did not come within {timeout:g} s: nobody keeps the meeting point at {address}:{port} "
+                    f"({error.strerror or error}). Start rank 0, and check MASTER_ADDR and the network to it."
+                ) from None
+        time.sleep(_RETRY)
 
 
 def _exit(text: str | None, code: int) -> NoReturn:
@@ -311,5 +334,5 @@ def join(*, timeout: float, backend: Backend = "auto") -> Iterator[RankGroup]:
         group.fail("interrupted")
     except BaseException as error:
         traceback.print_exc()
-        group.fail(f"{type(error).__name__}: {_first_line(error)}")
+        group.fail(f"{type(error).__name__}: {_first_sentence(error)}")
     group.leave()

@@ -6,6 +6,7 @@ because ``torchrun`` buries the one line that a failing rank says under a report
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -99,16 +100,18 @@ def exit_code(codes: Sequence[int]) -> int:
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """Until all have ended, or one has failed ``grace`` seconds ago."""
-    deadline: float | None = None
-    while any(process.poll() is None for process in processes):
-        failed = [rank for rank, process in enumerate(processes) if process.returncode]
-        if failed and deadline is None:
-            deadline = time.monotonic() + grace
-            for rank in failed:
-                if processes[rank].returncode < 0:
-                    _say(f"smoes-sim: rank {rank} was ended by {signal.Signals(-processes[rank].returncode).name}\n")
-        if deadline is not None and time.monotonic() > deadline:
+    """Until all have ended, or one has failed ``grace`` seconds ago; names those that a signal ended."""
+    deadline = math.inf
+    named: set[int] = set()
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code is not None and code < 0 and rank not in named:
+                named.add(rank)
+                _say(f"smoes-sim: rank {rank} was ended by {signal.Signals(-code).name}\n")
+        if any(codes):
+            deadline = min(deadline, time.monotonic() + grace)
+        if None not in codes or time.monotonic() > deadline:
             return
         time.sleep(_NAP)
 

@@ -220,7 +220,8 @@ def _forward_in_waves(rows: _Rows, transit: _Transit) -> None:
 
 def _is_coalescing(rows: _Rows) -> bool:
     """Whether the backend makes one operation of a batch, and does one after another."""
-    group = rows.group or dist.group.WORLD
+    group = dist.group.WORLD if rows.group is None else rows.group
+    assert group is not None, "the process group is up"
     return bool(group._get_backend(rows.send.device).supports_coalescing)
 
 

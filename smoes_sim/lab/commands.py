@@ -7,21 +7,27 @@ from collections.abc import Iterator, Sequence
 from smoes_sim.lab.plan import Channel, LabPlan, Wire, usual_wire
 
 MTU = 9000
-HEADERS = 52
-"""IP, TCP and its timestamps: bytes of an MTU that are not payload."""
+HEADERS = 40
+"""IP and TCP without timestamps: bytes of an MTU that are not payload."""
 ETHERNET = 14
 """Bytes of a frame beyond the MTU, as queues count them."""
-WINDOW = 4 * 2**20
-"""Most bytes that a connection has in flight: more than any product of rate and round trip here."""
-QUEUE = 16 * WINDOW
-"""Bytes that a queue of one pair holds; many connections of a pair, and still nothing is lost."""
+IN_FLIGHT = 256 * 2**10
+"""Bytes of memory that a connection's sender may hold, and so about what it has in flight: above any product of rate and
+round trip here, and little enough that a flow held up further on soon stops taking more than its share before."""
+_WINDOW = 8 * 2**20
+"""Bytes that a receiver offers. It never binds: acknowledgements go ahead of payload here, and TCP drops a segment whose own
+acknowledgement is older by more than this."""
+QUEUE = 64 * 2**20
+"""Bytes that the queue of one pair holds: many connections, and still nothing is lost."""
+BURST = 500e-6
+"""Seconds by which a shaper may be late without losing rate."""
 _MAC = "02:00:00:00:00:01"
 """Of every interface: with ARP off a frame is addressed to its sender's own address, so both ends have the same."""
-_PACKETS = WINDOW // MTU
-_ROUTE = f"window {WINDOW} initcwnd {_PACKETS} initrwnd {_PACKETS} rto_min 1s"
-"""A window that is full from the first byte and never grows, and no retransmission while queues are long."""
+_PACKETS = _WINDOW // MTU
+_ROUTE = f"window {_WINDOW} initcwnd {_PACKETS} initrwnd {_PACKETS} rto_min 1s"
+"""Windows that are open from the first byte, and no retransmission while queues are long."""
 _FIRST_TABLE = 100
-_ACK_FLAG, _FIVE_FLAGS = "0x10", "0x3f"
+_ACK_FLAG, _SIX_FLAGS = "0x10", "0x3f"
 
 SETTINGS = {
     "net/ipv6/conf/all/disable_ipv6": "1",
@@ -30,8 +36,9 @@ SETTINGS = {
     "net/ipv4/conf/default/rp_filter": "0",
     "net/ipv4/ip_forward": "1",
     "net/ipv4/tcp_congestion_control": "reno",
-    "net/ipv4/tcp_rmem": f"4096 {4 * WINDOW} {8 * WINDOW}",
-    "net/ipv4/tcp_wmem": f"4096 {4 * WINDOW} {8 * WINDOW}",
+    "net/ipv4/tcp_timestamps": "0",
+    "net/ipv4/tcp_rmem": f"4096 {4 * _WINDOW} {4 * _WINDOW}",
+    "net/ipv4/tcp_wmem": f"4096 {IN_FLIGHT} {IN_FLIGHT}",
     "net/ipv4/tcp_moderate_rcvbuf": "0",
     "net/ipv4/tcp_slow_start_after_idle": "0",
     "net/ipv4/tcp_no_metrics_save": "1",
@@ -44,7 +51,7 @@ def wire_rate(bandwidth: float) -> int:
     """Bits per second of frames that carry ``bandwidth`` bytes per second of payload.
 
     Example:
-        12.5 MB/s of payload are 100,737,595 bit/s of frames: 9014 bytes for every 8948.
+        12.5 MB/s of payload are 100,602,679 bit/s of frames: 9014 bytes for every 8960.
     """
     return round(bandwidth * 8 * (MTU + ETHERNET) / (MTU - HEADERS))
 
@@ -103,7 +110,8 @@ def _shape(plan: LabPlan, wire: Wire, channel: Channel) -> Iterator[str]:
         return
     dev, rate = f"dev {wire.name}", wire_rate(channel.bandwidth)
     frame = MTU + ETHERNET
-    burst = f"burst {frame + 1000} cburst {frame + 1000}"
+    size = max(round(rate / 8 * BURST), 1)
+    burst = f"burst {size} cburst {size}"
     yield f"qdisc add {dev} root handle 1: htb"
     yield f"class add {dev} parent 1: classid 1:1 htb rate {rate}bit ceil {rate}bit {burst} quantum {frame}"
     yield f"class add {dev} parent 1: classid 1:2 htb rate 10gbit ceil 10gbit quantum {frame} prio 0"
@@ -126,8 +134,8 @@ def _leaf(dev: str, number: int, latency: float) -> str:
 
 
 def _bare_acknowledgement() -> str:
-    """TCP, IP and TCP headers with timestamps and not a byte more, no flag but ACK: nothing that payload could follow."""
-    return f"match ip protocol 6 0xff match u16 {HEADERS:#06x} 0xffff at 2 match u8 {_ACK_FLAG} {_FIVE_FLAGS} at 33"
+    """IP and TCP headers without options and not a byte more, no flag but ACK: nothing that payload could follow."""
+    return f"match ip protocol 6 0xff match u16 {HEADERS:#06x} 0xffff at 2 match u8 {_ACK_FLAG} {_SIX_FLAGS} at 33"
 
 
 def _text(lines: Sequence[str]) -> str:

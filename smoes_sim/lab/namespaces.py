@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ MARK = "smoes-sim"
 _NAMES = re.compile(rf"{MARK}-(?P<pid>\d+)-(?P<start>\d+)-(?P<lab>.+)-[rs]\d+")
 _FOLDER = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
-_PATIENCE = 1.0
+PATIENCE = 1.0
 """Seconds that a process inside has between being asked to end and being killed."""
 T = TypeVar("T")
 
@@ -127,6 +127,17 @@ def apply_settings(namespace: str, settings: dict[str, str]) -> None:
     run_inside(namespace, write)
 
 
+def can_delay() -> bool:
+    """Whether this kernel can delay packets (netem), tried in a namespace of its own."""
+    name = f"{prefix_of('trial')}r0"
+    batch("ip", f"netns add {name}\n")
+    try:
+        delay = ["tc", "-n", name, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+        return subprocess.run(delay, capture_output=True, check=False).returncode == 0
+    finally:
+        delete([name])
+
+
 def existing() -> list[str]:
     """Names of all namespaces that labs have made."""
     if not _FOLDER.is_dir():
@@ -162,14 +173,15 @@ def processes_in(namespaces: Iterable[str]) -> list[int]:
 def delete(namespaces: Iterable[str]) -> None:
     """End the processes inside and delete the namespaces; those that are gone already are no fault."""
     names = list(namespaces)
-    _end(names)
+    end_processes(names)
     for name in names:
         if (_FOLDER / name).exists():
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
-def _end(namespaces: list[str]) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def end_processes(namespaces: Sequence[str]) -> None:
+    """Ask the processes inside to end, and kill those that still run after :data:`PATIENCE`."""
+    deadline = time.monotonic() + PATIENCE
     _send(processes_in(namespaces), signal.SIGTERM)
     while (left := processes_in(namespaces)) and time.monotonic() < deadline:
         time.sleep(0.02)

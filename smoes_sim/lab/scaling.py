@@ -12,8 +12,10 @@ from scipy.sparse import csr_array
 from smoes_sim.errors import TopologyError
 from smoes_sim.topology import Topology
 
-PUSHED = 250e6
-"""B/s that two cores push, summed over every wire that a byte crosses (docs/lab.md says how it was measured)."""
+COMFORTABLE = 250e6
+"""B/s, summed over every wire that a byte crosses, at which two cores are idle half of the time (docs/lab.md)."""
+MOST = 600e6
+"""B/s, counted likewise, beyond which two cores were too slow even for plain TCP (docs/lab.md)."""
 SLOWEST = 1.25e6
 """B/s of the slowest link worth building: below 10 Mb/s a packet of 9 kB alone takes 7 ms."""
 _STEPS = (5.0, 2.0, 1.0)
@@ -29,7 +31,7 @@ def choose_scale(
 ) -> tuple[float, float]:
     """The factor on all rates and the load that it allows, B/s.
 
-    Left out, it is the largest of 1, 2 or 5 times a power of ten, at most 1, whose load stays below :data:`PUSHED`.
+    Left out, it is the largest of 1, 2 or 5 times a power of ten, at most 1, whose load stays below :data:`COMFORTABLE`.
 
     Raises:
         TopologyError: If the load is more than the box pushes, or the slowest link would be too slow.
@@ -37,13 +39,13 @@ def choose_scale(
     bandwidth = np.array([_narrowest(topology, segment) for segment in segments])
     load = _busiest(bandwidth, crossing)
     slowest = float(bandwidth.min())
-    factor = min(_round_down(PUSHED / load), 1.0) if scale is None else scale
+    factor = min(_round_down(COMFORTABLE / load), 1.0) if scale is None else scale
     if not (math.isfinite(factor) and factor > 0):
         raise TopologyError(f"scale = {factor} is not a positive number. Leave it out to have it chosen.")
-    if load * factor > PUSHED:
+    if load * factor > MOST:
         raise TopologyError(
             f"{topology.name}: at scale {factor:g} its {topology.num_ranks} ranks keep {_gbps(load * factor)} Gb/s busy "
-            f"over all wires, two cores push {_gbps(PUSHED)}. Use --scale {_round_down(PUSHED / load):g} or less."
+            f"over all wires, two cores push {_gbps(MOST)}. Use --scale {_round_down(COMFORTABLE / load):g}."
         )
     if slowest * factor < SLOWEST:
         raise TopologyError(

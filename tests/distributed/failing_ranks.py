@@ -1,0 +1,48 @@
+"""A rank that exchanges and journals, until something goes wrong with one of them: failing_ranks.py HOW RANK FOLDER TIMEOUT."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from smoes_sim.distributed.group import RankGroup, join
+from smoes_sim.distributed.journal import Journal
+from smoes_sim.distributed.patterns import exchange
+from smoes_sim.errors import ConfigError
+
+STEPS_BEFORE = 3
+
+
+def go_wrong(how: str, group: RankGroup) -> None:
+    if how == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hangs":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "stays away":
+        time.sleep(3600)
+    if how == "raises":
+        raise ConfigError("rows.yaml:3:1: no such thing. Write another.")
+    if how == "breaks":
+        raise KeyError("what nobody expects")
+    del group
+
+
+def main(how: str, who: str, folder: str, timeout: str) -> None:
+    with join(timeout=float(timeout)) as group, Journal(Path(folder), group.place.rank) as journal:
+        num_ranks = group.place.num_ranks
+        send_all, counts = exchange("direct"), [2] * num_ranks
+        rows = torch.full((2 * num_ranks, 3), group.place.rank, dtype=torch.float32)
+        for step in range(STEPS_BEFORE + 2):
+            if step == STEPS_BEFORE and group.place.rank == int(who):
+                go_wrong(how, group)
+            with group.operation(f"step {step}"):
+                send_all(rows, counts, counts)
+            journal.write({"rank": group.place.rank, "step": step})
+
+
+main(*sys.argv[1:])
