@@ -59,12 +59,15 @@ def _launch(name: str, overrides: list[str], ranks: int | None, lab: str | None,
     """Start every rank with the scenario as it is to be executed, and wait for them."""
     from smoes_sim.config import load_scenario
     from smoes_sim.distributed import launch
-    from smoes_sim.distributed.runnable import check_runnable, num_ranks_of, with_trace, write_scenario
+    from smoes_sim.distributed.runnable import as_executed, check_runnable, num_ranks_of, with_trace, write_scenario
     from smoes_sim.lab import Lab, plan_lab
     from smoes_sim.topology.shipped import find_spec, find_topology
 
-    scenario = load_scenario(name, overrides)
-    check_runnable(scenario)
+    asked = load_scenario(name, overrides)
+    check_runnable(asked)
+    scenario = as_executed(asked)
+    if scenario != asked:
+        show.talk("two_hop with deduplicate node: its stages run, and are predicted, one after the other (as direct)")
     with ExitStack() as stack:
         built = None
         if lab is not None:

@@ -33,7 +33,7 @@ from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
 from smoes_sim.distributed.prediction import PHASES
 from smoes_sim.distributed.rows import Measured, RunRow
-from smoes_sim.distributed.runnable import check_memory, check_runnable, pattern_of
+from smoes_sim.distributed.runnable import as_executed, check_memory, check_runnable
 from smoes_sim.distributed.wire import Wire, dtype_of
 from smoes_sim.errors import ConfigError, SimulationError
 
@@ -65,7 +65,7 @@ def execute(
     check_runnable(scenario)
     with ExitStack() as context:
         group = context.enter_context(join(timeout=timeout, backend=backend))
-        deployment = deploy(scenario)
+        deployment = deploy(as_executed(scenario))
         _check_fits(deployment, group)
         stack = _Stack(deployment, group)
         clock = context.enter_context(clock_of(group))
@@ -125,9 +125,8 @@ class _Stack:
     def __init__(self, deployment: Deployment, group: RankGroup) -> None:
         self._rank, self._device, self._group = group.place.rank, group.device, group
         self.dtype = dtype_of(deployment.scenario.communication.combine)
-        pattern = pattern_of(deployment.scenario.communication)
         nodes = deployment.topology.node_of_rank.tolist()
-        self._counted = CountedExchange(exchange(pattern, node_of_rank=nodes))
+        self._counted = CountedExchange(exchange(deployment.scenario.communication.library, node_of_rank=nodes))
         self._steps = (deployment.prefill, *deployment.decode)
         self._tokens = step_tokens(deployment.workload)
         layers = range(deployment.model.num_moe_layers)

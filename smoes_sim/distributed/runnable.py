@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smoes_sim.config import CommunicationSpec, Scenario
+from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, synthesize_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import write_bytes
@@ -61,13 +61,17 @@ def num_ranks_of(scenario: Scenario) -> int:
     return (find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")).num_ranks
 
 
-def pattern_of(communication: CommunicationSpec) -> str:
-    """The exchange of each stage.
+def as_executed(scenario: Scenario) -> Scenario:
+    """The scenario as it runs, so that its prediction is of what ran.
 
-    Under ``node`` deduplication ``two_hop`` has a stage for each of its hops already, so each goes ``direct``.
+    ``two_hop`` under ``node`` deduplication becomes ``direct``: each of its two stages (to the rank of the own index in the
+    other node, then inside the node) is an exchange of its own, the second begun when the first is done. The simulator's
+    ``two_hop`` would forward in 8 parts while the rest still arrives.
     """
-    is_hop = communication.library == "two_hop" and communication.deduplicate == "node"
-    return "direct" if is_hop else communication.library
+    communication = scenario.communication
+    if (communication.library, communication.deduplicate) != ("two_hop", "node"):
+        return scenario
+    return scenario.model_copy(update={"communication": communication.model_copy(update={"library": "direct"})})
 
 
 def with_trace(scenario: Scenario, folder: Path) -> Scenario:

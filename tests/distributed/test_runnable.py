@@ -7,7 +7,14 @@ from layer_cases import Case, scenario_of
 
 from smoes_sim.config import Scenario, load_scenario
 from smoes_sim.deployment import deploy
-from smoes_sim.distributed.runnable import check_memory, check_runnable, num_ranks_of, pattern_of, with_trace, write_scenario
+from smoes_sim.distributed.runnable import (
+    as_executed,
+    check_memory,
+    check_runnable,
+    num_ranks_of,
+    with_trace,
+    write_scenario,
+)
 from smoes_sim.errors import ConfigError
 from smoes_sim.simulate import simulate
 
@@ -38,11 +45,12 @@ def test_what_cannot_be_run_is_refused_with_what_can() -> None:
         check_runnable(scenario.model_copy(update={"model": "olmoe-1b-7b-dense-total"}))
 
 
-def test_two_hops_of_node_deduplication_are_two_exchanges() -> None:
+def test_two_hops_of_node_deduplication_are_executed_and_predicted_as_two_direct_exchanges() -> None:
     scenario = scenario_of(Case())
-    assert pattern_of(changed(scenario, library="two_hop", deduplicate="node").communication) == "direct"
-    assert pattern_of(changed(scenario, library="two_hop").communication) == "two_hop"
-    assert pattern_of(changed(scenario, library="pairwise", deduplicate="node").communication) == "pairwise"
+    hops = changed(scenario, library="two_hop", deduplicate="node")
+    assert as_executed(hops) == changed(scenario, library="direct", deduplicate="node")
+    for other in (changed(scenario, library="two_hop"), changed(scenario, library="pairwise", deduplicate="node")):
+        assert as_executed(other) == other
 
 
 def test_experts_that_do_not_fit_are_refused_with_their_size() -> None:
