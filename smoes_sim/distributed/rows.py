@@ -13,8 +13,9 @@ import polars as pl
 from smoes_sim import __version__
 from smoes_sim.deployment import Deployment
 from smoes_sim.distributed.prediction import PHASES, Predicted, predict_layers
-from smoes_sim.distributed.runnable import with_trace, write_scenario
+from smoes_sim.distributed.runnable import SCENARIO, with_trace, write_scenario
 from smoes_sim.files import write_bytes
+from smoes_sim.measurements import Measurement, write_measurements
 from smoes_sim.results import to_json
 
 
@@ -122,8 +123,50 @@ def _beside(row: dict[str, Any], predicted: Predicted) -> dict[str, Any]:
     }
 
 
+def measurements(measured: Measured, document: dict[str, Any], *, name: str) -> list[Measurement]:
+    """The prefill's medians as rows of the measurements table, which ``calibrate`` and ``validate`` read.
+
+    Args:
+        measured: The run.
+        document: What :func:`summarise` made of it.
+        name: Begins the id of every row.
+    """
+    deployment, facts = measured.deployment, measured.facts
+    model, topology = deployment.model, deployment.topology
+    return [
+        Measurement(
+            id=f"{name}-layer{row['layer']}-{row['phase']}",
+            system=facts["per_rank"][0]["device"],
+            nodes=topology.num_nodes,
+            ranks_per_node=-(-topology.num_ranks // topology.num_nodes),
+            library=facts["library"],
+            mode="run",
+            op=row["phase"],
+            tokens_per_rank=document["steps"][0]["tokens"] / topology.num_ranks,
+            hidden=model.hidden,
+            top_k=model.top_k,
+            experts=model.experts,
+            duration=row["measured_s"],
+            duration_p10=row["measured_p10_s"],
+            duration_p90=row["measured_p90_s"],
+            repeats=facts["repeats"],
+            schedule=document["library"],
+            scenario=SCENARIO,
+            phase=row["phase"],
+            layer=row["layer"],
+            source=f"smoes-sim run {__version__}",
+            notes=f"clock: {facts['clock']}",
+        )
+        for row in document["medians"]
+        if row["step"] == 0
+    ]
+
+
 def write_run(folder: Path, measured: Measured, document: dict[str, Any]) -> None:
-    """Write ``rows.parquet``, ``summary.json``, ``scenario.resolved.yaml``, and ``trace.npz`` if the routing is synthetic.
+    """Write what there is to keep of a run.
+
+    ``rows.parquet``, ``summary.json``, ``measurements.csv``, ``scenario.resolved.yaml``, and ``trace.npz`` if the routing is
+    synthetic.
 
     Raises:
         ConfigError: If the folder cannot be written.
@@ -133,4 +176,5 @@ def write_run(folder: Path, measured: Measured, document: dict[str, Any]) -> Non
     pl.DataFrame([asdict(row) for row in measured.rows]).write_parquet(stream, metadata=metadata)
     write_bytes(folder / "rows.parquet", stream.getvalue())
     write_bytes(folder / "summary.json", to_json(document))
+    write_measurements(folder / "measurements.csv", measurements(measured, document, name=folder.name))
     write_scenario(with_trace(measured.deployment.scenario, folder), folder)

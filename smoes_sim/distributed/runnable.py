@@ -16,6 +16,10 @@ PATTERNS = ("direct", "pairwise", "two_hop", "all_to_all_single")
 """Schedules that :mod:`smoes_sim.distributed.patterns` can run."""
 
 
+SCENARIO = "scenario.resolved.yaml"
+"""The scenario as executed, in the folder of its run."""
+
+
 def check_runnable(scenario: Scenario) -> None:
     """Refuse what the runner would do otherwise than asked.
 
@@ -89,6 +93,6 @@ def with_trace(scenario: Scenario, folder: Path) -> Scenario:
 
 def write_scenario(scenario: Scenario, folder: Path) -> Path:
     """Write ``scenario.resolved.yaml``, which ``smoes-sim simulate`` predicts and ``smoes-sim run`` repeats."""
-    path = folder / "scenario.resolved.yaml"
+    path = folder / SCENARIO
     write_bytes(path, resolved_yaml([("", scenario)]))
     return path

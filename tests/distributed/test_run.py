@@ -16,6 +16,7 @@ from smoes_sim.config import load_scenario
 from smoes_sim.deployment import deploy
 from smoes_sim.distributed.prediction import predict_layers
 from smoes_sim.files import write_bytes
+from smoes_sim.measurements import read_measurements
 
 RUNNER = Path(__file__).parent.parent.parent / "runners" / "ep.py"
 SCENARIO = b"""
@@ -83,6 +84,10 @@ def test_the_folder_holds_the_rows_the_scenario_and_what_each_rank_wrote(ran: di
     assert json.loads((out / "summary.json").read_bytes()) == {key: ran[key] for key in ran if key != "rows"}
     executed = deploy(load_scenario(str(out / "scenario.resolved.yaml")))
     assert executed.prefill.bytes_remote == deploy(load_scenario(str(folder / "s.yaml"))).prefill.bytes_remote
+    table = read_measurements(out / "measurements.csv")
+    medians = {(row["layer"], row["phase"]): row["measured_s"] for row in ran["medians"] if row["step"] == 0}
+    assert {(row.layer, row.phase): row.duration for row in table} == pytest.approx(medians)
+    assert {row.folder / row.scenario for row in table} == {out / "scenario.resolved.yaml"}
     journals = [json.loads(line) for path in sorted(out.glob("rank-*.jsonl")) for line in path.read_text().splitlines()]
     assert journals == ran["rows"]
     assert len(ran["facts"]["per_rank"]) == 3
