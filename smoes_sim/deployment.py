@@ -124,7 +124,7 @@ def deploy(scenario: Scenario) -> Deployment:
         communication=scenario.communication,
         overlap=scenario.overlap,
     )
-    steps = [_step(parts, tokens) for tokens in _step_tokens(workload)]
+    steps = [_step(parts, tokens) for tokens in step_tokens(workload)]
     return Deployment(
         scenario=scenario,
         model=model,
@@ -260,7 +260,7 @@ def _tokens(workload: Workload) -> Tokens:
     return Tokens(modality=workload.modality, sequence_id=workload.sequence_id, phase=workload.phase)
 
 
-def _step_tokens(workload: Workload) -> list[NDArray[np.int64]]:
+def step_tokens(workload: Workload) -> list[NDArray[np.int64]]:
     """Token indices of the prefill and of some decode steps, evenly spread over all."""
     prefill = np.flatnonzero(workload.phase == PREFILL)
     start = np.cumsum(workload.sequence_output_tokens - 1) - (workload.sequence_output_tokens - 1) + len(prefill)
