@@ -11,7 +11,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from smoes_sim.cli import show, topology_commands, trace_commands
+from smoes_sim.cli import measurements_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.train_command import train
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
+app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
 app.command()(train)
 
 _FEW_RANKS = 22

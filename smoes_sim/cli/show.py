@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.units import parse_duration, parse_size, print_bandwidth
+from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_bandwidth
 
 if TYPE_CHECKING:
     from smoes_sim.calibration import Calibration
@@ -41,6 +41,14 @@ def size(option: str, text: str) -> float:
     """A number of bytes given as an option."""
     try:
         return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} = {error}") from None
+
+
+def bandwidth(option: str, text: str) -> float:
+    """A rate given as an option, in bytes per second."""
+    try:
+        return parse_bandwidth(text)
     except ValueError as error:
         raise ConfigError(f"{option} = {error}") from None
 
