@@ -48,9 +48,7 @@ def import_measurements(
 
     described = (nodes, ranks_per_node, intra_link, intra_rate, inter_link, nic_rate)
     if topology and any(described):
-        raise ConfigError(
-            "--topology says what is wired to what; --nodes, --intra-link and the like describe it without one. Give one of them."
-        )
+        raise ConfigError("--topology already says what --nodes, --intra-link and the like would. Give one or the other.")
     facts = Facts(
         topology=topology, matrix=matrix, operation=operation or "", system=system, library=library, nodes=nodes,
         ranks_per_node=ranks_per_node, intra_link=intra_link, inter_link=inter_link,

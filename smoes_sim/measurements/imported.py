@@ -56,7 +56,7 @@ def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> Imported:
                 left_out[f"operation {operation}: only {', '.join(OPERATIONS)} are predicted"] += len(test.rows)
                 continue
             left_out["size 0"] += test.num_empty
-            rows += _rows(path, out, test, operation, facts, shape)
+            rows += _rows(test, facts, path=path, out=out, operation=operation, shape=shape)
     if not rows:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
         raise MeasurementError(f"{paths[0]}: has no row to import ({reasons}). Give the log of alltoall_perf.")
@@ -80,7 +80,7 @@ def _shape_of(topology: str) -> tuple[int, int] | None:
 
 
 def _rows(
-    path: Path, out: Path, test: Test, operation: str, facts: Facts, shape: tuple[int, int] | None
+    test: Test, facts: Facts, *, path: Path, out: Path, operation: str, shape: tuple[int, int] | None
 ) -> list[Measurement]:
     nodes, ranks_per_node = _layout(path, test, facts, shape)
     if operation == "alltoallv" and facts.matrix is None:
@@ -127,7 +127,7 @@ def _layout(path: Path, test: Test, facts: Facts, shape: tuple[int, int] | None)
     if test.num_ranks and nodes * ranks_per_node != test.num_ranks:
         what = f"the topology {facts.topology}" if shape else f"{nodes} nodes of {ranks_per_node}"
         raise MeasurementError(
-            f"{path}: ran on {test.num_ranks} ranks, {what} has {nodes * ranks_per_node}. Name the topology that was measured."
+            f"{path}: ran on {test.num_ranks} ranks, {what} has {nodes * ranks_per_node}. Name what was measured."
         )
     return nodes, ranks_per_node
 
