@@ -84,7 +84,8 @@ def alltoall(
         _option("File of bytes [from][to], nccl-tests' alltoallv form; sets the size too.", _SKEW, metavar="FILE"),
     ] = None,
     schedule: Annotated[
-        Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency"], _option("What is posted when.", _LIBRARY)
+        Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency", "all_to_all_single"],
+        _option("What is posted when; all_to_all_single is gloo's.", _LIBRARY),
     ] = "direct",
     message_size: Annotated[
         Optional[str], _option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY, metavar="SIZE")
