@@ -36,13 +36,18 @@ _NOISE = 19
 
 
 class Parameter(Spec):
-    """A fitted constant: its middle, the range of its draws, and whether the data pin it down."""
+    """A fitted constant: its middle, the range of its draws, and whether the data pin it down.
+
+    ``prior`` is where it stays without data; ``traded_with`` are constants that the data cannot tell it from.
+    """
 
     value: float
     low: float
     high: float
     identified: bool
     meaning: str
+    prior: float | None = None
+    traded_with: list[str] = Field(default_factory=list)
 
 
 class FittedRow(Spec):
@@ -67,7 +72,9 @@ class Calibration(Spec):
     fitted_on: list[FittedRow]
     spread: Annotated[float, Field(ge=0)] = 0.0
     repeat_spread: Annotated[float, Field(ge=0)] = 0.0
-    sizes: tuple[float, float] | None = Field(None, description="Least and largest bytes per rank of the fitted rows.")
+    sizes: list[float] | None = Field(
+        None, min_length=2, max_length=2, description="Bytes per rank: least, largest of what was fitted."
+    )
     data_hash: str
     command: str
     version: str

@@ -115,13 +115,13 @@ def _matrix(row: Measurement, num_ranks: int) -> Matrix:
 
 
 def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:
-    """Efficiencies of the link kinds that messages cross."""
+    """Efficiencies of the link kinds that messages cross, but for the way from a device to its own NIC, as wide as that."""
     topology = network.topology
     kinds: set[str] = set()
     for flows in phases:
         links = network.router.compile(flows.source, flows.destination).links
         kinds |= {topology.link_kinds[kind] for kind in np.unique(topology.link_kind[links])}
-    return [f"efficiency.{kind}" for kind in sorted(kinds)]
+    return [f"efficiency.{kind}" for kind in sorted(kinds - {"host-bus"})]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
