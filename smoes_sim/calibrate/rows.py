@@ -35,11 +35,15 @@ _GROUPS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A calibration and what it says of its own rows: ``residuals`` log(predicted / measured) by id."""
+    """A calibration and log(predicted / measured) by id: of the fit, and with the row's group left out of it."""
 
     calibration: Calibration
     residuals: dict[str, float]
     left_out: dict[str, float]
+
+    def document(self) -> list[dict[str, str | float]]:
+        """Residuals as a table."""
+        return [{"id": name, "residual": value, "left_out": self.left_out[name]} for name, value in self.residuals.items()]
 
 
 def select_rows(rows: Sequence[Measurement], expressions: Sequence[str]) -> list[Measurement]:
@@ -185,11 +189,12 @@ def _parameters(names: Sequence[str], solution: Solution) -> dict[str, Parameter
     result = {}
     for index, name in enumerate(names):
         prior = prior_of(name)
-        low, high = (float(value) for value in np.exp(np.percentile(solution.draws[:, index], INTERVAL)))
+        levels = (INTERVAL[0], 50, INTERVAL[1])
+        low, middle, high = (float(value) for value in np.exp(np.percentile(solution.draws[:, index], levels)))
         identified = high / low < _IDENTIFIED
         traded = [other for at, other in enumerate(names) if at != index and abs(correlation[index, at]) > _TRADED]
         result[name] = Parameter(
-            value=float(np.exp(solution.best[index])),
+            value=middle,
             low=low,
             high=high,
             identified=identified,
