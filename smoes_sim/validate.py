@@ -89,12 +89,12 @@ def _simulated(row: Measurement, calibration: Calibration | None) -> Predicted |
     draws = [case.duration(calibration.draw(index)) for index in range(calibration.num_draws)]
     spread = max(calibration.spread, calibration.repeat_spread)
     seconds, low, high = interval_of(draws, spread=spread)
-    doubt = _doubt(case, calibration, seconds)
+    doubt = _doubt(case, calibration, seconds, is_open=interval_of(draws, spread=0.0)[2] > seconds * math.exp(spread))
     return Predicted(seconds=seconds, low=low, high=high, family=case.family, system=system, doubt=doubt)
 
 
-def _doubt(case: Case, calibration: Calibration, seconds: float) -> str:
-    """What is known to be weak about a prediction, the gravest first."""
+def _doubt(case: Case, calibration: Calibration, seconds: float, *, is_open: bool) -> str:
+    """What is known to be weak about a prediction, the gravest first; ``is_open``: its draws disagree."""
     missing = sorted(name for name in case.constants if name.startswith("efficiency.") and name not in calibration.draws)
     if missing:
         return f"not fitted, so at the nominal rate: {', '.join(name.partition('.')[2] for name in missing)}"
@@ -111,7 +111,7 @@ def _doubt(case: Case, calibration: Calibration, seconds: float) -> str:
             return "which direction of a pair goes first depends on who arrives late"
     elif case.row.phase in {"experts", "shared", "layer", "step"}:
         return "computation: cores may be shared, small matrices are slower than a roofline"
-    return f"the fit leaves open: {', '.join(open_ended)}" if open_ended else ""
+    return f"the fit leaves open: {', '.join(open_ended)}" if is_open and open_ended else ""
 
 
 def validate(

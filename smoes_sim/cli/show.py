@@ -268,13 +268,15 @@ def alltoall(document: Row) -> str:
             f"{row['time_s'] * 1e6:.2f}",
             f"{row['algbw_GBps']:.2f}",
             f"{row['busbw_GBps']:.2f}",
+            *(f"{row[key] * 1e6:.2f}" for key in ("low_s", "high_s") if key in row),
             f"{row['bound_s'] * 1e6:.2f}",
             f"{row['flows']}",
             *([f"{row['mean_bytes']:.0f}"] if is_uneven else []),
         ]
         for row in rows
     ]
-    header = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)", "bound(us)", "flows"]
+    header = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)"]
+    header += ["10%(us)", "90%(us)"] * ("low_s" in rows[0]) + ["bound(us)", "flows"]
     text = _alltoall_head(document) + table(header + ["mean(B)"] * is_uneven, body, left=0)
     if "hot_links" not in rows[-1]:
         return text
@@ -301,6 +303,8 @@ def _alltoall_head(document: Row) -> str:
         f"size is {size}, its own block included" + ("; mean is what a rank sends" * (size != "what a rank sends")),
         f"schedule {document['schedule']}; {model[fidelity]}; error: {certainty}",
     ]
+    if document["calibration"]:
+        lines.append(f"constants of {document['calibration']}; 10% and 90% are the ends of the 80% interval")
     return "".join(f"# {line}\n" for line in lines)
 
 
@@ -311,7 +315,7 @@ def _hot_links(row: Row, *, is_windowed: bool) -> str:
             hot["link"],
             hot["kind"],
             f"{hot['bytes']:.0f}",
-            print_bandwidth(hot["capacity_Bps"]),
+            print_bandwidth(float(f"{hot['capacity_Bps']:.6g}")),
             f"{hot['busy_s'] * 1e6:.2f}",
             percent(hot["utilisation"]),
             *("-" if hot[key] is None else f"{hot[key] * 1e6:.2f}" for key in ("first_s", "last_s", "full_s")),

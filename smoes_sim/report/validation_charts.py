@@ -52,7 +52,9 @@ def scatter_svg(rows: Sequence[Row], *, floor: float | None) -> str:
     times = [row[key] for row in rows for key in ("measured", "predicted")]
     low, high = 10 ** math.floor(math.log10(min(times))), 10 ** math.ceil(math.log10(max(times)) + 1e-9)
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
-    axis = alt.Axis(labelExpr=_TIME, tickCount=6)
+    decades = range(round(math.log10(low)), round(math.log10(high)) + 1)
+    marks = (1, 2, 5) if len(decades) <= 3 else (1,)
+    axis = alt.Axis(labelExpr=_TIME, values=[mark * 10.0**decade for decade in decades for mark in marks])
     band = floor or 0.0
     ends = [{"x": x, "low": x * (1 - band), "y": x, "high": x * (1 + band)} for x in (low, high)]
     line = alt.Chart(alt.Data(values=ends)).encode(x=alt.X("x:Q", scale=scale, title="measured", axis=axis))
@@ -62,7 +64,7 @@ def scatter_svg(rows: Sequence[Row], *, floor: float | None) -> str:
     area = line.mark_area(color=_GREY, opacity=0.25, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     points = (
         alt.Chart(alt.Data(values=list(rows)))
-        .mark_point(size=32, opacity=0.8, strokeWidth=1.4)
+        .mark_point(size=40, opacity=0.8, strokeWidth=1.4)
         .encode(
             x=alt.X("measured:Q", scale=scale),
             y=alt.Y("predicted:Q", scale=scale),
@@ -129,7 +131,7 @@ def _colour(rows: Sequence[Row]) -> Any:
 def _shape(rows: Sequence[Row]) -> Any:
     alt = load_altair()
     legend = alt.Legend(orient="bottom", title=None) if len({row["use"] for row in rows}) > 1 else None
-    return alt.Shape("use:N", scale=alt.Scale(domain=list(_SHOWN), range=["circle", "cross"]), legend=legend)
+    return alt.Shape("use:N", scale=alt.Scale(domain=list(_SHOWN), range=["circle", "triangle-up"]), legend=legend)
 
 
 def _svg(chart: Any, *, width: int = _WIDTH, height: int = _HEIGHT) -> str:

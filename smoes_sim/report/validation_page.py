@@ -36,7 +36,7 @@ figcaption { font-size: .9rem; color: var(--soft); margin-bottom: 6px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child, .words { text-align: left; }
+th:first-child, td:first-child, .left, .words { text-align: left; }
 td.words { white-space: normal; min-width: 15rem; }
 th { color: var(--soft); font-weight: 600; }
 code { background: var(--card); padding: 1px 4px; border-radius: 4px; overflow-wrap: anywhere; }
@@ -123,7 +123,7 @@ def _basis(document: Row, calibration: str) -> str:
     known = document["calibrated_on"]
     if known is None:
         return "Predicted at nominal link rates; nothing was fitted."
-    text = f"Constants: {calibration}, fitted on {known['rows']} rows, which are counted apart (crosses)."
+    text = f"Constants: {calibration}, fitted on {known['rows']} rows, which are counted apart (triangles)."
     if not known["same_file"]:
         text += " They come from another file, or this one has changed since; fitted rows are told by id and time."
     if known["open"]:
@@ -162,7 +162,7 @@ def _worst(rows: Sequence[Row]) -> str:
         for row in ordered
     ]
     header = ["row", "system", "measured", "predicted", "80% interval", "error (%)", "perhaps because"]
-    return _table(header, body, words=6) if body else '<p class="soft">No row.</p>'
+    return _table(header, body, left=2, words=6) if body else '<p class="soft">No row.</p>'
 
 
 def _all_rows(rows: Sequence[Row]) -> str:
@@ -171,7 +171,7 @@ def _all_rows(rows: Sequence[Row]) -> str:
         for row in ({**row, "use": "fitted" if row["in_sample"] else "held out"} for row in rows)
     ]
     header = ["row", "family", "system", "measured", "predicted", "80% interval", "error (%)", "use"]
-    return f"<details><summary>All {len(rows)} rows</summary>{_table(header, body)}</details>"
+    return f"<details><summary>All {len(rows)} rows</summary>{_table(header, body, left=3)}</details>"
 
 
 def _skipped(skipped: Sequence[Row]) -> str:
@@ -189,13 +189,12 @@ def _times(row: Row) -> list[str]:
     return [_seconds(row["measured_s"]), _seconds(row["predicted_s"]), interval]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int | None = None) -> str:
-    """A table, every cell escaped; ``words`` is a column of running text."""
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, words: int | None = None) -> str:
+    """A table, every cell escaped, the first ``left`` columns to the left; ``words`` is a column of running text."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        inner = "".join(
-            f"<{tag}{' class=words' if index == words else ''}>{escape(cell)}</{tag}>" for index, cell in enumerate(cells)
-        )
+        kinds = [" class=words" if index == words else " class=left" * (index < left) for index in range(len(cells))]
+        inner = "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
         return f"<tr>{inner}</tr>"
 
     body = "".join(line(cells, "td") for cells in rows)
