@@ -61,7 +61,9 @@ class Solution:
         draws: The same for each draw, (B, P).
         residuals: log(predicted / measured) at ``best``, (N,).
         left_out: The same where the row's group was left out of the fit, (N,).
-        spread: Standard deviation of the model's own error, by the 80th percentile of ``left_out``.
+        spread: Standard deviation of the model's own error: the 80th percentile of sqrt(residual * left out residual),
+            which for a linear fit is the residual over sqrt(1 - leverage): what is left once the constants' own uncertainty,
+            which the draws carry, is taken out.
     """
 
     best: Array
@@ -94,21 +96,20 @@ def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solu
         draws=np.array(draws),
         residuals=point.residuals,
         left_out=left_out,
-        spread=conformal_spread(left_out),
+        spread=error_spread(np.sqrt(np.abs(left_out * point.residuals))),
     )
 
 
-def conformal_spread(errors: Array) -> float:
-    """Standard deviation of a normal error whose 80% interval holds 80% of further cases like these.
+def error_spread(errors: Array) -> float:
+    """Standard deviation of a normal error whose 80% interval holds, on average, 80% of further cases like these.
 
-    The ``ceil(0.8 * (n + 1))``-th smallest absolute error is the interval's half width (split conformal prediction, Vovk et
-    al. 2005); the largest one where there are fewer than four.
+    Its half width is the absolute error at place ``0.8 * (n + 1)`` in order, between neighbours in proportion (as in split
+    conformal prediction, Vovk et al. 2005); the largest one where there are fewer than four.
 
     Example:
-        Ten errors of 0.01, 0.02, ..., 0.10: the ninth, 0.09, over 1.2816 is 0.0702.
+        Nine errors of 0.01, 0.02, ..., 0.09: the eighth, 0.08, over 1.2816 is 0.0624.
     """
-    index = min(int(np.ceil(0.8 * (len(errors) + 1))), len(errors)) - 1
-    return float(np.sort(np.abs(errors))[index]) / _NORMAL_90
+    return float(np.quantile(np.abs(errors), 0.8, method="weibull")) / _NORMAL_90
 
 
 def _noise(problem: Problem, residuals: Array) -> Array:
