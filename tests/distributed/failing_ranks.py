@@ -1,4 +1,4 @@
-"""A rank that exchanges and journals, until something goes wrong with one of them: failing_ranks.py HOW RANK FOLDER TIMEOUT."""
+"""A rank that exchanges and journals until something goes wrong: failing_ranks.py HOW RANK FOLDER TIMEOUT."""
 
 from __future__ import annotations
 
