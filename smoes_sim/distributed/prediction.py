@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smoes_sim.calibration import load_calibration
+from smoes_sim.calibration import INTERVAL, load_calibration
 from smoes_sim.compute import ComputeRates, ComputeTimes, compute_times
 from smoes_sim.deployment import Deployment, Step
 from smoes_sim.network import Network, exchange_time
-from smoes_sim.simulate import INTERVAL, network_with, rates_with
+from smoes_sim.simulate import network_with, rates_with
 from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")
