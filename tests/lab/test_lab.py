@@ -9,11 +9,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from small import TEXTS, needs_root, small, spec_of
+from lab_topologies import TEXTS, needs_root, small, spec_of
 
 from smoes_sim.errors import LabError
 from smoes_sim.lab import Lab, find_lab, namespaces, plan_lab, standing_labs, sweep
-from smoes_sim.lab.commands import SETTINGS
+from smoes_sim.lab.iproute import SETTINGS
 from smoes_sim.lab.lab import STATE
 from smoes_sim.topology import find_topology
 
@@ -66,6 +66,12 @@ def test_a_program_lives_in_its_rank_and_knows_which(lab):
     assert text_of(lab, 2, "sh", "-c", "echo $LAST").strip() == ""
     process = lab.popen(2, ["sh", "-c", "echo $LAST"], env={"LAST": "word"}, stdout=subprocess.PIPE, text=True)
     assert process.communicate()[0].strip() == "word"
+
+
+@needs_root
+def test_a_rank_that_is_not_there_is_refused(lab):
+    with pytest.raises(LabError, match=r"^rank 4: lab \".*\" has ranks 0 to 3\. Choose one of them\.$"):
+        lab.popen(4, ["true"])
 
 
 @needs_root
