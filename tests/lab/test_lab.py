@@ -90,6 +90,14 @@ def test_every_namespace_has_the_settings_that_make_tcp_a_fluid(lab):
 
 
 @needs_root
+def test_a_setting_that_the_kernel_lacks_is_named(lab):
+    with pytest.raises(
+        LabError, match=r"^/proc/sys/net/ipv4/tcp_magic = 1: No such file.* A lab needs this kernel setting\.$"
+    ):
+        namespaces.apply_settings(lab.namespaces[0], {"net/ipv4/tcp_magic": "1"})
+
+
+@needs_root
 def test_processes_inside_end_with_the_lab():
     with Lab.up(plan_lab(small("star")), name=NAME) as lab:
         stubborn = lab.popen(1, ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 60; done"], stdout=subprocess.PIPE)
