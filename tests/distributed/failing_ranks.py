@@ -1,4 +1,4 @@
-"""Ranks that exchange and journal, until something goes wrong with one: failing_ranks.py HOW RANK FOLDER TIMEOUT."""
+"""Ranks that exchange and journal, until something goes wrong with one: see main."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def go_wrong(how: str) -> None:
         raise ConfigError("rows.yaml:3:1: no such thing. Write another.")
 
 
-def main(how: str, who: str, folder: str, timeout: str) -> None:
-    with join(timeout=float(timeout)) as group, Journal(Path(folder), group.place.rank) as journal:
+def main(how: str, who: str, folder: str, timeout: str, patience: str = "60") -> None:
+    with join(timeout=float(patience)) as group, Journal(Path(folder), group.place.rank) as journal:
+        group.timeout = float(timeout)
         num_ranks = group.place.num_ranks
         send_all, counts = exchange("direct"), [2] * num_ranks
         rows = torch.full((2 * num_ranks, 3), group.place.rank, dtype=torch.float32)

@@ -1,10 +1,14 @@
-"""Every exchange against the obvious answer, on uneven and empty blocks; run as a rank."""
+"""Ranks of which none fails: every exchange against the obvious answer, and clocks; healthy_ranks.py FOLDER."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from clock_checks import check_clocks
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,7 +54,8 @@ def check_table(group: RankGroup, counts: NDArray[np.int64], dtype: torch.dtype)
 
 
 def main() -> None:
-    with join(timeout=30, backend="gloo") as group:
+    with join(timeout=60, backend="gloo") as group:
+        check_clocks(group, Path(sys.argv[1]))
         for number, counts in enumerate(tables(group.place.num_ranks)):
             check_table(group, counts, DTYPES[number % len(DTYPES)])
             patterns._is_coalescing = lambda _: True  # the order of NCCL's batches, on gloo
