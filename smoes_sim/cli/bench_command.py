@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
@@ -13,10 +12,12 @@ import typer
 from smoes_sim.cli import show
 from smoes_sim.cli.alltoall_command import _option as option
 from smoes_sim.errors import ConfigError
+from smoes_sim.files import write_bytes
 
 if TYPE_CHECKING:
     from smoes_sim.alltoall import Demand
     from smoes_sim.distributed.bench_plan import Case
+    from smoes_sim.lab import Lab
     from smoes_sim.topology import Topology
 
 _SIZES, _SKEW = "How much", "Who sends what (one of them; equal blocks when left out)"
@@ -33,7 +34,7 @@ def bench(
     ] = "alltoall",
     ranks: Annotated[Optional[int], option("Start this many ranks on this machine.", _RANKS, min=2, metavar="N")] = None,
     lab: Annotated[
-        Optional[str], option("Build a lab of this topology and start its ranks there (needs root).", _RANKS)
+        Optional[str], option("Start the ranks in this lab, or in one built of this topology (needs root).", _RANKS)
     ] = None,
     topology: Annotated[Optional[str], option("What the ranks stand on, for two_hop and for the table.", _RANKS)] = None,
     size: Annotated[
@@ -147,24 +148,36 @@ def _launch(context: typer.Context, demand: Demand) -> int:
 
 
 def _launch_in_lab(context: typer.Context, demand: Demand, command: list[str]) -> int:
-    from smoes_sim.distributed import launch
-    from smoes_sim.distributed.bench_plan import files_folder
-    from smoes_sim.lab import Lab, plan_lab
-    from smoes_sim.topology import find_topology
+    """Use the lab of that name, or build one and take it down."""
+    from smoes_sim.cli.lab_commands import _check, _ending_on_signals, _plan
+    from smoes_sim.lab import Lab, standing_labs
 
+    name = context.params["lab"]
     if context.params["topology"] is not None:
         raise ConfigError("--lab says what the ranks stand on already. Leave --topology out.")
-    plan = plan_lab(find_topology(context.params["lab"]))
-    num_ranks, out = len(plan.ranks), context.params["out"]
-    _cases(context, demand, num_ranks)
-    with Lab.up(plan) as built:
-        standing = built.topology_file
-        if out is not None:
-            folder = files_folder(out)
-            folder.mkdir(parents=True, exist_ok=True)
-            standing = Path(shutil.copy(standing, folder / standing.name))
-        command += ["--topology", str(standing)]
-        return launch.exit_code(launch.run_ranks(launch.in_lab(built, command), num_ranks))
+    standing = [lab for lab in standing_labs() if lab.kept and lab.name == name]
+    if standing:
+        _cases(context, demand, len(standing[0].ranks))
+        return _run_in(standing[0], command, context.params["out"])
+    with _ending_on_signals():
+        plan = _plan(name, scale=None, seed=0)
+        _cases(context, demand, len(plan.ranks))
+        with Lab.up(plan) as lab:
+            _check(lab)
+            return _run_in(lab, command, context.params["out"])
+
+
+def _run_in(lab: Lab, command: list[str], out: Path | None) -> int:
+    """Run in a lab, on the topology that was built; a copy of it stays beside the table."""
+    from smoes_sim.distributed import launch
+    from smoes_sim.distributed.bench_plan import files_folder
+
+    topology = lab.topology_file
+    if out is not None:
+        topology = files_folder(out) / topology.name
+        write_bytes(topology, lab.topology_file.read_bytes())
+    started = launch.in_lab(lab, [*command, "--topology", str(topology)])
+    return launch.exit_code(launch.run_ranks(started, len(lab.ranks)))
 
 
 def _check_topology(topology: Topology | None, num_ranks: int) -> None:
@@ -218,7 +231,7 @@ def _report(cases: list[Case], options: Any, *, words: str, as_json: bool) -> No
             sys.stdout.write(text)
             sys.stdout.flush()
 
-    more = {"collective": cases[0].collective, "traffic": words}
+    more = {"collective": cases[0].collective, "traffic": cases[0].words or words}
     document = run_bench(
         cases,
         options,

@@ -61,6 +61,14 @@ class Case:
         return int(max(self.matrix.sum(axis=0).max(), self.matrix.sum(axis=1).max()))
 
     @property
+    def words(self) -> str | None:
+        """What is sent, where the demand does not say it."""
+        if self.operation == "alltoall":
+            return None
+        source, destination = np.argwhere(self.matrix)[0].tolist()
+        return f"from rank {source} to rank {destination} and back, half of the time for both"
+
+    @property
     def name(self) -> str:
         """For messages and progress."""
         return f"{self.collective} of {self.size} B"
@@ -129,11 +137,14 @@ def case_row(case: Case, *, schedule: str, times: NDArray[np.float64]) -> Row:
 def table_head(document: Row) -> str:
     """What is measured and how, as comments, and the names of the columns."""
     lines = [
-        f"{document['collective']}: {document['ranks']} ranks on {document['nodes']} nodes, {document['library']}; "
+        f"{document['collective']}: ranks {document['ranks']}, nodes {document['nodes']}, {document['library']}; "
         f"{document['traffic']}",
         f"schedule {document['schedule']}; median, 10th and 90th percentile over {document['repeats']} repeats of the "
         f"slowest rank, after {document['warmup']} to warm up; clock: {document['clock']}",
-        "size is what nccl-tests prints: the most that a rank sends or receives, its own block included",
+        *(
+            ["size is the most that a rank sends or receives, its own block included"]
+            * (document["collective"] != "sendrecv")
+        ),
     ]
     return "".join(f"# {line}\n" for line in lines) + _line(list(_COLUMNS))
 
@@ -148,7 +159,7 @@ def table_line(row: Row) -> str:
             "none",
             "-1",
             f"{row['time_s'] * 1e6:.2f}",
-            *(f"{row[key]:.3f}" for key in ("algbw_GBps", "busbw_GBps")),
+            *(f"{row[key]:.4f}" for key in ("algbw_GBps", "busbw_GBps")),
             str(row["wrong"]),
             *(f"{row[key] * 1e6:.2f}" for key in ("time_p10_s", "time_p90_s")),
         )
