@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.lab.commands import MTU
+from smoes_sim.lab.iproute import MTU
 from smoes_sim.lab.lab import Lab
 from smoes_sim.lab.probe import flows_under_way
 from smoes_sim.network import max_min_rates

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from small import TEXTS, needs_root
+from lab_topologies import TEXTS, needs_root
 
 from smoes_sim.cli import main
 from smoes_sim.lab import find_lab, namespaces, standing_labs

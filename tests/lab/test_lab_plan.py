@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lab_topologies import TEXTS, small, spec_of
 from reference import all_pairs
-from small import TEXTS, small, spec_of
 
 from smoes_sim.errors import TopologyError
 from smoes_sim.files import Document

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small import TEXTS, needs_root, small
-from test_plan import routes_of
+from lab_topologies import TEXTS, needs_root, small
+from test_lab_plan import routes_of
 
 from smoes_sim.lab import Lab, plan_lab
 from smoes_sim.lab.check import TOLERANCE, LabCheck, check_lab, covering_pairs, fair_rates

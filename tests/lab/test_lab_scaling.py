@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from small import small, spec_of
+from lab_topologies import small, spec_of
 
 from smoes_sim.errors import TopologyError
 from smoes_sim.lab import plan_lab
@@ -41,7 +41,7 @@ def test_a_scale_that_asks_for_more_than_the_box_can_push_is_refused_with_the_nu
 
 def test_ranks_that_leave_each_other_too_little_are_refused_with_the_number():
     text = "kind: two_level\nnodes: 8\nranks_per_node: 8\nscale_up: {bandwidth: 450 GB/s}\nnic: {bandwidth: 400 Gb/s}"
-    with pytest.raises(TopologyError, match=r"its 64 ranks leave 2 Mb/s for the slowest link, less than 10 is no use"):
+    with pytest.raises(TopologyError, match=r"its 64 ranks leave 0\.8 Mb/s for the slowest link, less than 10 is no use"):
         plan_lab(spec_of(text))
 
 
