@@ -256,7 +256,7 @@ def dispatch(x: Tensor, plan: Plan, transport: Transport) -> Tensor:
     rows: Tensor | None = None
     for stage in plan.stages:
         inputs = x if rows is None else torch.cat([x, rows])  # even if no row came: gradients are exchanges of all ranks
-        rows = _Travel.apply(inputs[stage.take], transport, stage, False)
+        rows = _Travel.apply(inputs.index_select(0, stage.take), transport, stage, False)
     assert rows is not None, "a plan has at least one stage"
     return rows
 
@@ -266,9 +266,11 @@ def combine(partial: Tensor, plan: Plan, transport: Transport) -> Tensor:
 
     Sums are made in the type of ``partial``.
     """
-    total = partial.new_zeros(plan.num_tokens, partial.shape[1])
+    total: Tensor | None = None
     for stage in reversed(plan.stages):
         rows = _Travel.apply(partial, transport, stage, True)
         sums = partial.new_zeros(stage.num_inputs, partial.shape[1]).index_add(0, stage.take, rows)
-        total, partial = total + sums[: plan.num_tokens], sums[plan.num_tokens :]
+        own, partial = sums[: plan.num_tokens], sums[plan.num_tokens :]
+        total = own if total is None else total + own
+    assert total is not None, "a plan has at least one stage"
     return total

@@ -26,13 +26,20 @@ class GroupedExperts(nn.Module):
         super().__init__()
         self.rise, self.fall = nn.Parameter(rise), nn.Parameter(fall)
 
-    def forward(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """Outputs of rows (N, D) that are ordered by expert, ``counts`` of each; an expert without rows is not touched."""
-        parts = []
+    def forward(self, rows: Tensor, counts: Sequence[int], weight: Tensor | None = None) -> Tensor:
+        """Outputs of rows (N, D) that are ordered by expert, ``counts`` of each; an expert without rows is not touched.
+
+        ``weight`` (N,) multiplies what goes into the down projection, which is narrower than the outputs and gives the same.
+        """
+        parts, first = [], 0
         for expert, part in enumerate(rows.split(list(counts))):
             if len(part):
                 gate, up = (part @ self.rise[expert]).chunk(2, dim=-1)
-                parts.append((functional.silu(gate) * up) @ self.fall[expert])
+                inner = functional.silu(gate) * up
+                if weight is not None:
+                    inner = inner * weight[first : first + len(part), None]
+                parts.append(inner @ self.fall[expert])
+            first += len(part)
         return torch.cat(parts) if parts else rows
 
 

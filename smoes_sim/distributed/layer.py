@@ -67,9 +67,9 @@ class ExpertParallelLayer(nn.Module):
 
     def run_experts(self, rows: Tensor, plan: Plan) -> Tensor:
         """Weighted sum of the rank's experts for each row, float32 (N, D)."""
-        out = self.experts(rows[plan.row], plan.expert_counts)
-        weighted = out.float() * plan.weight[:, None]
-        return torch.zeros(rows.shape, dtype=torch.float32, device=rows.device).index_add(0, plan.row, weighted)
+        weight = plan.weight.to(rows.dtype)
+        out = self.experts(rows.index_select(0, plan.row), plan.expert_counts, weight)
+        return torch.zeros(rows.shape, dtype=torch.float32, device=rows.device).index_add(0, plan.row, out.float())
 
     def combine(self, partial: Tensor, plan: Plan) -> Tensor:
         """Sums of the rank's own tokens, float32 (T, D)."""

@@ -16,6 +16,7 @@ from smoes_sim.config import load_scenario
 from smoes_sim.deployment import deploy
 from smoes_sim.distributed.prediction import predict_layers
 from smoes_sim.files import write_bytes
+from smoes_sim.lab.namespaces import why_not
 from smoes_sim.measurements import read_measurements
 
 RUNNER = Path(__file__).parent.parent.parent / "runners" / "ep.py"
@@ -105,3 +106,19 @@ def test_another_number_of_ranks_here_is_refused_before_any_starts(folder: Path,
     write_bytes(folder / "s.yaml", SCENARIO)
     assert main(["run", str(folder / "s.yaml"), "--ranks", "2"]) == 2
     assert "--ranks = 2: the scenario's topology has 3 ranks. Give as many" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_in_a_lab_the_scenario_stands_on_what_was_built(folder: Path) -> None:
+    write_bytes(folder / "s.yaml", SCENARIO)
+    write_bytes(folder / "lab.yaml", b"{kind: star, ranks: 3, link: {bandwidth: 100 Mb/s, latency: 0 us}}\n")
+    command = [sys.executable, "-m", "smoes_sim", "run", str(folder / "s.yaml"), "--lab", str(folder / "lab.yaml")]
+    out = folder / "in-lab"
+    done = subprocess.run([*command, "--repeats", "1", "--out", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    executed = deploy(load_scenario(str(out / "scenario.resolved.yaml")))
+    assert set(executed.topology.link_bandwidth.tolist()) == {12.5e6}
+    rows = json.loads((out / "summary.json").read_bytes())["medians"]
+    predicted = predict_layers(executed)
+    assert {row["predicted_s"] for row in rows} == {value.value for value in predicted.values()}
+    assert all(row["measured_s"] > 0 for row in rows)
