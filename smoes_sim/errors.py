@@ -7,6 +7,7 @@
     |   +-- PlacementError           experts or tokens cannot be placed as asked
     |   +-- MeasurementError         a measurements table is broken
     +-- CalibrationError             constants cannot be fitted
+    +-- LabError                     a lab cannot be built or used on this machine
     +-- SimulationError (RuntimeError)  a prediction broke one of its own rules (our bug)
 
 Messages read ``where: what, with the values: the rule. What to do.`` The place (file, line, column) is put in front by
@@ -48,6 +49,10 @@ class MeasurementError(ConfigError):
 
 class CalibrationError(SmoesError):
     """Constants cannot be fitted to the measurements given."""
+
+
+class LabError(SmoesError):
+    """A lab of network namespaces cannot be built or used on this machine."""
 
 
 class SimulationError(SmoesError, RuntimeError):

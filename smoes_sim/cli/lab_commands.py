@@ -1,0 +1,180 @@
+"""``smoes-sim lab``: a topology built on this box from network namespaces, and programs that run in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from smoes_sim.cli import show
+from smoes_sim.errors import LabError
+
+if TYPE_CHECKING:
+    from smoes_sim.lab import Lab, LabPlan
+    from smoes_sim.lab.check import LabCheck
+
+app = typer.Typer()
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Topology = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="A shipped topology or a file.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name that lab up printed.")]
+Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="A program and its arguments.")]
+Scale = Annotated[Optional[float], typer.Option(help="Factor on all rates; chosen so that two cores keep up if left out.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the choice among equal routes; that of the prediction.")]
+Check = Annotated[bool, typer.Option("--check/--no-check", help="Measure every link before the lab is used.")]
+
+
+@app.command()
+def up(
+    topology: Topology,
+    scale: Scale = None,
+    name: Annotated[Optional[str], typer.Option(help="What to call it; the topology's name if left out.")] = None,
+    seed: Seed = 0,
+    check: Check = True,
+    as_json: Json = False,
+) -> None:
+    """Build a topology as network namespaces; it stays until lab down."""
+    from smoes_sim import results
+    from smoes_sim.lab import Lab
+
+    with _ending_on_signals():
+        plan = _plan(topology, scale=scale, seed=seed)
+        lab = Lab.up(plan, name=name, kept=True)
+        try:
+            checked = _check(lab) if check else None
+        except BaseException:
+            lab.down()
+            raise
+    typer.echo(results.to_json(_document(lab, checked)) if as_json else _table(lab), nl=False)
+    if not as_json:
+        show.talk(f"predict on what was built: smoes-sim alltoall {lab.topology_file}")
+        show.talk(f"use it: smoes-sim lab exec {lab.name} RANK -- COMMAND; end it: smoes-sim lab down {lab.name}")
+
+
+@app.command("exec")
+def exec_(name: Name, rank: Annotated[int, typer.Argument(metavar="RANK")], command: Command) -> None:
+    """Run a program as one rank of a lab; its exit code is passed on."""
+    from smoes_sim.lab import find_lab
+    from smoes_sim.lab.launch import exit_code
+
+    with _ending_on_signals(), find_lab(name).popen(rank, command) as process:
+        try:
+            code = process.wait()
+        finally:
+            process.kill()
+    raise typer.Exit(exit_code(code))
+
+
+@app.command()
+def down(
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="May be left out if only one was left up.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that lab up made; those of running programs stay.")] = False,
+) -> None:
+    """End the programs in a lab and delete it."""
+    from smoes_sim.lab import find_lab, standing_labs, sweep
+    from smoes_sim.lab.namespaces import require_root
+
+    require_root()
+    standing = [lab for lab in standing_labs() if lab.kept]
+    if everything:
+        chosen = standing
+    elif name is not None:
+        chosen = [find_lab(name)]
+    elif len(standing) == 1:
+        chosen = standing
+    else:
+        known = f"Up: {', '.join(lab.name for lab in standing)}." if standing else "None is up."
+        raise LabError(f"lab down needs a name, or --all. {known}")
+    for lab in chosen:
+        lab.down()
+        show.talk(f"down: {lab.name}")
+    if left := sweep():
+        show.talk(f"swept {len(left)} namespaces of labs whose builder is dead")
+
+
+@app.command()
+def run(topology: Topology, command: Command, scale: Scale = None, seed: Seed = 0, check: Check = True) -> None:
+    """Build a topology, run a program in every rank, take it down; a failing rank ends the others within a second."""
+    from smoes_sim.lab import Lab
+    from smoes_sim.lab.launch import run_everywhere
+
+    with _ending_on_signals(), Lab.up(_plan(topology, scale=scale, seed=seed)) as lab:
+        if check:
+            _check(lab)
+        code = run_everywhere(lab, command)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Being told to end is an exception like any other, so that nothing is left behind."""
+
+    def leave(number: int, _: Any) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # nohup stays nohup
+    for number in heeded:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def _plan(topology: str, *, scale: float | None, seed: int) -> LabPlan:
+    from smoes_sim.lab import plan_lab
+    from smoes_sim.lab.namespaces import can_delay, require_root
+    from smoes_sim.topology import find_topology
+
+    found = find_topology(topology)
+    require_root()
+    plan = plan_lab(found, scale=scale, seed=seed, has_delay=can_delay())
+    show.talk(f"rates x {plan.scale:g}: all links busy at once are {plan.load * 8e-9:.2f} Gb/s")
+    for what in plan.left_out:
+        show.talk(f"left out: {what}")
+    return plan
+
+
+def _check(lab: Lab) -> LabCheck:
+    """Measure; a lab that does not keep its rates is exit code 1."""
+    from smoes_sim.lab.check import check_lab
+
+    checked = check_lab(lab)
+    show.talk(f"check: {checked.verdict()}")
+    if not checked.is_passed:
+        raise typer.Exit(1)
+    return checked
+
+
+def _table(lab: Lab) -> str:
+    header = ["rank", "node", "namespace", "address", "interface", "Mb/s"]
+    rows = [
+        [str(rank.rank), str(rank.node), rank.namespace, rank.address, rank.interface, f"{rank.bandwidth * 8e-6:g}"]
+        for rank in lab.ranks
+    ]
+    return show.table(header, rows, left=5)
+
+
+def _document(lab: Lab, checked: LabCheck | None) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": lab.name,
+        "scale": lab.scale,
+        "topology_file": str(lab.topology_file),
+        "left_out": list(lab.left_out),
+        "ranks": [dataclasses.asdict(rank) for rank in lab.ranks],
+        "check": None,
+    }
+    if checked is not None:
+        document["check"] = {
+            "pairs": [list(pair) for pair in checked.pairs],
+            "promised_Bps": checked.promised,
+            "measured_Bps": checked.measured,
+            "processors_busy": checked.busy,
+        }
+    return document
