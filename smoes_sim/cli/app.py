@@ -15,6 +15,7 @@ from smoes_sim.cli import lab_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
+from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
 
@@ -28,6 +29,7 @@ app.add_typer(topology_commands.app, name="topology", help="What is wired to wha
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
 app.command()(train)
+app.command()(sweep)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""
@@ -137,7 +139,7 @@ def calibrate(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration or measurements.")],
+    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements or sweep.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
     from smoes_sim import results

@@ -59,9 +59,9 @@ def up(
 def exec_(name: Name, rank: Annotated[int, typer.Argument(metavar="RANK")], command: Command) -> None:
     """Run a program as one rank of a lab; its exit code is passed on."""
     from smoes_sim.lab import find_lab
-    from smoes_sim.lab.launch import exit_code, start
+    from smoes_sim.lab.launch import exit_code
 
-    with _ending_on_signals(), start(find_lab(name), rank, command) as process:
+    with _ending_on_signals(), find_lab(name).popen(rank, command) as process:
         try:
             code = process.wait()
         finally:

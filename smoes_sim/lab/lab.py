@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from smoes_sim.errors import LabError
 from smoes_sim.lab import namespaces
-from smoes_sim.lab.commands import SETTINGS, addresses_and_routes, creation, queues
 from smoes_sim.lab.graph_file import graph_file
+from smoes_sim.lab.iproute import SETTINGS, addresses_and_routes, creation, queues
 from smoes_sim.lab.plan import LabPlan, LabRank
 
 STATE = Path("/dev/shm/smoes-sim-labs")  # in memory, so that a restart of the machine forgets labs and their files alike
@@ -141,7 +141,12 @@ class Lab:
         """Start a program as a rank: inside its namespace, with :meth:`environment` and ``env`` on top of our own.
 
         The process id is the program's own. Whatever still runs inside ends with the lab.
+
+        Raises:
+            LabError: If there is no such rank.
         """
+        if not 0 <= rank < len(self.ranks):
+            raise LabError(f'rank {rank}: lab "{self.name}" has ranks 0 to {len(self.ranks) - 1}. Choose one of them.')
         command = ["ip", "netns", "exec", self.ranks[rank].namespace, *argv]
         variables = {**os.environ, **self.environment(rank), **(env or {})}
         return subprocess.Popen(command, env=variables, **popen)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from smoes_sim.errors import LabError
 from smoes_sim.lab.lab import Lab
 from smoes_sim.lab.namespaces import end_processes
 
@@ -20,13 +19,10 @@ def run_everywhere(lab: Lab, argv: Sequence[str]) -> int:
 
     Returns:
         0, or the exit code of the first rank that failed (128 + n for one that signal n ended).
-
-    Raises:
-        LabError: If the program cannot be started.
     """
     processes: list[subprocess.Popen[Any]] = []
     try:
-        processes += [start(lab, rank, argv) for rank in range(len(lab.ranks))]
+        processes += [lab.popen(rank, argv, stdin=subprocess.DEVNULL) for rank in range(len(lab.ranks))]
         while True:
             codes = [process.poll() for process in processes]
             failed = next((code for code in codes if code), None)
@@ -39,17 +35,6 @@ def run_everywhere(lab: Lab, argv: Sequence[str]) -> int:
         end_processes(lab.namespaces)
         for process in processes:
             process.wait()
-
-
-def start(lab: Lab, rank: int, argv: Sequence[str]) -> subprocess.Popen[Any]:
-    """Start a program as a rank, with our own output and no input.
-
-    Raises:
-        LabError: If there is no such rank.
-    """
-    if not 0 <= rank < len(lab.ranks):
-        raise LabError(f'rank {rank}: lab "{lab.name}" has ranks 0 to {len(lab.ranks) - 1}. Choose one of them.')
-    return lab.popen(rank, argv, stdin=subprocess.DEVNULL)
 
 
 def exit_code(code: int) -> int:

@@ -8,14 +8,13 @@ each namespace knows the next wire of every (source, destination) pair, so rails
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
 
 from smoes_sim.errors import TopologyError
-from smoes_sim.lab.scaling import choose_scale, scaled_topology
+from smoes_sim.lab.scaling import choose_scale, narrowest, scaled_topology
 from smoes_sim.topology import Router, Topology, TopologySpec, build
 
 MOST_RANKS = 64
@@ -28,7 +27,8 @@ class Channel:
     """One direction of a wire.
 
     Attributes:
-        bandwidth: Bytes of payload per second; ``None`` where nothing limits (fatpipe).
+        bandwidth: Bytes of payload per second; ``None`` if nothing crosses. A fatpipe has what its pairs get together at
+            their narrowest: it does not bind, and yet sends no bursts, which the kernel would drop.
         latency: Seconds.
         pairs: Ranks (source, destination) whose traffic crosses it.
     """
@@ -194,7 +194,15 @@ def _assemble(
     for pair, indices in crossing.items():
         for index in indices:
             pairs_on[index].append(pair)
-    channels = [_channel(topology, segment, pairs_on[index]) for index, segment in enumerate(segments)]
+    widths = _widths(topology, segments, crossing)
+    channels = [
+        Channel(
+            bandwidth=widths[index],
+            latency=float(topology.link_latency[list(segment)].sum()),
+            pairs=tuple(sorted(pairs_on[index])),
+        )
+        for index, segment in enumerate(segments)
+    ]
     wires, wire_of = _pair_up(topology, segments, channels)
     next_wire = {(source[index], *pair): wire_of[index] for pair, indices in crossing.items() for index in indices}
     vertices = sorted({end for wire in wires for end in wire.ends})
@@ -212,14 +220,17 @@ def _assemble(
     )
 
 
-def _channel(topology: Topology, segment: tuple[int, ...], pairs: Iterable[Pair]) -> Channel:
-    ids = np.array(segment)
-    bandwidth = topology.link_bandwidth[ids[topology.link_shared[ids]]].min(initial=np.inf)
-    return Channel(
-        bandwidth=float(bandwidth) if np.isfinite(bandwidth) else None,
-        latency=float(topology.link_latency[ids].sum()),
-        pairs=tuple(sorted(pairs)),
-    )
+def _widths(topology: Topology, segments: list[tuple[int, ...]], crossing: dict[Pair, list[int]]) -> list[float]:
+    """B/s of every segment."""
+    widths = [narrowest(topology, segment) for segment in segments]
+    binding: dict[int, set[int]] = defaultdict(set)
+    for indices in crossing.values():
+        tightest = min(indices, key=lambda index: widths[index])
+        for index in indices:
+            binding[index].add(tightest)
+    return [
+        width if np.isfinite(width) else sum(widths[other] for other in binding[index]) for index, width in enumerate(widths)
+    ]
 
 
 def _pair_up(

@@ -76,41 +76,35 @@ class _Stream:
             thread.join()
 
 
-def measure(
-    lab: Lab, pairs: Sequence[tuple[int, int]], *, duration: float, warm_up: float = 0.2
-) -> tuple[NDArray[np.float64], float]:
-    """Payload that arrives per second while all pairs send at once, and how busy the processors are meanwhile.
+class Meter:
+    """Flows that are under way, and what arrives of them."""
 
-    Args:
-        lab: A lab that is up.
-        pairs: Ranks (source, destination) of F flows.
-        duration: Seconds to measure for.
-        warm_up: Seconds before that.
+    def __init__(self, streams: list[_Stream]) -> None:
+        self._streams = streams
 
-    Returns:
-        Rates in B/s, shape (F,), and the share of all processors' time that was not idle.
-    """
-    with _streams(lab, pairs) as streams:
-        time.sleep(warm_up)
-        before, ticks = [stream.seen for stream in streams], _processor_ticks()
+    def measure(self, duration: float) -> tuple[NDArray[np.float64], float]:
+        """Payload that arrives in the next seconds, B/s, shape (F,), and the processors' share of time not idle."""
+        before, ticks = [stream.seen for stream in self._streams], _processor_ticks()
         time.sleep(duration)
-        after, (busy, total) = [stream.seen for stream in streams], _processor_ticks() - ticks
-    rates = [
-        (size - earlier_size) / (now - earlier) if now > earlier else 0.0
-        for (earlier, earlier_size), (now, size) in zip(before, after, strict=True)
-    ]
-    return np.array(rates), float(busy / total) if total else 1.0
+        after, (busy, total) = [stream.seen for stream in self._streams], _processor_ticks() - ticks
+        rates = [
+            (size - earlier_size) / (now - earlier) if now > earlier else 0.0
+            for (earlier, earlier_size), (now, size) in zip(before, after, strict=True)
+        ]
+        return np.array(rates), float(busy / total) if total else 1.0
 
 
 @contextlib.contextmanager
-def _streams(lab: Lab, pairs: Sequence[tuple[int, int]]) -> Iterator[list[_Stream]]:
+def flows_under_way(lab: Lab, pairs: Sequence[tuple[int, int]], *, warm_up: float) -> Iterator[Meter]:
+    """Let F pairs of ranks (source, destination) send as fast as they can; all has arrived when the block ends."""
     streams: list[_Stream] = []
     try:
         for source, destination in pairs:
             streams.append(_Stream(lab, source, destination))
         for stream in streams:
             stream.start()
-        yield streams
+        time.sleep(warm_up)
+        yield Meter(streams)
     finally:
         for stream in streams:
             stream.stop()

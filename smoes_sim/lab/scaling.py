@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 from smoes_sim.errors import TopologyError
 from smoes_sim.topology import Topology
 
-COMFORTABLE = 250e6
-"""B/s, summed over every wire that a byte crosses, at which two cores are idle half of the time (docs/lab.md)."""
+COMFORTABLE = 320e6
+"""B/s, summed over every wire that a byte crosses, that leaves two cores time for the programs themselves (docs/lab.md)."""
 MOST = 600e6
 """B/s, counted likewise, beyond which two cores were too slow even for plain TCP (docs/lab.md)."""
 SLOWEST = 1.25e6
@@ -36,7 +36,7 @@ def choose_scale(
     Raises:
         TopologyError: If the load is more than the box pushes, or the slowest link would be too slow.
     """
-    bandwidth = np.array([_narrowest(topology, segment) for segment in segments])
+    bandwidth = np.array([narrowest(topology, segment) for segment in segments])
     load = _busiest(bandwidth, crossing)
     slowest = float(bandwidth.min())
     factor = min(_round_down(COMFORTABLE / load), 1.0) if scale is None else scale
@@ -75,7 +75,8 @@ def scaled_topology(topology: Topology, factor: float, *, has_delay: bool) -> tu
     return scaled, tuple(left_out)
 
 
-def _narrowest(topology: Topology, segment: tuple[int, ...]) -> float:
+def narrowest(topology: Topology, segment: tuple[int, ...]) -> float:
+    """B/s that some links in a row let through together; infinite if all are fatpipes."""
     ids = np.array(segment)
     return float(topology.link_bandwidth[ids[topology.link_shared[ids]]].min(initial=np.inf))
 

@@ -9,11 +9,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from small import TEXTS, needs_root, small, spec_of
+from lab_topologies import TEXTS, needs_root, small, spec_of
 
 from smoes_sim.errors import LabError
 from smoes_sim.lab import Lab, find_lab, namespaces, plan_lab, standing_labs, sweep
-from smoes_sim.lab.commands import SETTINGS
+from smoes_sim.lab.iproute import SETTINGS
 from smoes_sim.lab.lab import STATE
 from smoes_sim.topology import find_topology
 
@@ -69,6 +69,12 @@ def test_a_program_lives_in_its_rank_and_knows_which(lab):
 
 
 @needs_root
+def test_a_rank_that_is_not_there_is_refused(lab):
+    with pytest.raises(LabError, match=r"^rank 4: lab \".*\" has ranks 0 to 3\. Choose one of them\.$"):
+        lab.popen(4, ["true"])
+
+
+@needs_root
 def test_all_ranks_map_one_clock(lab):
     text_of(lab, 0, sys.executable, "-c", "import os; open(os.environ['SMOES_SIM_CLOCK'], 'r+b').write(b'7')")
     assert text_of(lab, 3, "sh", "-c", "head -c 1 $SMOES_SIM_CLOCK") == "7"
@@ -81,6 +87,12 @@ def test_every_namespace_has_the_settings_that_make_tcp_a_fluid(lab):
     for name in lab.namespaces:
         done = subprocess.run(["ip", "netns", "exec", name, "sh", "-c", read], capture_output=True, text=True, check=True)
         assert [line.split() for line in done.stdout.splitlines()] == [value.split() for value in SETTINGS.values()]
+
+
+@needs_root
+def test_a_setting_that_the_kernel_lacks_is_named(lab):
+    with pytest.raises(LabError, match=r"^/proc/sys/net/ipv4/tcp_magic = 1: No such .* A lab needs this kernel setting\.$"):
+        namespaces.apply_settings(lab.namespaces[0], {"net/ipv4/tcp_magic": "1"})
 
 
 @needs_root

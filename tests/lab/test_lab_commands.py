@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from small import TEXTS, needs_root
+from lab_topologies import TEXTS, needs_root
 
 from smoes_sim.cli import main
 from smoes_sim.lab import find_lab, namespaces, standing_labs
@@ -74,6 +74,8 @@ def test_run_passes_on_the_code_of_the_rank_that_fails_and_leaves_nothing(star, 
 @needs_root
 def test_a_lab_that_fails_its_check_is_not_left_up(star, capfd, monkeypatch):
     monkeypatch.setattr("smoes_sim.lab.check.TOLERANCE", -1.0)
+    monkeypatch.setattr("smoes_sim.lab.check._PERIODS", 1)
+    monkeypatch.setattr("smoes_sim.lab.check._SHORTEST", 0.1)
     assert main(["lab", "up", star, "--name", NAME]) == 1
     said = capfd.readouterr()
     assert said.out == ""

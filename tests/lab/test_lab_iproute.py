@@ -3,11 +3,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from small import TEXTS, small, spec_of
-from test_plan import routes_of
+from lab_topologies import TEXTS, small, spec_of
+from test_lab_plan import routes_of
 
 from smoes_sim.lab import plan_lab
-from smoes_sim.lab.commands import MTU, addresses_and_routes, creation, queues, wire_rate
+from smoes_sim.lab.iproute import MTU, addresses_and_routes, creation, queues, wire_rate
 
 every_kind = pytest.mark.parametrize("name", TEXTS)
 

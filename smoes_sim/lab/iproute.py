@@ -11,7 +11,7 @@ HEADERS = 40
 """IP and TCP without timestamps: bytes of an MTU that are not payload."""
 ETHERNET = 14
 """Bytes of a frame beyond the MTU, as queues count them."""
-IN_FLIGHT = 256 * 2**10
+IN_FLIGHT = 128 * 2**10
 """Bytes of memory that a connection's sender may hold, and so about what it has in flight: above any product of rate and
 round trip here, and little enough that a flow held up further on soon stops taking more than its share before."""
 _WINDOW = 8 * 2**20

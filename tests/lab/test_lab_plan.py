@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lab_topologies import TEXTS, small, spec_of
 from reference import all_pairs
-from small import TEXTS, small, spec_of
 
 from smoes_sim.errors import TopologyError
 from smoes_sim.files import Document
@@ -77,6 +77,21 @@ def test_a_nic_of_one_rank_is_part_of_its_wire_and_a_shared_one_is_a_place_of_it
     # NIC 60 Mb/s and the link from leaf to core 30 Mb/s are one wire: 3 x 3 pairs leave, as many enter
     (trunk,) = [wire for wire in per_node.wires if set(wire.ends) == set(nics)]
     assert [(channel.bandwidth * 8e-6, len(channel.pairs)) for channel in trunk.channels] == [(30, 9), (30, 9)]
+
+
+def test_a_fatpipe_is_no_narrower_than_what_its_pairs_get_and_wide_where_they_part():
+    plan = plan_lab(small("nic_per_node"))
+    buses = [wire for wire in plan.wires if wire.ends[0] == 0 and "nic" in plan.topology.vertex_names[wire.ends[1]]]
+    # a rank's three flows to the other node meet in the trunk of 30 Mb/s
+    assert [channel.bandwidth * 8e-6 for wire in buses for channel in wire.channels] == [30, 30]
+    text = (
+        "kind: graph\ndevices: [a, b, c]\nnics: [n]\nlinks:\n- {from: a, to: n, bandwidth: 100 Mb/s, sharing: fatpipe}\n"
+        "- {from: n, to: b, bandwidth: 20 Mb/s}\n- {from: n, to: c, bandwidth: 50 Mb/s}"
+    )
+    forked = plan_lab(spec_of(text), scale=1.0)
+    # a sends 20 + 50 Mb/s; what b and c send meets in links of their own
+    (bus,) = [wire for wire in forked.wires if 0 in wire.ends]
+    assert [channel.bandwidth * 8e-6 for channel in bus.channels] == [70, 70]
 
 
 def test_ranks_say_where_they_live():

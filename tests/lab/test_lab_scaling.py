@@ -3,11 +3,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from small import small, spec_of
+from lab_topologies import small, spec_of
 
 from smoes_sim.errors import TopologyError
 from smoes_sim.lab import plan_lab
 from smoes_sim.lab.scaling import COMFORTABLE
+from smoes_sim.topology import find_topology, topology_names
 
 
 def star(ranks, rate):
@@ -25,9 +26,10 @@ def test_the_load_is_what_all_wires_carry_together_at_most():
 
 def test_the_scale_is_the_largest_round_one_that_two_cores_keep_up_with():
     plan = plan_lab(star(2, "10 Gb/s"))
-    # both ranks over the one wire that is left of two links and a switch: 20 Gb/s; 2 Gb/s are comfortable
-    assert (plan.scale, plan.load) == (0.1, pytest.approx(COMFORTABLE))
-    assert plan_lab(star(4, "400 Gb/s")).scale == 0.0005  # 3.2 Tb/s: 0.000625 and down to 5
+    # both ranks over the one wire that is left of two links and a switch: 20 Gb/s; 2.56 Gb/s are comfortable
+    assert (plan.scale, plan.load) == (0.1, pytest.approx(2e9 / 8))
+    assert plan.load < COMFORTABLE
+    assert plan_lab(star(4, "400 Gb/s")).scale == 0.0005  # 3.2 Tb/s: 0.0008 and down to 5
     assert plan_lab(star(4, "50 Mb/s")).scale == 1.0
 
 
@@ -47,3 +49,9 @@ def test_ranks_that_leave_each_other_too_little_are_refused_with_the_number():
 def test_a_scale_that_is_no_positive_number_is_refused(scale):
     with pytest.raises(TopologyError, match=r"is not a positive number"):
         plan_lab(small("star"), scale=scale)
+
+
+@pytest.mark.parametrize("name", [name for name in topology_names() if name.startswith("lab-")])
+def test_shipped_labs_are_built_as_they_are(name):
+    plan = plan_lab(find_topology(name))
+    assert (plan.scale, plan.left_out) == (1.0, ())
