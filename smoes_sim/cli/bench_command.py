@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
@@ -90,6 +91,8 @@ def bench(
     if export is not None:
         _export(context, demand, export)
         return 0
+    if find_spec("torch") is None:
+        raise ConfigError("bench needs the torch extra. Install it with: pip install 'smoes-sim[torch]'")
     if ranks is None and lab is None:
         _take_part(context, demand)
         return 0
