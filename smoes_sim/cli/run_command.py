@@ -6,6 +6,7 @@ import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -43,6 +44,8 @@ def run(
         raise ConfigError(f"--timeout = {timeout}: must be more than 0. Write 60 s.")
     if ranks is not None and lab is not None:
         raise ConfigError("--ranks and --lab each say which ranks to start. Give one of them.")
+    if find_spec("torch") is None:
+        raise ConfigError("run needs torch. Install it with: pip install 'smoes-sim[torch]'")
     if ranks is None and lab is None and "RANK" in os.environ:
         _take_part(scenario, overrides or [], repeats, backend, seconds, out, as_json=as_json)
         return 0

@@ -122,3 +122,9 @@ def test_in_a_lab_the_scenario_stands_on_what_was_built(folder: Path) -> None:
     predicted = predict_layers(executed)
     assert {row["predicted_s"] for row in rows} == {value.value for value in predicted.values()}
     assert all(row["measured_s"] > 0 for row in rows)
+
+
+def test_without_torch_it_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("smoes_sim.cli.run_command.find_spec", lambda name: None)
+    assert main(["run", "olmoe-two-orin"]) == 2
+    assert capsys.readouterr().err == "smoes-sim: run needs torch. Install it with: pip install 'smoes-sim[torch]'\n"
