@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +33,15 @@ PLACEMENTS = ("data_parallel", "sharded", "modality", "affinity")
 POLICIES = ("standard", "smoes")
 FITTED_S = 0.1
 """Seconds that the one fitted all-to-all takes at least; its size follows from the topology."""
-_EVEN_S = (0.025, 0.05, 0.2, 0.4)
+_EVEN_S = (0.05, 0.15, 0.25, 0.4)
 _SKEWED_S = 0.15
 _PING_PONG_S = (0.01, 0.05)
 _LEAST_SIZE = 4096
-FIT = ("op=sendrecv", "variant=fit")
-"""Rows that are fitted, as ``calibrate --fit`` takes them."""
+FIT_EXCHANGES = ("op=sendrecv", "variant=fit")
+"""Rows that are fitted, as ``calibrate --fit`` takes them: ping-pong and one all-to-all size."""
+_FITTED_LAYERS = "variant=standard-data_parallel,phase="
+FIT_LAYERS = (*FIT_EXCHANGES, f"{_FITTED_LAYERS}experts", f"{_FITTED_LAYERS}layer")
+"""Constants of computation come from one scenario, of standard routing; SMoES and other placements are predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ def exchange_groups(topology: str, *, seed: int) -> list[Group]:
     pairs = [("ping_pong", sized.ping_pong(seconds)) for seconds in _PING_PONG_S]
     fitted = [("fit", sized.even(FITTED_S))]
     even = [("even", sized.even(seconds)) for seconds in _EVEN_S]
-    few = [("even", sized.even(_EVEN_S[1])), ("even", sized.even(_EVEN_S[2])), *((name, skewed[name]) for name in some)]
+    few = [("even", sized.even(_EVEN_S[0])), ("even", sized.even(_EVEN_S[2])), *((name, skewed[name]) for name in some)]
     found = [
         _group("ping-pong", "direct", pairs),
         _group("direct", "direct", [*fitted, *even, *skewed.items()]),
@@ -125,7 +129,8 @@ class _Sized:
             "random": popular / popular.sum(axis=1, keepdims=True),
         }
         for name, shape in shapes.items():
-            yield name, Case(operation="alltoall", matrix=_large_enough(aligned(self._scaled(shape, _SKEWED_S))), is_even=False)
+            matrix = _large_enough(aligned(self._scaled(shape, _SKEWED_S)))
+            yield name, Case(operation="alltoall", matrix=matrix, is_even=False)
 
 
 def _large_enough(matrix: Matrix) -> Matrix:
@@ -166,6 +171,6 @@ def _scenario(policy: str, tokens: str, *, num_ranks: int, seed: int) -> dict[st
         "routing": {"policy": policy},
         "placement": {"tokens": tokens},
         "communication": {"library": "direct", "deduplicate": "rank"},
-        "compute": {"device": "zen4-core"},
+        "compute": {"device": "zen4-core", "shared_cores": len(os.sched_getaffinity(0))},
         "seed": seed,
     }

@@ -103,6 +103,10 @@ class ComputeSpec(Spec):
     launch: Duration = Field(5e-6, description="Fixed time per kernel.")
     per_layer: Duration = Field(0.0, description="Host time per layer that the roofline does not see.")
     per_prefill: Duration = Field(0.0, description="Time of a prefill outside the layers: vision encoder, preprocessing.")
+    shared_cores: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="All ranks compute in turns on so many cores, as in a lab on one machine; left out: each on its own.",
+    )
 
     @field_validator("device")
     @classmethod

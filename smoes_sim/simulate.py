@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smoes_sim.calibration import INTERVAL, load_calibration, network_under
 from smoes_sim.compute import ComputeRates, compute_times, find_device
 from smoes_sim.config import Scenario
+from smoes_sim.cores import shared_finish
 from smoes_sim.deployment import Deployment, Step, deploy
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
 from smoes_sim.routing import modality_specialisation
@@ -115,6 +117,12 @@ def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> Comput
     )
 
 
+def computed(deployment: Deployment, work: NDArray[np.float64]) -> float:
+    """Seconds until the last rank has computed ``work`` (R,), seconds on a device of its own, if all begin at once."""
+    cores = deployment.scenario.compute.shared_cores
+    return float((work if cores is None else shared_finish(work, num_cores=cores)).max())
+
+
 def times_with(
     deployment: Deployment, constants: Mapping[str, float], *, on_pass: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
@@ -210,6 +218,7 @@ def time_step(
         overlap=deployment.scenario.overlap,
         record_links=record_links,
         tolerance=deployment.scenario.communication.tolerance,
+        shared_cores=deployment.scenario.compute.shared_cores,
     )
 
 

@@ -17,6 +17,7 @@ import simpy
 from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
+from smoes_sim.cores import Cores
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Engine, Exchange, Flows, LinkUse, Network, Processes, announce, take_part
 
@@ -85,6 +86,7 @@ def step_time(
     overlap: Overlap = "none",
     record_links: bool = False,
     tolerance: float = 0.0,
+    shared_cores: int | None = None,
 ) -> StepTime:
     """Simulate one step.
 
@@ -95,12 +97,14 @@ def step_time(
         overlap: Whether shared experts run while tokens travel.
         record_links: Keep the utilisation of links over time.
         tolerance: Relative error aimed at in large exchanges.
+        shared_cores: Cores on which all ranks compute in turns; left out: each has a device of its own.
     """
     env = simpy.Environment()
     layers = [layer for batch in batches for layer in batch.exchanges]
     phases = [flows for layer in layers for flows in (*layer.dispatch, *layer.combine)]
     engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
-    step = _Step(engine, model=model, overlap=overlap)
+    cores = None if shared_cores is None else Cores(env, shared_cores)
+    step = _Step(engine, model=model, overlap=overlap, cores=cores)
     for batch in batches:
         step.start(batch)
     env.run()
@@ -124,7 +128,8 @@ class _Work(NamedTuple):
 class _Step:
     """The processes of one step: a device per rank, and per rank a process for each of its micro-batches."""
 
-    def __init__(self, engine: Engine, *, model: ModelShape, overlap: Overlap) -> None:
+    def __init__(self, engine: Engine, *, model: ModelShape, overlap: Overlap, cores: Cores | None) -> None:
+        self.cores = cores
         self.env, self.engine, self.overlap = engine.env, engine, overlap
         self.num_layers = model.layers
         self.moe_index = {layer: index for index, layer in enumerate(model.moe_layer_indices)}
@@ -186,6 +191,10 @@ class _Step:
             return
         with self._devices[rank].request() as turn:
             yield turn
+            if self.cores is not None:
+                yield from self._take_turns(rank, work, self.cores)
+                announce(self.engine, then, rank, at=self.env.now)
+                return
             start = self.env.now
             for part in work:
                 end = start + part.duration
@@ -193,3 +202,10 @@ class _Step:
                 start = end
             announce(self.engine, then, rank, at=start)
             yield self.env.timeout(start - self.env.now)
+
+    def _take_turns(self, rank: int, work: Sequence[_Work], cores: Cores) -> Processes:
+        """Work on cores that others use too: when it ends is known when it has ended."""
+        for part in work:
+            start = self.env.now
+            yield from cores.work(part.duration)
+            self.spans.append(Span(rank=rank, layer=part.layer, name=part.name, start=start, end=self.env.now))

@@ -1,7 +1,8 @@
 """The fluid network on SimPy's clock: one process shares the bandwidth of every flow in flight.
 
-A message is posted by its sender, waits for the sender's overhead (messages of a sender one after the other), drains
-at its max-min fair rate, and arrives after the latency of its route. There is no process per flow: the engine wakes at the
+A message is posted by its sender, waits for the sender's overhead (messages of a sender one after the other) and, where
+there is a rendezvous, until its receiver expects it, drains at its max-min fair rate, and arrives after the latency of its
+route. There is no process per flow: the engine wakes at the
 end of each plan of its :class:`~smoes_sim.network.flight.Flight`, and stale wake-ups are told by a generation number.
 
 With few flows, or tolerance 0, every change is followed as it happens. With many a plan is a window in which many
@@ -49,6 +50,8 @@ class Exchange:
         sent: Triggered when the last byte of a rank's messages has left, one event per rank.
         received: Triggered when the last byte for a rank is there.
         arrival: Seconds when each message is there, shape (F,); nan until that is known.
+        ready: Seconds when each message leaves its sender's software, shape (F,); infinite until it is posted.
+        expected: Seconds from which each rank is ready for its messages, shape (R,); infinite until it says so.
     """
 
     def __init__(self, env: simpy.Environment, flows: Flows, num_ranks: int) -> None:
@@ -57,6 +60,8 @@ class Exchange:
         self.first = -1
         self.bytes_sent = np.zeros(num_ranks)
         self.arrival = np.full(len(flows), np.nan)
+        self.ready = np.full(len(flows), np.inf)
+        self.expected = np.full(num_ranks, 0.0 if flows.rendezvous == "none" else np.inf)
         self.sent = [simpy.Event(env) for _ in range(num_ranks)]
         self.received = [simpy.Event(env) for _ in range(num_ranks)]
         self._env = env
@@ -152,12 +157,23 @@ class Engine:
         begin = max(float(self._sender_free[rank]), self.env.now if at is None else at)
         ready = begin + np.cumsum(self.network.per_message * exchange.flows.messages[first:last])
         self._sender_free[rank] = ready[-1]
-        flows = np.arange(first, last)
-        sharing = np.diff(exchange.flows.routes.offsets[first : last + 1]) > 0
+        exchange.ready[first:last] = ready
+        self._meet(exchange, np.arange(first, last))
+
+    def expect(self, exchange: Exchange, rank: int, *, at: float | None = None) -> None:
+        """A rank is ready for its messages of an exchange with a rendezvous, now or from a later, known moment on."""
+        exchange.expected[rank] = self.env.now if at is None else at
+        self._meet(exchange, np.flatnonzero(exchange.flows.destination == rank))
+
+    def _meet(self, exchange: Exchange, flows: NDArray[np.int64]) -> None:
+        """Send off those messages that are posted and expected; which of the two comes last calls this."""
+        ready = np.maximum(exchange.ready[flows], exchange.expected[exchange.flows.destination[flows]])
+        known = np.isfinite(ready)
+        flows, ready = flows[known], ready[known]
+        sharing = np.diff(exchange.flows.routes.offsets)[flows] > 0
         if not sharing.all():
-            alone = ~sharing
-            ceiling = exchange.flows.ceiling[first:last][alone]
-            exchange.end(flows[alone], ready[alone] + exchange.flows.size[first:last][alone] / ceiling)
+            alone = flows[~sharing]
+            exchange.end(alone, ready[~sharing] + exchange.flows.size[alone] / exchange.flows.ceiling[alone])
             flows, ready = flows[sharing], ready[sharing]
         if len(flows):
             self._take_off(exchange, flows, ready)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.topology import Router, Routes, Topology
 
+Rendezvous = Literal["none", "entry", "phase"]
+"""What a message waits for at its receiver: nothing (it has a buffer there), that it has entered the exchange and so posted
+all its receives, or that it has posted its own part of the phase."""
 _FREE = 1e30
 """B/s of a network that costs nothing: a GB takes 1e-21 s, below the resolution of any clock."""
 
@@ -29,6 +33,7 @@ class Flows:
         copies: Messages that a flow stands for, each with its sender's overhead, shape (F,); one each when left out.
         after: Index of the phase that a rank must have received before it posts its part of this one; -1 for none.
         after_sent: Whether it must have sent its part of that phase too.
+        rendezvous: What messages wait for at their receiver.
     """
 
     source: NDArray[np.int64]
@@ -40,6 +45,7 @@ class Flows:
     copies: NDArray[np.float64] | None = None
     after: int = -1
     after_sent: bool = False
+    rendezvous: Rendezvous = "none"
 
     @property
     def messages(self) -> NDArray[np.float64]:

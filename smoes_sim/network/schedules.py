@@ -1,7 +1,7 @@
 """How a library turns traffic matrices into messages: phases, and the order of messages within one.
 
-A rank posts a phase when its part of the phase that it waits for is done (:attr:`Flows.after`); ranks do not wait for
-others, so there is no barrier between phases.
+A rank posts a phase when its part of the phase that it waits for is done (:attr:`Flows.after`); there is no barrier between
+phases, but a message may wait until its receiver is ready for it (:attr:`Flows.rendezvous`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.flows import Flows, Network
+from smoes_sim.network.flows import Flows, Network, Rendezvous
 from smoes_sim.topology import Topology
 
 Schedule = Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency", "all_to_all_single"]
 Order = Literal["naive", "shifted", "rail", "random"]
 Matrix = NDArray[np.floating]
+_RENDEZVOUS: dict[Schedule, Rendezvous] = {"pairwise": "phase", "low_latency": "none"}
+"""Libraries post their receives when they enter an exchange, and payload waits for them (gloo: for a notice; NCCL: beyond
+some MB, for the receiver's kernel); pairwise posts those of one round; low-latency kernels write into buffers kept free."""
 _CHUNKS = 8
 """Parts in which a forwarded copy is sent, so that forwarding starts while the rest still arrives."""
 
@@ -70,7 +73,7 @@ def phases_of(
         flows = _post(network, matrix, order=order, seed=seed)
         if schedule == "low_latency" and message_size is not None:
             flows = replace(flows, copies=np.ceil(flows.size / message_size))
-        phases.append(replace(flows, after=after, after_sent=both))
+        phases.append(replace(flows, after=after, after_sent=both, rendezvous=_RENDEZVOUS.get(schedule, "entry")))
     return phases
 
 
