@@ -141,7 +141,7 @@ class _Step:
     def start(self, batch: MicroBatch) -> None:
         """Start every rank on a micro-batch."""
         opened = [
-            ([self.engine.open(flows) for flows in layer.dispatch], [self.engine.open(flows) for flows in layer.combine])
+            (self.engine.open_all(layer.dispatch), self.engine.open_all(layer.combine))
             for layer in batch.exchanges
         ]
         for rank in range(len(self.finish)):

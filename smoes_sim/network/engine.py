@@ -51,6 +51,8 @@ class Exchange:
         received: Triggered when the last byte for a rank is there.
         arrival: Seconds when each message is there, shape (F,); nan until that is known.
         ready: Seconds when each message leaves its sender's software, shape (F,); infinite until it is posted.
+        free: Seconds when the connection of each message has sent what goes before it, shape (F,); infinite until then.
+        follower: The messages that go behind these on the same connections.
         expected: Seconds from which each rank is ready for its messages, shape (R,); infinite until it says so.
     """
 
@@ -61,6 +63,8 @@ class Exchange:
         self.bytes_sent = np.zeros(num_ranks)
         self.arrival = np.full(len(flows), np.nan)
         self.ready = np.full(len(flows), np.inf)
+        self.free = np.full(len(flows), 0.0 if flows.behind < 0 else np.inf)
+        self.follower: Exchange | None = None
         self.expected = np.full(num_ranks, 0.0 if flows.rendezvous == "none" else np.inf)
         self.sent = [simpy.Event(env) for _ in range(num_ranks)]
         self.received = [simpy.Event(env) for _ in range(num_ranks)]
@@ -140,8 +144,16 @@ class Engine:
         """How often rates were shared anew."""
         return self._flight.solves
 
+    def open_all(self, phases: Sequence[Flows]) -> list[Exchange]:
+        """The phases of an exchange, of which nothing moves until messages are posted."""
+        opened = [self.open(flows) for flows in phases]
+        for exchange in opened:
+            if exchange.flows.behind >= 0:
+                opened[exchange.flows.behind].follower = exchange
+        return opened
+
     def open(self, flows: Flows) -> Exchange:
-        """An exchange of which nothing moves until its messages are posted."""
+        """One phase of which nothing moves until its messages are posted."""
         exchange = Exchange(self.env, self.network.sized(flows), self.network.topology.num_ranks)
         np.add.at(exchange.bytes_sent, flows.source, flows.size)
         return exchange
@@ -166,14 +178,15 @@ class Engine:
         self._meet(exchange, np.flatnonzero(exchange.flows.destination == rank))
 
     def _meet(self, exchange: Exchange, flows: NDArray[np.int64]) -> None:
-        """Send off those messages that are posted and expected; which of the two comes last calls this."""
-        ready = np.maximum(exchange.ready[flows], exchange.expected[exchange.flows.destination[flows]])
+        """Send off those messages that are posted, expected and next on their connection; what comes last calls this."""
+        posted = np.maximum(exchange.ready[flows], exchange.free[flows])
+        ready = np.maximum(posted, exchange.expected[exchange.flows.destination[flows]])
         known = np.isfinite(ready)
         flows, ready = flows[known], ready[known]
         sharing = np.diff(exchange.flows.routes.offsets)[flows] > 0
         if not sharing.all():
             alone = flows[~sharing]
-            exchange.end(alone, ready[~sharing] + exchange.flows.size[alone] / exchange.flows.ceiling[alone])
+            self._tell(exchange, alone, ready[~sharing] + exchange.flows.size[alone] / exchange.flows.ceiling[alone])
             flows, ready = flows[sharing], ready[sharing]
         if len(flows):
             self._take_off(exchange, flows, ready)
@@ -232,7 +245,14 @@ class Engine:
         for number in np.unique(owner):
             mine = owner == number
             exchange = self._exchanges[number]
-            exchange.end(exchange.flying[plan.ids[mine] - exchange.first], plan.times[mine])
+            self._tell(exchange, exchange.flying[plan.ids[mine] - exchange.first], plan.times[mine])
+
+    def _tell(self, exchange: Exchange, flows: NDArray[np.int64], drained: NDArray[np.float64]) -> None:
+        """Messages drain at some moments; what goes behind them may then begin."""
+        exchange.end(flows, drained)
+        if exchange.follower is not None:
+            exchange.follower.free[flows] = drained
+            self._meet(exchange.follower, flows)
 
 
 def _block(flows: Flows, flying: NDArray[np.int64]) -> Block:

@@ -114,7 +114,7 @@ def _played(
     """When each rank is done on SimPy's clock, (R,)."""
     env = simpy.Environment()
     engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
-    opened = [engine.open(flows) for flows in phases]
+    opened = engine.open_all(phases)
     finish = np.zeros(network.topology.num_ranks)
 
     def rank_process(rank: int) -> Processes:

@@ -34,6 +34,8 @@ class Flows:
         after: Index of the phase that a rank must have received before it posts its part of this one; -1 for none.
         after_sent: Whether it must have sent its part of that phase too.
         rendezvous: What messages wait for at their receiver.
+        behind: Index of the phase whose messages, between the same ranks, go before these on the same connections; -1 for
+            none. Only a fluid needs to be told: first in, first out does it by itself.
     """
 
     source: NDArray[np.int64]
@@ -46,6 +48,7 @@ class Flows:
     after: int = -1
     after_sent: bool = False
     rendezvous: Rendezvous = "none"
+    behind: int = -1
 
     @property
     def messages(self) -> NDArray[np.float64]:

@@ -56,6 +56,7 @@ def phases_of(
     """
     if schedule in _HOPS and len(stages) == 1:
         stages = _HOPS[schedule](stages[0], network.topology)
+    behind: list[int] = []
     if schedule == "pairwise":
         rounds = [matrix for stage in stages for matrix in _rounds(stage)]
         waits = [(index - 1, True) for index in range(len(rounds))]
@@ -67,26 +68,30 @@ def phases_of(
                 rounds.append(matrix)
                 waits.append((after + start, after < 0 < start))
     else:
-        rounds, waits = _pipelined(stages, _CHUNKS if schedule in _HOPS else 1)
+        rounds, waits, behind = _pipelined(stages, _CHUNKS if schedule in _HOPS else 1)
     phases = []
-    for matrix, (after, both) in zip(rounds, waits, strict=True):
+    for matrix, (after, both), before in zip(rounds, waits, behind or [-1] * len(rounds), strict=True):
         flows = _post(network, matrix, order=order, seed=seed)
         if schedule == "low_latency" and message_size is not None:
             flows = replace(flows, copies=np.ceil(flows.size / message_size))
-        phases.append(replace(flows, after=after, after_sent=both, rendezvous=_RENDEZVOUS.get(schedule, "entry")))
+        phases.append(replace(flows, after=after, after_sent=both, rendezvous=_RENDEZVOUS.get(schedule, "entry"), behind=before))
     return phases
 
 
-def _pipelined(stages: Sequence[Matrix], chunks: int) -> tuple[list[Matrix], list[tuple[int, bool]]]:
-    """Stages cut into chunks, as a wave: chunk c of stage s comes when chunk c of stage s - 1 was received."""
+def _pipelined(stages: Sequence[Matrix], chunks: int) -> tuple[list[Matrix], list[tuple[int, bool]], list[int]]:
+    """Stages cut into chunks, as a wave: chunk c of stage s comes when chunk c of stage s - 1 was received.
+
+    Also for each the one that goes before it on the same connections: the chunk before of its stage.
+    """
     if len(stages) == 1:
-        return [stages[0]], [(-1, False)]
+        return [stages[0]], [(-1, False)], [-1]
     wave = sorted(
         ((stage, chunk) for stage in range(len(stages)) for chunk in range(chunks)), key=lambda at: (sum(at), at[0])
     )
     position = {at: index for index, at in enumerate(wave)}
     waits = [(position[stage - 1, chunk] if stage else -1, False) for stage, chunk in wave]
-    return [stages[stage] / chunks for stage, _ in wave], waits
+    behind = [position[stage, chunk - 1] if chunk else -1 for stage, chunk in wave]
+    return [stages[stage] / chunks for stage, _ in wave], waits, behind
 
 
 def _post(network: Network, matrix: Matrix, *, order: Order, seed: int) -> Flows:
