@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.measurements import Measurement
+from smoes_sim.measurements import Measurement, measured_time
 from smoes_sim.metrics import relative_error
 from smoes_sim.network import Network, exchange_time, phases_of
 from smoes_sim.skew import uniform_matrix
@@ -37,7 +37,7 @@ def validate(rows: Sequence[Measurement]) -> dict[str, Any]:
     networks: dict[str, Network] = {}
     for row in rows:
         reason, name = _match(row)
-        measured = _measured_time(row)
+        measured = measured_time(row)
         if reason or measured is None or row.size is None:
             skipped.append({"id": row.id, "reason": reason or "neither a time nor an algbw or busbw with a size"})
             continue
@@ -76,14 +76,6 @@ def _errors(errors: list[float]) -> dict[str, float]:
         "p90_ape": float(np.percentile(absolute, 90)),
         "max_ape": float(absolute.max()),
     }
-
-
-def _measured_time(row: Measurement) -> float | None:
-    if row.duration is not None:
-        return row.duration
-    ranks = row.nodes * row.ranks_per_node
-    share = {"algbw": 1.0, "busbw": (ranks - 1) / ranks}.get(row.bandwidth_kind)
-    return share * row.size / row.bandwidth if share and row.size and row.bandwidth else None
 
 
 def _match(row: Measurement) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import typer
 
 from smoes_sim.cli import lab_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
+from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
@@ -99,6 +100,7 @@ def compare(
 
 
 app.command(cls=GroupedCommand)(alltoall)
+app.command(cls=GroupedCommand)(bench)
 
 
 @app.command()
