@@ -1,8 +1,8 @@
 """What one step costs for any mixed batch, cheaply enough to be asked ten thousand times.
 
-``cost = local + rest``. *Local* is what ranks compute by themselves (attention, router, shared and dense experts, head), each
-part on its busiest rank: closed form, for the very batch. *Rest* is what dispatch, routed experts, combine and waiting add:
-simulated once for each power of two of prompt and decoded tokens, and interpolated in between.
+``cost = local + rest``. *Local* is what ranks compute by themselves (attention, router, shared and dense experts, head),
+each part on its busiest rank: closed form, for the very batch. *Rest* is what dispatch, routed experts, combine and waiting
+add: simulated once for each power of two of prompt and decoded tokens, and interpolated in between.
 """
 
 from __future__ import annotations
@@ -208,8 +208,7 @@ class _Costs:
         if not self.is_by_sequence:
             home = deployment.home[tokens]
         count = np.rint(np.bincount(home, minlength=num_ranks) * repeat).astype(np.int64)
-        is_decode = prefill == 0
-        load = _load_of(np.zeros_like(count) if is_decode else count, count if is_decode else np.zeros_like(count))
+        load = _load_of(count, np.zeros_like(count))
         exchanges: list[LayerExchanges] = []
         if deployment.trace is not None and deployment.placement is not None:
             traffic = count_traffic(
