@@ -93,6 +93,7 @@ class _Costs:
         self.rates = rates_with(self.deployment, self.constants)
         self.tensor = scenario.parallelism.tensor
         self.groups = self.deployment.topology.num_ranks // self.tensor
+        self.is_split = scenario.overlap == "two_batch"
         self.is_by_sequence = scenario.placement.tokens == "data_parallel"
         share = np.bincount(self.deployment.home, minlength=self.deployment.topology.num_ranks)
         self.unevenness = 1.0 if self.is_by_sequence else float(share.max() / share.mean())
@@ -103,17 +104,21 @@ class _Costs:
         outside = outside_layers(self.deployment, self.constants, self.rates, images=batch.images) if batch.images else 0.0
         if not prompts and not decoded:
             return outside
-        load = self._load(batch)
-        attention = self._attention(load)
+        loads = self._load(batch)
+        attention = sum(self._attention(load) for load in loads)
         delay = 0.0
-        if self.deployment.scenario.overlap == "two_batch":
-            none = np.zeros_like(load.pairs)
-            delay = attention - self._attention(replace(load, pairs=none, earlier=none, context=none))
-        local = self.deployment.model.layers * attention + self._other(int(load.tokens.max()), int(load.outputs.max()))
-        return outside + local + self._rest(prompts, decoded, delay)
+        if self.is_split:
+            none = np.zeros_like(loads[0].pairs)
+            bare = [replace(load, pairs=none, earlier=none, context=none) for load in loads]
+            delay = attention - sum(self._attention(load) for load in bare)
+        other = sum(self._other(int(load.tokens.max()), int(load.outputs.max())) for load in loads)
+        return outside + self.deployment.model.layers * attention + other + self._rest(prompts, decoded, delay)
 
-    def _load(self, batch: StepBatch) -> RankLoad:
-        """What each rank has to do by itself: groups are dealt the batch, and divide it evenly over their ranks."""
+    def _load(self, batch: StepBatch) -> list[RankLoad]:
+        """What each rank has to do by itself, in one or two batches.
+
+        Groups are dealt the batch, and divide it evenly over their ranks and over the two batches.
+        """
         sums = np.zeros((6, self.groups))
         waiting = [(0, group) for group in range(self.groups)]
         for tokens, earlier in sorted(batch.prefill, reverse=True):
@@ -127,10 +132,15 @@ class _Costs:
         if not self.is_by_sequence:
             sums[:] = np.ceil(sums.mean(axis=1, keepdims=True) * self.unevenness)
         shares = (np.rint(sums).astype(np.int64)[:, :, None] + np.arange(self.tensor)[::-1]) // self.tensor
-        prefill, pairs, before, ends, decode, context = shares.reshape(6, -1)
-        return _load_of(prefill, decode, pairs=pairs, earlier=before, outputs=ends + decode, context=context)
+        whole = shares.reshape(6, -1)
+        loads = []
+        for part in [(whole + 1) // 2, whole // 2] if self.is_split else [whole]:
+            prefill, pairs, before, ends, decode, context = part
+            loads.append(_load_of(prefill, decode, pairs=pairs, earlier=before, outputs=ends + decode, context=context))
+        return [load for load in loads if load.tokens.any()]
 
     def _attention(self, load: RankLoad) -> float:
+        """Seconds of one layer's attention on the busiest rank."""
         return float(attention_times(self.deployment.model, load, self.rates, tensor=self.tensor).max())
 
     def _other(self, tokens: int, outputs: int) -> float:
@@ -162,10 +172,11 @@ class _Costs:
     def _simulate(self, prefill: int, decode: int, delay: float) -> float:
         """What dispatch, experts, combine and exchanges inside groups add to a step, seconds."""
         model = self.deployment.model
-        is_split = self.deployment.scenario.overlap == "two_batch" and prefill + decode > 1
-        sizes = [(prefill - prefill // 2, decode // 2), (prefill // 2, decode - decode // 2)] if is_split else []
-        batches = [self._micro_batch(*size, delay / len(sizes)) for size in sizes if any(size)]
-        batches = batches or [self._micro_batch(prefill, decode, delay)]
+        sizes = [(prefill, decode)]
+        if self.is_split:
+            sizes = [(prefill - prefill // 2, decode // 2), (prefill // 2, decode - decode // 2)]
+        sizes = [size for size in sizes if any(size)]
+        batches = [self._micro_batch(*size, delay / len(sizes)) for size in sizes]
         group = [batch.group for batch in batches if batch.group is not None]
         dense = model.layers - model.num_moe_layers
         around = sum(exchange_time(self.network, phases).duration for one in group for phases in (one.gather, one.scatter))
