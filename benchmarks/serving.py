@@ -33,6 +33,7 @@ class Figure:
         context: Prompt length, or tokens in the cache.
         quantity: ``tokens_per_s_node``, ``tokens_per_s_rank`` or ``ttft_s``.
         measured: Its value.
+        source: Who printed it, and where.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Figure:
     context: int
     quantity: str
     measured: float
+    source: str
 
 
 def read_figures() -> list[Figure]:
@@ -58,6 +60,7 @@ def read_figures() -> list[Figure]:
                 context=int(row["context"]),
                 quantity=row["quantity"],
                 measured=float(row["measured"]),
+                source=row["source"],
             )
             for row in csv.DictReader(file)
         ]

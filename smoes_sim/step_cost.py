@@ -180,7 +180,7 @@ class _Costs:
         group = [batch.group for batch in batches if batch.group is not None]
         dense = model.layers - model.num_moe_layers
         around = sum(exchange_time(self.network, phases).duration for one in group for phases in (one.gather, one.scatter))
-        return self._over_layers(batches) + dense * float(around)
+        return self._over_layers(batches) + dense * float(around) / len(batches)  # one of two travels while the other works
 
     def _over_layers(self, batches: Sequence[MicroBatch]) -> float:
         """Rest of all MoE layers."""

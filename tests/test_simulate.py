@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from small_scenario import small
 
+from smoes_sim.cli.show import prediction
 from smoes_sim.simulate import simulate
 
 IMAGES = "workload={batch: 8, text_tokens: 32, output_tokens: 2, images: 1, image_width: 336, image_height: 336}"
@@ -68,3 +69,11 @@ def test_memory_stands_beside_the_times(tmp_path):
     assert not found["fits"]
     assert found["bytes_usable"] == pytest.approx(8e6)
     assert found["bytes_needed"] > 8e6
+
+
+def test_what_does_not_fit_is_answered_and_said(tmp_path):
+    row = values(tmp_path, "compute.memory_share=1e-4")
+    assert row["ttft_s"] > 0
+    assert "does not fit" in prediction(row)
+    assert "no number of ranks helps" in prediction(row)
+    assert "cache for" in prediction(values(tmp_path))
