@@ -73,7 +73,7 @@ def step_cost(deployment: Deployment, batch: StepBatch, *, constants: Mapping[st
     return _costs_of(deployment, tuple(sorted((constants or {}).items()))).seconds(batch)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _costs_of(deployment: Deployment, constants: tuple[tuple[str, float], ...]) -> _Costs:
     return _Costs(deployment, dict(constants))
 
