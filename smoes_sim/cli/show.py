@@ -132,11 +132,23 @@ def prediction(row: Row) -> str:
         "output tokens/s": _with_range(row, "tokens_per_s", "{:.4g}".format),
         "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', _seconds)}, bound {_seconds(row['bound_s'])}",
         "EP exposed, prefill": _exposed(row, ""),
+        **({"TP communication, prefill": _with_range(row, "tp_comm_s", _seconds)} if row["tp_comm_s"] else {}),
+        **({"mixed step": _with_range(row, "mixed_step_s", _seconds)} if "mixed_step_s" in row else {}),
         "EP exposed, decode": _exposed(row, "decode_"),
+        "memory": _memory(row["memory"]),
         "network error": _network_error(row),
         "not counted": ", ".join(row["not_counted"]),
     }
     return pairs(lines)
+
+
+def _memory(memory: Row) -> str:
+    """What the busiest rank needs, and what to do where it is too much."""
+    needed = f"{memory['bytes_needed'] / 1e9:.4g} of {memory['bytes_usable'] / 1e9:.4g} GB on the busiest rank"
+    if memory["fits"]:
+        return f"{needed}; cache for {memory['cache_capacity_tokens']} tokens, {memory['cache_tokens']} used"
+    ranks = memory["ranks_needed"]
+    return f"does not fit: {needed}; " + (f"needs {ranks} ranks" if ranks else "no number of ranks helps")
 
 
 def _network_error(row: Row) -> str:
@@ -159,13 +171,21 @@ def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]])
     text = "What travels (share of tokens and layers that need another rank, %; bytes between ranks in prefill)\n"
     text += table(["routing", "experts", "tokens", "vision", "text", "V+T", "decode", "GB", "max/mean"], counted, left=3)
     text += "\nHow long it takes"
-    text += " (median over the calibration's draws, [10%, 90%])\n" if rows[0]["intervals"] else "\n"
+    text += _meaning_of_brackets(rows, deployments)
     text += table(
         ["routing", "experts", "tokens", "TTFT (s)", "TPOT (s)", "output tokens/s", "EP overhead of prefill (%)"],
         timed,
         left=3,
     )
     return text + _changes(rows) + _unknown(deployments)
+
+
+def _meaning_of_brackets(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
+    if not rows[0]["intervals"]:
+        return "\n"
+    if deployments[0][1].calibration is None:
+        return " (middle, [both ends] of the efficiencies' stated ranges)\n"
+    return " (median over the calibration's draws, [10%, 90%])\n"
 
 
 def _counted(row: Row) -> list[str]:
