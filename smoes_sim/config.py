@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from smoes_sim.compute import Precision, Range, Share, find_device
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, nearest, read_text
+from smoes_sim.files import Document, Spec, named_document
 from smoes_sim.models import ModelShape, find_model
 from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
@@ -187,12 +187,12 @@ def load_scenario(name: str, overrides: Sequence[str] = ()) -> Scenario:
     Raises:
         ConfigError: One line with the place, the rule and what to do.
     """
-    shipped = _SHIPPED / f"{name}.yaml"
-    path = shipped if shipped.is_file() and "/" not in name else Path(name)
-    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError(f'scenario "{name}" is neither shipped nor a file. {nearest(name, scenario_names())}')
-    label = name if path == shipped else str(path)
-    document = Document(read_text(path), name=label)
+    return scenario_document(name, overrides).validate(Scenario)
+
+
+def scenario_document(name: str, overrides: Sequence[str] = ()) -> Document:
+    """The file of a scenario with overrides, not validated yet."""
+    document = named_document(name, _SHIPPED, what="scenario")
     for assignment in overrides:
         document.override(assignment)
-    return document.validate(Scenario)
+    return document

@@ -6,6 +6,7 @@ validated by a pydantic model. Whatever goes wrong becomes one line: where, what
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import tempfile
@@ -80,15 +81,29 @@ class Document:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f'"{assignment}": is not key=value. Write for example workload.batch=8.')
-        place: Place = tuple(key.strip().split("."))
+        self.put(key.strip(), _plain(_parse_yaml(text, name=f'"{assignment}"')), said=assignment)
+
+    def put(self, key: str, value: Any, *, said: str) -> None:
+        """Set the value at ``a.b``; ``said`` is how errors name it."""
+        place: Place = tuple(key.split("."))
         target = self.data
         for part in place[:-1]:
             child = target.setdefault(str(part), {})
             if not isinstance(child, dict):
-                raise ConfigError(f'"{assignment}": {part} is the value {child!r}, not a mapping.')
+                raise ConfigError(f'"{said}": {part} is the value {child!r}, not a mapping.')
             target = child
-        target[str(place[-1])] = _plain(_parse_yaml(text, name=f'"{assignment}"'))
-        self.overridden[place] = assignment
+        target[str(place[-1])] = value
+        self.overridden[place] = said
+
+    def fork(self, *sections: str) -> Document:
+        """A copy, of the document or of a mapping inside it, to change on its own; errors keep their place in the file."""
+        fork = copy.copy(self)
+        for section in sections:
+            fork._tree = fork._tree[section]
+            fork.data = fork.data[section]
+        fork.data = copy.deepcopy(fork.data)
+        fork.overridden = {} if sections else dict(self.overridden)
+        return fork
 
     def where(self, place: Place) -> str:
         """``file:line:column`` of a value, or the override that set it or something in it."""
@@ -241,6 +256,20 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in get_args(annotation):
         yield from _models_in(argument)
+
+
+def named_document(name: str, folder: Path, *, what: str) -> Document:
+    """A shipped YAML file of a folder, by its name, or a file of one's own, by its path.
+
+    Raises:
+        ConfigError: If there is neither, or it cannot be read.
+    """
+    shipped = folder / f"{name}.yaml"
+    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
+        known = [entry.stem for entry in folder.glob("*.yaml")]
+        raise ConfigError(f'{what} "{name}" is neither shipped nor a file. {nearest(name, known)}')
+    return Document(read_text(path), name=name if path == shipped else str(path))
 
 
 def load(path: Path, model: type[S], *, overrides: Sequence[str] = ()) -> S:

@@ -40,12 +40,21 @@ def write_results(folder: Path, rows: Sequence[dict[str, Any]], scenarios: Seque
     Raises:
         ConfigError: If the folder cannot be written.
     """
+    write_tables(folder, rows, {"rows": rows})
+    write_bytes(folder / "scenario.resolved.yaml", resolved_yaml(scenarios))
+
+
+def write_tables(folder: Path, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+    """Write rows as ``runs.parquet`` and a document as ``summary.json``.
+
+    Raises:
+        ConfigError: If the folder cannot be written.
+    """
     stream = BytesIO()
     metadata = {"smoes_sim.version": __version__, "smoes_sim.schema": "runs/1", "units": "in the column names"}
     pl.DataFrame([flat(row) for row in rows], infer_schema_length=None).write_parquet(stream, metadata=metadata)
     write_bytes(folder / "runs.parquet", stream.getvalue())
-    write_bytes(folder / "summary.json", to_json({"rows": rows}))
-    write_bytes(folder / "scenario.resolved.yaml", resolved_yaml(scenarios))
+    write_bytes(folder / "summary.json", to_json(summary))
 
 
 def resolved_yaml(scenarios: Sequence[tuple[str, Scenario]]) -> bytes:

@@ -16,6 +16,7 @@ from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.run_command import run
+from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
 
@@ -30,6 +31,7 @@ app.add_typer(trace_commands.app, name="trace", help="What the router did: synth
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
 app.command()(train)
 app.command()(run)
+app.command()(sweep)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""
@@ -139,7 +141,7 @@ def calibrate(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration or measurements.")],
+    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements or sweep.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
     from smoes_sim import results

@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, load, nearest, read_text, write_bytes
+from smoes_sim.files import Spec, load, named_document, nearest, write_bytes
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "studies"
 _MEASURED_BY = 2
@@ -212,11 +212,7 @@ def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
     Raises:
         ConfigError: One line with the place, the rule and what to do.
     """
-    shipped = _SHIPPED / f"{name}.yaml"
-    path = shipped if shipped.is_file() and "/" not in name else Path(name)
-    if not path.exists() and path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError(f'study "{name}" is neither shipped nor a file. {nearest(name, study_names())}')
-    document = Document(read_text(path), name=name if path == shipped else str(path))
+    document = named_document(name, _SHIPPED, what="study")
     for assignment in overrides:
         document.override(assignment)
     return document.validate(Study)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import replacing
+from smoes_sim.files import nearest, replacing
 from smoes_sim.metrics import alltoall_bandwidth
+from smoes_sim.results import flat
+from smoes_sim.sweep.study import PlotSpec, text_at
 
 if TYPE_CHECKING:
     import altair as alt
@@ -21,6 +23,9 @@ _PANELS = (
     ("ttft_s", "TTFT (s)", 1.0, "ttft_s"),
     ("tpot_s", "TPOT (s)", 1.0, "tpot_s"),
 )
+_PALE = ("#f1efe9", "#6fb9b4")
+_WIDE = 16
+"""Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
 _BINARY_SIZE = (
     "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value / 1048576 + ' MiB'"
     " : datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
@@ -118,6 +123,72 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
         .properties(width=640, height=44, title=heading)
         .configure_facet(spacing=6)
     )
+
+
+def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+    """A metric of a sweep over a swept key: lines with the interval over the calibration's draws, or a heat map.
+
+    Numbers are laid out as numbers, all else in the order of the study; points without the metric are left out.
+
+    Raises:
+        ConfigError: If no row has the metric as a number, or the plotting libraries are not installed.
+    """
+    alt = _altair()
+    data = _cells(rows, plot)
+    places = list(dict.fromkeys(cell["over"] for cell in data))
+    axis = {"title": plot.over, "axis": alt.Axis(labelAngle=0, labelLimit=140, values=places)}
+    if plot.kind == "lines" and all(type(place) in {int, float} for place in places):
+        over = alt.X("over:Q", scale=_scale(places, zero=False), **axis)
+    else:
+        over = alt.X("over:O", sort=places, **axis)
+    base = alt.Chart(alt.Data(values=data)).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
+    by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": plot.by}
+    height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
+    picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
+    return picture.properties(width=560, height=320)
+
+
+def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
+    """Logarithmic where values differ by much; otherwise linear, from zero on if ``zero``."""
+    is_wide = min(values) > 0 and max(values) >= _WIDE * min(values)
+    return _altair().Scale(type="log", nice=False, padding=12) if is_wide else _altair().Scale(zero=zero)
+
+
+def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any]]:
+    """What is drawn of each row that has the metric."""
+    table = [flat(row) for row in rows]
+    metrics = {name for row in table for name, value in row.items() if type(value) in {int, float}}
+    if plot.metric not in metrics:
+        raise ConfigError(f'plot.metric = "{plot.metric}" is no number of this sweep. {nearest(plot.metric, metrics)}')
+    return [
+        {
+            "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
+            "by": text_at(row["set"], plot.by) if plot.by else "",
+            "value": columns[plot.metric],
+            "low": columns.get(f"intervals_{plot.metric}_low"),
+            "high": columns.get(f"intervals_{plot.metric}_high"),
+        }
+        for row, columns in zip(rows, table, strict=True)
+        if columns.get(plot.metric) is not None
+    ]
+
+
+def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:
+    alt = _altair()
+    names = by["sort"]
+    palette = {"range": list(_COLOURS[: len(names)])} if len(names) <= len(_COLOURS) else {"scheme": "viridis"}
+    legend = alt.Legend(orient="top", labelLimit=300, symbolOpacity=1) if by["title"] else None
+    base = base.encode(color=alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend, **by))
+    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
+    return band + base.mark_line(point=True).encode(y=height)
+
+
+def _heat_map(base: alt.Chart, by: dict[str, Any], metric: str) -> alt.LayerChart:
+    alt = _altair()
+    base = base.encode(y=alt.Y("by:O", **by))
+    pale = alt.Scale(range=list(_PALE))  # numbers stay readable on both ends
+    cells = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=metric, scale=pale))
+    return cells + base.mark_text().encode(text=alt.Text("value:Q", format=".3g"))
 
 
 def check_chart_file(path: Path) -> None:

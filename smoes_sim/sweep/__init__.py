@@ -1,0 +1,22 @@
+"""What happens over a grid of scenarios: many points, each predicted once, whoever computes it and however often killed.
+
+``study`` reads the file and makes the points, ``store`` keeps one file per finished point under a hash of all that it
+depends on, ``run`` has what is missing computed by a backend of ``workers``, ``table`` puts the points together.
+"""
+
+from __future__ import annotations
+
+from smoes_sim.sweep.run import Shard, Tally, run_sweep
+from smoes_sim.sweep.study import PlotSpec, Point, Sweep, SweepFile, load_sweep, sweep_names
+
+__all__ = [
+    "PlotSpec",
+    "Point",
+    "Shard",
+    "Sweep",
+    "SweepFile",
+    "Tally",
+    "load_sweep",
+    "run_sweep",
+    "sweep_names",
+]

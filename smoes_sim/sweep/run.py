@@ -1,0 +1,155 @@
+"""Compute the points of a sweep that nobody has computed yet, here or on a cluster; a finished point is never lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from smoes_sim.config import Scenario
+from smoes_sim.errors import ConfigError
+from smoes_sim.sweep.store import Outcome, Store, digest_of_point
+from smoes_sim.sweep.study import Point, Sweep
+from smoes_sim.sweep.table import Row, write_sweep
+from smoes_sim.sweep.workers import on_dask, on_this_machine
+
+Backend = Literal["loky", "dask"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One part of a sweep, numbered from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``i/n``.
+
+        Raises:
+            ConfigError: If it is not two whole numbers with 1 <= i <= n.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f'--shard = "{text}" is not i/n with 1 <= i <= n. Write for example 1/4, 2/4, 3/4 and 4/4.')
+        return cls(number=int(match[1]), of=int(match[2]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What a run of a sweep did; ``points = done + skipped + failed``.
+
+    Attributes:
+        points: Points of this run: the whole sweep, or its shard.
+        done: Computed by this run.
+        skipped: Found finished.
+        failed: Without a prediction; tried again by the next run.
+        missing: Points of the whole sweep that no run has tried yet; the tables are written when there are none.
+        failures: The error of each failed point, by its settings.
+        rows: The table of the whole sweep (see :mod:`smoes_sim.sweep.table`); empty while points are missing.
+    """
+
+    points: int
+    done: int
+    skipped: int
+    failed: int
+    missing: int
+    failures: Mapping[str, str]
+    rows: Sequence[Row]
+
+
+def run_sweep(
+    sweep: Sweep,
+    out: Path,
+    *,
+    jobs: int = 1,
+    shard: Shard | None = None,
+    backend: Backend = "loky",
+    scheduler: str | None = None,
+    sources: Sequence[Path] = (),
+    on_begin: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
+) -> Tally:
+    """Compute what is missing, keep each point as it is finished, and write the tables once all are there.
+
+    Args:
+        sweep: The points.
+        out: Folder; what it holds of these points is used.
+        jobs: Worker processes; 1 with ``loky`` computes in this process.
+        shard: The part to compute; None: everything.
+        backend: ``loky`` for this machine, ``dask`` for a cluster.
+        scheduler: Address of a Dask scheduler; None: a Dask cluster on this machine.
+        sources: Other folders of sweeps, whose finished points are taken over.
+        on_begin: Called with the number of points to compute; returns what is called with the number of those done.
+
+    Raises:
+        ConfigError: If a folder cannot be used, or the backend is not installed or not reached.
+        SimulationError: If the workers died.
+    """
+    digests = [digest_of_point(point) for point in sweep.points]
+    points = dict(zip(digests, sweep.points, strict=True))
+    store, others = Store(out), [_existing(source) for source in sources]
+    state: dict[str, str] = {}
+    with store.open():
+        for digest in _share(list(points), shard or Shard()):
+            state[digest] = "skipped" if _is_finished(digest, points[digest], store, others) else "missing"
+        todo = {digest: points[digest] for digest in state if state[digest] == "missing"}
+        on_done = on_begin(len(todo))
+        with closing(_outcomes(todo, jobs=jobs, backend=backend, scheduler=scheduler)) as outcomes:
+            for number, (digest, outcome) in enumerate(outcomes, start=1):
+                store.write(digest, points[digest], outcome)
+                state[digest] = "failed" if "error" in outcome else "done"
+                on_done(number)
+        known = [store.read(digest) for digest in digests]
+        there = [outcome for outcome in known if outcome is not None]
+        rows = write_sweep(out, sweep, there) if len(there) == len(known) else []
+    states = [state.get(digest, "of another shard") for digest in digests]
+    failures = {
+        point.name: outcome["error"]
+        for point, outcome, what in zip(sweep.points, known, states, strict=True)
+        if what == "failed" and outcome is not None
+    }
+    count = {what: states.count(what) for what in ("done", "skipped", "failed")}
+    return Tally(points=sum(count.values()), missing=known.count(None), failures=failures, rows=rows, **count)
+
+
+def _existing(folder: Path) -> Store:
+    """The store of a folder that must be there."""
+    if not (folder / "points").is_dir():
+        raise ConfigError(f"--from {folder}: holds no points of a sweep. Name the --out folder of another run.")
+    return Store(folder)
+
+
+def _share(digests: Sequence[str], shard: Shard) -> list[str]:
+    """A shard's points in the order of the study; dealt out by digest, so that costly values of a key are spread evenly."""
+    mine = set(sorted(digests)[shard.number - 1 :: shard.of])
+    return [digest for digest in digests if digest in mine]
+
+
+def _is_finished(digest: str, point: Point, store: Store, others: Sequence[Store]) -> bool:
+    """Whether the store holds a prediction of the point, its own or one taken over from another store."""
+    if "values" in (store.read(digest) or {}):
+        return True
+    for other in others:
+        outcome = other.read(digest)
+        if outcome is not None and "values" in outcome:
+            store.write(digest, point, outcome)
+            return True
+    return False
+
+
+def _outcomes(
+    todo: Mapping[str, Point], *, jobs: int, backend: Backend, scheduler: str | None
+) -> Generator[tuple[str, Outcome]]:
+    """Outcomes by digest as they come."""
+    tasks: dict[str, Scenario] = {}
+    for digest, point in todo.items():
+        if point.scenario is None:
+            yield digest, {"error": point.problem}
+        else:
+            tasks[digest] = point.scenario
+    if tasks:
+        yield from on_dask(tasks, jobs, scheduler) if backend == "dask" else on_this_machine(tasks, jobs)

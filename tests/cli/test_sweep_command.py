@@ -1,0 +1,112 @@
+"""``smoes-sim sweep``: what it prints and draws, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sweep.cheap import GRID, written
+
+from smoes_sim.cli import main
+from smoes_sim.errors import ConfigError
+from smoes_sim.report.charts import sweep_chart
+from smoes_sim.sweep import PlotSpec
+
+PLOT = "plot: {metric: ttft_s, over: workload.batch, by: routing.policy}\n"
+
+
+def test_a_study_end_to_end_and_again_with_nothing_to_do(tmp_path, capsys):
+    arguments = ["sweep", written(tmp_path, GRID + PLOT), "seed=3", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--json"]) == 0
+    first = capsys.readouterr()
+    assert json.loads(first.out) == {"points": 6, "done": 6, "skipped": 0, "failed": 0, "missing": 0, "failures": {}}
+    assert first.err.splitlines()[0] == "6 points, 6 done, 0 skipped, 0 failed, 0 missing"  # no bar in a pipe
+    assert (tmp_path / "out" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "out" / "sweep.svg").read_text().startswith("<svg")
+    assert main(arguments) == 0
+    again = capsys.readouterr()
+    assert "6 points, 0 done, 6 skipped" in again.err
+    header, *lines = again.out.splitlines()
+    assert header.split()[:2] == ["routing.policy", "workload.batch"]
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
+    assert [line.split()[:3] for line in lines] == [
+        [row["set"]["routing.policy"], str(row["set"]["workload.batch"]), f"{row['ttft_s']:.3g}"] for row in rows
+    ]
+
+
+def test_a_failed_point_is_told_and_the_exit_code_is_1(tmp_path, capsys):
+    arguments = ["sweep", written(tmp_path, "grid: {workload.batch: [0, 1]}\n"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--json"]) == 1
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert (document["done"], document["failed"]) == (1, 1)
+    assert "greater than or equal to 1" in document["failures"]["workload.batch=0"]
+    assert 'failed: workload.batch=0: "workload.batch=0": workload.batch = 0: ' in printed.err
+    assert main(arguments) == 1
+    assert capsys.readouterr().out.splitlines()[1].split() == ["0", *"------"]
+
+
+def test_a_shard_says_that_tables_come_with_the_last_one(tmp_path, capsys):
+    arguments = ["sweep", written(tmp_path), "--out", str(tmp_path / "out"), "--shard"]
+    assert main([*arguments, "1/2"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "3 points, 3 done, 0 skipped, 0 failed, 3 missing" in printed.err
+    assert "the tables are written when no point is missing" in printed.err
+    assert main([*arguments, "2/2"]) == 0
+    assert "results: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shard", "0/4"], '--shard = "0/4" is not i/n'),
+        (["--scheduler", "tcp://here:1"], "--scheduler = tcp://here:1 goes with --backend dask"),
+        (["--scheduler", "tcp://here:1", "--backend", "dask", "--jobs", "2"], "goes with --backend dask and its own number"),
+        (["--from", "nowhere"], "--from nowhere: holds no points of a sweep"),
+        (["--jobs", "0"], "Invalid value for '--jobs'"),
+        (["--backend", "ray"], "Invalid value for '--backend'"),
+        (["workload.batch=3"], '"workload.batch=3": workload.batch is swept by '),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_made(tmp_path, capsys, options, message):
+    assert main(["sweep", written(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def row(batch, policy, value, interval=None):
+    intervals = {"ttft_s": interval} if interval else {}
+    return {"set": {"batch": batch, "policy": policy}, "ttft_s": value, "intervals": intervals}
+
+
+def test_the_picture_shows_each_point_with_its_interval_and_leaves_out_failed_ones():
+    rows = [row(1, "a", 2.0, [1.0, 4.0]), row(2, "a", 3.0), {"set": {"batch": 4, "policy": "a"}, "error": "no"}]
+    drawn = sweep_chart(rows, PlotSpec(metric="ttft_s", over="batch", by="policy")).to_dict()
+    assert drawn["data"]["values"] == [
+        {"over": 1, "by": "a", "value": 2.0, "low": 1.0, "high": 4.0},
+        {"over": 2, "by": "a", "value": 3.0, "low": None, "high": None},
+    ]
+
+
+@pytest.mark.parametrize(("batches", "kind"), [((1, 2, 8), "linear"), ((1, 2, 16), "log"), ((0, 2, 16), "linear")])
+def test_an_axis_of_numbers_far_apart_is_logarithmic(batches, kind):
+    rows = [row(batch, "a", 2.0) for batch in batches]
+    drawn = sweep_chart(rows, PlotSpec(metric="ttft_s", over="batch")).to_dict()
+    scale = drawn["layer"][1]["encoding"]["x"]["scale"]
+    assert scale.get("type", "linear") == kind
+
+
+def test_a_heat_map_keeps_the_order_of_the_study():
+    rows = [row(batch, policy, 1.0) for policy in ("smoes", "hard") for batch in (10, 2)]
+    drawn = sweep_chart(rows, PlotSpec(metric="ttft_s", over="batch", by="policy", kind="heat_map")).to_dict()
+    encoding = drawn["layer"][0]["encoding"]
+    assert (encoding["x"]["sort"], encoding["y"]["sort"]) == ([10, 2], ["smoes", "hard"])
+
+
+def test_a_metric_that_no_row_has_names_the_nearest():
+    with pytest.raises(ConfigError, match=r'plot\.metric = "ttft" is no number of this sweep\. Did you mean "ttft_s"\?'):
+        sweep_chart([row(1, "a", 2.0)], PlotSpec(metric="ttft", over="batch"))
