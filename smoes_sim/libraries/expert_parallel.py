@@ -1,0 +1,223 @@
+"""Kernels of expert parallelism: dispatch and combine of MoE tokens, high throughput (normal) and low latency.
+
+Normal kernels send a token once to each node over the NIC, to the rank of the sender's index, which forwards it inside the
+node. Low-latency kernels send every routed token on its own, inside the node over the scale-up links. What a kernel uses
+works as a pipeline, so that an operation takes the soft maximum of what its parts need::
+
+    start + (sum over parts of t^p)^(1/p) + reduce
+
+    parts: NIC (bytes / efficiency), scale-up link, cores that copy (a share of the full link of that generation: a link that
+    was cut, as in H800, binds before they do), and the SMs that a row says were given to the kernel.
+
+Routing is uniform and random unless a row says that it was balanced; the busiest queue then leads (``lead_of_busiest``).
+Skewed routing, several exchanges in flight and congestion above the NICs are not in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from smoes_sim.libraries.case import NOMINAL, Case, Skip, read_case
+from smoes_sim.libraries.family import Constant, Family
+from smoes_sim.libraries.stage import Matrix, Stage, stage_of
+from smoes_sim.libraries.uniform_routing import Visits, expected_visits, lead_of_busiest
+from smoes_sim.traffic import copy_bytes
+
+_NEEDED = ("tokens_per_rank", "hidden", "bytes_per_element", "top_k", "experts")
+_OPERATIONS = {"dispatch": ("dispatch",), "combine": ("combine",), "dispatch+combine": ("dispatch", "combine")}
+_LOW_LATENCY_HEADER = 16
+"""Bytes in front of a low-latency copy (hidden 7168 in fp8: 7408; DeepEP csrc/kernels/internode_ll.cu@ebfe47e)."""
+_BF16 = 2
+"""Bytes of an element that combine returns where a row counts dispatch and combine together."""
+
+
+def _operations(case: Case) -> tuple[str, ...]:
+    return _OPERATIONS[case.row.op]
+
+
+def _wired(case: Case) -> Case:
+    """The case as its library sees it: one that takes the NIC to the own node too has nodes of one rank."""
+    if not re.search(r"pure rdma|rdma only|no nvlink", case.row.library.lower()):
+        return case
+    alone = read_case(replace(case.row, nodes=case.num_ranks, ranks_per_node=1))
+    return case if isinstance(alone, Skip) else alone
+
+
+def _deduplicated(case: Case) -> str:
+    """What a token is sent once to: ``none`` (each expert), ``rank`` or ``node`` (then forwarded).
+
+    Sources: DeepEP README.md@ebfe47e (normal: node; low latency: none), its V2 (rank or node in all modes); ROCm/mori
+    README.md@624002c (EP16-V0 sends to each rank, V1 once to each node); TensorRT-LLM NVLink kernels send once to each rank.
+    """
+    library = case.row.library.lower()
+    if case.software == "trtllm":
+        return "rank"
+    if case.software == "mori_ep":
+        return "rank" if re.search(r"\bv0\b", library) else "node"
+    if case.family == "ep_normal" or (case.software in {"deepep", "uccl_ep"} and re.search(r"\bv2\b", library)):
+        return "node"
+    return "none"
+
+
+def _visits(case: Case) -> Visits:
+    row = case.row
+    return expected_visits(
+        nodes=row.nodes,
+        ranks_per_node=row.ranks_per_node,
+        experts=row.experts or 0,
+        top_k=row.top_k or 0,
+        node_limit=row.node_limit,
+    )
+
+
+def _copy_size(case: Case, operation: str) -> float:
+    """Bytes of one copy: fp8 with its scales, or elements as they are."""
+    row = case.row
+    is_returned = operation == "combine" and len(_operations(case)) > 1
+    element = _BF16 if is_returned else row.bytes_per_element or 0.0
+    hidden = row.hidden or 0
+    if element != 1:
+        return hidden * element
+    return copy_bytes(hidden, "fp8") + (_LOW_LATENCY_HEADER if case.family == "ep_low_latency" else 0)
+
+
+def _stages(case: Case) -> list[Stage] | Skip:
+    """Copies of every operation, routed: one step, or two (between nodes, inside them) where nodes are deduplicated."""
+    row = case.row
+    for column in _NEEDED:
+        if not getattr(row, column):
+            return Skip(f"{column} is empty")
+    if row.op not in _OPERATIONS:
+        return Skip(f'op "{row.op}" is not {", ".join(_OPERATIONS)}')
+    if not (row.top_k or 0) <= (row.experts or 0) >= case.num_ranks:
+        return Skip(f"experts = {row.experts} are fewer than the {case.num_ranks} ranks or the top_k = {row.top_k}")
+    wired = _wired(case)
+    return [
+        stage_of(wired.network, copies * size, copy_size=size)
+        for operation in _operations(wired)
+        for size in [_copy_size(wired, operation)]
+        for copies in _copies(wired)
+    ]
+
+
+def _copies(case: Case) -> list[Matrix]:
+    """Expected copies from rank to rank, shape (R, R) each.
+
+    Example:
+        2 nodes of 8, 256 experts, top-8, one token a rank: 8 / 16 to each rank without deduplication; with ``node`` 1.993 / 2
+        to the rank of the own index, and that passes 2 * 6.523 / 16 on to each rank of its node.
+    """
+    row, visits, R = case.row, _visits(case), case.num_ranks
+    tokens = row.tokens_per_rank or 0.0
+    once = _deduplicated(case)
+    if once != "node":
+        places = visits.ranks if once == "rank" else float(row.top_k or 0)
+        return [np.full((R, R), tokens * places / R)]
+    node, index = case.topology.node_of_rank, case.topology.index_in_node
+    inside = node[:, None] == node
+    between = np.where((index[:, None] == index) & ~inside, tokens * visits.nodes / row.nodes, 0.0)
+    forwarded = np.where(inside, row.nodes * tokens * visits.ranks / R, 0.0)
+    return [between, forwarded] if row.nodes > 1 else [forwarded]
+
+
+def _initiator(case: Case) -> str:
+    """Who posts messages to the NIC: the device itself, or a process on the host (UCCL; EFA has no device-side posting)."""
+    return "host" if case.software == "uccl_ep" or case.inter == "efa" else "device"
+
+
+def _num_sms(case: Case) -> int | None:
+    """SMs (or CUs) that the kernel was given, where the row says it."""
+    found = re.search(r"(\d+) ?(?:SM|CU)s?\b", f"{case.row.library}; {case.row.variant}")
+    return int(found[1]) if found else None
+
+
+def _names(case: Case) -> list[str]:
+    wired = _wired(case)
+    names = [f"launch.{operation}" for operation in _operations(case)] + ["overlap"]
+    if wired.row.ranks_per_node > 1:
+        names += [f"link.{wired.intra}", f"device.{wired.intra}", "header"]
+        names += ["sm"] if _num_sms(wired) else []
+    if wired.inter is not None:
+        names += [f"network.{wired.inter}", f"handshake.{_initiator(wired)}", f"peer.{_initiator(wired)}"]
+    if "combine" in _operations(case):
+        names += ["reduce"]
+        names += ["combine"] if wired.row.ranks_per_node > 1 else []
+    return names + (["channels"] if case.family == "ep_normal" else [])
+
+
+def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+    """Seconds of all operations of a row, one after another."""
+    wired, operations = _wired(case), _operations(case)
+    steps = len(stages) // len(operations)
+    return sum(
+        _operation_time(wired, operation, stages[at * steps : (at + 1) * steps], constants)
+        for at, operation in enumerate(operations)
+    )
+
+
+def _operation_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+    row, power = case.row, constants["overlap"]
+    parts = [*_scale_up_parts(case, operation, stages, constants), *_network_parts(case, stages, constants)]
+    duration = constants[f"launch.{operation}"] + sum(part**power for part in parts if part > 0) ** (1 / power)
+    if case.inter is not None:
+        peers = case.num_ranks - row.ranks_per_node
+        duration += constants[f"handshake.{_initiator(case)}"] + constants[f"peer.{_initiator(case)}"] * peers
+    if operation == "combine":
+        read = (row.tokens_per_rank or 0.0) * (row.top_k or 0) * _copy_size(case, operation)
+        duration += read / constants["reduce"]
+    return duration
+
+
+def _scale_up_parts(
+    case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]
+) -> list[float]:
+    """Seconds that the scale-up link, the copying cores, and the SMs need, each alone."""
+    busy = sum(stage.busy.get(case.intra, 0.0) for stage in stages)
+    if busy <= 0:
+        return []
+    lead = _lead(case, sum(stage.messages.get(case.intra, 0.0) for stage in stages), case.row.ranks_per_node, constants)
+    busy *= lead * (1.0 + constants["header"] / _copy_size(case, operation))
+    busy *= constants["combine"] if operation == "combine" else 1.0
+    rate = case.row.intra_bandwidth or NOMINAL[case.intra]
+    full = max(rate, NOMINAL.get(case.intra, 0.0))
+    parts = [busy / constants[f"link.{case.intra}"], busy * rate / full / constants[f"device.{case.intra}"]]
+    sms = _num_sms(case)
+    return [*parts, busy * rate / (sms * constants["sm"])] if sms else parts
+
+
+def _network_parts(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> list[float]:
+    """Seconds that the NIC needs."""
+    if case.inter is None:
+        return []
+    busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
+    lead = _lead(case, sum(stage.messages.get(case.inter, 0.0) for stage in stages), case.row.nodes, constants)
+    return [busy * lead / constants[f"network.{case.inter}"]]
+
+
+def _lead(case: Case, copies: float, places: int, constants: Mapping[str, float]) -> float:
+    """Lead of the busiest queue: one per rank in low-latency kernels, one per channel and peer in normal ones."""
+    if "balanced" in f"{case.row.notes} {case.row.variant}":
+        return 1.0
+    R = case.num_ranks
+    lanes = constants["channels"] * (places - 1) if "channels" in constants else 1.0
+    visits = _visits(case)
+    met = {"none": float(case.row.top_k or 0), "rank": visits.ranks, "node": visits.ranks}[_deduplicated(case)]
+    is_between = _deduplicated(case) == "node" and places == case.row.nodes
+    share = visits.nodes / case.row.nodes if is_between else met / R
+    return lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R)
+
+
+def _measured(case: Case) -> float | None:
+    """Seconds of the row. Logical bandwidth counts a copy for each node (rank) that a token visits, the own one included."""
+    row = case.row
+    if row.duration is not None or row.bandwidth is None:
+        return row.duration
+    if not all(getattr(row, column) for column in _NEEDED) or len(_OPERATIONS.get(row.op, ())) != 1:
+        return None
+    visits = _visits(case)
+    places = {"logical_inter": visits.nodes, "logical_intra": visits.ranks}.get(row.bandwidth_kind)
+    return places and (row.tokens_per_rank or 0.0) * places * _copy_size(case, row.op) / row.bandwidth
