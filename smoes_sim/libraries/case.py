@@ -56,6 +56,8 @@ _FAMILIES = {
 }
 _HOST_LINK = 22e9
 """B/s between two sockets: what NCCL counts for Sapphire Rapids (NVIDIA/nccl src/graph/topo.h@069a3d4, SRP_QPI_BW)."""
+_UNDER_ONE_ROOT = 2
+"""Devices on PCIe that reach each other without crossing between sockets; more are spread over two sockets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,35 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What a topology is built from; equal layouts share one network.
+
+    Attributes:
+        nodes: Nodes.
+        per_node: Ranks of a node.
+        intra: Transport class inside a node.
+        rate: Nominal rate of a rank inside its node, B/s.
+        peer_links: Links over which that rate is divided where every pair has its own; 0 where a switch joins all.
+        inter: Transport class between nodes; None if there is one node.
+        nic_rate: Nominal rate of a rank's NIC, B/s.
+    """
+
+    nodes: int
+    per_node: int
+    intra: str
+    rate: float
+    peer_links: int
+    inter: str | None
+    nic_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """A row, ready for a library model.
 
     Attributes:
         row: The measured columns.
-        network: The row's topology at nominal rates, each link's kind its transport class; shared by equal rows.
+        layout: What the row's topology is built from.
         family: ``nccl_alltoall``, ``pairwise_alltoall``, ``sendrecv``, ``rdma_alltoall``, ``ep_normal``, ``ep_low_latency``.
         software: ``nccl``, ``rccl``, ``mpi``, ``gloo``, ``rdma``, ``deepep``, ``uccl_ep``, ``mori_ep``, ``hybrid_ep``,
             ``trtllm`` or ``generic``.
@@ -81,12 +106,17 @@ class Case:
     """
 
     row: Measurement
-    network: Network
+    layout: Layout
     family: str
     software: str
     system: str
     intra: str
     inter: str | None
+
+    @property
+    def network(self) -> Network:
+        """The row's topology at nominal rates, each link's kind its transport class; one object for equal layouts."""
+        return network_of(self.layout)
 
     @property
     def topology(self) -> Topology:
@@ -115,14 +145,14 @@ def read_case(row: Measurement) -> Case | Skip:
     software = "rdma" if row.mode == "alltoall_rdma" else software_of(row.library)
     return Case(
         row=row,
-        network=_network(
+        layout=Layout(
             nodes=row.nodes,
             per_node=row.ranks_per_node,
             intra=intra,
             rate=rate or 1.0,
             peer_links=_peer_links(row, intra),
             inter=inter,
-            nic=row.nic_bandwidth or 0.0,
+            nic_rate=row.nic_bandwidth or 0.0,
         ),
         family=_family(row),
         software=software,
@@ -194,22 +224,21 @@ def _peer_links(row: Measurement, intra: str) -> int:
 
 
 @lru_cache(maxsize=256)
-def _network(
-    *, nodes: int, per_node: int, intra: str, rate: float, peer_links: int, inter: str | None, nic: float
-) -> Network:
+def network_of(layout: Layout) -> Network:
     """The network of a layout; links that a one-node case does not have are left out."""
-    link: dict[str, Any] = {"kind": intra, "bandwidth": print_bandwidth(rate / max(peer_links, 1))}
+    link: dict[str, Any] = {"kind": layout.intra, "bandwidth": print_bandwidth(layout.rate / max(layout.peer_links, 1))}
     spec: dict[str, Any]
-    if inter is not None:
-        scale_up = {**link, "wiring": "mesh" if peer_links else "switch"}
-        port = {"kind": inter, "bandwidth": print_bandwidth(nic)}
-        spec = {"kind": "two_level", "nodes": nodes, "ranks_per_node": per_node, "scale_up": scale_up, "nic": port}
-    elif intra.startswith("pcie") and per_node > 2:
+    if layout.inter is not None:
+        scale_up = {**link, "wiring": "mesh" if layout.peer_links else "switch"}
+        nic = {"kind": layout.inter, "bandwidth": print_bandwidth(layout.nic_rate)}
+        spec = {"kind": "two_level", "nodes": layout.nodes, "ranks_per_node": layout.per_node}
+        spec |= {"scale_up": scale_up, "nic": nic}
+    elif layout.intra.startswith("pcie") and layout.per_node > _UNDER_ONE_ROOT:
         host = {"kind": "host", "bandwidth": print_bandwidth(_HOST_LINK)}
-        spec = {"kind": "pcie_tree", "sockets": 2, "ranks_per_socket": -(-per_node // 2), "pcie": link, "host": host}
-    elif peer_links:
-        spec = {"kind": "mesh", "ranks": per_node, "link": link}
+        spec = {"kind": "pcie_tree", "sockets": 2, "ranks_per_socket": -(-layout.per_node // 2), "pcie": link, "host": host}
+    elif layout.peer_links:
+        spec = {"kind": "mesh", "ranks": layout.per_node, "link": link}
     else:
-        spec = {"kind": "star", "ranks": per_node, "link": link}
-    name = " ".join(filter(None, (f"{nodes} x {per_node}", intra, inter)))
+        spec = {"kind": "star", "ranks": layout.per_node, "link": link}
+    name = " ".join(filter(None, (f"{layout.nodes} x {layout.per_node}", layout.intra, layout.inter)))
     return Network(topology=build(TopologyFile.model_validate(spec).root, name=name))

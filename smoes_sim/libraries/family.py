@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smoes_sim.libraries.case import Case, Skip
 from smoes_sim.libraries.stage import Stage
@@ -11,24 +11,39 @@ from smoes_sim.libraries.stage import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """A positive number that the topology cannot tell.
+    """A positive number that the topology cannot tell, pooled over transport classes, software and systems.
 
-    Values are pooled in log space: ``value = prior * exp(all + class + software + system)``. The name that a family uses
-    is ``what`` or ``what.class`` (``launch``, ``efficiency.nvlink4``); the software and the system are those of the case.
+    A family names it ``what`` or ``what.class`` (``per_peer``, ``efficiency.nvlink4``). Its value in a case is the prior
+    moved by a sum of deviations, one for each of ``what``, the kind of class (``nvlink``), the class, the class with the
+    case's software, and the case's system; each is zero until data say otherwise. They move the logarithm, or for a share
+    the logit, so that a share stays below 1.
 
     Attributes:
         what: First part of its names.
         prior: Value before any data.
-        spread: Standard deviation of its logarithm over everything: 0.7 is a factor of two either way.
+        spread: Standard deviation of the first deviation: 0.7 is a factor of two either way.
+        between: Standard deviation of each of the others.
         meaning: What it stands for, with its unit and the source of the prior.
-        most: Largest value that it can have; 1 for a share.
+        is_share: Whether it lies between 0 and 1.
+        priors: Values before any data for some classes or kinds of class, where more is known.
     """
 
     what: str
     prior: float
     spread: float
+    between: float
     meaning: str
-    most: float = float("inf")
+    is_share: bool = False
+    priors: Mapping[str, float] = field(default_factory=dict)
+
+    def prior_of(self, transport: str) -> float:
+        """Value before any data for a transport class ("" if it belongs to none)."""
+        return self.priors.get(transport, self.priors.get(kind_of(transport), self.prior))
+
+
+def kind_of(transport: str) -> str:
+    """The kind of a transport class: ``nvlink`` of ``nvlink5_mnnvl``."""
+    return transport.split("_")[0].rstrip("0123456789")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
