@@ -31,6 +31,8 @@ _NEEDED = ("tokens_per_rank", "hidden", "bytes_per_element", "top_k", "experts")
 _OPERATIONS = {"dispatch": ("dispatch",), "combine": ("combine",), "dispatch+combine": ("dispatch", "combine")}
 _LOW_LATENCY_HEADER = 16
 """Bytes in front of a low-latency copy (hidden 7168 in fp8: 7408; DeepEP csrc/kernels/internode_ll.cu@ebfe47e)."""
+_SLOWEST_RULES = 0.25
+"""Serial part of link, cores and SMs inside a node, which share every copy: two equal ones take 1.19 of one."""
 _BF16 = 2
 """Bytes of an element that combine returns where a row counts dispatch and combine together."""
 
@@ -117,7 +119,7 @@ def _copies(case: Case) -> list[Matrix]:
     if once != "node":
         places = visits.ranks if once == "rank" else float(row.top_k or 0)
         return [np.full((R, R), tokens * places / R)]
-    node, index = case.topology.node_of_rank, case.topology.index_in_node
+    node, index = np.divmod(np.arange(R), row.ranks_per_node)
     inside = node[:, None] == node
     between = np.where((index[:, None] == index) & ~inside, tokens * visits.nodes / row.nodes, 0.0)
     forwarded = np.where(inside, row.nodes * tokens * visits.ranks / R, 0.0)
@@ -125,8 +127,8 @@ def _copies(case: Case) -> list[Matrix]:
 
 
 def _initiator(case: Case) -> str:
-    """Who posts messages to the NIC: the device itself, or a process on the host (UCCL; EFA has no device-side posting)."""
-    return "host" if case.software == "uccl_ep" or case.inter == "efa" else "device"
+    """Who posts messages to the NIC (the device, or a process on the host: UCCL, and EFA always), and which NIC."""
+    return f"{'host' if case.software == 'uccl_ep' or case.inter == 'efa' else 'device'}_{case.inter}"
 
 
 def _num_sms(case: Case) -> int | None:
@@ -137,13 +139,15 @@ def _num_sms(case: Case) -> int | None:
 
 def _names(case: Case) -> list[str]:
     wired = _wired(case)
-    names = [f"launch.{operation}" for operation in _operations(case)] + ["overlap"]
+    operations = _operations(case)
+    names = [f"{what}.{operation}" for what in ("launch", "overlap") for operation in operations]
     if wired.row.ranks_per_node > 1:
         names += [f"link.{wired.intra}", f"device.{wired.intra}", "header"]
         names += ["sm"] if _num_sms(wired) else []
     if wired.inter is not None:
-        names += [f"network.{wired.inter}", f"handshake.{_initiator(wired)}", f"peer.{_initiator(wired)}"]
-    if "combine" in _operations(case):
+        names += [f"network.{wired.inter}", f"peer.{_initiator(wired)}"]
+        names += [f"handshake.{operation}" for operation in operations]
+    if "combine" in operations:
         names += ["reduce"]
         names += ["combine"] if wired.row.ranks_per_node > 1 else []
     return names + (["channels"] if case.family == "ep_normal" else [])
@@ -160,54 +164,71 @@ def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float
 
 
 def _operation_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
-    row, power = case.row, constants["overlap"]
-    parts = [*_scale_up_parts(case, operation, stages, constants), *_network_parts(case, stages, constants)]
-    duration = constants[f"launch.{operation}"] + sum(part**power for part in parts if part > 0) ** (1 / power)
+    row, serial = case.row, 1.0 - constants[f"overlap.{operation}"]
+    inside = _scale_up_time(case, operation, stages, constants)
+    between = _network_time(case, stages, constants)
+    duration = constants[f"launch.{operation}"] + _soft_maximum((inside, between), serial)
     if case.inter is not None:
         peers = case.num_ranks - row.ranks_per_node
-        duration += constants[f"handshake.{_initiator(case)}"] + constants[f"peer.{_initiator(case)}"] * peers
+        duration += constants[f"handshake.{operation}"] + constants[f"peer.{_initiator(case)}"] * peers
     if operation == "combine":
         read = (row.tokens_per_rank or 0.0) * (row.top_k or 0) * _copy_size(case, operation)
         duration += read / constants["reduce"]
     return duration
 
 
-def _scale_up_parts(
-    case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]
-) -> list[float]:
-    """Seconds that the scale-up link, the copying cores, and the SMs need, each alone."""
+def _soft_maximum(parts: Sequence[float], serial: float) -> float:
+    """Between the sum of all parts (``serial`` 1) and the largest one (0): (sum of t^(1 / serial))^serial.
+
+    Example:
+        Parts of 3 s and 4 s, serial 1/2: 5 s.
+    """
+    largest = max(parts)
+    if largest <= 0:
+        return 0.0
+    return largest * sum((part / largest) ** (1.0 / serial) for part in parts) ** serial
+
+
+def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+    """Seconds that the scale-up link, the copying cores and the SMs need together; the slowest one rules."""
     busy = sum(stage.busy.get(case.intra, 0.0) for stage in stages)
     if busy <= 0:
-        return []
+        return 0.0
     lead = _lead(case, sum(stage.messages.get(case.intra, 0.0) for stage in stages), case.row.ranks_per_node, constants)
-    busy *= lead * (1.0 + constants["header"] / _copy_size(case, operation))
+    busy *= 1.0 + constants["header"] / _copy_size(case, operation)
     busy *= constants["combine"] if operation == "combine" else 1.0
     rate = case.row.intra_bandwidth or NOMINAL[case.intra]
     full = max(rate, NOMINAL.get(case.intra, 0.0))
-    parts = [busy / constants[f"link.{case.intra}"], busy * rate / full / constants[f"device.{case.intra}"]]
+    parts = [busy * lead / constants[f"link.{case.intra}"]]
+    busy *= lead if "channels" in constants else 1.0
+    parts.append(busy * rate / full / constants[f"device.{case.intra}"])
     sms = _num_sms(case)
-    return [*parts, busy * rate / (sms * constants["sm"])] if sms else parts
+    if sms:
+        parts.append(busy * rate / (sms * constants["sm"]))
+    return _soft_maximum(parts, _SLOWEST_RULES)
 
 
-def _network_parts(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> list[float]:
+def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
     """Seconds that the NIC needs."""
     if case.inter is None:
-        return []
+        return 0.0
     busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
     lead = _lead(case, sum(stage.messages.get(case.inter, 0.0) for stage in stages), case.row.nodes, constants)
-    return [busy * lead / constants[f"network.{case.inter}"]]
+    return busy * lead / constants[f"network.{case.inter}"]
 
 
 def _lead(case: Case, copies: float, places: int, constants: Mapping[str, float]) -> float:
     """Lead of the busiest queue: one per rank in low-latency kernels, one per channel and peer in normal ones."""
     if "balanced" in f"{case.row.notes} {case.row.variant}":
         return 1.0
-    R = case.num_ranks
+    R, visits, once = case.num_ranks, _visits(case), _deduplicated(case)
     lanes = constants["channels"] * (places - 1) if "channels" in constants else 1.0
-    visits = _visits(case)
-    met = {"none": float(case.row.top_k or 0), "rank": visits.ranks, "node": visits.ranks}[_deduplicated(case)]
-    is_between = _deduplicated(case) == "node" and places == case.row.nodes
-    share = visits.nodes / case.row.nodes if is_between else met / R
+    if once == "none":
+        share = 1 / R
+    elif once == "node" and places == case.row.nodes:
+        share = visits.nodes / places
+    else:
+        share = visits.ranks / R
     return lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R)
 
 
@@ -221,3 +242,130 @@ def _measured(case: Case) -> float | None:
     visits = _visits(case)
     places = {"logical_inter": visits.nodes, "logical_intra": visits.ranks}.get(row.bandwidth_kind)
     return places and (row.tokens_per_rank or 0.0) * places * _copy_size(case, row.op) / row.bandwidth
+
+
+_SHARED = (
+    Constant(
+        what="link",
+        prior=0.8,
+        spread=0.3,
+        between=0.3,
+        is_share=True,
+        meaning="Share of a scale-up link's stated rate that copies reach; NCCL's all-to-all gets 0.75 of NVLink",
+        priors={"xgmi": 0.65},
+    ),
+    Constant(
+        what="device",
+        prior=0.7,
+        spread=0.5,
+        between=0.3,
+        is_share=True,
+        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
+    ),
+    Constant(
+        what="sm",
+        prior=30e9,
+        spread=0.5,
+        between=0.3,
+        meaning="B/s that one SM or CU puts on scale-up links, where a row says how many were given",
+    ),
+    Constant(
+        what="network",
+        prior=0.93,
+        spread=0.3,
+        between=0.4,
+        is_share=True,
+        meaning="Share of the NIC's nominal rate; clean two-node fabrics reach 0.93 to 0.97",
+    ),
+    Constant(
+        what="overlap",
+        prior=0.75,
+        spread=0.5,
+        between=0.4,
+        is_share=True,
+        meaning="How far NIC and scale-up links work at the same time: 0 one after another, 1 the longer one hides the other",
+    ),
+    Constant(
+        what="peer",
+        prior=0.2e-6,
+        spread=1.0,
+        between=1.0,
+        meaning="Seconds for each rank beyond the NIC: its flags and, with a host process, its messages",
+        priors={"host": 3e-6},
+    ),
+    Constant(
+        what="reduce",
+        prior=3e12,
+        spread=0.2,
+        between=0.15,
+        meaning="B/s at which combine reads K copies of each token (H100 HBM3: 3.35e12, data sheet)",
+    ),
+    Constant(
+        what="combine",
+        prior=1.0,
+        spread=0.1,
+        between=0.15,
+        meaning="Time on scale-up links in combine over that of as many bytes in dispatch",
+    ),
+)
+_NORMAL = (
+    *_SHARED,
+    Constant(
+        what="launch",
+        prior=40e-6,
+        spread=0.4,
+        between=0.2,
+        meaning="Seconds until copies flow and after the last one: kernel, channels, flags inside a node",
+    ),
+    Constant(
+        what="handshake",
+        prior=5e-6,
+        spread=0.7,
+        between=0.4,
+        meaning="Seconds that a network adds to the start",
+    ),
+    Constant(
+        what="header",
+        prior=1500.0,
+        spread=0.5,
+        between=0.3,
+        meaning="Bytes that would take the time of a copy's indices, weights and flags on scale-up links",
+    ),
+    Constant(
+        what="channels",
+        prior=10.0,
+        spread=0.4,
+        between=0.2,
+        meaning="Queues to each peer that drain side by side (DeepEP: half of its 20 or 24 SMs)",
+    ),
+)
+_LOW_LATENCY = (
+    *_SHARED,
+    Constant(
+        what="launch",
+        prior=13e-6,
+        spread=0.4,
+        between=0.25,
+        meaning="Seconds until copies flow and after the last one: kernel and flags inside a node",
+    ),
+    Constant(
+        what="handshake",
+        prior=5e-6,
+        spread=0.5,
+        between=0.5,
+        meaning="Seconds that a network adds to the start: round trips of the barrier",
+    ),
+    Constant(
+        what="header",
+        prior=300.0,
+        spread=0.7,
+        between=0.3,
+        meaning="Bytes that would take the time of a copy's flags on scale-up links",
+    ),
+)
+EP_NORMAL = Family(
+    name="ep_normal", constants=_NORMAL, names=_names, stages=_stages, duration=_duration, measured=_measured
+)
+EP_LOW_LATENCY = Family(
+    name="ep_low_latency", constants=_LOW_LATENCY, names=_names, stages=_stages, duration=_duration, measured=_measured
+)
