@@ -43,7 +43,7 @@ class Constant:
 
 def kind_of(transport: str) -> str:
     """The kind of a transport class: ``nvlink`` of ``nvlink5_mnnvl``."""
-    return transport.split("_")[0].rstrip("0123456789")
+    return transport.split("_", maxsplit=1)[0].rstrip("0123456789")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
