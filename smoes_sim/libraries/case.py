@@ -57,7 +57,7 @@ _FAMILIES = {
 _HOST_LINK = 22e9
 """B/s between two sockets: what NCCL counts for Sapphire Rapids (NVIDIA/nccl src/graph/topo.h@069a3d4, SRP_QPI_BW)."""
 _UNDER_ONE_SWITCH, _UNDER_ONE_SOCKET = 2, 4
-"""Devices of a PCIe box that share a switch, and that share a socket: what common 8-device servers have (rows do not say)."""
+"""Devices of a PCIe box under one switch and on one socket, as in common 8-device servers; no row says it."""
 
 
 @dataclass(frozen=True, slots=True)

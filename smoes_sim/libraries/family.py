@@ -52,6 +52,7 @@ class Family:
 
     Attributes:
         name: As in :attr:`Case.family`.
+        pool: Families of one pool are fitted together; constants of the same name are the same.
         constants: All constants, by ``what``.
         names: The constants that a case depends on, such as ``efficiency.nvlink4``.
         stages: Steps of a case, or why it has none (a column that the family needs is empty).
@@ -60,6 +61,7 @@ class Family:
     """
 
     name: str
+    pool: str
     constants: Sequence[Constant]
     names: Callable[[Case], Sequence[str]]
     stages: Callable[[Case], list[Stage] | Skip]

@@ -14,7 +14,6 @@ bytes through buffers: while the first chunks of all channels (``pipeline`` byte
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -23,12 +22,14 @@ import numpy as np
 
 from smoes_sim.libraries.case import Case, Layout, Skip, network_of
 from smoes_sim.libraries.family import Constant, Family
-from smoes_sim.libraries.stage import Stage, stage_of
+from smoes_sim.libraries.stage import Stage, soft_max, stage_of
 from smoes_sim.measurements import measured_time
 from smoes_sim.skew import uniform_matrix
 
 _LL_MOST = 16384.0
 """Bytes of a block up to which NCCL uses LL (NCCL_P2P_LL_THRESHOLD, NVIDIA/nccl src/enqueue.cc)."""
+_OF_LINKS = {"nccl_alltoall": ("efficiency", "pipeline"), "sendrecv": ("one_way", "buffer")}
+"""Constants of each link: one message in one direction is neither slowed by other peers nor by its own way back."""
 
 CONSTANTS = (
     Constant(
@@ -79,6 +80,15 @@ CONSTANTS = (
         meaning="share of the nominal rate that large transfers reach",
     ),
     Constant(
+        what="one_way",
+        prior=0.8,
+        spread=0.5,
+        between=0.3,
+        is_share=True,
+        priors={"infiniband": 0.95, "roce": 0.95, "host": 0.3, "root": 0.3},
+        meaning="share of the nominal rate that one large message reaches",
+    ),
+    Constant(
         what="copy",
         prior=700e9,
         spread=0.5,
@@ -94,6 +104,13 @@ CONSTANTS = (
         meaning="bytes in buffers before anything is delivered (prior: 32 channels of 128 KiB, over NVLink 512 KiB)",
     ),
     Constant(
+        what="buffer",
+        prior=32 * 2.0**17,
+        spread=0.7,
+        between=0.3,
+        meaning="bytes in buffers before anything of a single message is delivered (prior: as for pipeline)",
+    ),
+    Constant(
         what="overlap", prior=1.5, spread=0.2, between=0.2, meaning="p: 1 if start and transfer add, more if they overlap"
     ),
 )
@@ -106,7 +123,7 @@ def _links(case: Case) -> list[str]:
 
 def _names(case: Case) -> list[str]:
     names = [f"launch.{case.intra if case.inter is None else case.inter}", "per_peer", "simple", "overlap"]
-    names += [f"{what}.{kind}" for kind in _links(case) for what in ("efficiency", "pipeline")]
+    names += [f"{what}.{kind}" for kind in _links(case) for what in _OF_LINKS[case.family]]
     if case.family == "nccl_alltoall":
         names.append(f"copy.{case.intra}")
     if devices_per_process(case) > 1:
@@ -148,6 +165,7 @@ def _ring(layout: Layout) -> Stage:
 
 def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
     [stage] = stages
+    share, pipe = _OF_LINKS[case.family]
     block = max(stage.message_size.values())
     floor = constants[f"launch.{case.intra if case.inter is None else case.inter}"]
     floor += constants["per_peer"] * sum(stage.messages.values())
@@ -156,15 +174,14 @@ def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float
     rates = {case.intra: case.layout.rate, case.inter: case.layout.nic_rate}
     slowest, window = 0.0, 0.0
     for kind, busy in stage.busy.items():
-        seconds = busy / constants[f"efficiency.{kind}"]
+        seconds = busy / constants[f"{share}.{kind}"]
         if kind == case.intra and stage.local:
             seconds += stage.local / constants[f"copy.{kind}"]
         if seconds > slowest:
             slowest = seconds
-            window = constants[f"pipeline.{kind}"] / (rates.get(kind, case.layout.rate) * constants[f"efficiency.{kind}"])
+            window = constants[f"{pipe}.{kind}"] / (rates.get(kind, case.layout.rate) * constants[f"{share}.{kind}"])
     transfer = slowest + slowest * window / (slowest + window)
-    power = constants["overlap"]
-    return math.exp(np.logaddexp(power * math.log(floor), power * math.log(transfer)) / power)
+    return soft_max(floor, transfer, constants["overlap"])
 
 
 def _measured(case: Case) -> float | None:
@@ -173,6 +190,7 @@ def _measured(case: Case) -> float | None:
 
 ALLTOALL = Family(
     name="nccl_alltoall",
+    pool="nccl",
     constants=CONSTANTS,
     names=_names,
     stages=_alltoall_stages,
@@ -181,6 +199,7 @@ ALLTOALL = Family(
 )
 SENDRECV = Family(
     name="sendrecv",
+    pool="nccl",
     constants=CONSTANTS,
     names=_names,
     stages=_sendrecv_stages,
