@@ -56,8 +56,8 @@ _FAMILIES = {
 }
 _HOST_LINK = 22e9
 """B/s between two sockets: what NCCL counts for Sapphire Rapids (NVIDIA/nccl src/graph/topo.h@069a3d4, SRP_QPI_BW)."""
-_UNDER_ONE_ROOT = 2
-"""Devices on PCIe that reach each other without crossing between sockets; more are spread over two sockets."""
+_UNDER_ONE_SWITCH, _UNDER_ONE_SOCKET = 2, 4
+"""Devices of a PCIe box under one switch and on one socket, as in common 8-device servers; no row says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +233,33 @@ def network_of(layout: Layout) -> Network:
         nic = {"kind": layout.inter, "bandwidth": print_bandwidth(layout.nic_rate)}
         spec = {"kind": "two_level", "nodes": layout.nodes, "ranks_per_node": layout.per_node}
         spec |= {"scale_up": scale_up, "nic": nic}
-    elif layout.intra.startswith("pcie") and layout.per_node > _UNDER_ONE_ROOT:
-        host = {"kind": "host", "bandwidth": print_bandwidth(_HOST_LINK)}
-        spec = {"kind": "pcie_tree", "sockets": 2, "ranks_per_socket": -(-layout.per_node // 2), "pcie": link, "host": host}
+    elif layout.intra.startswith("pcie") and layout.per_node > _UNDER_ONE_SWITCH:
+        spec = _pcie_box(layout.per_node, layout.intra, link["bandwidth"])
     elif layout.peer_links:
         spec = {"kind": "mesh", "ranks": layout.per_node, "link": link}
     else:
         spec = {"kind": "star", "ranks": layout.per_node, "link": link}
     name = " ".join(filter(None, (f"{layout.nodes} x {layout.per_node}", layout.intra, layout.inter)))
     return Network(topology=build(TopologyFile.model_validate(spec).root, name=name))
+
+
+def _pcie_box(devices: int, kind: str, bandwidth: str) -> dict[str, Any]:
+    """Devices in pairs under PCIe switches, switches under the root complexes of one or two sockets.
+
+    Crossing a root complex (``root``) or from socket to socket (``host``) is a class of its own: peer writes that a switch
+    passes at line rate are split and throttled there.
+    """
+    names = [f"device{index}" for index in range(devices)]
+    switches = [f"switch{index}" for index in range(-(-devices // _UNDER_ONE_SWITCH))]
+    sockets = ["socket0"] if devices <= _UNDER_ONE_SOCKET else ["socket0", "socket1"]
+    links = [
+        {"from": name, "to": switches[index // _UNDER_ONE_SWITCH], "kind": kind, "bandwidth": bandwidth}
+        for index, name in enumerate(names)
+    ]
+    links += [
+        {"from": name, "to": sockets[index * len(sockets) // len(switches)], "kind": "root", "bandwidth": bandwidth}
+        for index, name in enumerate(switches)
+    ]
+    if len(sockets) > 1:
+        links.append({"from": sockets[0], "to": sockets[1], "kind": "host", "bandwidth": print_bandwidth(_HOST_LINK)})
+    return {"kind": "graph", "devices": names, "switches": [*switches, *sockets], "links": links}

@@ -43,7 +43,7 @@ class Constant:
 
 def kind_of(transport: str) -> str:
     """The kind of a transport class: ``nvlink`` of ``nvlink5_mnnvl``."""
-    return transport.split("_")[0].rstrip("0123456789")
+    return transport.split("_", maxsplit=1)[0].rstrip("0123456789")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,7 @@ class Family:
 
     Attributes:
         name: As in :attr:`Case.family`.
+        pool: Families of one pool are fitted together; constants of the same name are the same.
         constants: All constants, by ``what``.
         names: The constants that a case depends on, such as ``efficiency.nvlink4``.
         stages: Steps of a case, or why it has none (a column that the family needs is empty).
@@ -60,6 +61,7 @@ class Family:
     """
 
     name: str
+    pool: str
     constants: Sequence[Constant]
     names: Callable[[Case], Sequence[str]]
     stages: Callable[[Case], list[Stage] | Skip]

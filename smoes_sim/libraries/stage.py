@@ -74,6 +74,16 @@ def stage_of(network: Network, matrix: Matrix, *, copy_size: float | None = None
     )
 
 
+def soft_max(first: float, second: float, power: float) -> float:
+    """``(first^p + second^p)^(1/p)``: their sum at p = 1, the larger at infinity; seconds of two parts that overlap partly.
+
+    Example:
+        3 and 4 at p = 2: 5.
+    """
+    small, large = sorted((first, second))
+    return large * float((1 + (small / large) ** power) ** (1 / power))
+
+
 def _bounding_kind(flows: Flows, bandwidth: NDArray[np.float64], kind: NDArray[np.int32]) -> NDArray[np.int32]:
     """Kind of the narrowest shared link on each flow's route, shape (F,)."""
     links, flow = flows.routes.links, np.repeat(np.arange(len(flows)), np.diff(flows.routes.offsets))
