@@ -308,7 +308,7 @@ _SHARED = (
         meaning="Time on scale-up links in combine over that of as many bytes in dispatch",
     ),
 )
-_NORMAL = (
+_NORMAL_CONSTANTS = (
     *_SHARED,
     Constant(
         what="launch",
@@ -339,7 +339,7 @@ _NORMAL = (
         meaning="Queues to each peer that drain side by side (DeepEP: half of its 20 or 24 SMs)",
     ),
 )
-_LOW_LATENCY = (
+_LOW_LATENCY_CONSTANTS = (
     *_SHARED,
     Constant(
         what="launch",
@@ -363,9 +363,21 @@ _LOW_LATENCY = (
         meaning="Bytes that would take the time of a copy's flags on scale-up links",
     ),
 )
-EP_NORMAL = Family(
-    name="ep_normal", constants=_NORMAL, names=_names, stages=_stages, duration=_duration, measured=_measured
+NORMAL = Family(
+    name="ep_normal",
+    pool="ep_normal",
+    constants=_NORMAL_CONSTANTS,
+    names=_names,
+    stages=_stages,
+    duration=_duration,
+    measured=_measured,
 )
-EP_LOW_LATENCY = Family(
-    name="ep_low_latency", constants=_LOW_LATENCY, names=_names, stages=_stages, duration=_duration, measured=_measured
+LOW_LATENCY = Family(
+    name="ep_low_latency",
+    pool="ep_low_latency",
+    constants=_LOW_LATENCY_CONSTANTS,
+    names=_names,
+    stages=_stages,
+    duration=_duration,
+    measured=_measured,
 )
