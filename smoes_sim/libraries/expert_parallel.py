@@ -33,6 +33,8 @@ _LOW_LATENCY_HEADER = 16
 """Bytes in front of a low-latency copy (hidden 7168 in fp8: 7408; DeepEP csrc/kernels/internode_ll.cu@ebfe47e)."""
 _SLOWEST_RULES = 0.25
 """Serial part of link, cores and SMs inside a node, which share every copy: two equal ones take 1.19 of one."""
+_FEW_COPIES = 0.5
+"""Serial part of a copy's own time and the time of all, of which many are under way at once."""
 _BF16 = 2
 """Bytes of an element that combine returns where a row counts dispatch and combine together."""
 
@@ -150,7 +152,7 @@ def _names(case: Case) -> list[str]:
     if "combine" in operations:
         names += ["reduce"]
         names += ["combine"] if wired.row.ranks_per_node > 1 else []
-    return names + (["channels"] if case.family == "ep_normal" else [])
+    return [*names, "channels" if case.family == "ep_normal" else "first"]
 
 
 def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
@@ -167,7 +169,10 @@ def _operation_time(case: Case, operation: str, stages: Sequence[Stage], constan
     row, serial = case.row, 1.0 - constants[f"overlap.{operation}"]
     inside = _scale_up_time(case, operation, stages, constants)
     between = _network_time(case, stages, constants)
-    duration = constants[f"launch.{operation}"] + _soft_maximum((inside, between), serial)
+    body = _soft_maximum((inside, between), serial)
+    if "first" in constants:
+        body = _soft_maximum((constants["first"], body), _FEW_COPIES)
+    duration = constants[f"launch.{operation}"] + body
     if case.inter is not None:
         peers = case.num_ranks - row.ranks_per_node
         duration += constants[f"handshake.{operation}"] + constants[f"peer.{_initiator(case)}"] * peers
@@ -361,6 +366,13 @@ _LOW_LATENCY_CONSTANTS = (
         spread=0.7,
         between=0.3,
         meaning="Bytes that would take the time of a copy's flags on scale-up links",
+    ),
+    Constant(
+        what="first",
+        prior=3e-6,
+        spread=0.3,
+        between=0.2,
+        meaning="Seconds that even one copy takes: cast, write, flag, read",
     ),
 )
 NORMAL = Family(
