@@ -196,21 +196,26 @@ def _soft_maximum(parts: Sequence[float], serial: float) -> float:
 
 def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
     """Seconds that the scale-up link, the copying cores and the SMs need together; the slowest one rules."""
-    busy = sum(stage.busy.get(case.intra, 0.0) for stage in stages)
-    if busy <= 0:
+    size = case.layout.rate * sum(stage.busy.get(case.intra, 0.0) for stage in stages)
+    if size <= 0:
         return 0.0
     lead = _lead(case, sum(stage.messages.get(case.intra, 0.0) for stage in stages), case.row.ranks_per_node, constants)
-    busy *= 1.0 + constants["header"] / _copy_size(case, operation)
-    busy *= constants["combine"] if operation == "combine" else 1.0
-    rate = case.row.intra_bandwidth or NOMINAL[case.intra]
-    full = max(rate, NOMINAL.get(case.intra, 0.0))
-    parts = [busy * lead / constants[f"link.{case.intra}"]]
-    busy *= lead if "channels" in constants else 1.0
-    parts.append(busy * rate / full / constants[f"device.{case.intra}"])
+    size *= 1.0 + constants["header"] / _copy_size(case, operation)
+    size *= constants["combine"] if operation == "combine" else 1.0
+    rate = _nominal_rate(case)
+    parts = [size * lead / (rate * constants[f"link.{case.intra}"])]
+    size *= lead if "channels" in constants else 1.0
+    parts.append(size / (max(rate, NOMINAL.get(case.intra, 0.0)) * constants[f"device.{case.intra}"]))
     sms = _num_sms(case)
     if sms:
-        parts.append(busy * rate / (sms * constants["sm"]))
+        parts.append(size / (sms * constants["sm"]))
     return _soft_maximum(parts, _SLOWEST_RULES)
+
+
+def _nominal_rate(case: Case) -> float:
+    """Data-sheet rate of a rank's scale-up links, B/s: the one that their name gives beside an achieved one, if any."""
+    stated = re.search(r"([\d.]+)(?: ?GB/s)? nominal", case.row.intra_link)
+    return float(stated[1]) * 1e9 if stated else case.layout.rate
 
 
 def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
@@ -258,14 +263,6 @@ _SHARED = (
         is_share=True,
         meaning="Share of a scale-up link's stated rate that copies reach; NCCL's all-to-all gets 0.75 of NVLink",
         priors={"xgmi": 0.65},
-    ),
-    Constant(
-        what="device",
-        prior=0.7,
-        spread=0.5,
-        between=0.3,
-        is_share=True,
-        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
     ),
     Constant(
         what="sm",
@@ -316,6 +313,14 @@ _SHARED = (
 _NORMAL_CONSTANTS = (
     *_SHARED,
     Constant(
+        what="device",
+        prior=0.9,
+        spread=0.4,
+        between=0.3,
+        is_share=True,
+        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
+    ),
+    Constant(
         what="launch",
         prior=40e-6,
         spread=0.4,
@@ -331,7 +336,7 @@ _NORMAL_CONSTANTS = (
     ),
     Constant(
         what="header",
-        prior=1500.0,
+        prior=1000.0,
         spread=0.5,
         between=0.3,
         meaning="Bytes that would take the time of a copy's indices, weights and flags on scale-up links",
@@ -346,6 +351,14 @@ _NORMAL_CONSTANTS = (
 )
 _LOW_LATENCY_CONSTANTS = (
     *_SHARED,
+    Constant(
+        what="device",
+        prior=0.7,
+        spread=0.5,
+        between=0.3,
+        is_share=True,
+        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
+    ),
     Constant(
         what="launch",
         prior=13e-6,
