@@ -52,8 +52,8 @@ CONSTANTS = (
         spread=0.5,
         between=0.3,
         priors={"efa": 24e-6},
-        meaning="more seconds where messages leave the node: proxy thread and NIC (prior: network hop of NCCL's tuning model; "
-        "EFA: a ping of 1 KB as in topologies/16x8-p5-efa.yaml)",
+        meaning="more seconds where messages leave the node: proxy thread and NIC (prior: network hop in NCCL's tuning "
+        "model; EFA: a ping of 1 KB as in topologies/16x8-p5-efa.yaml)",
     ),
     Constant(
         what="simple",

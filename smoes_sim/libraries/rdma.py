@@ -6,8 +6,8 @@ What a message takes on average, in the steady state that bandwidth tests report
 
 ``order`` is not a constant: the FIFO network simulates ranks that all write to peers 0, 1, 2, ... in turn over the case's
 topology, and compares with its bound. Where a rank's peers are those of its own index (rail-aligned) nobody collides and
-``order`` is 1; where they are all ranks of the other nodes (cross-rail), everybody meets at one receiver: 1.87 on 2 x 8. ``incast`` is 1 if real NICs take
-that as the simulation does.
+``order`` is 1; where they are all ranks of the other nodes (cross-rail), everybody meets at one receiver: 1.87 on 2 x 8.
+``incast`` is 1 if real NICs take that as the simulation does.
 """
 
 from __future__ import annotations
