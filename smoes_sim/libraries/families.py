@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from smoes_sim.libraries import nccl, pairwise, rdma
+from smoes_sim.libraries import expert_parallel, nccl, pairwise, rdma
 from smoes_sim.libraries.case import Skip, read_case
 from smoes_sim.libraries.family import Family
 from smoes_sim.libraries.pooling import Known
 from smoes_sim.measurements import Measurement
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (nccl.ALLTOALL, nccl.SENDRECV, rdma.ALLTOALL, pairwise.ALLTOALL)
+    family.name: family
+    for family in (
+        nccl.ALLTOALL,
+        nccl.SENDRECV,
+        rdma.ALLTOALL,
+        pairwise.ALLTOALL,
+        expert_parallel.NORMAL,
+        expert_parallel.LOW_LATENCY,
+    )
 }
 """By the name that :func:`~smoes_sim.libraries.case.read_case` gives."""
 

@@ -1,0 +1,395 @@
+"""Kernels of expert parallelism: dispatch and combine of MoE tokens, high throughput (normal) and low latency.
+
+Normal kernels send a token once to each node over the NIC, to the rank of the sender's index, which forwards it inside the
+node. Low-latency kernels send every routed token on its own, inside the node over the scale-up links. What a kernel uses
+works as a pipeline, so that an operation takes the soft maximum of what its parts need::
+
+    start + (sum over parts of t^p)^(1/p) + reduce
+
+    parts: NIC (bytes / efficiency), scale-up link, cores that copy (a share of the full link of that generation: a link that
+    was cut, as in H800, binds before they do), and the SMs that a row says were given to the kernel.
+
+Routing is uniform and random unless a row says that it was balanced; the busiest queue then leads (``lead_of_busiest``).
+Skewed routing, several exchanges in flight and congestion above the NICs are not in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from smoes_sim.libraries.case import NOMINAL, Case, Skip, read_case
+from smoes_sim.libraries.family import Constant, Family
+from smoes_sim.libraries.stage import Matrix, Stage, stage_of
+from smoes_sim.libraries.uniform_routing import Visits, expected_visits, lead_of_busiest
+from smoes_sim.traffic import copy_bytes
+
+_NEEDED = ("tokens_per_rank", "hidden", "bytes_per_element", "top_k", "experts")
+_OPERATIONS = {"dispatch": ("dispatch",), "combine": ("combine",), "dispatch+combine": ("dispatch", "combine")}
+_LOW_LATENCY_HEADER = 16
+"""Bytes in front of a low-latency copy (hidden 7168 in fp8: 7408; DeepEP csrc/kernels/internode_ll.cu@ebfe47e)."""
+_SLOWEST_RULES = 0.25
+"""Serial part of link, cores and SMs inside a node, which share every copy: two equal ones take 1.19 of one."""
+_FEW_COPIES = 0.5
+"""Serial part of a copy's own time and the time of all, of which many are under way at once."""
+_BF16 = 2
+"""Bytes of an element that combine returns where a row counts dispatch and combine together."""
+
+
+def _operations(case: Case) -> tuple[str, ...]:
+    return _OPERATIONS[case.row.op]
+
+
+def _wired(case: Case) -> Case:
+    """The case as its library sees it: one that takes the NIC to the own node too has nodes of one rank."""
+    if not re.search(r"pure rdma|rdma only|no nvlink", case.row.library.lower()):
+        return case
+    alone = read_case(replace(case.row, nodes=case.num_ranks, ranks_per_node=1))
+    return case if isinstance(alone, Skip) else alone
+
+
+def _deduplicated(case: Case) -> str:
+    """What a token is sent once to: ``none`` (each expert), ``rank`` or ``node`` (then forwarded).
+
+    Sources: DeepEP README.md@ebfe47e (normal: node; low latency: none), its V2 (rank or node in all modes); ROCm/mori
+    README.md@624002c (EP16-V0 sends to each rank, V1 once to each node); TensorRT-LLM NVLink kernels send once to each rank.
+    """
+    library = case.row.library.lower()
+    if case.software == "trtllm":
+        return "rank"
+    if case.software == "mori_ep":
+        return "rank" if re.search(r"\bv0\b", library) else "node"
+    if case.family == "ep_normal" or (case.software in {"deepep", "uccl_ep"} and re.search(r"\bv2\b", library)):
+        return "node"
+    return "none"
+
+
+def _visits(case: Case) -> Visits:
+    row = case.row
+    return expected_visits(
+        nodes=row.nodes,
+        ranks_per_node=row.ranks_per_node,
+        experts=row.experts or 0,
+        top_k=row.top_k or 0,
+        node_limit=row.node_limit,
+    )
+
+
+def _copy_size(case: Case, operation: str) -> float:
+    """Bytes of one copy: fp8 with its scales, or elements as they are."""
+    row = case.row
+    is_returned = operation == "combine" and len(_operations(case)) > 1
+    element = _BF16 if is_returned else row.bytes_per_element or 0.0
+    hidden = row.hidden or 0
+    if element != 1:
+        return hidden * element
+    return copy_bytes(hidden, "fp8") + (_LOW_LATENCY_HEADER if case.family == "ep_low_latency" else 0)
+
+
+def _stages(case: Case) -> list[Stage] | Skip:
+    """Copies of every operation, routed: one step, or two (between nodes, inside them) where nodes are deduplicated."""
+    row = case.row
+    for column in _NEEDED:
+        if not getattr(row, column):
+            return Skip(f"{column} is empty")
+    if row.op not in _OPERATIONS:
+        return Skip(f'op "{row.op}" is not {", ".join(_OPERATIONS)}')
+    if not (row.top_k or 0) <= (row.experts or 0) >= case.num_ranks:
+        return Skip(f"experts = {row.experts} are fewer than the {case.num_ranks} ranks or the top_k = {row.top_k}")
+    wired = _wired(case)
+    return [
+        stage_of(wired.network, copies * size, copy_size=size)
+        for operation in _operations(wired)
+        for size in [_copy_size(wired, operation)]
+        for copies in _copies(wired)
+    ]
+
+
+def _copies(case: Case) -> list[Matrix]:
+    """Expected copies from rank to rank, shape (R, R) each.
+
+    Example:
+        2 nodes of 8, 256 experts, top-8, one token a rank: 8 / 16 to each rank without deduplication; with ``node`` 1.993 / 2
+        to the rank of the own index, and that passes 2 * 6.523 / 16 on to each rank of its node.
+    """
+    row, visits, R = case.row, _visits(case), case.num_ranks
+    tokens = row.tokens_per_rank or 0.0
+    once = _deduplicated(case)
+    if once != "node":
+        places = visits.ranks if once == "rank" else float(row.top_k or 0)
+        return [np.full((R, R), tokens * places / R)]
+    node, index = np.divmod(np.arange(R), row.ranks_per_node)
+    inside = node[:, None] == node
+    between = np.where((index[:, None] == index) & ~inside, tokens * visits.nodes / row.nodes, 0.0)
+    forwarded = np.where(inside, row.nodes * tokens * visits.ranks / R, 0.0)
+    return [between, forwarded] if row.nodes > 1 else [forwarded]
+
+
+def _initiator(case: Case) -> str:
+    """Who posts messages to the NIC (the device, or a process on the host: UCCL, and EFA always), and which NIC."""
+    return f"{'host' if case.software == 'uccl_ep' or case.inter == 'efa' else 'device'}_{case.inter}"
+
+
+def _num_sms(case: Case) -> int | None:
+    """SMs (or CUs) that the kernel was given, where the row says it."""
+    found = re.search(r"(\d+) ?(?:SM|CU)s?\b", f"{case.row.library}; {case.row.variant}")
+    return int(found[1]) if found else None
+
+
+def _names(case: Case) -> list[str]:
+    wired = _wired(case)
+    operations = _operations(case)
+    names = [f"{what}.{operation}" for what in ("launch", "overlap") for operation in operations]
+    if wired.row.ranks_per_node > 1:
+        names += [f"link.{wired.intra}", f"device.{wired.intra}", "header"]
+        names += ["sm"] if _num_sms(wired) else []
+    if wired.inter is not None:
+        names += [f"network.{wired.inter}", f"peer.{_initiator(wired)}"]
+        names += [f"handshake.{operation}" for operation in operations]
+    if "combine" in operations:
+        names += ["reduce"]
+        names += ["combine"] if wired.row.ranks_per_node > 1 else []
+    return [*names, "channels" if case.family == "ep_normal" else "first"]
+
+
+def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+    """Seconds of all operations of a row, one after another."""
+    wired, operations = _wired(case), _operations(case)
+    steps = len(stages) // len(operations)
+    return sum(
+        _operation_time(wired, operation, stages[at * steps : (at + 1) * steps], constants)
+        for at, operation in enumerate(operations)
+    )
+
+
+def _operation_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+    row, serial = case.row, 1.0 - constants[f"overlap.{operation}"]
+    inside = _scale_up_time(case, operation, stages, constants)
+    between = _network_time(case, stages, constants)
+    body = _soft_maximum((inside, between), serial)
+    if "first" in constants:
+        body = _soft_maximum((constants["first"], body), _FEW_COPIES)
+    duration = constants[f"launch.{operation}"] + body
+    if case.inter is not None:
+        peers = case.num_ranks - row.ranks_per_node
+        duration += constants[f"handshake.{operation}"] + constants[f"peer.{_initiator(case)}"] * peers
+    if operation == "combine":
+        read = (row.tokens_per_rank or 0.0) * (row.top_k or 0) * _copy_size(case, operation)
+        duration += read / constants["reduce"]
+    return duration
+
+
+def _soft_maximum(parts: Sequence[float], serial: float) -> float:
+    """Between the sum of all parts (``serial`` 1) and the largest one (0): (sum of t^(1 / serial))^serial.
+
+    Example:
+        Parts of 3 s and 4 s, serial 1/2: 5 s.
+    """
+    largest = max(parts)
+    if largest <= 0:
+        return 0.0
+    return largest * sum((part / largest) ** (1.0 / serial) for part in parts) ** serial
+
+
+def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+    """Seconds that the scale-up link, the copying cores and the SMs need together; the slowest one rules."""
+    busy = sum(stage.busy.get(case.intra, 0.0) for stage in stages)
+    if busy <= 0:
+        return 0.0
+    lead = _lead(case, sum(stage.messages.get(case.intra, 0.0) for stage in stages), case.row.ranks_per_node, constants)
+    busy *= 1.0 + constants["header"] / _copy_size(case, operation)
+    busy *= constants["combine"] if operation == "combine" else 1.0
+    rate = case.row.intra_bandwidth or NOMINAL[case.intra]
+    full = max(rate, NOMINAL.get(case.intra, 0.0))
+    parts = [busy * lead / constants[f"link.{case.intra}"]]
+    busy *= lead if "channels" in constants else 1.0
+    parts.append(busy * rate / full / constants[f"device.{case.intra}"])
+    sms = _num_sms(case)
+    if sms:
+        parts.append(busy * rate / (sms * constants["sm"]))
+    return _soft_maximum(parts, _SLOWEST_RULES)
+
+
+def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+    """Seconds that the NIC needs."""
+    if case.inter is None:
+        return 0.0
+    busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
+    lead = _lead(case, sum(stage.messages.get(case.inter, 0.0) for stage in stages), case.row.nodes, constants)
+    return busy * lead / constants[f"network.{case.inter}"]
+
+
+def _lead(case: Case, copies: float, places: int, constants: Mapping[str, float]) -> float:
+    """Lead of the busiest queue: one per rank in low-latency kernels, one per channel and peer in normal ones."""
+    if "balanced" in f"{case.row.notes} {case.row.variant}":
+        return 1.0
+    R, visits, once = case.num_ranks, _visits(case), _deduplicated(case)
+    lanes = constants["channels"] * (places - 1) if "channels" in constants else 1.0
+    if once == "none":
+        share = 1 / R
+    elif once == "node" and places == case.row.nodes:
+        share = visits.nodes / places
+    else:
+        share = visits.ranks / R
+    return lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R)
+
+
+def _measured(case: Case) -> float | None:
+    """Seconds of the row. Logical bandwidth counts a copy for each node (rank) that a token visits, the own one included."""
+    row = case.row
+    if row.duration is not None or row.bandwidth is None:
+        return row.duration
+    if not all(getattr(row, column) for column in _NEEDED) or len(_OPERATIONS.get(row.op, ())) != 1:
+        return None
+    visits = _visits(case)
+    places = {"logical_inter": visits.nodes, "logical_intra": visits.ranks}.get(row.bandwidth_kind)
+    return places and (row.tokens_per_rank or 0.0) * places * _copy_size(case, row.op) / row.bandwidth
+
+
+_SHARED = (
+    Constant(
+        what="link",
+        prior=0.8,
+        spread=0.3,
+        between=0.3,
+        is_share=True,
+        meaning="Share of a scale-up link's stated rate that copies reach; NCCL's all-to-all gets 0.75 of NVLink",
+        priors={"xgmi": 0.65},
+    ),
+    Constant(
+        what="device",
+        prior=0.7,
+        spread=0.5,
+        between=0.3,
+        is_share=True,
+        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
+    ),
+    Constant(
+        what="sm",
+        prior=30e9,
+        spread=0.5,
+        between=0.3,
+        meaning="B/s that one SM or CU puts on scale-up links, where a row says how many were given",
+    ),
+    Constant(
+        what="network",
+        prior=0.93,
+        spread=0.3,
+        between=0.4,
+        is_share=True,
+        meaning="Share of the NIC's nominal rate; clean two-node fabrics reach 0.93 to 0.97",
+    ),
+    Constant(
+        what="overlap",
+        prior=0.75,
+        spread=0.5,
+        between=0.4,
+        is_share=True,
+        meaning="How far NIC and scale-up links work at the same time: 0 one after another, 1 the longer one hides the other",
+    ),
+    Constant(
+        what="peer",
+        prior=0.2e-6,
+        spread=1.0,
+        between=1.0,
+        meaning="Seconds for each rank beyond the NIC: its flags and, with a host process, its messages",
+        priors={"host": 3e-6},
+    ),
+    Constant(
+        what="reduce",
+        prior=3e12,
+        spread=0.2,
+        between=0.15,
+        meaning="B/s at which combine reads K copies of each token (H100 HBM3: 3.35e12, data sheet)",
+    ),
+    Constant(
+        what="combine",
+        prior=1.0,
+        spread=0.1,
+        between=0.15,
+        meaning="Time on scale-up links in combine over that of as many bytes in dispatch",
+    ),
+)
+_NORMAL_CONSTANTS = (
+    *_SHARED,
+    Constant(
+        what="launch",
+        prior=40e-6,
+        spread=0.4,
+        between=0.2,
+        meaning="Seconds until copies flow and after the last one: kernel, channels, flags inside a node",
+    ),
+    Constant(
+        what="handshake",
+        prior=5e-6,
+        spread=0.7,
+        between=0.4,
+        meaning="Seconds that a network adds to the start",
+    ),
+    Constant(
+        what="header",
+        prior=1500.0,
+        spread=0.5,
+        between=0.3,
+        meaning="Bytes that would take the time of a copy's indices, weights and flags on scale-up links",
+    ),
+    Constant(
+        what="channels",
+        prior=10.0,
+        spread=0.4,
+        between=0.2,
+        meaning="Queues to each peer that drain side by side (DeepEP: half of its 20 or 24 SMs)",
+    ),
+)
+_LOW_LATENCY_CONSTANTS = (
+    *_SHARED,
+    Constant(
+        what="launch",
+        prior=13e-6,
+        spread=0.4,
+        between=0.25,
+        meaning="Seconds until copies flow and after the last one: kernel and flags inside a node",
+    ),
+    Constant(
+        what="handshake",
+        prior=5e-6,
+        spread=0.5,
+        between=0.5,
+        meaning="Seconds that a network adds to the start: round trips of the barrier",
+    ),
+    Constant(
+        what="header",
+        prior=300.0,
+        spread=0.7,
+        between=0.3,
+        meaning="Bytes that would take the time of a copy's flags on scale-up links",
+    ),
+    Constant(
+        what="first",
+        prior=3e-6,
+        spread=0.3,
+        between=0.2,
+        meaning="Seconds that even one copy takes: cast, write, flag, read",
+    ),
+)
+NORMAL = Family(
+    name="ep_normal",
+    pool="ep_normal",
+    constants=_NORMAL_CONSTANTS,
+    names=_names,
+    stages=_stages,
+    duration=_duration,
+    measured=_measured,
+)
+LOW_LATENCY = Family(
+    name="ep_low_latency",
+    pool="ep_low_latency",
+    constants=_LOW_LATENCY_CONSTANTS,
+    names=_names,
+    stages=_stages,
+    duration=_duration,
+    measured=_measured,
+)
