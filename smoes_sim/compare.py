@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from smoes_sim.calibration import INTERVAL
 from smoes_sim.config import Scenario, load_scenario
 from smoes_sim.errors import ConfigError
-from smoes_sim.simulate import INTERVAL, Prediction, simulate
+from smoes_sim.simulate import Prediction, simulate
 
 CHANGES = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "decode_ep_comm_s", "bytes_remote")
 

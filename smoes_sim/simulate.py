@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.calibration import load_calibration
+from smoes_sim.calibration import INTERVAL, load_calibration, network_under
 from smoes_sim.compute import ComputeRates, compute_times, find_device
 from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, Step, deploy
@@ -19,9 +19,6 @@ from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
 from smoes_sim.routing import modality_specialisation
 from smoes_sim.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic import transmission_rate
-
-INTERVAL = (10, 90)
-"""Percentiles of the draws that a calibrated prediction prints: an 80% interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +100,7 @@ def middle_constants(deployment: Deployment, prediction: Prediction) -> dict[str
 
 def network_with(deployment: Deployment, constants: Mapping[str, float]) -> Network:
     """The deployment's network under a draw of constants."""
-    prefix = "efficiency."
-    base = deployment.network
-    return base.with_constants(
-        efficiency={name.removeprefix(prefix): value for name, value in constants.items() if name.startswith(prefix)},
-        per_message=constants.get("per_message", base.per_message),
-        per_exchange=constants.get("per_exchange", base.per_exchange),
-    )
+    return network_under(deployment.network, constants)
 
 
 def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> ComputeRates:
@@ -119,7 +110,7 @@ def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> Comput
         device=find_device(spec.device),
         flops_efficiency=constants.get("flops_efficiency", spec.flops_efficiency),
         memory_efficiency=constants.get("memory_efficiency", spec.memory_efficiency),
-        launch=spec.launch,
+        launch=constants.get("launch", spec.launch),
         per_layer=constants.get("per_layer", spec.per_layer),
     )
 

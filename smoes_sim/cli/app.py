@@ -11,9 +11,10 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from smoes_sim.cli import show, topology_commands, trace_commands
+from smoes_sim.cli import measurements_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.first_use import compilation_told
+from smoes_sim.cli.fit_commands import calibrate, validate
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
+app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
 app.command()(train)
 
 _FEW_RANKS = 22
@@ -98,38 +100,8 @@ def compare(
 app.command(cls=GroupedCommand)(alltoall)
 
 
-@app.command()
-def validate(
-    measurements: Annotated[Path, typer.Argument(help="A measurements table (CSV).")],
-    as_json: Json = False,
-) -> None:
-    """Hold predictions at nominal rates, with no fitting, against measurements."""
-    from smoes_sim import results
-    from smoes_sim.measurements import read_measurements
-    from smoes_sim.validate import validate as validate_rows
-
-    document = validate_rows(read_measurements(measurements))
-    typer.echo(results.to_json(document) if as_json else show.validation(document), nl=False)
-
-
-@app.command()
-def calibrate(
-    measurements: Annotated[Path, typer.Argument(help="A measurements table with rows of mode step, op ttft and tpot.")],
-    scenario: Annotated[str, typer.Option(help="The scenario that was measured.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Calibration file to write.")],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    as_json: Json = False,
-) -> None:
-    """Fit the constants of a machine to a measured TTFT and TPOT."""
-    from smoes_sim import results
-    from smoes_sim.calibrate import fit_step_latencies
-    from smoes_sim.calibration import save_calibration
-    from smoes_sim.config import load_scenario
-
-    calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
-    save_calibration(calibration, out)
-    show.talk(f"calibration: {out}")
-    typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
+app.command()(validate)
+app.command()(calibrate)
 
 
 @app.command()

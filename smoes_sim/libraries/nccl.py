@@ -2,7 +2,7 @@
 
 One exchange of blocks of m bytes::
 
-    floor    = launch + per_peer * peers + enqueue * (devices of a process - 1) + simple * m^2 / (m^2 + (16 KiB)^2)
+    floor    = launch + per_peer * peers + hop + enqueue * (devices of a process - 1) + simple * m^2 / (m^2 + (16 KiB)^2)
     link     = busiest scale-up link / efficiency + own block / copy
     transfer = max(link, busiest link of each other class / efficiency)
     fill     = transfer * window / (transfer + window),  window = pipeline / (rate * efficiency)
@@ -45,6 +45,15 @@ CONSTANTS = (
         spread=0.7,
         between=0.2,
         meaning="seconds per peer to which a rank sends (prior: half a microsecond, a PCIe round trip)",
+    ),
+    Constant(
+        what="hop",
+        prior=14e-6,
+        spread=0.5,
+        between=0.3,
+        priors={"efa": 24e-6},
+        meaning="more seconds where messages leave the node: proxy thread and NIC (prior: network hop in NCCL's tuning "
+        "model; EFA: a ping of 1 KB as in topologies/16x8-p5-efa.yaml)",
     ),
     Constant(
         what="simple",
@@ -122,10 +131,12 @@ def _links(case: Case) -> list[str]:
 
 
 def _names(case: Case) -> list[str]:
-    names = [f"launch.{case.intra if case.inter is None else case.inter}", "per_peer", "simple", "overlap"]
+    names = [f"launch.{case.intra}", "per_peer", "simple", "overlap"]
     names += [f"{what}.{kind}" for kind in _links(case) for what in _OF_LINKS[case.family]]
     if case.family == "nccl_alltoall":
         names.append(f"copy.{case.intra}")
+    if case.inter is not None:
+        names.append(f"hop.{case.inter}")
     if devices_per_process(case) > 1:
         names.append("enqueue")
     return names
@@ -167,9 +178,10 @@ def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float
     [stage] = stages
     share, pipe = _OF_LINKS[case.family]
     block = max(stage.message_size.values())
-    floor = constants[f"launch.{case.intra if case.inter is None else case.inter}"]
+    floor = constants[f"launch.{case.intra}"]
     floor += constants["per_peer"] * sum(stage.messages.values())
     floor += constants["simple"] * block**2 / (block**2 + _LL_MOST**2)
+    floor += constants.get(f"hop.{case.inter}", 0.0)
     floor += constants.get("enqueue", 0.0) * (devices_per_process(case) - 1)
     rates = {case.intra: case.layout.rate, case.inter: case.layout.nic_rate}
     slowest, window = 0.0, 0.0

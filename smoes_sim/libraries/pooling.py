@@ -17,7 +17,7 @@ from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import splu
 
 from smoes_sim.libraries.case import Case
-from smoes_sim.libraries.family import Family, kind_of
+from smoes_sim.libraries.family import Constant, Family, kind_of
 from smoes_sim.libraries.stage import Stage
 
 NOISE = 0.08
@@ -98,21 +98,19 @@ class Term:
 
     Attributes:
         name: As its family calls it, such as ``efficiency.nvlink4``.
-        prior: Value before any data.
-        is_share: Whether it lies between 0 and 1.
+        constant: What it is.
+        prior: Value before any data, for its transport class.
         chain: Keys of its deviations, the most general first, with their prior standard deviations.
     """
 
     name: str
+    constant: Constant
     prior: float
-    is_share: bool
     chain: tuple[tuple[str, float], ...]
 
     def value(self, moved: float) -> float:
         """Its value when the deviations sum to ``moved``."""
-        if self.is_share:
-            return 1 / (1 + (1 / self.prior - 1) * math.exp(-moved))
-        return self.prior * math.exp(moved)
+        return self.constant.moved(self.prior, moved)
 
 
 def terms_of(family: Family, case: Case) -> list[Term]:
@@ -126,7 +124,7 @@ def terms_of(family: Family, case: Case) -> list[Term]:
         keys = list(dict.fromkeys([*keys, f"{name}@{case.software}", f"{name}@{case.system}"]))
         spreads = [constant.spread] + [constant.between] * (len(keys) - 1)
         chain = tuple((key, spread) for key, spread in zip(keys, spreads, strict=True) if spread > 0)
-        found.append(Term(name=name, prior=constant.prior_of(transport), is_share=constant.is_share, chain=chain))
+        found.append(Term(name=name, constant=constant, prior=constant.prior_of(transport), chain=chain))
     return found
 
 

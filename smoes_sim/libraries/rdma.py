@@ -2,11 +2,12 @@
 
 What a message takes on average, in the steady state that bandwidth tests report::
 
-    time = order * (per_write^p + (message / (rate * efficiency))^p)^(1/p)
+    time = (1 + incast * (order - 1)) * (per_write^p + (message / (rate * efficiency))^p)^(1/p)
 
 ``order`` is not a constant: the FIFO network simulates ranks that all write to peers 0, 1, 2, ... in turn over the case's
 topology, and compares with its bound. Where a rank's peers are those of its own index (rail-aligned) nobody collides and
 ``order`` is 1; where they are all ranks of the other nodes (cross-rail), everybody meets at one receiver: 1.87 on 2 x 8.
+``incast`` is 1 if real NICs take that as the simulation does.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ CONSTANTS = (
         is_share=True,
         priors={"infiniband": 0.95, "roce": 0.93},
         meaning="share of the NIC's nominal rate that long messages reach (prior: headers and acknowledgements)",
+    ),
+    Constant(
+        what="incast",
+        prior=1.0,
+        spread=0.3,
+        between=0.2,
+        meaning="what colliding senders cost, over what the simulated FIFO network says (prior: the same)",
     ),
     Constant(what="overlap", prior=2.0, spread=0.3, between=0.0, meaning="p: 1 if both parts add, more if they overlap"),
 )
@@ -85,22 +93,23 @@ def _one_write(layout: Layout, rail: bool) -> Stage:
     order = fifo_exchange_time(network, phases).duration / lower_bound(network, phases)
     stage, writes = stage_of(network, matrix), sent[0].sum()
     return Stage(
-        busy={kind: order * seconds / writes / _SIMULATED for kind, seconds in stage.busy.items()},
+        busy={kind: seconds / writes / _SIMULATED for kind, seconds in stage.busy.items()},
         messages={str(layout.inter): order},
         message_size={str(layout.inter): 1.0},
     )
 
 
 def _names(case: Case) -> list[str]:
-    return [f"per_write.{case.inter}", f"efficiency.{case.inter}", "overlap"]
+    return [f"per_write.{case.inter}", f"efficiency.{case.inter}", "incast", "overlap"]
 
 
 def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
     [stage] = stages
     kind = str(case.inter)
-    start = constants[f"per_write.{kind}"] * stage.messages[kind]
-    wire = stage.busy[kind] / constants[f"efficiency.{kind}"]
-    return soft_max(start, wire, constants["overlap"])
+    alone = soft_max(
+        constants[f"per_write.{kind}"], stage.busy[kind] / constants[f"efficiency.{kind}"], constants["overlap"]
+    )
+    return alone * (1 + constants["incast"] * (stage.messages[kind] - 1))
 
 
 def _measured(case: Case) -> float | None:

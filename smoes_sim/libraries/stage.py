@@ -19,7 +19,8 @@ class Stage:
 
     Attributes:
         busy: Seconds that the busiest link of each transport class needs at its nominal rate.
-        messages: Messages that the busiest rank posts, by the transport class that bounds their route.
+        messages: Messages that the busiest rank posts, by the transport class that bounds their route; a family may put
+            here what else it counts.
         message_size: Mean bytes of such a message.
         local: Bytes that a rank copies to itself, the largest of all ranks.
     """

@@ -7,6 +7,7 @@ from smoes_sim.measurements.table import (
     data_hash,
     measured_time,
     read_measurements,
+    value_of,
     write_measurements,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "data_hash",
     "measured_time",
     "read_measurements",
+    "value_of",
     "write_measurements",
 ]

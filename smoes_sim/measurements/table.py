@@ -270,6 +270,13 @@ def _cell(value: Any, column: _Column) -> str:
     return f"{value / column.factor:.12g}" if column.kind in {"number", "positive"} else str(value)
 
 
+def value_of(row: Measurement, column: str) -> str | float | None:
+    """What a cell of a row holds, numbers in the column's own unit."""
+    known = _COLUMNS[column]
+    value = getattr(row, known.attribute)
+    return value if known.kind == "text" or value is None else float(value) / known.factor
+
+
 def measured_time(row: Measurement) -> float | None:
     """Seconds of a row: as given, or from an algbw or busbw of its size; None where neither says."""
     if row.duration is not None:

@@ -21,7 +21,7 @@ _PANELS = (
     ("ttft_s", "TTFT (s)", 1.0, "ttft_s"),
     ("tpot_s", "TPOT (s)", 1.0, "tpot_s"),
 )
-_BINARY_SIZE = (
+BINARY_SIZE = (
     "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value / 1048576 + ' MiB'"
     " : datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
 )
@@ -34,7 +34,7 @@ def comparison_chart(rows: Sequence[dict[str, Any]]) -> alt.HConcatChart:
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     labels = [_label(row) for row in rows]
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     panels = []
@@ -77,7 +77,7 @@ def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: st
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     data = []
     for row in rows:
         highest, _ = alltoall_bandwidth(row["size_bytes"], row["bound_s"], num_ranks)
@@ -85,7 +85,7 @@ def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: st
         data += [{"size": row["size_bytes"], "busbw": value, "what": what} for what, value in times.items()]
     scale = alt.Scale(domain=["predicted", "bound"], range=[_COLOURS[1], _COLOURS[0]])
     base = alt.Chart(alt.Data(values=data)).encode(
-        x=alt.X("size:Q", scale=alt.Scale(type="log", base=2), title="size", axis=alt.Axis(labelExpr=_BINARY_SIZE)),
+        x=alt.X("size:Q", scale=alt.Scale(type="log", base=2), title="size", axis=alt.Axis(labelExpr=BINARY_SIZE)),
         y=alt.Y("busbw:Q", title="busbw (GB/s)", scale=alt.Scale(zero=True)),
         color=alt.Color("what:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
     )
@@ -100,7 +100,7 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     data = [
         {"link": link, "ms": moment * 1e3, "percent": 100 * share} for link, steps in use.items() for moment, share in steps
     ]
@@ -128,12 +128,12 @@ def check_chart_file(path: Path) -> None:
     """
     if path.suffix not in {".svg", ".png"}:
         raise ConfigError(f'{path}: ends in "{path.suffix}": a plot is .svg or .png. Write for example plot.svg.')
-    _altair()
+    load_altair()
 
 
 def save_chart(chart: Any, path: Path) -> None:
     """Write a chart as SVG or PNG, by the suffix."""
-    _altair()
+    load_altair()
     import vl_convert
 
     specification = chart.to_json()
@@ -144,7 +144,12 @@ def save_chart(chart: Any, path: Path) -> None:
             temporary.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
 
 
-def _altair() -> Any:
+def load_altair() -> Any:
+    """Altair, which is an extra.
+
+    Raises:
+        ConfigError: If the plotting libraries are not installed.
+    """
     try:
         import altair
     except ImportError:

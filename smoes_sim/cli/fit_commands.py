@@ -1,0 +1,159 @@
+"""``smoes-sim calibrate`` and ``validate``: fit constants on some rows, and see how wrong predictions of others are."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from smoes_sim.cli import show
+
+if TYPE_CHECKING:
+    from smoes_sim.calibrate import Fitted
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_WORST = 5
+"""Cases that are named below the table of errors."""
+
+
+def calibrate(
+    measurements: Annotated[Path, typer.Argument(help="A measurements table (CSV); rows must name a topology or scenario.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Calibration file to write.")],
+    fit: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="COLUMN=VALUE[,...]",
+            help="Fit rows that meet it (all conditions of one --fit, any of several); the others are held out. [all rows]",
+        ),
+    ] = None,
+    scenario: Annotated[
+        Optional[str], typer.Option(help="Fit to this scenario's rows of mode step, op ttft and tpot, instead.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the constants of a machine to what was measured on it.
+
+    For example: smoes-sim calibrate rows.csv --fit mode=sendrecv --fit 'bytes_per_rank=1 MiB' -o machine.json
+    """
+    from smoes_sim import results
+    from smoes_sim.calibrate import fit_rows, fit_step_latencies, select_rows
+    from smoes_sim.calibration import save_calibration
+    from smoes_sim.config import load_scenario
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.measurements import read_measurements
+
+    if scenario is not None:
+        if fit:
+            raise ConfigError("--fit picks rows, --scenario takes those of mode step. Give one of them.")
+        calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
+        save_calibration(calibration, out)
+        show.talk(f"calibration: {out}")
+        typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
+        return
+    rows = read_measurements(measurements)
+    chosen = select_rows(rows, fit or [])
+    options = "".join(f" --fit {shlex.quote(expression)}" for expression in fit or [])
+    command = f"smoes-sim calibrate {shlex.quote(measurements.name)}{options} --seed {seed}"
+    fitted = fit_rows(measurements, chosen, command=command, seed=seed)
+    save_calibration(fitted.calibration, out)
+    show.talk(f"calibration: {out}")
+    held_out = len(rows) - len(fitted.residuals)
+    document = fitted.calibration.model_dump() | {"residuals": fitted.document(), "held_out": held_out}
+    typer.echo(results.to_json(document) if as_json else _calibration_text(fitted, held_out=held_out), nl=False)
+
+
+def _calibration_text(fitted: Fitted, *, held_out: int) -> str:
+    calibration = fitted.calibration
+    text = show.calibration(calibration)
+    text += f"\nModel's own error, on rows left out of the fit: {100 * calibration.spread:.2g} % (standard deviation)"
+    if calibration.repeat_spread:
+        text += f"; repeats of one row scatter by {100 * calibration.repeat_spread:.2g} %"
+    return text + (f"\n{held_out} rows are held out; smoes-sim validate predicts them\n" if held_out else "\n")
+
+
+def validate(
+    measurements: Annotated[Path, typer.Argument(help="A measurements table (CSV).")],
+    calibration: Annotated[
+        Optional[str], typer.Option(metavar="FILE", help="Predict with these constants. [nominal rates, nothing fitted]")
+    ] = None,
+    report: Annotated[Optional[Path], typer.Option(metavar="FILE.html", help="Write a page with plots.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold predictions against measurements; rows that were fitted are printed apart.
+
+    For example: smoes-sim validate rows.csv --calibration machine.json --report errors.html
+    """
+    from smoes_sim import results
+    from smoes_sim.calibration import load_calibration
+    from smoes_sim.measurements import read_measurements
+    from smoes_sim.report.validation_page import check_page_file, write_validation_page
+    from smoes_sim.validate import predictor
+    from smoes_sim.validate import validate as validate_rows
+
+    if report is not None:
+        check_page_file(report)
+    rows = read_measurements(measurements)
+    constants = load_calibration(calibration) if calibration else None
+    document = validate_rows(rows, predictor(constants), calibration=constants, path=measurements)
+    if report is not None:
+        write_validation_page(document, report, measurements=measurements.name, calibration=calibration or "")
+        show.talk(f"report: {report}")
+    typer.echo(results.to_json(document) if as_json else validation_text(document), nl=False)
+
+
+def validation_text(document: dict[str, Any]) -> str:
+    """Errors by family and system, the worst cases, and what was skipped."""
+    known = document["calibrated_on"]
+    text = "Absolute relative error (%)"
+    if known is None:
+        text += ", predictions at nominal link rates; nothing is fitted\n"
+    else:
+        text += (
+            f" of rows that were not fitted; 80%: share inside the 80% interval; constants fitted on {known['rows']} rows\n"
+        )
+        if not known["same_file"]:
+            text += "note: this is not the file that was fitted (or it has changed); fitted rows are told by id and time\n"
+        if known["open"]:
+            text += f"note: not pinned down by the fit: {', '.join(known['open'])}\n"
+    text += _errors_table("family", document["families"])
+    if len(document["systems"]) > 1:
+        text += "\n" + _errors_table("system", document["systems"])
+    if document["repeatability"] is not None:
+        text += f"\nRepeats of one row differ by {100 * document['repeatability']:.2g} %: no model can be better\n"
+    if document["in_sample"]:
+        text += "\nIn-sample: rows that were fitted, which say little\n" + _errors_table("family", document["in_sample"])
+    return text + _worst(document["rows"], is_fitted=known is not None) + _skipped(document["skipped"])
+
+
+def _errors_table(what: str, groups: dict[str, dict[str, Any]]) -> str:
+    keys = ("median_ape", "mape", "p90_ape", "max_ape", "coverage")
+    body = [[name, str(errors["n"]), *(show.percent(errors[key]) for key in keys)] for name, errors in groups.items()]
+    return show.table([what, "n", "median", "mean", "p90", "worst", "80%"], body)
+
+
+def _worst(rows: list[dict[str, Any]], *, is_fitted: bool) -> str:
+    """The largest errors, with what may be the cause."""
+    held_out = [row for row in rows if not row["in_sample"]]
+    if not is_fitted or not held_out:
+        return ""
+    worst = sorted(held_out, key=lambda row: (-abs(row["relative_error"]), row["id"]))[:_WORST]
+    body = [
+        [row["id"], row["doubt"] or "no known cause", show.seconds(row["measured_s"]), show.seconds(row["predicted_s"]),
+         f"{100 * row['relative_error']:+.1f}"]
+        for row in worst
+    ]  # fmt: skip
+    lines = show.table(["id", "perhaps because", "measured", "predicted", "error (%)"], body, left=2)
+    return "\nLargest errors\n" + lines
+
+
+def _skipped(skipped: list[dict[str, str]]) -> str:
+    if not skipped:
+        return ""
+    reasons: dict[str, int] = {}
+    for entry in skipped:
+        reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + 1
+    body = [[str(count), reason] for reason, count in reasons.items()]
+    return f"\nSkipped {len(skipped)} rows\n" + show.table(["n", "reason"], body, left=2)
