@@ -199,7 +199,8 @@ def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constant
     size = case.layout.rate * sum(stage.busy.get(case.intra, 0.0) for stage in stages)
     if size <= 0:
         return 0.0
-    lead = _lead(case, sum(stage.messages.get(case.intra, 0.0) for stage in stages), case.row.ranks_per_node, constants)
+    lanes = constants["channels"] * (case.row.ranks_per_node - 1) if "channels" in constants else 1.0
+    lead = _lead(case, stages, transport=case.intra, lanes=lanes)
     size *= 1.0 + constants["header"] / _copy_size(case, operation)
     size *= constants["combine"] if operation == "combine" else 1.0
     rate = _nominal_rate(case)
@@ -223,20 +224,19 @@ def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, f
     if case.inter is None:
         return 0.0
     busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
-    lead = _lead(case, sum(stage.messages.get(case.inter, 0.0) for stage in stages), case.row.nodes, constants)
-    return busy * lead / constants[f"network.{case.inter}"]
+    return busy * _lead(case, stages, transport=case.inter) / constants[f"network.{case.inter}"]
 
 
-def _lead(case: Case, copies: float, places: int, constants: Mapping[str, float]) -> float:
-    """Lead of the busiest queue: one per rank in low-latency kernels, one per channel and peer in normal ones."""
+def _lead(case: Case, stages: Sequence[Stage], *, transport: str, lanes: float = 1.0) -> float:
+    """Lead of the busiest of ``lanes`` queues per rank over their mean; a NIC port is one, whoever fills it."""
     if "balanced" in f"{case.row.notes} {case.row.variant}":
         return 1.0
+    copies = sum(stage.messages.get(transport, 0.0) for stage in stages)
     R, visits, once = case.num_ranks, _visits(case), _deduplicated(case)
-    lanes = constants["channels"] * (places - 1) if "channels" in constants else 1.0
     if once == "none":
         share = 1 / R
-    elif once == "node" and places == case.row.nodes:
-        share = visits.nodes / places
+    elif once == "node" and transport == case.inter:
+        share = visits.nodes / case.row.nodes
     else:
         share = visits.ranks / R
     return lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R)
@@ -282,8 +282,8 @@ _SHARED = (
     Constant(
         what="overlap",
         prior=0.75,
-        spread=0.5,
-        between=0.4,
+        spread=0.3,
+        between=0.3,
         is_share=True,
         meaning="How far NIC and scale-up links work at the same time: 0 one after another, 1 the longer one hides the other",
     ),
