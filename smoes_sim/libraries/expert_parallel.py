@@ -1,16 +1,16 @@
 """Kernels of expert parallelism: dispatch and combine of MoE tokens, high throughput (normal) and low latency.
 
 Normal kernels send a token once to each node over the NIC, to the rank of the sender's index, which forwards it inside the
-node. Low-latency kernels send every routed token on its own, inside the node over the scale-up links. What a kernel uses
-works as a pipeline, so that an operation takes the soft maximum of what its parts need::
+node. Low-latency kernels send every routed token on its own, inside the node over the scale-up links. Both work as a
+pipeline, so that an operation takes a soft maximum of what its parts need::
 
-    start + (sum over parts of t^p)^(1/p) + reduce
+    inside  = softmax(bytes / link, bytes / device, bytes / SMs)    # which of them, follows from the topology and the row
+    between = bytes / (network * NIC rate)
+    time    = launch + handshake + peer * peers + softmax(inside, between) + reduce
 
-    parts: NIC (bytes / efficiency), scale-up link, cores that copy (a share of the full link of that generation: a link that
-    was cut, as in H800, binds before they do), and the SMs that a row says were given to the kernel.
-
-Routing is uniform and random unless a row says that it was balanced; the busiest queue then leads (``lead_of_busiest``).
-Skewed routing, several exchanges in flight and congestion above the NICs are not in it.
+The link has its stated rate and the device can fill the full link of its generation, so that a link that was cut (H800)
+binds before the device does. Routing is uniform and random unless a row says that it was balanced; then the busiest queue
+leads (``lead_of_busiest``). Skewed routing, several exchanges in flight and congestion above the NICs are not in it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from dataclasses import replace
 import numpy as np
 
 from smoes_sim.libraries.case import NOMINAL, Case, Skip, read_case
-from smoes_sim.libraries.family import Constant, Family
+from smoes_sim.libraries.expert_parallel_constants import LOW_LATENCY_CONSTANTS, NORMAL_CONSTANTS
+from smoes_sim.libraries.family import Family
 from smoes_sim.libraries.stage import Matrix, Stage, stage_of
 from smoes_sim.libraries.uniform_routing import Visits, expected_visits, lead_of_busiest
 from smoes_sim.traffic import copy_bytes
@@ -112,8 +113,8 @@ def _copies(case: Case) -> list[Matrix]:
     """Expected copies from rank to rank, shape (R, R) each.
 
     Example:
-        2 nodes of 8, 256 experts, top-8, one token a rank: 8 / 16 to each rank without deduplication; with ``node`` 1.993 / 2
-        to the rank of the own index, and that passes 2 * 6.523 / 16 on to each rank of its node.
+        2 nodes of 8, 256 experts, top-8, one token a rank: 8 / 16 to each rank without deduplication; with ``node``
+        1.993 / 2 to the rank of the own index, which passes 2 * 6.523 / 16 on to each rank of its node.
     """
     row, visits, R = case.row, _visits(case), case.num_ranks
     tokens = row.tokens_per_rank or 0.0
@@ -205,6 +206,8 @@ def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constant
     size *= constants["combine"] if operation == "combine" else 1.0
     rate = _nominal_rate(case)
     parts = [size * lead / (rate * constants[f"link.{case.intra}"])]
+    bridges = [seconds for stage in stages for kind, seconds in stage.busy.items() if kind not in {case.intra, case.inter}]
+    parts += [lead * seconds / constants[f"link.{case.intra}"] for seconds in bridges]
     size *= lead if "channels" in constants else 1.0
     parts.append(size / (max(rate, NOMINAL.get(case.intra, 0.0)) * constants[f"device.{case.intra}"]))
     sms = _num_sms(case)
@@ -254,144 +257,10 @@ def _measured(case: Case) -> float | None:
     return places and (row.tokens_per_rank or 0.0) * places * _copy_size(case, row.op) / row.bandwidth
 
 
-_SHARED = (
-    Constant(
-        what="link",
-        prior=0.8,
-        spread=0.3,
-        between=0.3,
-        is_share=True,
-        meaning="Share of a scale-up link's stated rate that copies reach; NCCL's all-to-all gets 0.75 of NVLink",
-        priors={"xgmi": 0.65},
-    ),
-    Constant(
-        what="sm",
-        prior=30e9,
-        spread=0.5,
-        between=0.3,
-        meaning="B/s that one SM or CU puts on scale-up links, where a row says how many were given",
-    ),
-    Constant(
-        what="network",
-        prior=0.93,
-        spread=0.3,
-        between=0.4,
-        is_share=True,
-        meaning="Share of the NIC's nominal rate; clean two-node fabrics reach 0.93 to 0.97",
-    ),
-    Constant(
-        what="overlap",
-        prior=0.75,
-        spread=0.3,
-        between=0.3,
-        is_share=True,
-        meaning="How far NIC and scale-up links work at the same time: 0 one after another, 1 the longer one hides the other",
-    ),
-    Constant(
-        what="peer",
-        prior=0.2e-6,
-        spread=1.0,
-        between=1.0,
-        meaning="Seconds for each rank beyond the NIC: its flags and, with a host process, its messages",
-        priors={"host": 3e-6},
-    ),
-    Constant(
-        what="reduce",
-        prior=3e12,
-        spread=0.2,
-        between=0.15,
-        meaning="B/s at which combine reads K copies of each token (H100 HBM3: 3.35e12, data sheet)",
-    ),
-    Constant(
-        what="combine",
-        prior=1.0,
-        spread=0.1,
-        between=0.15,
-        meaning="Time on scale-up links in combine over that of as many bytes in dispatch",
-    ),
-)
-_NORMAL_CONSTANTS = (
-    *_SHARED,
-    Constant(
-        what="device",
-        prior=0.9,
-        spread=0.4,
-        between=0.3,
-        is_share=True,
-        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
-    ),
-    Constant(
-        what="launch",
-        prior=40e-6,
-        spread=0.4,
-        between=0.2,
-        meaning="Seconds until copies flow and after the last one: kernel, channels, flags inside a node",
-    ),
-    Constant(
-        what="handshake",
-        prior=5e-6,
-        spread=0.7,
-        between=0.4,
-        meaning="Seconds that a network adds to the start",
-    ),
-    Constant(
-        what="header",
-        prior=1000.0,
-        spread=0.5,
-        between=0.3,
-        meaning="Bytes that would take the time of a copy's indices, weights and flags on scale-up links",
-    ),
-    Constant(
-        what="channels",
-        prior=10.0,
-        spread=0.4,
-        between=0.2,
-        meaning="Queues to each peer that drain side by side (DeepEP: half of its 20 or 24 SMs)",
-    ),
-)
-_LOW_LATENCY_CONSTANTS = (
-    *_SHARED,
-    Constant(
-        what="device",
-        prior=0.7,
-        spread=0.5,
-        between=0.3,
-        is_share=True,
-        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
-    ),
-    Constant(
-        what="launch",
-        prior=13e-6,
-        spread=0.4,
-        between=0.25,
-        meaning="Seconds until copies flow and after the last one: kernel and flags inside a node",
-    ),
-    Constant(
-        what="handshake",
-        prior=5e-6,
-        spread=0.5,
-        between=0.5,
-        meaning="Seconds that a network adds to the start: round trips of the barrier",
-    ),
-    Constant(
-        what="header",
-        prior=300.0,
-        spread=0.7,
-        between=0.3,
-        meaning="Bytes that would take the time of a copy's flags on scale-up links",
-    ),
-    Constant(
-        what="first",
-        prior=3e-6,
-        spread=0.3,
-        between=0.2,
-        meaning="Seconds that even one copy takes: cast, write, flag, read",
-    ),
-)
 NORMAL = Family(
     name="ep_normal",
     pool="ep_normal",
-    constants=_NORMAL_CONSTANTS,
+    constants=NORMAL_CONSTANTS,
     names=_names,
     stages=_stages,
     duration=_duration,
@@ -400,7 +269,7 @@ NORMAL = Family(
 LOW_LATENCY = Family(
     name="ep_low_latency",
     pool="ep_low_latency",
-    constants=_LOW_LATENCY_CONSTANTS,
+    constants=LOW_LATENCY_CONSTANTS,
     names=_names,
     stages=_stages,
     duration=_duration,

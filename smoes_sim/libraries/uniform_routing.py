@@ -1,4 +1,4 @@
-"""Tokens that choose their experts at random: how many nodes and ranks they visit, and by how much the busiest queue leads."""
+"""Tokens that choose experts at random: how many nodes and ranks they visit, and how far the busiest queue leads."""
 
 from __future__ import annotations
 
