@@ -143,7 +143,7 @@ def _num_sms(case: Case) -> int | None:
 def _names(case: Case) -> list[str]:
     wired = _wired(case)
     operations = _operations(case)
-    names = [f"{what}.{operation}" for what in ("launch", "overlap") for operation in operations]
+    names = ["tail", *(f"{what}.{operation}" for what in ("launch", "overlap") for operation in operations)]
     if wired.row.ranks_per_node > 1:
         names += [f"link.{wired.intra}", f"device.{wired.intra}", "header"]
         names += ["sm"] if _num_sms(wired) else []
@@ -201,7 +201,7 @@ def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constant
     if size <= 0:
         return 0.0
     lanes = constants["channels"] * (case.row.ranks_per_node - 1) if "channels" in constants else 1.0
-    lead = _lead(case, stages, transport=case.intra, lanes=lanes)
+    lead = _lead(case, stages, transport=case.intra, tail=constants["tail"], lanes=lanes)
     size *= 1.0 + constants["header"] / _copy_size(case, operation)
     size *= constants["combine"] if operation == "combine" else 1.0
     rate = _nominal_rate(case)
@@ -227,11 +227,11 @@ def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, f
     if case.inter is None:
         return 0.0
     busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
-    return busy * _lead(case, stages, transport=case.inter) / constants[f"network.{case.inter}"]
+    return busy * _lead(case, stages, transport=case.inter, tail=constants["tail"]) / constants[f"network.{case.inter}"]
 
 
-def _lead(case: Case, stages: Sequence[Stage], *, transport: str, lanes: float = 1.0) -> float:
-    """Lead of the busiest of ``lanes`` queues per rank over their mean; a NIC port is one, whoever fills it."""
+def _lead(case: Case, stages: Sequence[Stage], *, transport: str, tail: float, lanes: float = 1.0) -> float:
+    """The part ``tail`` of the busiest queue's lead; a rank has ``lanes`` queues, and one to its NIC, whoever fills it."""
     if "balanced" in f"{case.row.notes} {case.row.variant}":
         return 1.0
     copies = sum(stage.messages.get(transport, 0.0) for stage in stages)
@@ -242,7 +242,7 @@ def _lead(case: Case, stages: Sequence[Stage], *, transport: str, lanes: float =
         share = visits.nodes / case.row.nodes
     else:
         share = visits.ranks / R
-    return lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R)
+    return 1.0 + tail * (lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R) - 1.0)
 
 
 def _measured(case: Case) -> float | None:

@@ -10,6 +10,14 @@ from smoes_sim.libraries.family import Constant
 
 _SHARED = (
     Constant(
+        what="tail",
+        prior=0.7,
+        spread=0.5,
+        between=0.3,
+        is_share=True,
+        meaning="How much of the busiest queue's lead counts: 1 where all wait for it, 0 where a mean over ranks is reported",
+    ),
+    Constant(
         what="link",
         prior=0.8,
         spread=0.3,
