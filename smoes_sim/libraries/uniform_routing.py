@@ -16,9 +16,7 @@ class Visits(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def expected_visits(
-    *, nodes: int, ranks_per_node: int, experts: int, top_k: int, node_limit: int | None = None
-) -> Visits:
+def expected_visits(*, nodes: int, ranks_per_node: int, experts: int, top_k: int, node_limit: int | None = None) -> Visits:
     """Distinct nodes and ranks of a token's K experts under random scores; exact.
 
     Experts come in the order of their scores, each one equally likely to be next. A draw meets a rank that was met, a
