@@ -52,6 +52,7 @@ def published_errors(path: Path) -> Row:
         "in_sample": splits["in-sample"]["families"],
         "splits": splits,
         "rows": rows[headline],
+        "unmeasured": [],
         "skipped": [{"id": name, "reason": reason} for name, reason in table.skipped],
         "repeatability": None,
         "calibrated_on": {

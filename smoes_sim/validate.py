@@ -136,10 +136,12 @@ def validate(
 
     Returns:
         ``families`` and ``systems`` (n, median, mean, 90th percentile and largest absolute relative error, share inside
-        the 80% interval), the same of ``in_sample``, ``rows``, ``skipped`` with reasons, ``repeatability`` (median
+        the 80% interval), the same of ``in_sample``, ``rows``, ``unmeasured``
+        (predictions of rows without a time), ``skipped`` with reasons, ``repeatability`` (median
         relative scatter of repeats), and ``calibrated_on``: None if nothing was fitted.
     """
     predicted: list[dict[str, Any]] = []
+    unmeasured: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     fitted = _FittedRows(calibration, path)
     for row in rows:
@@ -149,7 +151,7 @@ def validate(
             continue
         measured = answer.measured or measured_time(row)
         if measured is None:
-            skipped.append({"id": row.id, "reason": "neither a time nor a bandwidth that could be turned into one"})
+            unmeasured.append(_without_time(row, answer))
         else:
             predicted.append(row_of(row, answer, measured, is_fitted=answer.is_fitted or row in fitted))
     held_out = [row for row in predicted if not row["in_sample"]]
@@ -159,6 +161,7 @@ def validate(
         "systems": errors_by(held_out, "system"),
         "in_sample": errors_by(in_sample, "family"),
         "rows": predicted,
+        "unmeasured": unmeasured,
         "skipped": skipped,
         "repeatability": _repeatability(predicted),
         "calibrated_on": fitted.document(),
@@ -197,6 +200,20 @@ class _FittedRows:
         if not isinstance(self._calibration, Calibration):
             return []
         return [name for name, known in self._calibration.parameters.items() if not known.identified]
+
+
+def _without_time(row: Measurement, answer: Predicted) -> dict[str, Any]:
+    """The prediction of a row without a time, by JSON key."""
+    return {
+        "id": row.id,
+        "family": answer.family,
+        "system": answer.system or row.system,
+        "size_bytes": row.size,
+        "predicted_s": answer.seconds,
+        "low_s": answer.low,
+        "high_s": answer.high,
+        "doubt": answer.doubt,
+    }
 
 
 def row_of(row: Measurement, answer: Predicted, measured: float, *, is_fitted: bool) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def validate(
     report: Annotated[Optional[Path], typer.Option(metavar="FILE.html", help="Write a page with plots.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Hold predictions against measurements; rows that were fitted are printed apart.
+    """Hold predictions against measurements; rows that were fitted, and rows without a time, are printed apart.
 
     For example: smoes-sim validate rows.csv --calibration machine.json --report errors.html
     """
@@ -134,6 +134,9 @@ def validate(
 def validation_text(document: dict[str, Any]) -> str:
     """Errors by family and system, the worst cases, and what was skipped."""
     known = document["calibrated_on"]
+    unmeasured = _unmeasured(document["unmeasured"])
+    if not document["rows"] and unmeasured:
+        return unmeasured + _skipped(document["skipped"])
     text = "Absolute relative error (%)"
     if known is None:
         text += ", predictions at nominal link rates; nothing is fitted\n"
@@ -152,7 +155,8 @@ def validation_text(document: dict[str, Any]) -> str:
         text += f"\nRepeats of one row differ by {100 * document['repeatability']:.2g} %: no model can be better\n"
     if document["in_sample"]:
         text += "\nIn-sample: rows that were fitted, which say little\n" + _errors_table("family", document["in_sample"])
-    return text + _worst(document["rows"], is_fitted=known is not None) + _skipped(document["skipped"])
+    text += _worst(document["rows"], is_fitted=known is not None)
+    return text + ("\n" + unmeasured if unmeasured else "") + _skipped(document["skipped"])
 
 
 def _errors_table(what: str, groups: dict[str, dict[str, Any]]) -> str:
@@ -174,6 +178,17 @@ def _worst(rows: list[dict[str, Any]], *, is_fitted: bool) -> str:
     ]  # fmt: skip
     lines = show.table(["id", "perhaps because", "measured", "predicted", "error (%)"], body, left=2)
     return "\nLargest errors\n" + lines
+
+
+def _unmeasured(rows: list[dict[str, Any]]) -> str:
+    """Predictions of rows without a time."""
+    body = [
+        [row["id"], row["family"], show.seconds(row["predicted_s"]), *(show.seconds(row[key]) for key in ("low_s", "high_s")),
+         row["doubt"]]
+        for row in rows
+    ]  # fmt: skip
+    header = ["id", "family", "predicted", "10%", "90%", "beware"]
+    return f"Rows without a time: predicted\n{show.table(header, body, left=2)}" if rows else ""
 
 
 def _skipped(skipped: list[dict[str, str]]) -> str:

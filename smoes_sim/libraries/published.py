@@ -118,9 +118,9 @@ def doubt_of(known: Known, fitted: Fitted) -> str:
     classes = sorted({term.name.partition(".")[2] for term in terms_of(known.family, case)} - {""})
     unseen = [kind for kind in classes if not any(key.partition("@")[0].endswith(f".{kind}") for key in keys)]
     if unseen:
-        return f"no other system has {' or '.join(unseen)}: priors alone"
+        return f"{' and '.join(unseen)} never fitted: as other classes and priors have it"
     if not any(key.endswith(f"@{case.software}") for key in keys):
-        return f"no other system runs {case.software}: priors alone"
+        return f"{case.software} never fitted: as other software and priors have it"
     if case.row.size is not None and case.row.size < LARGE:
         return "ruled by software start-up, which varies most"
     return "system never fitted"
