@@ -196,21 +196,27 @@ def _soft_maximum(parts: Sequence[float], serial: float) -> float:
 
 def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
     """Seconds that the scale-up link, the copying cores and the SMs need together; the slowest one rules."""
-    busy = sum(stage.busy.get(case.intra, 0.0) for stage in stages)
-    if busy <= 0:
+    size = case.layout.rate * sum(stage.busy.get(case.intra, 0.0) for stage in stages)
+    if size <= 0:
         return 0.0
-    lead = _lead(case, sum(stage.messages.get(case.intra, 0.0) for stage in stages), case.row.ranks_per_node, constants)
-    busy *= 1.0 + constants["header"] / _copy_size(case, operation)
-    busy *= constants["combine"] if operation == "combine" else 1.0
-    rate = case.row.intra_bandwidth or NOMINAL[case.intra]
-    full = max(rate, NOMINAL.get(case.intra, 0.0))
-    parts = [busy * lead / constants[f"link.{case.intra}"]]
-    busy *= lead if "channels" in constants else 1.0
-    parts.append(busy * rate / full / constants[f"device.{case.intra}"])
+    lanes = constants["channels"] * (case.row.ranks_per_node - 1) if "channels" in constants else 1.0
+    lead = _lead(case, stages, transport=case.intra, lanes=lanes)
+    size *= 1.0 + constants["header"] / _copy_size(case, operation)
+    size *= constants["combine"] if operation == "combine" else 1.0
+    rate = _nominal_rate(case)
+    parts = [size * lead / (rate * constants[f"link.{case.intra}"])]
+    size *= lead if "channels" in constants else 1.0
+    parts.append(size / (max(rate, NOMINAL.get(case.intra, 0.0)) * constants[f"device.{case.intra}"]))
     sms = _num_sms(case)
     if sms:
-        parts.append(busy * rate / (sms * constants["sm"]))
+        parts.append(size / (sms * constants["sm"]))
     return _soft_maximum(parts, _SLOWEST_RULES)
+
+
+def _nominal_rate(case: Case) -> float:
+    """Data-sheet rate of a rank's scale-up links, B/s: the one that their name gives beside an achieved one, if any."""
+    stated = re.search(r"([\d.]+)(?: ?GB/s)? nominal", case.row.intra_link)
+    return float(stated[1]) * 1e9 if stated else case.layout.rate
 
 
 def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
@@ -218,20 +224,19 @@ def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, f
     if case.inter is None:
         return 0.0
     busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
-    lead = _lead(case, sum(stage.messages.get(case.inter, 0.0) for stage in stages), case.row.nodes, constants)
-    return busy * lead / constants[f"network.{case.inter}"]
+    return busy * _lead(case, stages, transport=case.inter) / constants[f"network.{case.inter}"]
 
 
-def _lead(case: Case, copies: float, places: int, constants: Mapping[str, float]) -> float:
-    """Lead of the busiest queue: one per rank in low-latency kernels, one per channel and peer in normal ones."""
+def _lead(case: Case, stages: Sequence[Stage], *, transport: str, lanes: float = 1.0) -> float:
+    """Lead of the busiest of ``lanes`` queues per rank over their mean; a NIC port is one, whoever fills it."""
     if "balanced" in f"{case.row.notes} {case.row.variant}":
         return 1.0
+    copies = sum(stage.messages.get(transport, 0.0) for stage in stages)
     R, visits, once = case.num_ranks, _visits(case), _deduplicated(case)
-    lanes = constants["channels"] * (places - 1) if "channels" in constants else 1.0
     if once == "none":
         share = 1 / R
-    elif once == "node" and places == case.row.nodes:
-        share = visits.nodes / places
+    elif once == "node" and transport == case.inter:
+        share = visits.nodes / case.row.nodes
     else:
         share = visits.ranks / R
     return lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R)
@@ -260,14 +265,6 @@ _SHARED = (
         priors={"xgmi": 0.65},
     ),
     Constant(
-        what="device",
-        prior=0.7,
-        spread=0.5,
-        between=0.3,
-        is_share=True,
-        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
-    ),
-    Constant(
         what="sm",
         prior=30e9,
         spread=0.5,
@@ -285,8 +282,8 @@ _SHARED = (
     Constant(
         what="overlap",
         prior=0.75,
-        spread=0.5,
-        between=0.4,
+        spread=0.3,
+        between=0.3,
         is_share=True,
         meaning="How far NIC and scale-up links work at the same time: 0 one after another, 1 the longer one hides the other",
     ),
@@ -316,6 +313,14 @@ _SHARED = (
 _NORMAL_CONSTANTS = (
     *_SHARED,
     Constant(
+        what="device",
+        prior=0.9,
+        spread=0.4,
+        between=0.3,
+        is_share=True,
+        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
+    ),
+    Constant(
         what="launch",
         prior=40e-6,
         spread=0.4,
@@ -331,7 +336,7 @@ _NORMAL_CONSTANTS = (
     ),
     Constant(
         what="header",
-        prior=1500.0,
+        prior=1000.0,
         spread=0.5,
         between=0.3,
         meaning="Bytes that would take the time of a copy's indices, weights and flags on scale-up links",
@@ -346,6 +351,14 @@ _NORMAL_CONSTANTS = (
 )
 _LOW_LATENCY_CONSTANTS = (
     *_SHARED,
+    Constant(
+        what="device",
+        prior=0.7,
+        spread=0.5,
+        between=0.3,
+        is_share=True,
+        meaning="Rate at which the device's cores copy, as a share of the full link of its generation",
+    ),
     Constant(
         what="launch",
         prior=13e-6,
