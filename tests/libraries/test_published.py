@@ -90,9 +90,7 @@ def test_a_mode_without_a_model_is_skipped() -> None:
 def test_every_split_counts_every_row(small: Path) -> None:
     document = published_errors(small)
     assert set(document["splits"]) == set(SPLITS)
-    counted = {
-        name: sum(errors["n"] for errors in split["systems"].values()) for name, split in document["splits"].items()
-    }
+    counted = {name: sum(errors["n"] for errors in split["systems"].values()) for name, split in document["splits"].items()}
     num_rows = len(read_measurements(small))
     assert counted == {"system": num_rows, "hardware": num_rows, "size": num_rows, "nodes": 0, "in-sample": num_rows}
     assert document["families"]["nccl_alltoall, >= 1 MiB"]["median_ape"] < 0.5
@@ -109,7 +107,10 @@ def test_a_table_without_a_known_library_cannot_be_fitted(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", r"bad\.json:1:2: is not JSON"), ("{}", r"bad\.json: pools: Field required\. Make the file with `calibrate published`")],
+    [
+        ("{", r"bad\.json:1:2: is not JSON"),
+        ("{}", r"bad\.json: pools: Field required\. Make the file with `calibrate published`"),
+    ],
 )
 def test_a_broken_file_is_one_line(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
