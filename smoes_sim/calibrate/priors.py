@@ -24,14 +24,20 @@ class Prior:
     meaning: str
     most: float = math.inf
 
+    @property
+    def is_share(self) -> bool:
+        """Whether times fall as it grows."""
+        return self.most == 1.0
+
 
 _PRIORS = {
     # Shares of nominal that published all-to-alls reach: 0.75 NVLink, 0.60-0.67 xGMI, 0.93-0.97 InfiniBand
     # (measurements README); 0.94 TCP payload in Ethernet frames of 1,500 bytes.
     "efficiency": Prior(value=0.8, spread=0.4, most=1.0, meaning="share of the nominal link rate that is reached"),
-    # From some us (RDMA, shared memory) to a ms (TCP in an emulated network); a factor of 10 either way.
-    "per_exchange": Prior(value=30e-6, spread=_FACTOR_10, meaning="software seconds per exchange"),
-    "per_message": Prior(value=3e-6, spread=_FACTOR_10, meaning="software seconds per message"),
+    # From some us (RDMA, shared memory) to a ms (TCP in an emulated network); a factor of 10 either way, and the same for
+    # both, so that nothing but data says which of the two a start-up is made of.
+    "per_exchange": Prior(value=20e-6, spread=_FACTOR_10, meaning="software seconds per exchange"),
+    "per_message": Prior(value=20e-6, spread=_FACTOR_10, meaning="software seconds per message"),
     # Single-node NCCL all-to-alls of published.csv were best fitted by 0.1 to 6 MB and exponents of 0.4 to 0.9.
     "half_size": Prior(value=1e6, spread=_FACTOR_10, meaning="bytes of a message that reaches half of that share"),
     "curve": Prior(value=0.5, spread=0.3, most=2.0, meaning="exponent of the loss of small messages"),

@@ -142,6 +142,7 @@ def _solution(cases: Sequence[Case], names: Sequence[str], seed: int) -> Solutio
         middle=np.log([prior.value for prior in priors]),
         spread=np.array([prior.spread for prior in priors]),
         most=np.log([prior.most for prior in priors]),
+        powers=np.array([-1.0 if prior.is_share else 1.0 for prior in priors]),
         groups=_groups(cases),
     )
     return solve(problem, num_draws=_NUM_DRAWS, rng=np.random.default_rng(seed))

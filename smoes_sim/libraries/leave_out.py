@@ -30,11 +30,13 @@ class Outcome:
 
     Attributes:
         known: The case.
+        fitted: The fit that it was made with.
         seconds: Predicted.
         deviation: Standard deviation of the logarithm of that.
     """
 
     known: Known
+    fitted: Fitted
     seconds: float
     deviation: float
 
@@ -62,7 +64,7 @@ class Outcome:
 def outcome_of(fitted: Fitted, known: Known) -> Outcome:
     """Predict a case."""
     seconds, deviation = fitted.predict(known)
-    return Outcome(known=known, seconds=seconds, deviation=deviation)
+    return Outcome(known=known, fitted=fitted, seconds=seconds, deviation=deviation)
 
 
 Key = Callable[[Known], Hashable]
@@ -126,7 +128,8 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
     """The factor on standard deviations with which 80% intervals hold 80% of the outcomes.
 
     A system counts as the root of its rows, and one imaginary system that is exactly normal and counts as their mean is
-    added, so that neither one row nor one system decides alone.
+    added, so that neither one row nor one system decides alone. It is at least 1: intervals are never made narrower than
+    the constants' own uncertainty.
     """
     per_system: dict[Hashable, list[float]] = {}
     for outcome in outcomes:
@@ -139,7 +142,7 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
     weights = np.concatenate([np.full(len(group), count / len(group)) for group, count in zip(groups, counts, strict=True)])
     order = np.argsort(scores, kind="stable")
     place = int(np.searchsorted(np.cumsum(weights[order]), 0.8 * weights.sum()))
-    return float(scores[order][min(place, len(scores) - 1)]) / _Z80
+    return max(1.0, float(scores[order][min(place, len(scores) - 1)]) / _Z80)
 
 
 def scaled(outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -24,13 +24,15 @@ from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.families import FAMILIES, know, know_all
 from smoes_sim.libraries.family import Constant, kind_of
 from smoes_sim.libraries.leave_out import fit_scaled, outcome_of
-from smoes_sim.libraries.pooling import Fitted, Known
+from smoes_sim.libraries.pooling import Fitted, Known, terms_of
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
 
 _DATA = Path(__file__).parent.parent / "data"
 PUBLISHED = _DATA / "measurements" / "published.csv"
 """Public measurements of others, each with its source."""
 _SHIPPED = _DATA / "libraries" / "published.json"
+LARGE = 2.0**20
+"""Bytes per rank from which bandwidth, not start-up, should rule."""
 _DIGITS = 5
 """Significant digits that are written: more would be noise, and differ between machines."""
 _IDENTIFIED = 0.5
@@ -77,7 +79,7 @@ class RowPrediction:
         measured: Seconds that the row reports, or that its bandwidth means; None if neither is there.
         family: Kind of operation.
         system: Hardware and software.
-        is_seen: Whether the calibration was fitted on rows of that system.
+        doubt: What is known to be weak about it; "" if nothing is.
     """
 
     seconds: float
@@ -86,7 +88,7 @@ class RowPrediction:
     measured: float | None
     family: str
     system: str
-    is_seen: bool
+    doubt: str
 
 
 def predict_row(row: Measurement, calibration: LibraryCalibration) -> RowPrediction | Skip:
@@ -103,8 +105,25 @@ def predict_row(row: Measurement, calibration: LibraryCalibration) -> RowPredict
         measured=known.measured,
         family=known.family.name,
         system=known.case.system,
-        is_seen=known.case.system in fitted.systems,
+        doubt=doubt_of(known, fitted),
     )
+
+
+def doubt_of(known: Known, fitted: Fitted) -> str:
+    """What is known to be weak about a prediction, the gravest first."""
+    case = known.case
+    if case.system in fitted.systems:
+        return ""
+    keys = fitted.deviations.keys()
+    classes = sorted({term.name.partition(".")[2] for term in terms_of(known.family, case)} - {""})
+    unseen = [kind for kind in classes if not any(key.partition("@")[0].endswith(f".{kind}") for key in keys)]
+    if unseen:
+        return f"{' and '.join(unseen)} never fitted: as other classes and priors have it"
+    if not any(key.endswith(f"@{case.software}") for key in keys):
+        return f"{case.software} never fitted: as other software and priors have it"
+    if case.row.size is not None and case.row.size < LARGE:
+        return "ruled by software start-up, which varies most"
+    return "system never fitted"
 
 
 def fit_libraries(path: Path, *, command: str) -> LibraryCalibration:

@@ -25,6 +25,7 @@ def problem(measured: np.ndarray, sizes: np.ndarray = SIZES, messages: np.ndarra
         middle=np.log([30e-6, 3e-6, 0.8]),
         spread=np.array([2.3, 2.3, 0.4]),
         most=np.array([np.inf, np.inf, 0.0]),
+        powers=np.array([1.0, 1.0, -1.0]),
         groups=np.arange(len(measured)),
     )
 
