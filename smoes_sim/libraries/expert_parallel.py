@@ -130,8 +130,12 @@ def _copies(case: Case) -> list[Matrix]:
 
 
 def _initiator(case: Case) -> str:
-    """Who posts messages to the NIC (the device, or a process on the host: UCCL, and EFA always), and which NIC."""
-    return f"{'host' if case.software == 'uccl_ep' or case.inter == 'efa' else 'device'}_{case.inter}"
+    """Who posts messages to the NIC (the device, or a process on its host), and to which NIC.
+
+    UCCL-EP and pplx have a proxy on the host (their READMEs); EFA has no posting by the device.
+    """
+    is_proxied = case.software == "uccl_ep" or case.inter == "efa" or "pplx" in case.row.library.lower()
+    return f"{'host' if is_proxied else 'device'}_{case.inter}"
 
 
 def _num_sms(case: Case) -> int | None:

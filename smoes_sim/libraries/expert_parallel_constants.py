@@ -15,7 +15,7 @@ _SHARED = (
         spread=0.5,
         between=0.3,
         is_share=True,
-        meaning="How much of the busiest queue's lead counts: 1 where all wait for it, 0 where a mean over ranks is reported",
+        meaning="How much of the busiest queue's lead counts: 1 where all wait for it, 0 where the mean rank is reported",
     ),
     Constant(
         what="link",

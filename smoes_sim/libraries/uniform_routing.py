@@ -55,7 +55,7 @@ def lead_of_busiest(*, copies: float, share: float, lanes: float, ranks: int) ->
     variables is Phi^-1((n - 3/8) / (n + 1/4)) deviations above the mean (Blom 1958).
 
     Example:
-        16 ranks, 1024 copies into one lane each, share 1/2: 1 + 1.766 * sqrt(1024 / 2) / 1024 = 1.0390.
+        16 ranks, 1024 copies into one lane each, share 1/2: 1 + 1.7688 * sqrt(1024 / 2) / 1024 = 1.0391.
     """
     if copies <= 0:
         return 1.0
