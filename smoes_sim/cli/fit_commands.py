@@ -125,7 +125,7 @@ def validate(
         )
     if report is not None:
         name = measurements.name if measurements else PUBLISHED.name
-        write_validation_page(document, report, measurements=name, calibration=calibration or "of libraries")
+        write_validation_page(document, report, measurements=name, calibration=calibration or "shipped, of libraries")
         show.talk(f"report: {report}")
     text = validation_text if measurements else published_text
     typer.echo(results.to_json(document) if as_json else text(document), nl=False)
@@ -183,10 +183,9 @@ def _worst(rows: list[dict[str, Any]], *, is_fitted: bool) -> str:
 def _unmeasured(rows: list[dict[str, Any]]) -> str:
     """Predictions of rows without a time."""
     body = [
-        [row["id"], row["family"], show.seconds(row["predicted_s"]), *(show.seconds(row[key]) for key in ("low_s", "high_s")),
-         row["doubt"]]
+        [row["id"], row["family"], *(show.seconds(row[key]) for key in ("predicted_s", "low_s", "high_s")), row["doubt"]]
         for row in rows
-    ]  # fmt: skip
+    ]
     header = ["id", "family", "predicted", "10%", "90%", "beware"]
     return f"Rows without a time: predicted\n{show.table(header, body, left=2)}" if rows else ""
 
