@@ -12,6 +12,8 @@ from smoes_sim.cli import show
 
 if TYPE_CHECKING:
     from smoes_sim.calibrate import Fitted
+    from smoes_sim.calibration import Calibration
+    from smoes_sim.libraries.published import LibraryCalibration
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _WORST = 5
@@ -32,6 +34,9 @@ def calibrate(
     ] = None,
     scenario: Annotated[
         Optional[str], typer.Option(help="Fit to this scenario's rows of mode step, op ttft and tpot, instead.")
+    ] = None,
+    add: Annotated[
+        Optional[list[Path]], typer.Option(metavar="TABLE.csv", help="With published: a table of yours, fitted too.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     as_json: Json = False,
@@ -59,11 +64,14 @@ def calibrate(
     if str(measurements) == "published":
         if fit:
             raise ConfigError("--fit picks rows of a table of yours; published takes all. Leave it out.")
-        libraries = fit_libraries(PUBLISHED, command="smoes-sim calibrate published")
+        command = " ".join(["smoes-sim calibrate published", *(f"--add {shlex.quote(path.name)}" for path in add or [])])
+        libraries = fit_libraries([PUBLISHED, *(add or [])], command=command)
         save_libraries(libraries, out)
         show.talk(f"calibration: {out}")
         typer.echo(results.to_json(libraries.model_dump()) if as_json else show.parameters(libraries.parameters), nl=False)
         return
+    if add:
+        raise ConfigError("--add gives published more rows. Write: smoes-sim calibrate published --add rows.csv -o FILE")
     rows = read_measurements(measurements)
     chosen = select_rows(rows, fit or [])
     options = "".join(f" --fit {shlex.quote(expression)}" for expression in fit or [])
@@ -101,10 +109,9 @@ def validate(
     For example: smoes-sim validate rows.csv --calibration machine.json --report errors.html
     """
     from smoes_sim import results
-    from smoes_sim.calibration import load_calibration
     from smoes_sim.cli.published_text import published_text
     from smoes_sim.errors import ConfigError
-    from smoes_sim.libraries.published import PUBLISHED, load_libraries
+    from smoes_sim.libraries.published import PUBLISHED
     from smoes_sim.measurements import read_measurements
     from smoes_sim.published_errors import published_errors
     from smoes_sim.report.validation_page import check_page_file, write_validation_page
@@ -119,16 +126,26 @@ def validate(
         document = published_errors(PUBLISHED)
     else:
         rows = read_measurements(measurements)
-        constants, libraries = load_calibration(calibration) if calibration else None, load_libraries()
+        constants, libraries = _constants(calibration)
         document = validate_rows(
             rows, predictor(constants, libraries), calibration=constants or libraries, path=measurements
         )
     if report is not None:
         name = measurements.name if measurements else PUBLISHED.name
-        write_validation_page(document, report, measurements=name, calibration=calibration or "of libraries")
+        write_validation_page(document, report, measurements=name, calibration=calibration or "shipped, of libraries")
         show.talk(f"report: {report}")
     text = validation_text if measurements else published_text
     typer.echo(results.to_json(document) if as_json else text(document), nl=False)
+
+
+def _constants(name: str | None) -> tuple[Calibration | None, LibraryCalibration]:
+    """Constants of a machine, if such a file is named, and of libraries: the named file's, or those that are shipped."""
+    from smoes_sim.calibration import load_calibration
+    from smoes_sim.libraries.published import is_library_file, load_libraries
+
+    if name is not None and Path(name).is_file() and is_library_file(Path(name)):
+        return None, load_libraries(Path(name))
+    return load_calibration(name) if name else None, load_libraries()
 
 
 def validation_text(document: dict[str, Any]) -> str:
@@ -183,10 +200,9 @@ def _worst(rows: list[dict[str, Any]], *, is_fitted: bool) -> str:
 def _unmeasured(rows: list[dict[str, Any]]) -> str:
     """Predictions of rows without a time."""
     body = [
-        [row["id"], row["family"], show.seconds(row["predicted_s"]), *(show.seconds(row[key]) for key in ("low_s", "high_s")),
-         row["doubt"]]
+        [row["id"], row["family"], *(show.seconds(row[key]) for key in ("predicted_s", "low_s", "high_s")), row["doubt"]]
         for row in rows
-    ]  # fmt: skip
+    ]
     header = ["id", "family", "predicted", "10%", "90%", "beware"]
     return f"Rows without a time: predicted\n{show.table(header, body, left=2)}" if rows else ""
 

@@ -7,7 +7,7 @@ without one, the generation whose nominal rate it has. New systems of known kind
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -133,6 +133,8 @@ def read_case(row: Measurement) -> Case | Skip:
     """The case that a row describes, or why there is none."""
     if row.mode not in {*_FAMILIES, "alltoall"}:
         return Skip(f'mode "{row.mode}" has no library model')
+    if row.nodes > 1 and scale_up_class(row.inter_link, row.nic_bandwidth).startswith("nvlink"):
+        row = replace(row, nodes=1, ranks_per_node=row.num_ranks)  # trays of one scale-up domain are no nodes to a library
     if row.nodes * row.ranks_per_node < 2:
         return Skip("one rank sends nothing")
     intra = scale_up_class(row.intra_link, row.intra_bandwidth)

@@ -75,7 +75,7 @@ def system_of(known: Known) -> Hashable:
     return known.case.system
 
 
-def hardware_of(known: Known) -> Hashable:
+def class_of(known: Known) -> Hashable:
     """What leaves together in the stricter form."""
     return known.case.intra
 
@@ -177,7 +177,7 @@ def evaluate(knowns: Sequence[Known]) -> Splits:
     full = fit(knowns)
     return {
         "system": scaled(leave_out(knowns, system_of, full=full)),
-        "hardware": scaled(leave_out(knowns, hardware_of, full=full)),
+        "hardware": scaled(leave_out(knowns, class_of, full=full)),
         "size": scaled(leave_out(knowns, size_folds(knowns), full=full)),
         "nodes": scaled(leave_out(knowns, most_nodes(knowns), full=full)),
         "in-sample": [outcome_of(full, known) for known in knowns],

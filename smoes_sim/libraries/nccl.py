@@ -149,8 +149,8 @@ def devices_per_process(case: Case) -> int:
 
 
 def _alltoall_stages(case: Case) -> list[Stage] | Skip:
-    if case.row.size is None:
-        return Skip("bytes_per_rank is empty")
+    if not case.row.size:
+        return Skip("bytes_per_rank is empty or 0")
     return [_uniform(case.layout).scaled(case.row.size)]
 
 
@@ -162,8 +162,8 @@ def _uniform(layout: Layout) -> Stage:
 
 
 def _sendrecv_stages(case: Case) -> list[Stage] | Skip:
-    if case.row.size is None:
-        return Skip("bytes_per_rank is empty")
+    if not case.row.size:
+        return Skip("bytes_per_rank is empty or 0")
     return [_ring(case.layout).scaled(case.row.size)]
 
 

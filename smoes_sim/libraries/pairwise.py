@@ -40,8 +40,8 @@ CONSTANTS = (
 
 
 def _stages(case: Case) -> list[Stage] | Skip:
-    if case.row.size is None:
-        return Skip("bytes_per_rank is empty")
+    if not case.row.size:
+        return Skip("bytes_per_rank is empty or 0")
     return [stage.scaled(case.row.size / case.num_ranks) for stage in _rounds(case.layout)]
 
 

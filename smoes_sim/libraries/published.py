@@ -1,6 +1,6 @@
 """The constants of all families as a file, fitted on a measurements table; the shipped one is fitted on published systems.
 
-``smoes-sim calibrate published -o FILE`` makes the shipped file again, byte for byte.
+``smoes-sim calibrate published -o FILE`` makes the shipped file again, byte for byte; ``--add`` fits rows of one's own too.
 """
 
 from __future__ import annotations
@@ -126,15 +126,16 @@ def doubt_of(known: Known, fitted: Fitted) -> str:
     return "system never fitted"
 
 
-def fit_libraries(path: Path, *, command: str) -> LibraryCalibration:
-    """Fit all families to a measurements table.
+def fit_libraries(paths: Sequence[Path], *, command: str) -> LibraryCalibration:
+    """Fit all families to measurements tables.
 
     Raises:
         CalibrationError: If no row can be predicted and was measured.
     """
-    knowns = know_all(read_measurements(path)).knowns
+    knowns = [known for path in paths for known in know_all(read_measurements(path)).knowns]
     if not knowns:
-        raise CalibrationError(f"{path}: no row has a known library model and a time. See docs/predicted-vs-measured.md.")
+        names = ", ".join(map(str, paths))
+        raise CalibrationError(f"{names}: no row has a known library model and a time. See docs/predicted-vs-measured.md.")
     pools = by_pool(knowns)
     fitted = {name: fit_scaled(members) for name, members in pools.items()}
     return LibraryCalibration(
@@ -148,7 +149,7 @@ def fit_libraries(path: Path, *, command: str) -> LibraryCalibration:
             FittedRow(id=known.case.row.id, quantity=known.family.name, seconds=_round(known.measured or math.nan))
             for known in knowns
         ],
-        data_hash=data_hash(path),
+        data_hash=" ".join(data_hash(path) for path in paths),
         command=command,
         version=__version__,
     )
@@ -231,6 +232,15 @@ def load_libraries(path: Path | None = None) -> LibraryCalibration:
         ConfigError: If it cannot be read or is none.
     """
     return _load(path or _SHIPPED)
+
+
+def is_library_file(path: Path) -> bool:
+    """Whether a file is a calibration of libraries, well formed or not."""
+    try:
+        document = orjson.loads(read_text(path))
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and document.get("kind") == "libraries"
 
 
 @cache

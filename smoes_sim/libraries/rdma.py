@@ -77,7 +77,7 @@ def _stages(case: Case) -> list[Stage] | Skip:
     if case.inter is None:
         return Skip("raw RDMA between ranks of one node has no model")
     size = message_size(case)
-    if size is None:
+    if not size:
         return Skip("the size of a message is neither in bytes_per_rank nor in the notes (message size 8 KB)")
     return [_one_write(case.layout, is_rail_aligned(case)).scaled(size)]
 

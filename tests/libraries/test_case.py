@@ -95,3 +95,9 @@ def test_what_a_row_lacks_is_said(columns: dict[str, object], reason: str) -> No
 
 def test_a_missing_rate_is_the_data_sheets() -> None:
     assert case(intra_bandwidth=None).layout.rate == 450e9
+
+
+def test_trays_of_one_scale_up_domain_are_one_node() -> None:
+    found = case(nodes=4, ranks_per_node=4, intra_link="NVLink5 MNNVL", inter_link="NVLink5 MNNVL (NVL72)")
+    assert found.inter is None
+    assert found.topology.count_kinds() == {"nvlink5_mnnvl": 32}

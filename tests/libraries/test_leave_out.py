@@ -5,7 +5,7 @@ import pytest
 
 from smoes_sim.libraries.leave_out import (
     Outcome,
-    hardware_of,
+    class_of,
     leave_out,
     most_nodes,
     scale_of,
@@ -42,7 +42,7 @@ def test_parts_of_a_box_leave_together_and_hardware_leaves_with_its_class() -> N
     eight = known("8x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
     other = known("8x A100 of another site", 1024.0, seconds=1e-5, intra_link="NVLink3")
     assert system_of(two) == system_of(eight) != system_of(other)
-    assert hardware_of(two) == hardware_of(other)
+    assert class_of(two) == class_of(other)
 
 
 def test_equal_sizes_leave_together() -> None:

@@ -78,5 +78,6 @@ def test_point_to_point_sends_all_of_it_one_way() -> None:
     assert stages[0].local == 0
 
 
-def test_a_row_without_a_size_is_skipped() -> None:
-    assert nccl.ALLTOALL.stages(case(size=None)) == Skip("bytes_per_rank is empty")
+@pytest.mark.parametrize("size", [None, 0.0])
+def test_a_row_without_a_size_is_skipped(size: float | None) -> None:
+    assert nccl.ALLTOALL.stages(case(size=size)) == Skip("bytes_per_rank is empty or 0")

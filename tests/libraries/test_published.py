@@ -52,10 +52,10 @@ def test_the_shipped_constants_come_out_again() -> None:
 
 def test_a_fit_gives_the_same_bytes_twice(small: Path, tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
-        save_libraries(fit_libraries(small, command="test"), tmp_path / name)
+        save_libraries(fit_libraries([small], command="test"), tmp_path / name)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     read = load_libraries(tmp_path / "a.json")
-    assert read == fit_libraries(small, command="test")
+    assert read == fit_libraries([small], command="test")
 
 
 def test_a_renamed_system_is_predicted_with_a_wider_interval() -> None:
@@ -102,7 +102,7 @@ def test_a_table_without_a_known_library_cannot_be_fitted(tmp_path: Path) -> Non
     path = tmp_path / "table.csv"
     write_measurements(path, [row(mode="gather")])
     with pytest.raises(CalibrationError, match="no row has a known library model and a time"):
-        fit_libraries(path, command="test")
+        fit_libraries([path], command="test")
 
 
 @pytest.mark.parametrize(
