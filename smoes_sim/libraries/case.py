@@ -56,6 +56,8 @@ _FAMILIES = {
 }
 _HOST_LINK = 22e9
 """B/s between two sockets: what NCCL counts for Sapphire Rapids (NVIDIA/nccl src/graph/topo.h@069a3d4, SRP_QPI_BW)."""
+_MOST_RANKS = 2048
+"""Ranks of a case at most: their all-to-all takes 7 s and 1 GB to route."""
 _UNDER_ONE_SWITCH, _UNDER_ONE_SOCKET = 2, 4
 """Devices of a PCIe box under one switch and on one socket, as in common 8-device servers; no row says it."""
 
@@ -137,6 +139,8 @@ def read_case(row: Measurement) -> Case | Skip:
         row = replace(row, nodes=1, ranks_per_node=row.num_ranks)  # trays of one scale-up domain are no nodes to a library
     if row.nodes * row.ranks_per_node < 2:
         return Skip("one rank sends nothing")
+    if row.num_ranks > _MOST_RANKS:
+        return Skip(f"{row.num_ranks} ranks: their pairs are routed one by one, up to {_MOST_RANKS} ranks")
     intra = scale_up_class(row.intra_link, row.intra_bandwidth)
     rate = row.intra_bandwidth or NOMINAL.get(intra)
     if row.ranks_per_node > 1 and not rate:
