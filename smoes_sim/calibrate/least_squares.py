@@ -29,7 +29,7 @@ _LEAST_SIGMA = 0.003
 _STEP = 0.02
 """Step in the logarithm for differences: 2%, far above the 1e-4 that large exchanges are exact to."""
 _STARTS = 32
-_TANGENTS, _TANGENTS_OF_DRAW = 8, 3
+_TANGENTS, _TANGENTS_OF_DRAW = 8, 2
 """Tangents that are tried at most."""
 _HALVINGS = 6
 _GOOD_ENOUGH = 0.1
@@ -74,9 +74,7 @@ class Solution:
         draws: The same for each draw, (B, P).
         residuals: log(predicted / measured) at ``best``, (N,).
         left_out: The same where the row's group was left out of the fit, (N,).
-        spread: Standard deviation of the model's own error: the 80th percentile of sqrt(residual * left out residual),
-            which for a linear fit is the residual over sqrt(1 - leverage): what is left once the constants' own uncertainty,
-            which the draws carry, is taken out.
+        spread: Standard deviation of the model's own error, by the 80th percentile of ``left_out``.
     """
 
     best: Array
@@ -122,7 +120,7 @@ def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solu
         tangent = _fit(problem, tangent, _Sample(sigma=sigma, middle=problem.middle, shake=silent), _TANGENTS)
         sigma = _noise(problem, 1.4826 * float(np.median(np.abs(tangent.residuals))))  # a normal one's, by its median
     left_out = _left_out(problem, tangent, sigma)
-    spread = error_spread(np.sqrt(np.abs(left_out * tangent.residuals)))
+    spread = error_spread(left_out)
     sigma = _noise(problem, spread)
     draws = []
     for _ in range(num_draws):

@@ -104,14 +104,13 @@ def fit_rows(path: Path, rows: Sequence[Measurement], *, command: str, seed: int
         raise CalibrationError(f"{path}: no row to fit has a time and a topology or scenario. Name what was measured.")
     cases = [read_case(row) for row in usable]
     names = list(dict.fromkeys(name for case in cases for name in case.constants))
-    chosen, solution = names, _solution(cases, names, seed)
     if _may_have_curve(cases):
         curved = [*names, *(_half_size(name) for name in names if name.startswith("efficiency.")), "curve"]
-        other = _solution(cases, curved, seed)
-        if other.spread < _CURVE_GAIN * solution.spread:
-            chosen, solution = curved, other
+        errors = [_solution(cases, tried, seed, num_draws=0).spread for tried in (names, curved)]
+        names = curved if errors[1] < _CURVE_GAIN * errors[0] else names
+    solution = _solution(cases, names, seed)
     return Fitted(
-        calibration=_calibration(path, cases, chosen, solution, command),
+        calibration=_calibration(path, cases, names, solution, command),
         residuals={case.row.id: float(value) for case, value in zip(cases, solution.residuals, strict=True)},
         left_out={case.row.id: float(value) for case, value in zip(cases, solution.left_out, strict=True)},
     )
@@ -127,7 +126,7 @@ def _may_have_curve(cases: Sequence[Case]) -> bool:
     return len(sizes) >= _CURVE_SIZES and max(sizes) >= _CURVE_RANGE * min(sizes)
 
 
-def _solution(cases: Sequence[Case], names: Sequence[str], seed: int) -> Solution:
+def _solution(cases: Sequence[Case], names: Sequence[str], seed: int, *, num_draws: int = _NUM_DRAWS) -> Solution:
     def log_times(x: Array) -> Array:
         constants = dict(zip(names, np.exp(x).tolist(), strict=True))
         return np.log([case.duration(constants) for case in cases])
@@ -145,7 +144,7 @@ def _solution(cases: Sequence[Case], names: Sequence[str], seed: int) -> Solutio
         powers=np.array([-1.0 if prior.is_share else 1.0 for prior in priors]),
         groups=_groups(cases),
     )
-    return solve(problem, num_draws=_NUM_DRAWS, rng=np.random.default_rng(seed))
+    return solve(problem, num_draws=num_draws, rng=np.random.default_rng(seed))
 
 
 def _groups(cases: Sequence[Case]) -> NDArray[np.int64]:

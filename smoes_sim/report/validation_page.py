@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -146,8 +147,17 @@ def _charts(document: Row) -> str:
         charts.append(("Error over size: bytes that a rank sends", residual_svg(rows, key="size", title="bytes per rank")))
     charts.append(("Error over ranks", residual_svg(rows, key="ranks", title="ranks")))
     charts.append(("Error by system", residual_svg(rows, key="system", title="")))
-    figures = (f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>" for caption, svg in charts)
+    figures = (
+        f"<figure><figcaption>{escape(caption)}</figcaption>{_with_own_ids(svg, index)}</figure>"
+        for index, (caption, svg) in enumerate(charts)
+    )
     return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def _with_own_ids(svg: str, figure: int) -> str:
+    """A picture whose ids are its own on the page and the same at every run; the renderer counts on from chart to chart."""
+    names = list(dict.fromkeys(re.findall(r"\bclip\d+\b", svg)))
+    return re.sub(r"\bclip\d+\b", lambda found: f"clip-{figure}-{names.index(found[0])}", svg)
 
 
 def _errors_table(what: str, groups: dict[str, Row]) -> str:

@@ -32,13 +32,22 @@ def test_constants_that_made_the_rows_are_recovered(fitted: Fitted) -> None:
     assert fitted.calibration.parameters["efficiency.ethernet"].value == pytest.approx(0.95, rel=0.03)
 
 
-def test_intervals_hold_four_fifths_of_what_was_not_fitted(table: Path, fitted: Fitted) -> None:
-    calibration = fitted.calibration
-    document = validate(read_measurements(table), predictor(calibration), calibration=calibration, path=table)
-    held_out = [row for row in document["rows"] if not row["in_sample"]]
-    assert len(held_out) == 51 - 12
-    assert 0.7 <= np.mean([row["inside"] for row in held_out]) <= 0.9
-    assert np.median([abs(row["relative_error"]) for row in held_out]) < 0.025
+def test_intervals_hold_four_fifths_of_what_was_not_fitted(tmp_path: Path, table: Path, fitted: Fitted) -> None:
+    # the error of 12 rows is known to 20% only, so several tables count together
+    inside, errors = [], []
+    for seed in range(3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        path = write_rows(folder, seed=seed) if seed else table
+        rows = read_measurements(path)
+        calibration = fit_rows(path, select_rows(rows, FIT), command="").calibration if seed else fitted.calibration
+        held_out = [row for row in rows if row.op == "alltoallv" and int(row.id[1:]) % 2]
+        document = validate(held_out, predictor(calibration), calibration=calibration, path=path)
+        assert not any(row["in_sample"] for row in document["rows"])
+        inside += [row["inside"] for row in document["rows"]]
+        errors += [abs(row["relative_error"]) for row in document["rows"]]
+    assert 0.7 <= np.mean(inside) <= 0.9
+    assert np.median(errors) < 0.025
 
 
 def test_the_file_says_what_it_rests_on(table: Path, fitted: Fitted, tmp_path: Path) -> None:

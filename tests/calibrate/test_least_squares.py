@@ -45,11 +45,12 @@ def test_one_wild_row_does_not_rule() -> None:
 def test_intervals_hold_the_truth_and_four_fifths_of_held_out_cases() -> None:
     rng = np.random.default_rng(2)
     sizes, messages = np.exp(rng.uniform(np.log(1e4), np.log(1e7), 40)), rng.integers(1, 8, 40).astype(float)
+    fitted, count = np.repeat(SIZES, 2), np.repeat(MESSAGES, 2)
     inside, truths = [], []
     for seed in range(16):
         noise = np.random.default_rng(100 + seed)
         solution = solve(
-            problem(times(TRUTH, SIZES, MESSAGES) + 0.03 * noise.standard_normal(12)),
+            problem(times(TRUTH, fitted, count) + 0.03 * noise.standard_normal(24), fitted, count),
             num_draws=24,
             rng=np.random.default_rng(seed),
         )
