@@ -9,8 +9,8 @@ pipeline, so that an operation takes a soft maximum of what its parts need::
     time    = launch + handshake + peer * peers + softmax(inside, between) + reduce
 
 The link has its stated rate and the device can fill the full link of its generation, so that a link that was cut (H800)
-binds before the device does. Routing is uniform and random unless a row says that it was balanced; then the busiest queue
-leads (``lead_of_busiest``). Skewed routing, several exchanges in flight and congestion above the NICs are not in it.
+binds before the device does. Routing is uniform: expected copies, so that no rank is busier than another. Skewed routing,
+several exchanges in flight and congestion above the NICs are not in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from smoes_sim.libraries.case import NOMINAL, Case, Skip, read_case
 from smoes_sim.libraries.expert_parallel_constants import LOW_LATENCY_CONSTANTS, NORMAL_CONSTANTS
 from smoes_sim.libraries.family import Family
 from smoes_sim.libraries.stage import Matrix, Stage, stage_of
-from smoes_sim.libraries.uniform_routing import Visits, expected_visits, lead_of_busiest
+from smoes_sim.libraries.uniform_routing import Visits, expected_visits
 from smoes_sim.traffic import copy_bytes
 
 _NEEDED = ("tokens_per_rank", "hidden", "bytes_per_element", "top_k", "experts")
@@ -147,7 +147,7 @@ def _num_sms(case: Case) -> int | None:
 def _names(case: Case) -> list[str]:
     wired = _wired(case)
     operations = _operations(case)
-    names = ["tail", *(f"{what}.{operation}" for what in ("launch", "overlap") for operation in operations)]
+    names = [f"{what}.{operation}" for what in ("launch", "overlap") for operation in operations]
     if wired.row.ranks_per_node > 1:
         names += [f"link.{wired.intra}", f"device.{wired.intra}", "header"]
         names += ["sm"] if _num_sms(wired) else []
@@ -157,7 +157,7 @@ def _names(case: Case) -> list[str]:
     if "combine" in operations:
         names += ["reduce"]
         names += ["combine"] if wired.row.ranks_per_node > 1 else []
-    return [*names, "channels" if case.family == "ep_normal" else "first"]
+    return names + (["first"] if case.family == "ep_low_latency" else [])
 
 
 def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
@@ -204,15 +204,12 @@ def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constant
     size = case.layout.rate * sum(stage.busy.get(case.intra, 0.0) for stage in stages)
     if size <= 0:
         return 0.0
-    lanes = constants["channels"] * (case.row.ranks_per_node - 1) if "channels" in constants else 1.0
-    lead = _lead(case, stages, transport=case.intra, tail=constants["tail"], lanes=lanes)
     size *= 1.0 + constants["header"] / _copy_size(case, operation)
     size *= constants["combine"] if operation == "combine" else 1.0
     rate = _nominal_rate(case)
-    parts = [size * lead / (rate * constants[f"link.{case.intra}"])]
+    parts = [size / (rate * constants[f"link.{case.intra}"])]
     bridges = [seconds for stage in stages for kind, seconds in stage.busy.items() if kind not in {case.intra, case.inter}]
-    parts += [lead * seconds / constants[f"link.{case.intra}"] for seconds in bridges]
-    size *= lead if "channels" in constants else 1.0
+    parts += [seconds / constants[f"link.{case.intra}"] for seconds in bridges]
     parts.append(size / (max(rate, NOMINAL.get(case.intra, 0.0)) * constants[f"device.{case.intra}"]))
     sms = _num_sms(case)
     if sms:
@@ -231,22 +228,7 @@ def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, f
     if case.inter is None:
         return 0.0
     busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
-    return busy * _lead(case, stages, transport=case.inter, tail=constants["tail"]) / constants[f"network.{case.inter}"]
-
-
-def _lead(case: Case, stages: Sequence[Stage], *, transport: str, tail: float, lanes: float = 1.0) -> float:
-    """The part ``tail`` of the busiest queue's lead; a rank has ``lanes`` queues, and one to its NIC, whoever fills it."""
-    if "balanced" in f"{case.row.notes} {case.row.variant}":
-        return 1.0
-    copies = sum(stage.messages.get(transport, 0.0) for stage in stages)
-    R, visits, once = case.num_ranks, _visits(case), _deduplicated(case)
-    if once == "none":
-        share = 1 / R
-    elif once == "node" and transport == case.inter:
-        share = visits.nodes / case.row.nodes
-    else:
-        share = visits.ranks / R
-    return 1.0 + tail * (lead_of_busiest(copies=copies, share=share, lanes=lanes, ranks=R) - 1.0)
+    return busy / constants[f"network.{case.inter}"]
 
 
 def _measured(case: Case) -> float | None:

@@ -10,14 +10,6 @@ from smoes_sim.libraries.family import Constant
 
 _SHARED = (
     Constant(
-        what="tail",
-        prior=0.7,
-        spread=0.5,
-        between=0.3,
-        is_share=True,
-        meaning="How much of the busiest queue's lead counts: 1 where all wait for it, 0 where the mean rank is reported",
-    ),
-    Constant(
         what="link",
         prior=0.8,
         spread=0.3,
@@ -102,13 +94,6 @@ NORMAL_CONSTANTS = (
         spread=0.5,
         between=0.3,
         meaning="Bytes that would take the time of a copy's indices, weights and flags on scale-up links",
-    ),
-    Constant(
-        what="channels",
-        prior=10.0,
-        spread=0.4,
-        between=0.2,
-        meaning="Queues to each peer of the node that drain side by side (DeepEP: half of its 20 or 24 SMs)",
     ),
 )
 LOW_LATENCY_CONSTANTS = (

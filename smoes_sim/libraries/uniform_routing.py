@@ -1,10 +1,8 @@
-"""Tokens that choose experts at random: how many nodes and ranks they visit, and how far the busiest queue leads."""
+"""Tokens that choose experts at random: how many nodes and ranks they visit."""
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
-from statistics import NormalDist
 from typing import NamedTuple
 
 
@@ -45,20 +43,3 @@ def expected_visits(*, nodes: int, ranks_per_node: int, experts: int, top_k: int
         sum(probability * state[0] for state, probability in states.items()),
         sum(probability * state[1] for state, probability in states.items()),
     )
-
-
-def lead_of_busiest(*, copies: float, share: float, lanes: float, ranks: int) -> float:
-    """How much longer the busiest of all lanes takes than their mean, as a factor >= 1.
-
-    ``copies`` of a rank spread over ``lanes`` queues that drain at equal rates. A token puts a copy into a given place
-    with probability ``share``, so a lane of mean m = copies / lanes varies by sqrt(m (1 - share)); the largest of n normal
-    variables is Phi^-1((n - 3/8) / (n + 1/4)) deviations above the mean (Blom 1958).
-
-    Example:
-        16 ranks, 1024 copies into one lane each, share 1/2: 1 + 1.7688 * sqrt(1024 / 2) / 1024 = 1.0391.
-    """
-    if copies <= 0:
-        return 1.0
-    n = lanes * ranks
-    deviations = NormalDist().inv_cdf((n - 0.375) / (n + 0.25))
-    return 1.0 + deviations * math.sqrt(lanes * max(1.0 - share, 0.0) / copies)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from smoes_sim.libraries.uniform_routing import expected_visits, lead_of_busiest
+from smoes_sim.libraries.uniform_routing import expected_visits
 
 
 def drawn_at_random(experts: int, places: int) -> float:
@@ -47,17 +47,3 @@ def test_a_limit_of_all_nodes_is_none() -> None:
 
 def test_one_expert_visits_one_place() -> None:
     assert expected_visits(nodes=3, ranks_per_node=2, experts=12, top_k=1) == (1.0, 1.0)
-
-
-def test_lead_of_the_busiest_queue() -> None:
-    # Largest of 16 normal variables: Phi^-1(15.625 / 16.25) = 1.7688; deviation sqrt(1024 / 2) = 22.6 copies.
-    assert lead_of_busiest(copies=1024, share=0.5, lanes=1, ranks=16) == pytest.approx(1 + 1.7688 * 22.627 / 1024, abs=1e-5)
-    # Four times the copies: half the lead. Four lanes: twice the deviation, and a few more lanes to be the last of.
-    lead = lead_of_busiest(copies=4096, share=0.5, lanes=1, ranks=16) - 1
-    assert lead == pytest.approx(1.7688 * 22.627 / 2048, abs=1e-5)
-    assert lead_of_busiest(copies=4096, share=0.5, lanes=4, ranks=16) - 1 > 2 * lead
-
-
-def test_nothing_sent_and_nothing_left_to_chance_lead_nothing() -> None:
-    assert lead_of_busiest(copies=0, share=0.5, lanes=1, ranks=16) == 1.0
-    assert lead_of_busiest(copies=100, share=1.0, lanes=1, ranks=16) == 1.0
