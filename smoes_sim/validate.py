@@ -18,7 +18,7 @@ from smoes_sim.calibration import Calibration, interval_of
 from smoes_sim.cases import Case, ExchangeCase, read_case
 from smoes_sim.errors import ConfigError
 from smoes_sim.libraries.case import Skip
-from smoes_sim.libraries.published import LibraryCalibration, predict_row
+from smoes_sim.libraries.published import LibraryCalibration, load_libraries, predict_row
 from smoes_sim.measurements import Measurement, data_hash, measured_time
 from smoes_sim.metrics import relative_error
 
@@ -58,8 +58,14 @@ class Predicted:
 Predictor = Callable[[Measurement], Predicted | Skip]
 
 
-def predictor(calibration: Calibration | None, libraries: LibraryCalibration) -> Predictor:
-    """The predictor that suits each row: the simulator where a row names what ran, else the model of its library."""
+def predictor(calibration: Calibration | None, libraries: LibraryCalibration | None = None) -> Predictor:
+    """The predictor that suits each row: the simulator where a row names what ran, else the model of its library.
+
+    Args:
+        calibration: Constants of a machine, for the simulator; nominal link rates when None.
+        libraries: Constants of libraries; those that are shipped when left out.
+    """
+    libraries = libraries or load_libraries()
     fitted = {row.id: row.seconds for row in libraries.fitted_on}
 
     def predict(row: Measurement) -> Predicted | Skip:
