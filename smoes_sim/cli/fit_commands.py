@@ -46,9 +46,8 @@ def calibrate(
     For example: smoes-sim calibrate rows.csv --fit mode=sendrecv --fit 'bytes_per_rank=1 MiB' -o machine.json
     """
     from smoes_sim import results
-    from smoes_sim.calibrate import fit_rows, fit_step_latencies, select_rows
+    from smoes_sim.calibrate import fit_rows, select_rows
     from smoes_sim.calibration import save_calibration
-    from smoes_sim.config import load_scenario
     from smoes_sim.errors import ConfigError
     from smoes_sim.libraries.published import PUBLISHED, fit_libraries, save_libraries
     from smoes_sim.measurements import read_measurements
@@ -56,10 +55,7 @@ def calibrate(
     if scenario is not None:
         if fit:
             raise ConfigError("--fit picks rows, --scenario takes those of mode step. Give one of them.")
-        calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
-        save_calibration(calibration, out)
-        show.talk(f"calibration: {out}")
-        typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
+        _calibrate_step(measurements, scenario, out, seed=seed, as_json=as_json)
         return
     if str(measurements) == "published":
         if fit:
@@ -82,6 +78,19 @@ def calibrate(
     held_out = len(rows) - len(fitted.residuals)
     document = fitted.calibration.model_dump() | {"residuals": fitted.document(), "held_out": held_out}
     typer.echo(results.to_json(document) if as_json else _calibration_text(fitted, held_out=held_out), nl=False)
+
+
+def _calibrate_step(measurements: Path, scenario: str, out: Path, *, seed: int, as_json: bool) -> None:
+    """Fit to the two latencies of a scenario."""
+    from smoes_sim import results
+    from smoes_sim.calibrate import fit_step_latencies
+    from smoes_sim.calibration import save_calibration
+    from smoes_sim.config import load_scenario
+
+    calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
+    save_calibration(calibration, out)
+    show.talk(f"calibration: {out}")
+    typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
 
 
 def _calibration_text(fitted: Fitted, *, held_out: int) -> str:
