@@ -49,7 +49,6 @@ def calibrate(
     from smoes_sim.calibrate import fit_rows, select_rows
     from smoes_sim.calibration import save_calibration
     from smoes_sim.errors import ConfigError
-    from smoes_sim.libraries.published import PUBLISHED, fit_libraries, save_libraries
     from smoes_sim.measurements import read_measurements
 
     if scenario is not None:
@@ -60,11 +59,7 @@ def calibrate(
     if str(measurements) == "published":
         if fit:
             raise ConfigError("--fit picks rows of a table of yours; published takes all. Leave it out.")
-        command = " ".join(["smoes-sim calibrate published", *(f"--add {shlex.quote(path.name)}" for path in add or [])])
-        libraries = fit_libraries([PUBLISHED, *(add or [])], command=command)
-        save_libraries(libraries, out)
-        show.talk(f"calibration: {out}")
-        typer.echo(results.to_json(libraries.model_dump()) if as_json else show.parameters(libraries.parameters), nl=False)
+        _calibrate_libraries(add or [], out, as_json=as_json)
         return
     if add:
         raise ConfigError("--add gives published more rows. Write: smoes-sim calibrate published --add rows.csv -o FILE")
@@ -93,6 +88,18 @@ def _calibrate_step(measurements: Path, scenario: str, out: Path, *, seed: int, 
     typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
 
 
+def _calibrate_libraries(tables: list[Path], out: Path, *, as_json: bool) -> None:
+    """Fit the library models to the published systems, and to tables of one's own."""
+    from smoes_sim import results
+    from smoes_sim.libraries.published import PUBLISHED, fit_libraries, save_libraries
+
+    command = " ".join(["smoes-sim calibrate published", *(f"--add {shlex.quote(path.name)}" for path in tables)])
+    libraries = fit_libraries([PUBLISHED, *tables], command=command)
+    save_libraries(libraries, out)
+    show.talk(f"calibration: {out}")
+    typer.echo(results.to_json(libraries.model_dump()) if as_json else show.parameters(libraries.parameters), nl=False)
+
+
 def _calibration_text(fitted: Fitted, *, held_out: int) -> str:
     calibration = fitted.calibration
     text = show.calibration(calibration)
@@ -108,7 +115,8 @@ def validate(
         typer.Argument(help="A measurements table (CSV). [the published systems, each predicted by a fit without it]"),
     ] = None,
     calibration: Annotated[
-        Optional[str], typer.Option(metavar="FILE", help="Predict with these constants. [nominal rates, nothing fitted]")
+        Optional[str],
+        typer.Option(metavar="FILE", help="Predict with these constants. [links at nominal rates; libraries as shipped]"),
     ] = None,
     report: Annotated[Optional[Path], typer.Option(metavar="FILE.html", help="Write a page with plots.")] = None,
     as_json: Json = False,
@@ -136,9 +144,9 @@ def validate(
     else:
         rows = read_measurements(measurements)
         constants, libraries = _constants(calibration)
-        document = validate_rows(
-            rows, predictor(constants, libraries), calibration=constants or libraries, path=measurements
-        )
+        uses_libraries = any(not (row.topology or row.scenario) for row in rows)
+        known = constants or (libraries if uses_libraries else None)
+        document = validate_rows(rows, predictor(constants, libraries), calibration=known, path=measurements)
     if report is not None:
         name = measurements.name if measurements else PUBLISHED.name
         write_validation_page(document, report, measurements=name, calibration=calibration or "shipped, of libraries")
