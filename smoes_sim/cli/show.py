@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_bandwidth
 
 if TYPE_CHECKING:
-    from smoes_sim.calibration import Calibration
+    from smoes_sim.calibration import Calibration, Parameter
     from smoes_sim.config import Scenario
 
 Row = dict[str, Any]
@@ -247,8 +247,13 @@ def calibration(fitted: Calibration) -> str:
         text += f"{fitted.num_draws} sets explain all of it exactly\n"
     else:
         text = f"Constants fitted on {len(fitted.fitted_on)} rows; {fitted.num_draws} sets say how well they are known\n"
+    return text + parameters(fitted.parameters)
+
+
+def parameters(fitted: Mapping[str, Parameter]) -> str:
+    """Fitted constants, one a line."""
     body = []
-    for name, parameter in fitted.parameters.items():
+    for name, parameter in fitted.items():
         verdict = "pinned down" if parameter.identified else "NOT pinned down by these data"
         if parameter.traded_with:
             verdict += f", trades against {', '.join(parameter.traded_with)}"
@@ -256,7 +261,7 @@ def calibration(fitted: Calibration) -> str:
             verdict += f"; prior {parameter.prior:.3g}"
         meaning = f"{parameter.meaning} ({verdict})"
         body.append([name, f"{parameter.value:.3g}", f"{parameter.low:.3g}", f"{parameter.high:.3g}", meaning])
-    return text + table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
+    return table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
 
 
 def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:
