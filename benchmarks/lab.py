@@ -1,14 +1,15 @@
-"""How near predictions are to a real network: ``python -m benchmarks.lab`` (root, torch, a quiet machine, about 15 minutes).
+"""How near predictions are to a real network: ``python -m benchmarks.lab`` (root, torch, a quiet machine, 15 minutes).
 
-Builds every lab, measures exchanges and MoE layers in it, fits constants on ping-pong and one all-to-all size (and the layers
-of one scenario), predicts all other cases, and prints the errors. What was measured is kept in ``--out``; a lab that is there
-already is not measured again, so ``--only`` can do them one by one.
+Builds every lab, measures exchanges and MoE layers in it, fits constants on ping-pong and one all-to-all size (and on the
+layers of one scenario), predicts all other cases, and prints the errors. What was measured is kept in ``--out``; a lab that
+is there already is not measured again, so ``--only`` can do them one by one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from benchmarks.lab_report import Accuracy, report, write_page
 from benchmarks.lab_savings import savings
 from smoes_sim.calibrate import fit_rows, select_rows
 from smoes_sim.calibration import save_calibration
-from smoes_sim.measurements import Measurement, read_measurements, write_measurements
+from smoes_sim.measurements import Measurement, measured_time, read_measurements, write_measurements
 from smoes_sim.report.validation_page import write_validation_page
 from smoes_sim.validate import predictor, validate
 
@@ -61,7 +62,8 @@ def assess(folder: Path, names: list[str]) -> Accuracy:
     exchanges, layers, again = _merged(folder, names)
     write_measurements(folder / "exchanges.csv", exchanges)
     write_measurements(folder / "all.csv", [*exchanges, *layers])
-    floors = {row.id: row.duration / first.duration - 1 for first, row in zip(exchanges, again, strict=True)}
+    once, more = ({row.id: measured_time(row) or math.nan for row in rows} for rows in (exchanges, again))
+    floors = {name: more[name] / seconds - 1 for name, seconds in once.items()}
     return Accuracy(
         exchanges=_judged(folder / "exchanges.csv", FIT_EXCHANGES, mode=None),
         layers=_judged(folder / "all.csv", FIT_LAYERS, mode="run"),
@@ -77,10 +79,14 @@ def _merged(folder: Path, names: list[str]) -> tuple[list[Measurement], list[Mea
     for name in names:
         for table, is_again in ((TABLE, False), (f"rows{AGAIN}.csv", True)):
             for row in read_measurements(folder / name / table):
-                paths = {key: f"{name}/{getattr(row, key)}" for key in ("matrix", "scenario") if getattr(row, key)}
-                if row.topology:
-                    paths["topology"] = f"{name}/lab.yaml"
-                found[2 if is_again else int(row.mode == "run")].append(replace(row, folder=folder, **paths))
+                moved = replace(
+                    row,
+                    folder=folder,
+                    matrix=row.matrix and f"{name}/{row.matrix}",
+                    scenario=row.scenario and f"{name}/{row.scenario}",
+                    topology=row.topology and f"{name}/lab.yaml",
+                )
+                found[2 if is_again else int(row.mode == "run")].append(moved)
     return found
 
 

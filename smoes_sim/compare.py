@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.calibration import INTERVAL
 from smoes_sim.config import Scenario, load_scenario
 from smoes_sim.errors import ConfigError
-from smoes_sim.simulate import Prediction, simulate
+from smoes_sim.simulate import Prediction, interval, simulate
 
 CHANGES = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "decode_ep_comm_s", "bytes_remote")
 
@@ -76,7 +75,7 @@ def _change(prediction: Prediction, base: Prediction) -> dict[str, Any]:
         ratio = mine / theirs - 1 if paired else np.median(mine) / np.median(theirs, keepdims=True) - 1
         changes[key] = float(np.median(ratio))
         if paired and len(ratio) > 1:
-            changes[f"{key}_interval"] = [float(value) for value in np.percentile(ratio, INTERVAL)]
+            changes[f"{key}_interval"] = interval(ratio.tolist())
     return changes
 
 

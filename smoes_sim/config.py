@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from smoes_sim.compute import find_device
+from smoes_sim.compute import Precision, Range, Share, find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, named_document
 from smoes_sim.models import ModelShape, find_model
@@ -21,7 +21,6 @@ from smoes_sim.units import Duration
 from smoes_sim.workload import WorkloadSpec
 
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 def _known(name: str, find: Callable[[str], object], prefix: str) -> str:
@@ -95,14 +94,22 @@ class CommunicationSpec(Spec):
 
 
 class ComputeSpec(Spec):
-    """The device and what of it is reached; the defaults are assumptions, a calibration replaces them."""
+    """The device and what of it is reached; the defaults are assumptions, a calibration replaces them.
+
+    An efficiency is a share of the peak, or ``{low, value, high}``; left out it is the device's own range.
+    """
 
     device: str
-    flops_efficiency: Share = 0.5
-    memory_efficiency: Share = 0.8
+    flops_efficiency: Share | Range | None = None
+    memory_efficiency: Share | Range | None = None
+    weights: Precision = Field("bf16", description="Format of projections and experts, in memory and in products.")
+    cache: Precision = Field("bf16", description="Format of the KV cache.")
+    memory_share: Share = Field(0.9, description="Part of the device's memory for weights, cache and buffers.")
     launch: Duration = Field(5e-6, description="Fixed time per kernel.")
     per_layer: Duration = Field(0.0, description="Host time per layer that the roofline does not see.")
-    per_prefill: Duration = Field(0.0, description="Time of a prefill outside the layers: vision encoder, preprocessing.")
+    per_prefill: Duration | None = Field(
+        None, description="Time of a prefill outside the layers; left out: the vision tower by roofline."
+    )
     shared_cores: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="All ranks compute in turns on so many cores, as in a lab on one machine; left out: each on its own.",
@@ -112,6 +119,17 @@ class ComputeSpec(Spec):
     @classmethod
     def _device_is_known(cls, name: str) -> str:
         return _known(name, find_device, "device = ")
+
+
+class ParallelismSpec(Spec):
+    """How attention is divided; experts are spread over all ranks (or EP groups of them) in any case."""
+
+    tensor: Annotated[int, Field(ge=1)] = Field(
+        1, description="Neighbouring ranks that share the attention of their sequences; 1: each rank has its own."
+    )
+    prefill_chunk: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Prompt tokens that such a group takes in one step; left out: all of the batch at once."
+    )
 
 
 class Scenario(Spec):
@@ -125,6 +143,7 @@ class Scenario(Spec):
     placement: PlacementSpec = PlacementSpec()
     communication: CommunicationSpec = CommunicationSpec()
     compute: ComputeSpec
+    parallelism: ParallelismSpec = ParallelismSpec()
     overlap: Literal["none", "shared_expert", "two_batch"] = "none"
     calibration: str | None = Field(None, description="A shipped calibration or a file; its constants replace those here.")
     seed: Annotated[int, Field(ge=0)] = 0
@@ -138,6 +157,15 @@ class Scenario(Spec):
     def _tokens_come_from_somewhere(self) -> Scenario:
         if self.workload.is_from_trace and self.routing.trace is None:
             raise ValueError("workload.preset = trace, but there is no trace. Give routing.trace, or another preset.")
+        return self
+
+    @model_validator(mode="after")
+    def _tensor_groups_keep_their_sequences(self) -> Scenario:
+        if self.parallelism.tensor > 1 and self.placement.tokens != "data_parallel":
+            raise ValueError(
+                f"placement.tokens = {self.placement.tokens} spreads a sequence over ranks, and so does "
+                f"parallelism.tensor = {self.parallelism.tensor}. Write tokens: data_parallel, or tensor: 1."
+            )
         return self
 
     @property

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.compute import RankLoad
-from smoes_sim.config import CommunicationSpec, ExpertFile, RoutingSpec, Scenario
+from smoes_sim.config import ExpertFile, RoutingSpec, Scenario
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.models import ModelShape
-from smoes_sim.network import Flows, Network, phases_of
+from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts, read_placement
 from smoes_sim.routing import (
     RouterParameters,
@@ -26,68 +25,65 @@ from smoes_sim.routing import (
     published,
 )
 from smoes_sim.routing.trace import PREFILL
-from smoes_sim.timeline import LayerExchanges, Overlap
+from smoes_sim.steps import Step, StepParts, decode_steps, make_step, prefill_chunks
 from smoes_sim.topology import Topology, build, find_topology
-from smoes_sim.traffic import Traffic, copy_bytes, count_traffic
 from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_of_tokens
 
-_DECODE_STEPS = 8
-"""Decode steps that are simulated, evenly spread over all; TPOT is their mean."""
 _REFERENCE = WorkloadSpec(preset="mmmu", batch=8, decode_batch=1)
 """The workload on which a synthetic router is fitted to published figures: theirs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Tokens that go through the layers together: messages per MoE layer, and the work of each rank."""
-
-    exchanges: Sequence[LayerExchanges]
-    load: RankLoad
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One forward pass: the traffic of its MoE layers and the work of each rank.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deployment:
+    """Everything that a prediction needs but the constants.
 
     Attributes:
-        traffic: Copies per layer; None for a dense model.
-        batches: What is sent and computed: everything together, or two halves that overlap.
-        dispatch_bytes: Bytes of one dispatched copy.
-        combine_bytes: Bytes of one combined copy.
+        scenario: What was asked.
+        topology: What is wired to what.
+        parts: What the steps share.
+        prefill: The whole prefill as one step, for its traffic.
+        chunks: The steps that prefill takes, one after the other.
+        decode: Some decode steps.
+        mixed: A middle chunk of prefill and a decode step in one; None where prefill is not cut into chunks.
     """
 
-    traffic: Traffic | None
-    batches: Sequence[Batch]
-    dispatch_bytes: int
-    combine_bytes: int
-
-    @property
-    def bytes_remote(self) -> float:
-        """Bytes that cross from rank to rank in dispatch and combine, over all layers."""
-        copies = self.traffic.remote_copies if self.traffic else 0
-        return float(copies * (self.dispatch_bytes + self.combine_bytes))
-
-    @property
-    def bytes_total(self) -> float:
-        """Remote bytes and those of copies that stay on their rank."""
-        copies = self.traffic.local_copies if self.traffic else 0
-        return self.bytes_remote + copies * (self.dispatch_bytes + self.combine_bytes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """Everything that a prediction needs but the constants."""
-
     scenario: Scenario
-    model: ModelShape
     topology: Topology
-    network: Network
-    workload: Workload
-    trace: RoutingTrace | None
-    placement: ExpertPlacement | None
-    home: NDArray[np.int64]
+    parts: StepParts
     prefill: Step
+    chunks: Sequence[Step]
     decode: Sequence[Step]
+    mixed: Step | None
+
+    @property
+    def model(self) -> ModelShape:
+        """The model's shape."""
+        return self.parts.model
+
+    @property
+    def network(self) -> Network:
+        """The network before any calibration."""
+        return self.parts.network
+
+    @property
+    def workload(self) -> Workload:
+        """The tokens."""
+        return self.parts.workload
+
+    @property
+    def trace(self) -> RoutingTrace | None:
+        """Their routing; None for a dense model."""
+        return self.parts.trace
+
+    @property
+    def placement(self) -> ExpertPlacement | None:
+        """Where the experts are; None for a dense model."""
+        return self.parts.placement
+
+    @property
+    def home(self) -> NDArray[np.int64]:
+        """Home rank of each token, (T,)."""
+        return self.parts.home
 
 
 def deploy(scenario: Scenario) -> Deployment:
@@ -105,16 +101,23 @@ def deploy(scenario: Scenario) -> Deployment:
         per_exchange=scenario.communication.per_exchange,
         seed=scenario.seed,
     )
+    tensor = scenario.parallelism.tensor
+    if topology.num_ranks % tensor:
+        raise ConfigError(
+            f"parallelism.tensor = {tensor} does not divide the {topology.num_ranks} ranks of {topology.name}. "
+            "Use a divisor."
+        )
     workload, trace = _tokens_and_routing(scenario, model)
     placement = None
-    home = workload.sequence_id.astype(np.int64) % topology.num_ranks
+    home = _sequence_homes(workload, num_ranks=topology.num_ranks, tensor=tensor)
     if trace is not None:
         try:
             placement = _place(scenario, model, trace, topology.num_ranks)
         except PlacementError as error:
             raise error.at(f"{model.name} on {topology.name}") from None
-        home = home_tokens(scenario.placement.tokens, trace, placement)
-    parts = _Parts(
+        if tensor == 1:
+            home = home_tokens(scenario.placement.tokens, trace, placement)
+    parts = StepParts(
         model=model,
         network=network,
         workload=workload,
@@ -122,21 +125,35 @@ def deploy(scenario: Scenario) -> Deployment:
         placement=placement,
         home=home,
         communication=scenario.communication,
+        parallelism=scenario.parallelism,
         overlap=scenario.overlap,
     )
-    steps = [_step(parts, tokens) for tokens in step_tokens(workload)]
+    chunks, decode = prefill_chunks(parts), decode_steps(workload)
+    prefill = make_step(parts, np.flatnonzero(workload.phase == PREFILL))
+    is_cut = scenario.parallelism.prefill_chunk is not None
+    mixed = None
+    if is_cut and decode:
+        mixed = make_step(parts, np.concatenate([chunks[len(chunks) // 2], decode[len(decode) // 2]]))
     return Deployment(
         scenario=scenario,
-        model=model,
         topology=topology,
-        network=network,
-        workload=workload,
-        trace=trace,
-        placement=placement,
-        home=home,
-        prefill=steps[0],
-        decode=steps[1:],
+        parts=parts,
+        prefill=prefill,
+        chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut else [prefill],
+        decode=[make_step(parts, tokens) for tokens in decode],
+        mixed=mixed,
     )
+
+
+def _sequence_homes(workload: Workload, *, num_ranks: int, tensor: int) -> NDArray[np.int64]:
+    """Home rank of each token where every sequence stays in one attention group, (T,).
+
+    Groups take sequences in turn; inside a group the tokens of a prompt are dealt out one by one, and decoded sequences too.
+    """
+    sequence = workload.sequence_id.astype(np.int64)
+    groups = num_ranks // tensor
+    dealt = np.where(workload.phase == PREFILL, np.arange(workload.num_tokens), sequence // groups)
+    return sequence % groups * tensor + dealt % tensor
 
 
 def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
@@ -258,124 +275,3 @@ def check_fits(trace: RoutingTrace, model: ModelShape, tokens: Tokens, *, name: 
 
 def _tokens(workload: Workload) -> Tokens:
     return Tokens(modality=workload.modality, sequence_id=workload.sequence_id, phase=workload.phase)
-
-
-def step_tokens(workload: Workload) -> list[NDArray[np.int64]]:
-    """Token indices of the prefill and of some decode steps, evenly spread over all."""
-    prefill = np.flatnonzero(workload.phase == PREFILL)
-    start = np.cumsum(workload.sequence_output_tokens - 1) - (workload.sequence_output_tokens - 1) + len(prefill)
-    steps: list[NDArray[np.int64]] = []
-    for first in range(0, workload.num_sequences, workload.decode_batch):
-        group = np.arange(first, min(first + workload.decode_batch, workload.num_sequences))
-        for step in range(int(workload.sequence_output_tokens[group].max()) - 1):
-            going = group[workload.sequence_output_tokens[group] - 1 > step]
-            steps.append(start[going] + step)
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(_DECODE_STEPS, len(steps))).astype(int))
-    return [prefill, *(steps[index] for index in chosen)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """What the steps of one deployment share."""
-
-    model: ModelShape
-    network: Network
-    workload: Workload
-    trace: RoutingTrace | None
-    placement: ExpertPlacement | None
-    home: NDArray[np.int64]
-    communication: CommunicationSpec
-    overlap: Overlap
-
-
-def _step(parts: _Parts, tokens: NDArray[np.int64]) -> Step:
-    """The step that processes some tokens together."""
-    sequence = parts.workload.sequence_id[tokens]
-    is_last = np.append(sequence[1:] != sequence[:-1], True)
-    traffic = None if parts.trace is None else _traffic(parts, tokens)
-    groups = _halves(parts.home[tokens]) if parts.overlap == "two_batch" else [np.arange(len(tokens))]
-    return Step(
-        traffic=traffic,
-        batches=[_batch(parts, tokens[group], is_last[group]) for group in groups],
-        dispatch_bytes=copy_bytes(parts.model.hidden, parts.communication.dispatch),
-        combine_bytes=copy_bytes(parts.model.hidden, parts.communication.combine),
-    )
-
-
-def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Of every rank the first half of its tokens (rounded up), and the rest if there is any."""
-    order = np.argsort(home, kind="stable")
-    count = np.bincount(home)
-    place = np.empty(len(home), dtype=np.int64)
-    place[order] = np.arange(len(home)) - np.repeat(np.cumsum(count) - count, count)
-    is_first = 2 * place < count[home]
-    return [half for half in (np.flatnonzero(is_first), np.flatnonzero(~is_first)) if len(half)]
-
-
-def _traffic(parts: _Parts, tokens: NDArray[np.int64]) -> Traffic:
-    assert parts.trace is not None
-    assert parts.placement is not None
-    return count_traffic(
-        parts.trace.select(tokens),
-        parts.placement,
-        parts.home[tokens],
-        deduplicate=parts.communication.deduplicate,
-        topology=parts.network.topology,
-    )
-
-
-def _batch(parts: _Parts, tokens: NDArray[np.int64], is_last: NDArray[np.bool_]) -> Batch:
-    """What is sent and computed for some tokens; ``is_last`` where one ends its sequence's part of the step."""
-    model, workload, num_ranks = parts.model, parts.workload, parts.network.topology.num_ranks
-    here = parts.home[tokens]
-    exchanges: list[LayerExchanges] = []
-    slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
-    if parts.trace is not None and parts.placement is not None:
-        traffic = _traffic(parts, tokens)
-        exchanges = _exchanges(traffic, parts)
-        slots, active = traffic.slots, _active_experts(traffic, parts.placement)
-    count = np.bincount(here, minlength=num_ranks)
-    attended = np.bincount(here, weights=workload.context_lengths[tokens], minlength=num_ranks).astype(np.int64)
-    is_prefill = len(tokens) > 0 and workload.phase[tokens[0]] == PREFILL
-    load = RankLoad(
-        tokens=count,
-        context=attended,
-        cached=count if is_prefill else attended,
-        outputs=np.bincount(here[is_last], minlength=num_ranks),
-        slots=slots,
-        active_experts=active,
-    )
-    return Batch(exchanges=exchanges, load=load)
-
-
-def _active_experts(traffic: Traffic, placement: ExpertPlacement) -> NDArray[np.int64]:
-    """Experts with at least one token, per layer and rank, (L, R)."""
-    L, R = traffic.slots.shape
-    first = placement.ep_size * np.arange(placement.num_groups)[:, None]
-    key = np.arange(L)[:, None, None] * R + first + placement.expert_rank[:, None, :]
-    return np.bincount(key[traffic.expert_slots > 0], minlength=L * R).reshape(L, R)
-
-
-def _exchanges(traffic: Traffic, parts: _Parts) -> list[LayerExchanges]:
-    """Messages of each layer; combine goes back the way dispatch came, last stage first."""
-    network, communication, hidden = parts.network, parts.communication, parts.model.hidden
-
-    def phases(stages: list[NDArray[np.int64]], size: int) -> list[Flows]:
-        return phases_of(
-            network,
-            [stage.astype(np.float64) * size for stage in stages],
-            schedule=communication.library,
-            order=communication.order,
-            seed=network.seed,
-            message_size=size,
-        )
-
-    return [
-        LayerExchanges(
-            dispatch=phases([stage[layer] for stage in traffic.stages], copy_bytes(hidden, communication.dispatch)),
-            combine=phases(
-                [stage[layer].T for stage in reversed(traffic.stages)], copy_bytes(hidden, communication.combine)
-            ),
-        )
-        for layer in range(len(traffic.slots))
-    ]

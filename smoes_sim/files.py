@@ -148,11 +148,11 @@ class Document:
             raise ConfigError(self._explain(error, model)) from None
 
     def _explain(self, error: ValidationError, model: type[BaseModel]) -> str:
-        # of a union, a mapping is not told that it should have been a word; a slip explains what seems to be missing
+        # of a union, a mapping is not told that it should have been a word or number; a slip explains what seems missing
         problem = min(
             error.errors(include_url=False),
             key=lambda item: (
-                isinstance(item["input"], dict) and item["type"] in {"string_type", "literal_error"},
+                isinstance(item["input"], dict) and item["type"] in {"string_type", "float_type", "literal_error"},
                 item["type"] != "extra_forbidden",
             ),
         )

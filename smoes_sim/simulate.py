@@ -7,30 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.calibration import INTERVAL, load_calibration, network_under
-from smoes_sim.compute import ComputeRates, compute_times, find_device
+from smoes_sim.compute import ComputeRates, Range, compute_times, find_device, vision_time
 from smoes_sim.config import Scenario
 from smoes_sim.cores import shared_finish
-from smoes_sim.deployment import Deployment, Step, deploy
+from smoes_sim.deployment import Deployment, deploy
+from smoes_sim.memory import memory
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
 from smoes_sim.routing import modality_specialisation
+from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic import transmission_rate
+
+_STATED = (0.0, 0.5, 1.0)
+"""Draws of a prediction without calibration: both efficiencies at the low end, the middle, the high end of their ranges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseTimes:
-    """Times of one forward pass, seconds; see docs/metrics.md.
+    """Times of a forward pass (of all chunks of a prefill), seconds; see docs/metrics.md.
 
     Attributes:
         step_s: The pass.
         ep_comm_s: Its exchanges, each alone on the network, added up.
-        ep_exposed_s: What the pass would save on a network that takes no time.
+        ep_exposed_s: What the pass would save if dispatch and combine took no time.
+        tp_comm_s: Gathers and scatters around attention, each alone on the network, added up.
         bound_s: Lower bound of ``ep_comm_s``.
         network_error: Largest relative error of an exchange alone (``ExchangeTime.error_bound``); 0 is exact.
         lateness_s: Longest wait of a message for the network's next window (see ``Engine``); 0 is exact.
@@ -39,9 +45,22 @@ class PhaseTimes:
     step_s: float
     ep_comm_s: float
     ep_exposed_s: float
+    tp_comm_s: float
     bound_s: float
     network_error: float
     lateness_s: float
+
+    def times(self, number: int) -> PhaseTimes:
+        """Of so many passes one after the other; errors stay what they are."""
+        return PhaseTimes(
+            step_s=number * self.step_s,
+            ep_comm_s=number * self.ep_comm_s,
+            ep_exposed_s=number * self.ep_exposed_s,
+            tp_comm_s=number * self.tp_comm_s,
+            bound_s=number * self.bound_s,
+            network_error=self.network_error,
+            lateness_s=self.lateness_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,33 +81,45 @@ def simulate(scenario: Scenario) -> Prediction:
 
 
 def predict(deployment: Deployment, *, on_pass: Callable[[], None] = lambda: None) -> Prediction:
-    """Times and counts of a deployment; with a calibration the median over its draws and an interval.
+    """Times and counts of a deployment: the median over the draws of its constants, and an interval.
 
-    ``on_pass`` is called after each of :func:`num_passes` passes.
+    Draws are those of the calibration; without one the ends and the middle of the ranges in which the efficiencies are
+    stated to lie. ``on_pass`` is called after each of :func:`num_passes` passes.
     """
-    scenario = deployment.scenario
-    calibration = load_calibration(scenario.calibration) if scenario.calibration else None
-    sets: list[Mapping[str, float]] = [{}]
-    if calibration is not None:
-        sets = [calibration.draw(index) for index in range(calibration.num_draws)]
-    timed = [times_with(deployment, constants, on_pass=on_pass) for constants in sets]
+    alone: dict[tuple[tuple[str, float], ...], _Alone] = {}
+    timed = [times_with(deployment, constants, on_pass=on_pass, alone=alone) for constants in constant_sets(deployment)]
     draws = {key: [values[key] for values in timed] for key in timed[0]}
     values = {key: _median(series) for key, series in draws.items()}
-    intervals = {key: _interval(series) for key, series in draws.items()} if calibration else {}
+    intervals = {key: interval(series) for key, series in draws.items()} if len(timed) > 1 else {}
     return Prediction(values=_describe(deployment) | values | {"intervals": intervals}, draws=draws)
 
 
-def num_passes(deployment: Deployment) -> int:
-    """Forward passes that a prediction simulates: prefill and some decode steps, for each draw of the calibration."""
+def constant_sets(deployment: Deployment) -> list[dict[str, float]]:
+    """The sets of constants that a prediction is made with."""
     name = deployment.scenario.calibration
-    return (1 + len(deployment.decode)) * (load_calibration(name).num_draws if name else 1)
+    if name is not None:
+        calibration = load_calibration(name)
+        return [calibration.draw(index) for index in range(calibration.num_draws)]
+    ranges = {key: _efficiency(deployment, key) for key in ("flops_efficiency", "memory_efficiency")}
+    if all(found.low == found.high for found in ranges.values()):
+        return [{}]
+    return [{key: found.quantile(part) for key, found in ranges.items()} for part in _STATED]
+
+
+def num_passes(deployment: Deployment) -> int:
+    """Forward passes that a prediction simulates: prefill and some decode steps, for each set of constants."""
+    steps = len(deployment.chunks) + len(deployment.decode) + (deployment.mixed is not None)
+    return steps * len(constant_sets(deployment))
 
 
 def _median(series: list[float]) -> float:
     return float(np.median(series))
 
 
-def _interval(series: list[float]) -> list[float]:
+def interval(series: Sequence[float]) -> list[float]:
+    """10th and 90th percentile over the draws of a calibration; of the three of stated ranges the outer ones."""
+    if len(series) <= len(_STATED):
+        return [float(min(series)), float(max(series))]
     return [float(value) for value in np.percentile(series, INTERVAL)]
 
 
@@ -110,10 +141,46 @@ def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> Comput
     spec = deployment.scenario.compute
     return ComputeRates(
         device=find_device(spec.device),
-        flops_efficiency=constants.get("flops_efficiency", spec.flops_efficiency),
-        memory_efficiency=constants.get("memory_efficiency", spec.memory_efficiency),
+        flops_efficiency=constants.get("flops_efficiency", _efficiency(deployment, "flops_efficiency").value),
+        memory_efficiency=constants.get("memory_efficiency", _efficiency(deployment, "memory_efficiency").value),
         launch=constants.get("launch", spec.launch),
         per_layer=constants.get("per_layer", spec.per_layer),
+        weights=spec.weights,
+        cache=spec.cache,
+    )
+
+
+def _efficiency(deployment: Deployment, name: Literal["flops_efficiency", "memory_efficiency"]) -> Range:
+    """The range of a share of the peak: the scenario's, or the device's."""
+    spec = deployment.scenario.compute
+    found: float | Range | None = getattr(spec, name)
+    if found is None:
+        found = getattr(find_device(spec.device), name)
+    return found if isinstance(found, Range) else Range(low=found, value=found, high=found)
+
+
+def outside_layers(
+    deployment: Deployment, constants: Mapping[str, float], rates: ComputeRates, *, images: int | None = None
+) -> float:
+    """Seconds of a prefill outside the layers: measured (``per_prefill``), or the vision tower by roofline.
+
+    ``images`` of the workload's size instead of all of its batch; what was measured is for the batch and is shared out.
+    """
+    measured = constants.get("per_prefill", deployment.scenario.compute.per_prefill)
+    spec = deployment.scenario.workload
+    if spec.is_from_trace:
+        return measured or 0.0
+    full = spec.filled()
+    of_batch = (full.images or 0) * full.batch
+    if measured is not None:
+        return measured if images is None or not of_batch else measured * images / of_batch
+    return vision_time(
+        deployment.model,
+        rates,
+        images=of_batch if images is None else images,
+        width=full.image_width or 0,
+        height=full.image_height or 0,
+        num_ranks=deployment.topology.num_ranks,
     )
 
 
@@ -124,16 +191,32 @@ def computed(deployment: Deployment, work: NDArray[np.float64]) -> float:
 
 
 def times_with(
-    deployment: Deployment, constants: Mapping[str, float], *, on_pass: Callable[[], None] = lambda: None
+    deployment: Deployment,
+    constants: Mapping[str, float],
+    *,
+    on_pass: Callable[[], None] = lambda: None,
+    alone: dict[tuple[tuple[str, float], ...], _Alone] | None = None,
 ) -> dict[str, float]:
-    """All times of a deployment under one set of constants, by JSON key."""
+    """All times of a deployment under one set of constants, by JSON key.
+
+    ``alone`` remembers the times of single exchanges, for sets that share the constants of the network.
+    """
     network, rates = network_with(deployment, constants), rates_with(deployment, constants)
-    prefill = phase_times(deployment, [deployment.prefill], network, rates, on_pass=on_pass)
-    ttft = prefill.step_s + constants.get("per_prefill", deployment.scenario.compute.per_prefill)
-    result = asdict(prefill) | {"ttft_s": ttft, "ep_overhead": prefill.ep_exposed_s / prefill.step_s}
+    about_network = tuple(sorted(item for item in constants.items() if item[0].startswith(("efficiency.", "per_"))))
+    known = {} if alone is None else alone
+    single = known.setdefault(about_network, _Alone(network, deployment.scenario.communication.tolerance))
+    prefill = phase_times(deployment, deployment.chunks, network, rates, single, on_pass=on_pass).times(
+        len(deployment.chunks)
+    )
+    outside = outside_layers(deployment, constants, rates)
+    ttft = prefill.step_s + outside
+    result = asdict(prefill) | {"ttft_s": ttft, "outside_s": outside, "ep_overhead": prefill.ep_exposed_s / prefill.step_s}
     result["tokens_per_s_prefill"] = deployment.workload.num_prefill_tokens / ttft
+    if deployment.mixed is not None:
+        result["mixed_step_s"] = time_step(deployment, deployment.mixed, network, rates).duration
+        on_pass()
     if deployment.decode:
-        decode = phase_times(deployment, deployment.decode, network, rates, on_pass=on_pass)
+        decode = phase_times(deployment, deployment.decode, network, rates, single, on_pass=on_pass)
         result |= {f"decode_{name}": value for name, value in asdict(decode).items()}
         result["decode_ep_overhead"] = decode.ep_exposed_s / decode.step_s
         result["tpot_s"] = decode.step_s
@@ -154,28 +237,32 @@ def phase_times(
     steps: Sequence[Step],
     network: Network,
     rates: ComputeRates,
+    alone: _Alone,
     *,
     on_pass: Callable[[], None] = lambda: None,
 ) -> PhaseTimes:
-    """Mean times of some forward passes."""
+    """Mean times of some forward passes; ``alone`` gives those of single exchanges."""
     rows, errors, waits = [], [], []
-    alone = _Alone(network, deployment.scenario.communication.tolerance)
     for step in steps:
         real = time_step(deployment, step, network, rates)
-        free = time_step(deployment, _at_no_cost(step), network.at_no_cost(), rates)
+        free = time_step(deployment, _at_no_cost(step), network, rates, expert_network=network.at_no_cost())
         layers = [layer for batch in step.batches for layer in batch.exchanges]
+        groups = [batch.group for batch in step.batches if batch.group is not None]
         exchanges = [alone.time(phases) for layer in layers for phases in (layer.dispatch, layer.combine)]
+        around = [alone.time(phases) for group in groups for phases in (group.gather, group.scatter)]
         communication = sum(exchange.duration for exchange in exchanges)
         bound = sum(exchange.bound for exchange in exchanges)
-        rows.append((real.duration, communication, real.duration - free.duration, bound))
-        errors += [exchange.error_bound for exchange in exchanges]
+        shared = deployment.model.layers * sum(exchange.duration for exchange in around)
+        rows.append((real.duration, communication, real.duration - free.duration, shared, bound))
+        errors += [exchange.error_bound for exchange in exchanges + around]
         waits.append(real.lateness)
         on_pass()
-    step_s, ep_comm_s, ep_exposed_s, bound_s = (float(value) for value in np.mean(rows, axis=0))
+    step_s, ep_comm_s, ep_exposed_s, tp_comm_s, bound_s = (float(value) for value in np.mean(rows, axis=0))
     return PhaseTimes(
         step_s=step_s,
         ep_comm_s=ep_comm_s,
         ep_exposed_s=ep_exposed_s,
+        tp_comm_s=tp_comm_s,
         bound_s=bound_s,
         network_error=max(errors, default=0.0),
         lateness_s=max(waits, default=0.0),
@@ -183,7 +270,7 @@ def phase_times(
 
 
 def _at_no_cost(step: Step) -> Step:
-    """The same step with messages that take no time."""
+    """The same step with dispatch and combine that take no time."""
     batches = [replace(batch, exchanges=[layer.at_no_cost() for layer in batch.exchanges]) for batch in step.batches]
     return replace(step, batches=batches)
 
@@ -204,11 +291,25 @@ class _Alone:
 
 
 def time_step(
-    deployment: Deployment, step: Step, network: Network, rates: ComputeRates, *, record_links: bool = False
+    deployment: Deployment,
+    step: Step,
+    network: Network,
+    rates: ComputeRates,
+    *,
+    record_links: bool = False,
+    expert_network: Network | None = None,
 ) -> StepTime:
-    """Simulate one forward pass; ``record_links`` keeps the utilisation of links over time."""
+    """Simulate one forward pass; ``record_links`` keeps the utilisation of links over time.
+
+    ``expert_network`` carries dispatch and combine instead of ``network``.
+    """
+    tensor = deployment.scenario.parallelism.tensor
     batches = [
-        MicroBatch(times=compute_times(deployment.model, batch.load, rates), exchanges=batch.exchanges)
+        MicroBatch(
+            times=compute_times(deployment.model, batch.load, rates, tensor=tensor),
+            exchanges=batch.exchanges,
+            group=batch.group,
+        )
         for batch in step.batches
     ]
     return step_time(
@@ -219,6 +320,7 @@ def time_step(
         record_links=record_links,
         tolerance=deployment.scenario.communication.tolerance,
         shared_cores=deployment.scenario.compute.shared_cores,
+        expert_network=expert_network,
     )
 
 
@@ -242,7 +344,8 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         "msi": None,
         "tpot_s": None,
         "fidelity": "fluid",
-        "not_counted": ["vision encoder (but for compute.per_prefill)", "keys and values between ranks", "sampling"],
+        "memory": _memory(deployment),
+        "not_counted": _not_counted(deployment),
     }
     if decode and decode[0].traffic:
         described["decode_imbalance"] = float(np.mean([step.traffic.imbalance() for step in decode if step.traffic]))
@@ -252,6 +355,32 @@ def _describe(deployment: Deployment) -> dict[str, Any]:
         msi = float(np.mean(modality_specialisation(trace)))
         described["msi"] = None if np.isnan(msi) else msi
     return described
+
+
+def _memory(deployment: Deployment) -> dict[str, Any]:
+    """Bytes of the busiest rank by part, and whether they fit."""
+    fit = memory(deployment)
+    return {
+        "fits": fit.fits,
+        "ranks_needed": fit.ranks_needed,
+        "bytes_needed": fit.need.total,
+        "bytes_usable": fit.usable,
+        "weights": fit.need.weights,
+        "buffers": fit.need.buffers,
+        "cache_bytes_per_token": fit.need.cache_per_token,
+        "cache_tokens": fit.need.cached,
+        "cache_capacity_tokens": fit.cache_capacity,
+    }
+
+
+def _not_counted(deployment: Deployment) -> list[str]:
+    """What the times leave out."""
+    vision: list[str] = []
+    scenario = deployment.scenario
+    if deployment.workload.sequence_vision_tokens.any() and scenario.compute.per_prefill is None:
+        unknown = deployment.model.vision is None or scenario.workload.is_from_trace
+        vision = ["vision encoder"] if unknown and scenario.calibration is None else []
+    return [*vision, "keys and values between ranks", "sampling"]
 
 
 def _policy(deployment: Deployment) -> str:

@@ -1,7 +1,8 @@
 """When everything in a step happens: SimPy processes of ranks over the layers of the model.
 
-Per MoE layer: attention, gate, dispatch, routed experts, combine; shared experts before dispatch, or with
-``shared_expert`` overlap while tokens travel; with ``two_batch`` the tokens of every rank go through in two halves, one of
+Per MoE layer: attention, gate, dispatch, routed experts, combine; where ranks share attention, a gather before and a
+scatter behind it, in dense layers too. Shared experts come before dispatch, or with ``shared_expert`` overlap while tokens
+travel; with ``two_batch`` the tokens of every rank go through in two halves, one of
 which computes while the other travels. A rank starts its experts when all it receives has arrived, and its next layer when
 its own results are back; nobody waits for a barrier, so stragglers are seen where they bite.
 """
@@ -52,11 +53,26 @@ class LayerExchanges:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupExchanges:
+    """Phases of the gather before attention and of the scatter behind it, the same in every layer."""
+
+    gather: Sequence[Flows]
+    scatter: Sequence[Flows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Tokens that go through the layers together: what ranks compute, and one entry per MoE layer of what they send."""
+    """Tokens that go through the layers together: what ranks compute, and what they send.
+
+    Attributes:
+        times: Seconds of each part on each rank.
+        exchanges: Dispatch and combine, one entry per MoE layer.
+        group: Around attention; None where every rank has its own.
+    """
 
     times: ComputeTimes
     exchanges: Sequence[LayerExchanges]
+    group: GroupExchanges | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,7 @@ def step_time(
     overlap: Overlap = "none",
     record_links: bool = False,
     tolerance: float = 0.0,
+    expert_network: Network | None = None,
     shared_cores: int | None = None,
 ) -> StepTime:
     """Simulate one step.
@@ -97,14 +114,18 @@ def step_time(
         overlap: Whether shared experts run while tokens travel.
         record_links: Keep the utilisation of links over time.
         tolerance: Relative error aimed at in large exchanges.
+        expert_network: Carries dispatch and combine instead of ``network``, without disturbing what is on that.
         shared_cores: Cores on which all ranks compute in turns; left out: each has a device of its own.
     """
     env = simpy.Environment()
     layers = [layer for batch in batches for layer in batch.exchanges]
     phases = [flows for layer in layers for flows in (*layer.dispatch, *layer.combine)]
+    groups = [batch.group for batch in batches if batch.group is not None]
+    phases += [flows for group in groups for flows in (*group.gather, *group.scatter)]
     engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
+    experts = engine if expert_network is None else Engine(env, expert_network, phases, tolerance=tolerance)
     cores = None if shared_cores is None else Cores(env, shared_cores)
-    step = _Step(engine, model=model, overlap=overlap, cores=cores)
+    step = _Step(engine, experts, model=model, overlap=overlap, cores=cores)
     for batch in batches:
         step.start(batch)
     env.run()
@@ -125,12 +146,20 @@ class _Work(NamedTuple):
     duration: float
 
 
+class _Opened(NamedTuple):
+    """Phases of an exchange, and the engine that carries them."""
+
+    engine: Engine
+    phases: list[Exchange]
+
+
 class _Step:
     """The processes of one step: a device per rank, and per rank a process for each of its micro-batches."""
 
-    def __init__(self, engine: Engine, *, model: ModelShape, overlap: Overlap, cores: Cores | None) -> None:
-        self.cores = cores
-        self.env, self.engine, self.overlap = engine.env, engine, overlap
+    def __init__(self, engine: Engine, experts: Engine, *, model: ModelShape, overlap: Overlap, cores: Cores | None) -> None:
+        self._cores = cores
+        self.env, self.overlap = engine.env, overlap
+        self._engine, self._experts = engine, experts
         self.num_layers = model.layers
         self.moe_index = {layer: index for index, layer in enumerate(model.moe_layer_indices)}
         num_ranks = engine.network.topology.num_ranks
@@ -140,67 +169,93 @@ class _Step:
 
     def start(self, batch: MicroBatch) -> None:
         """Start every rank on a micro-batch."""
-        opened = [
-            (self.engine.open_all(layer.dispatch), self.engine.open_all(layer.combine))
-            for layer in batch.exchanges
+        experts = [(_open(self._experts, layer.dispatch), _open(self._experts, layer.combine)) for layer in batch.exchanges]
+        group = batch.group
+        around = [
+            None if group is None else (_open(self._engine, group.gather), _open(self._engine, group.scatter))
+            for _ in range(self.num_layers)
         ]
         for rank in range(len(self.finish)):
-            self.env.process(self._run(rank, batch.times, opened))
+            self.env.process(self._run(rank, batch.times, experts, around))
 
-    def _run(self, rank: int, times: ComputeTimes, opened: Sequence[tuple[list[Exchange], list[Exchange]]]) -> Processes:
+    def _run(
+        self,
+        rank: int,
+        times: ComputeTimes,
+        experts: Sequence[tuple[_Opened, _Opened]],
+        around: Sequence[tuple[_Opened, _Opened] | None],
+    ) -> Processes:
         """A micro-batch on one rank; work that nothing interrupts is done in one go."""
         todo: list[_Work] = []
-        for layer in range(self.num_layers):
-            todo.append(_Work(layer, "attention", float(times.attention[rank])))
+        for layer, group in enumerate(around):
+            attention = _Work(layer, "attention", float(times.attention[rank]))
+            if group is None:
+                todo.append(attention)
+            else:
+                yield from self._exchange(rank, layer, "gather", group[0], before=todo)
+                yield from self._exchange(rank, layer, "scatter", group[1], before=[attention])
+                todo = []
             if layer not in self.moe_index:
                 todo.append(_Work(layer, "dense", float(times.dense[rank])))
                 continue
-            index = self.moe_index[layer]
-            dispatch, combine = opened[index]
-            todo.append(_Work(layer, "gate", float(times.gate[rank])))
-            shared = _Work(layer, "shared", float(times.shared[rank]))
-            meanwhile = [shared] if self.overlap == "shared_expert" else []
-            before = todo if meanwhile else [*todo, shared]
-            yield from self._exchange(rank, "dispatch", dispatch, before=before, meanwhile=meanwhile)
-            experts = _Work(layer, "experts", float(times.experts[index, rank]))
-            yield from self._exchange(rank, "combine", combine, before=[experts], meanwhile=[])
+            yield from self._experts_of(rank, layer, times, experts[self.moe_index[layer]], before=todo)
             todo = []
-        yield from self._compute(rank, [*todo, _Work(self.num_layers, "head", float(times.head[rank]))], then=())
+        yield from self._compute(rank, [*todo, _Work(self.num_layers, "head", float(times.head[rank]))], then=None)
         self.finish[rank] = max(self.finish[rank], self.env.now)
 
+    def _experts_of(
+        self, rank: int, layer: int, times: ComputeTimes, opened: tuple[_Opened, _Opened], *, before: list[_Work]
+    ) -> Processes:
+        """Gate, dispatch, routed experts, combine, and the shared experts where the overlap puts them."""
+        gate = _Work(layer, "gate", float(times.gate[rank]))
+        shared = _Work(layer, "shared", float(times.shared[rank]))
+        routed = _Work(layer, "experts", float(times.experts[self.moe_index[layer], rank]))
+        if self.overlap == "shared_expert":
+            yield from self._exchange(rank, layer, "dispatch", opened[0], before=[*before, gate], meanwhile=[shared])
+        else:
+            yield from self._exchange(rank, layer, "dispatch", opened[0], before=[*before, gate, shared])
+        yield from self._exchange(rank, layer, "combine", opened[1], before=[routed])
+
     def _exchange(
-        self, rank: int, name: str, phases: list[Exchange], *, before: list[_Work], meanwhile: list[_Work]
+        self,
+        rank: int,
+        layer: int,
+        name: str,
+        opened: _Opened,
+        *,
+        before: list[_Work],
+        meanwhile: Sequence[_Work] = (),
     ) -> Processes:
         """Compute, then exchange, computing something else while that is under way."""
-        yield from self._compute(rank, before, then=phases)
-        travel = self.env.process(self._travel(rank, before[-1].layer, name, phases))
-        yield from self._compute(rank, meanwhile, then=())
+        yield from self._compute(rank, before, then=opened)
+        travel = self.env.process(self._travel(rank, layer, name, opened))
+        yield from self._compute(rank, meanwhile, then=None)
         yield travel
 
-    def _travel(self, rank: int, layer: int, name: str, phases: list[Exchange]) -> Processes:
+    def _travel(self, rank: int, layer: int, name: str, opened: _Opened) -> Processes:
         start = self.env.now
-        yield from take_part(self.engine, phases, rank)
-        size = sum(float(phase.bytes_sent[rank]) for phase in phases)
+        yield from take_part(opened.engine, opened.phases, rank)
+        size = sum(float(phase.bytes_sent[rank]) for phase in opened.phases)
         self.spans.append(Span(rank=rank, layer=layer, name=name, start=start, end=self.env.now, size=size))
 
-    def _compute(self, rank: int, work: list[_Work], *, then: Sequence[Exchange]) -> Processes:
+    def _compute(self, rank: int, work: Sequence[_Work], *, then: _Opened | None) -> Processes:
         """Work on the rank's device once it is free; the network hears at once when the exchange behind will begin."""
         work = [part for part in work if part.duration > 0]
         if not work:
-            announce(self.engine, then, rank, at=self.env.now)
+            _announce(then, rank, at=self.env.now)
             return
         with self._devices[rank].request() as turn:
             yield turn
-            if self.cores is not None:
-                yield from self._take_turns(rank, work, self.cores)
-                announce(self.engine, then, rank, at=self.env.now)
+            if self._cores is not None:
+                yield from self._take_turns(rank, work, self._cores)
+                _announce(then, rank, at=self.env.now)
                 return
             start = self.env.now
             for part in work:
                 end = start + part.duration
                 self.spans.append(Span(rank=rank, layer=part.layer, name=part.name, start=start, end=end))
                 start = end
-            announce(self.engine, then, rank, at=start)
+            _announce(then, rank, at=start)
             yield self.env.timeout(start - self.env.now)
 
     def _take_turns(self, rank: int, work: Sequence[_Work], cores: Cores) -> Processes:
@@ -209,3 +264,12 @@ class _Step:
             start = self.env.now
             yield from cores.work(part.duration)
             self.spans.append(Span(rank=rank, layer=part.layer, name=part.name, start=start, end=self.env.now))
+
+
+def _open(engine: Engine, phases: Sequence[Flows]) -> _Opened:
+    return _Opened(engine, engine.open_all(phases))
+
+
+def _announce(opened: _Opened | None, rank: int, *, at: float) -> None:
+    if opened is not None:
+        announce(opened.engine, opened.phases, rank, at=at)

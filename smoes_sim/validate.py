@@ -1,15 +1,14 @@
 """Hold predictions against measurements: how wrong are we, by family and by system, and do the intervals hold?
 
 A predictor takes a row and gives seconds with an 80% interval, or the reason why it cannot. Rows that name a topology or a
-scenario go to the simulator itself; others are matched to a shipped topology by their layout and nominal rates.
+scenario go to the simulator itself; for others the row's columns build the topology, and the model of its library predicts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,17 @@ import numpy as np
 from smoes_sim.calibration import Calibration, interval_of
 from smoes_sim.cases import Case, ExchangeCase, read_case
 from smoes_sim.errors import ConfigError
+from smoes_sim.libraries.case import Skip
+from smoes_sim.libraries.published import LibraryCalibration, load_libraries, predict_row
 from smoes_sim.measurements import Measurement, data_hash, measured_time
 from smoes_sim.metrics import relative_error
-from smoes_sim.network import Network, exchange_time, phases_of
-from smoes_sim.skew import uniform_matrix
-from smoes_sim.topology import TopologySpec, find_spec, find_topology, topology_names
 
-_SAME_RATE = 0.01
-"""Nominal rates within this, relatively, are the same link (535.5 GB/s is 7 x 76.5)."""
-_LARGE = 2**20
-"""Bytes per rank from which bandwidth, not start-up, should rule: families are split here."""
 _START_UP = 0.5
 """An exchange is called ruled by its start-up if that takes this share of its time."""
 _SAME_TIME = 1e-6
 """Times within this, relatively, are one measurement written twice."""
-Key = tuple[int, int, float | None, float | None]
+_SAME_DIGITS = 1e-4
+"""As above, where the fitted time was written with five digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +41,8 @@ class Predicted:
         family: Kind of operation: rows whose errors belong in one line.
         system: Hardware or topology.
         doubt: Known reason to be wrong, for the list of worst cases; "" if there is none.
+        measured: Seconds that the row's bandwidth means, where it reports no time.
+        is_fitted: Whether the constants were fitted on this row.
     """
 
     seconds: float
@@ -54,27 +51,47 @@ class Predicted:
     high: float | None = None
     system: str = ""
     doubt: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """Why a row cannot be predicted."""
-
-    reason: str
+    measured: float | None = None
+    is_fitted: bool = False
 
 
 Predictor = Callable[[Measurement], Predicted | Skip]
 
 
-def predictor(calibration: Calibration | None) -> Predictor:
-    """The predictor that suits each row: the simulator where a row names what ran, else a shipped topology."""
+def predictor(calibration: Calibration | None, libraries: LibraryCalibration | None = None) -> Predictor:
+    """The predictor that suits each row: the simulator where a row names what ran, else the model of its library.
+
+    Args:
+        calibration: Constants of a machine, for the simulator; nominal link rates when None.
+        libraries: Constants of libraries; those that are shipped when left out.
+    """
+    libraries = libraries or load_libraries()
+    fitted = {row.id: row.seconds for row in libraries.fitted_on}
 
     def predict(row: Measurement) -> Predicted | Skip:
         if row.topology or row.scenario:
             return _simulated(row, calibration)
-        return _nominal(row)
+        return _of_library(row, libraries, fitted)
 
     return predict
+
+
+def _of_library(row: Measurement, libraries: LibraryCalibration, fitted: Mapping[str, float]) -> Predicted | Skip:
+    """The library model of a row on the topology that its columns describe."""
+    answer = predict_row(row, libraries)
+    if isinstance(answer, Skip):
+        return answer
+    known = fitted.get(row.id)
+    return Predicted(
+        seconds=answer.seconds,
+        low=answer.low,
+        high=answer.high,
+        family=answer.family,
+        system=answer.system,
+        doubt=answer.doubt,
+        measured=answer.measured,
+        is_fitted=known is not None and math.isclose(known, answer.measured or math.nan, rel_tol=_SAME_DIGITS),
+    )
 
 
 def _simulated(row: Measurement, calibration: Calibration | None) -> Predicted | Skip:
@@ -115,32 +132,42 @@ def _doubt(case: Case, calibration: Calibration, seconds: float, *, is_open: boo
 
 
 def validate(
-    rows: Sequence[Measurement], predict: Predictor, *, calibration: Calibration | None = None, path: Path | None = None
+    rows: Sequence[Measurement],
+    predict: Predictor,
+    *,
+    calibration: Calibration | LibraryCalibration | None = None,
+    path: Path | None = None,
 ) -> dict[str, Any]:
     """Predict what can be predicted and count the errors; rows that were fitted are counted apart.
 
     Returns:
         ``families`` and ``systems`` (n, median, mean, 90th percentile and largest absolute relative error, share inside
-        the 80% interval), the same of ``in_sample``, ``rows``, ``skipped`` with reasons, ``repeatability`` (median
+        the 80% interval), the same of ``in_sample``, ``rows``, ``unmeasured``
+        (predictions of rows without a time), ``skipped`` with reasons, ``repeatability`` (median
         relative scatter of repeats), and ``calibrated_on``: None if nothing was fitted.
     """
     predicted: list[dict[str, Any]] = []
+    unmeasured: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     fitted = _FittedRows(calibration, path)
     for row in rows:
-        measured = measured_time(row)
-        answer = predict(row) if measured is not None else Skip("neither a time nor an algbw or busbw with a size")
-        if isinstance(answer, Skip) or measured is None:
-            skipped.append({"id": row.id, "reason": answer.reason if isinstance(answer, Skip) else ""})
+        answer = predict(row)
+        if isinstance(answer, Skip):
+            skipped.append({"id": row.id, "reason": answer.reason})
+            continue
+        measured = answer.measured or measured_time(row)
+        if measured is None:
+            unmeasured.append(_without_time(row, answer))
         else:
-            predicted.append(_row(row, answer, measured, is_fitted=row in fitted))
+            predicted.append(row_of(row, answer, measured, is_fitted=answer.is_fitted or row in fitted))
     held_out = [row for row in predicted if not row["in_sample"]]
     in_sample = [row for row in predicted if row["in_sample"]]
     return {
-        "families": _by(held_out, "family"),
-        "systems": _by(held_out, "system"),
-        "in_sample": _by(in_sample, "family"),
+        "families": errors_by(held_out, "family"),
+        "systems": errors_by(held_out, "system"),
+        "in_sample": errors_by(in_sample, "family"),
         "rows": predicted,
+        "unmeasured": unmeasured,
         "skipped": skipped,
         "repeatability": _repeatability(predicted),
         "calibrated_on": fitted.document(),
@@ -150,7 +177,7 @@ def validate(
 class _FittedRows:
     """Which rows a calibration was fitted on: those with a fitted id, and the fitted time unless the file is the same."""
 
-    def __init__(self, calibration: Calibration | None, path: Path | None) -> None:
+    def __init__(self, calibration: Calibration | LibraryCalibration | None, path: Path | None) -> None:
         self._calibration = calibration
         self._times = {row.id: row.seconds for row in calibration.fitted_on} if calibration else {}
         self._is_same = bool(calibration and path and data_hash(path) == calibration.data_hash)
@@ -171,12 +198,32 @@ class _FittedRows:
             "data_hash": self._calibration.data_hash,
             "same_file": self._is_same,
             "command": self._calibration.command,
-            "open": [name for name, known in self._calibration.parameters.items() if not known.identified],
-            "spread": self._calibration.spread,
+            "open": self._open(),
         }
 
+    def _open(self) -> list[str]:
+        """Constants that the fit leaves open; those of libraries are open to a degree, which their intervals carry."""
+        if not isinstance(self._calibration, Calibration):
+            return []
+        return [name for name, known in self._calibration.parameters.items() if not known.identified]
 
-def _row(row: Measurement, answer: Predicted, measured: float, *, is_fitted: bool) -> dict[str, Any]:
+
+def _without_time(row: Measurement, answer: Predicted) -> dict[str, Any]:
+    """The prediction of a row without a time, by JSON key."""
+    return {
+        "id": row.id,
+        "family": answer.family,
+        "system": answer.system or row.system,
+        "size_bytes": row.size,
+        "predicted_s": answer.seconds,
+        "low_s": answer.low,
+        "high_s": answer.high,
+        "doubt": answer.doubt,
+    }
+
+
+def row_of(row: Measurement, answer: Predicted, measured: float, *, is_fitted: bool) -> dict[str, Any]:
+    """A prediction beside its measurement, by JSON key."""
     is_inside = None if answer.low is None or answer.high is None else bool(answer.low <= measured <= answer.high)
     scatter = None
     if row.duration_p10 and row.duration_p90:
@@ -199,7 +246,8 @@ def _row(row: Measurement, answer: Predicted, measured: float, *, is_fitted: boo
     }
 
 
-def _by(rows: Iterable[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+def errors_by(rows: Iterable[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """Errors of rows that have the same value of ``key``."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row[key], []).append(row)
@@ -223,51 +271,3 @@ def _repeatability(rows: Sequence[dict[str, Any]]) -> float | None:
     """Median over rows of half the distance from the 10th to the 90th percentile of repeats, relative."""
     known = [row["repeatability"] for row in rows if row["repeatability"] is not None]
     return float(np.median(known)) if known else None
-
-
-def _nominal(row: Measurement) -> Predicted | Skip:
-    """The shipped topology with the row's nodes, ranks and nominal rates; what is missing (protocols, launch) shows."""
-    if row.mode != "alltoall":
-        return Skip(f"mode {row.mode} needs a library model")
-    if row.size is None:
-        return Skip("bytes_per_rank is empty")
-    nic = row.nic_bandwidth if row.nodes > 1 else None
-    for name, key in _shipped_keys().items():
-        if key[:2] == (row.nodes, row.ranks_per_node) and _same(key[2], row.intra_bandwidth) and _same(key[3], nic):
-            network = _shipped_network(name)
-            matrix = uniform_matrix(network.topology.num_ranks, row.size)
-            family = f"alltoall {name}, {'>=' if row.size >= _LARGE else '<'} 1 MiB"
-            seconds = exchange_time(network, phases_of(network, [matrix])).duration
-            return Predicted(seconds=seconds, family=family, system=row.system, doubt="nothing is fitted")
-    rate = f"{row.intra_bandwidth / 1e9:g} GB/s" if row.intra_bandwidth else "no rate"
-    return Skip(f"no shipped topology of {row.nodes} x {row.ranks_per_node} ranks with {rate} inside a node")
-
-
-def _same(a: float | None, b: float | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return abs(a - b) <= _SAME_RATE * max(a, b)
-
-
-@cache
-def _shipped_network(name: str) -> Network:
-    return Network(topology=find_topology(name))
-
-
-@cache
-def _shipped_keys() -> dict[str, Key]:
-    """Nodes, ranks per node, rate inside a node and NIC rate per rank of every shipped topology that has them."""
-    found = {name: _key(find_spec(name)) for name in topology_names()}
-    return {name: key for name, key in found.items() if key is not None}
-
-
-def _key(spec: TopologySpec) -> Key | None:
-    if spec.kind == "mesh":
-        return 1, spec.ranks, spec.link.bandwidth * (spec.ranks - 1), None
-    if spec.kind == "scale_up_domain" and spec.racks == 1:
-        return 1, spec.ranks_per_rack, spec.scale_up.bandwidth, None
-    if spec.kind == "two_level":
-        peers = spec.ranks_per_node - 1 if spec.scale_up.wiring == "mesh" else 1
-        nic = spec.nic.bandwidth / (1 if spec.nic.per == "rank" else spec.ranks_per_node)
-        return spec.nodes, spec.ranks_per_node, spec.scale_up.bandwidth * peers, nic
-    return None

@@ -10,7 +10,7 @@ from smoes_sim.compute import ComputeTimes
 from smoes_sim.models import ModelShape
 from smoes_sim.models.image_tokens import FixedImageTokens
 from smoes_sim.network import Network, phases_of
-from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
+from smoes_sim.timeline import GroupExchanges, LayerExchanges, MicroBatch, step_time
 
 
 def model_of(layers, **changes):
@@ -251,3 +251,40 @@ def test_two_batches_share_device_and_network_so_that_one_computes_while_the_oth
     # one after the other they would take 2 * (1 + 6 + 3 + 6) = 32 s
     whole = [timed(model_of(1), times, batch.exchanges, network).duration for batch in batches]
     assert sum(whole) == pytest.approx(32)
+
+
+def group_of(network, matrix):
+    stage = np.array(matrix, dtype=np.float64)
+    return GroupExchanges(gather=phases_of(network, [stage]), scatter=phases_of(network, [stage.T]))
+
+
+def test_ranks_of_a_group_gather_before_attention_and_scatter_behind_it():
+    # gather: rank 0 sends 4 B, gone at 4 and there at 6; rank 1 2 B, gone at 2 and there at 4: done at 4 and 6.
+    # attention until 5 and 7. Scatter: rank 0 2 B at 5, gone 7, there 9; rank 1 4 B at 7, gone 11, there 13: done at 13
+    # and 11, then 1 s of dense layer
+    model = model_of(1, experts=0, top_k=0, shared_experts=0, expert_ffn=0)
+    network = network_of(2)
+    batch = MicroBatch(
+        times=times_of(2, attention=[1, 1], dense=[1, 1]), exchanges=[], group=group_of(network, [[0, 4], [2, 0]])
+    )
+    step = step_time(model, [batch], network)
+    assert step.finish == pytest.approx([14, 12])
+    assert events(step, 0) == [
+        (0, "gather", 0, 4),
+        (0, "attention", 4, 5),
+        (0, "scatter", 5, 13),
+        (0, "dense", 13, 14),
+    ]
+
+
+def test_experts_may_travel_on_a_network_of_their_own():
+    # as above, then a MoE layer whose exchange costs nothing there: both meet at 13 in dispatch, experts until 16
+    network = network_of(2)
+    layer = layer_of(network, [[0, 5], [3, 0]])
+    batch = MicroBatch(
+        times=times_of(2, attention=[1, 1], experts=[[3, 3]]),
+        exchanges=[layer.at_no_cost()],
+        group=group_of(network, [[0, 4], [2, 0]]),
+    )
+    step = step_time(model_of(1), [batch], network, expert_network=network.at_no_cost())
+    assert step.finish == pytest.approx([16, 16])

@@ -86,11 +86,17 @@ def test_doubts_are_named(table: Path) -> None:
 
 def test_rows_that_cannot_be_predicted_are_skipped_with_the_reason(table: Path) -> None:
     rows = read_measurements(table)
-    broken = [replace(rows[0], topology="gone.yaml"), replace(rows[0], duration=None), replace(rows[0], schedule="x")]
+    broken = [replace(rows[0], topology="gone.yaml"), replace(rows[0], schedule="x")]
     reasons = [entry["reason"] for entry in validate(broken, predictor(None))["skipped"]]
     assert "gone.yaml: cannot be read" in reasons[0]
-    assert reasons[1].startswith("neither a time nor")
-    assert 'a: schedule = "x" is unknown' in reasons[2]
+    assert 'a: schedule = "x" is unknown' in reasons[1]
+
+
+def test_rows_without_a_time_are_predicted_apart(table: Path) -> None:
+    rows = read_measurements(table)
+    document = validate([replace(rows[0], duration=None)], predictor(None))
+    assert [row["id"] for row in document["unmeasured"]] == [rows[0].id]
+    assert not document["rows"]
 
 
 def test_any_predictor_can_answer(table: Path) -> None:

@@ -128,8 +128,9 @@ def _solve(
 
 def _mean_time(deployment: Deployment, constants: dict[str, float], *, decode: bool) -> float:
     network, rates = network_with(deployment, constants), rates_with(deployment, constants)
-    steps = deployment.decode if decode else [deployment.prefill]
-    return float(np.mean([time_step(deployment, step, network, rates).duration for step in steps]))
+    steps = deployment.decode if decode else deployment.chunks
+    times = [time_step(deployment, step, network, rates).duration for step in steps]
+    return float(np.mean(times) if decode else np.sum(times))
 
 
 def _root(function: Callable[[float], float], wanted: float, *, low: float, high: float) -> float | None:

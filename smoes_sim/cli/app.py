@@ -32,8 +32,8 @@ app.add_typer(trace_commands.app, name="trace", help="What the router did: synth
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
 app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
 app.command()(train)
-app.command()(sweep)
 app.command()(run)
+app.command()(sweep)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""

@@ -134,7 +134,7 @@ def _table(document: Row) -> str:
     return "".join(f"# {line}\n" for line in lines) + show.table(header, body, left=2)
 
 
-_UNCALIBRATED = "NOT calibrated: nominal rates, assumed efficiencies (give the scenario a calibration)"
+_UNCALIBRATED = "NOT calibrated: nominal rates, efficiencies in their stated ranges (give the scenario a calibration)"
 
 
 def _by_phase(document: Row) -> dict[tuple[str, str], list[Row]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_bandwidth
 
 if TYPE_CHECKING:
-    from smoes_sim.calibration import Calibration
+    from smoes_sim.calibration import Calibration, Parameter
     from smoes_sim.config import Scenario
 
 Row = dict[str, Any]
@@ -141,11 +141,23 @@ def prediction(row: Row) -> str:
         "output tokens/s": _with_range(row, "tokens_per_s", "{:.4g}".format),
         "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', seconds)}, bound {seconds(row['bound_s'])}",
         "EP exposed, prefill": _exposed(row, ""),
+        **({"TP communication, prefill": _with_range(row, "tp_comm_s", seconds)} if row["tp_comm_s"] else {}),
+        **({"mixed step": _with_range(row, "mixed_step_s", seconds)} if "mixed_step_s" in row else {}),
         "EP exposed, decode": _exposed(row, "decode_"),
+        "memory": _memory(row["memory"]),
         "network error": _network_error(row),
         "not counted": ", ".join(row["not_counted"]),
     }
     return pairs(lines)
+
+
+def _memory(memory: Row) -> str:
+    """What the busiest rank needs, and what to do where it is too much."""
+    needed = f"{memory['bytes_needed'] / 1e9:.4g} of {memory['bytes_usable'] / 1e9:.4g} GB on the busiest rank"
+    if memory["fits"]:
+        return f"{needed}; cache for {memory['cache_capacity_tokens']} tokens, {memory['cache_tokens']} used"
+    ranks = memory["ranks_needed"]
+    return f"does not fit: {needed}; " + (f"needs {ranks} ranks" if ranks else "no number of ranks helps")
 
 
 def _network_error(row: Row) -> str:
@@ -168,13 +180,21 @@ def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]])
     text = "What travels (share of tokens and layers that need another rank, %; bytes between ranks in prefill)\n"
     text += table(["routing", "experts", "tokens", "vision", "text", "V+T", "decode", "GB", "max/mean"], counted, left=3)
     text += "\nHow long it takes"
-    text += " (median over the calibration's draws, [10%, 90%])\n" if rows[0]["intervals"] else "\n"
+    text += _meaning_of_brackets(rows, deployments)
     text += table(
         ["routing", "experts", "tokens", "TTFT (s)", "TPOT (s)", "output tokens/s", "EP overhead of prefill (%)"],
         timed,
         left=3,
     )
     return text + _changes(rows) + _unknown(deployments)
+
+
+def _meaning_of_brackets(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
+    if not rows[0]["intervals"]:
+        return "\n"
+    if deployments[0][1].calibration is None:
+        return " (middle, [both ends] of the efficiencies' stated ranges)\n"
+    return " (median over the calibration's draws, [10%, 90%])\n"
 
 
 def _counted(row: Row) -> list[str]:
@@ -227,8 +247,13 @@ def calibration(fitted: Calibration) -> str:
         text += f"{fitted.num_draws} sets explain all of it exactly\n"
     else:
         text = f"Constants fitted on {len(fitted.fitted_on)} rows; {fitted.num_draws} sets say how well they are known\n"
+    return text + parameters(fitted.parameters)
+
+
+def parameters(fitted: Mapping[str, Parameter]) -> str:
+    """Fitted constants, one a line."""
     body = []
-    for name, parameter in fitted.parameters.items():
+    for name, parameter in fitted.items():
         verdict = "pinned down" if parameter.identified else "NOT pinned down by these data"
         if parameter.traded_with:
             verdict += f", trades against {', '.join(parameter.traded_with)}"
@@ -236,7 +261,7 @@ def calibration(fitted: Calibration) -> str:
             verdict += f"; prior {parameter.prior:.3g}"
         meaning = f"{parameter.meaning} ({verdict})"
         body.append([name, f"{parameter.value:.3g}", f"{parameter.low:.3g}", f"{parameter.high:.3g}", meaning])
-    return text + table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
+    return table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
 
 
 def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:

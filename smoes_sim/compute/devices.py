@@ -4,17 +4,57 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, nearest
 from smoes_sim.units import Bandwidth, Flops, Size
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Range(Spec):
+    """A share of a peak that is not known exactly: the middle that is used, and how low and how high it may be."""
+
+    low: Share
+    value: Share
+    high: Share
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"low = {self.low}, value = {self.value}, high = {self.high}: must rise. Sort them.")
+        return self
+
+    def quantile(self, part: float) -> float:
+        """From ``low`` (0) over ``value`` (0.5) to ``high`` (1), straight in between."""
+        near, far = (self.low, self.value) if part < 0.5 else (self.value, self.high)
+        return near + (far - near) * (2 * part - (0 if part < 0.5 else 1))
+
+
+FLOPS_EFFICIENCY = Range(low=0.3, value=0.5, high=0.7)
+"""Share of the dense peak that matrix products reach where arithmetic limits them, for every device without its own.
+
+Kernels of DeepSeek-V3's shapes on H800 (1978.9 TFLOPS in FP8, 989.4 in BF16): dense products of 4096 rows 590 to 1358
+TFLOPS, grouped ones 815 to 1297 (github.com/deepseek-ai/DeepGEMM, README of 2025-02-25): 0.30 to 0.69. MLA decoding 660
+(README of FlashMLA): 0.67. Attention on B200 1460 of 2250 TFLOPS (there too): 0.65. Other devices: assumed alike. The
+middle is an assumption. Measured kernel by kernel; nothing was fitted to times of whole steps.
+"""
+MEMORY_EFFICIENCY = Range(low=0.5, value=0.8, high=0.9)
+"""Share of the memory bandwidth that is reached where memory limits, for every device without its own.
+
+H800 (3.35 TB/s), same sources: products of 64 rows 1688 to 2668 GB/s, 0.50 to 0.80; MLA decoding 3000 GB/s, 0.90.
+"""
 
 
 class Device(Spec):
     """One accelerator.
 
     ``peak_bf16`` and ``peak_fp8`` are dense rates in operations per second (a multiply-add is two), ``None`` where the
-    format is not built in; ``memory_bandwidth`` is in bytes per second, ``memory`` in bytes.
+    format is not built in; ``memory_bandwidth`` is in bytes per second, ``memory`` in bytes. The efficiencies say which
+    share of peak and bandwidth to expect before anybody has measured.
 
     Example:
         h100-sxm turns from memory-bound to compute-bound at 989.4e12 / 3.35e12 = 295 operations per byte.
@@ -25,6 +65,8 @@ class Device(Spec):
     peak_fp8: Flops | None = None
     memory_bandwidth: Bandwidth
     memory: Size
+    flops_efficiency: Range = FLOPS_EFFICIENCY
+    memory_efficiency: Range = MEMORY_EFFICIENCY
     source: str
 
 

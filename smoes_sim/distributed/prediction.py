@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from smoes_sim.calibration import INTERVAL, load_calibration
 from smoes_sim.compute import ComputeRates, ComputeTimes, compute_times
-from smoes_sim.deployment import Deployment, Step
+from smoes_sim.deployment import Deployment
 from smoes_sim.network import Network, exchange_time
-from smoes_sim.simulate import computed, network_with, rates_with
+from smoes_sim.simulate import computed, constant_sets, interval, network_with, rates_with
+from smoes_sim.steps import Step
 from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")
@@ -20,7 +20,7 @@ PHASES = ("dispatch", "experts", "combine", "shared", "layer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicted:
-    """Seconds until the last rank is done: the median over the draws of a calibration and an 80% interval."""
+    """Seconds until the last rank is done: the median over the sets of constants, and their interval."""
 
     value: float
     low: float
@@ -31,15 +31,10 @@ def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predict
     """Predictions by (step, MoE layer 0..L-1, phase); steps are the prefill, then the decode steps.
 
     Attention, gate, dense layers and the head are left out, as the runner leaves them out; everything else is what
-    ``simulate`` computes. Without a calibration the interval is the value.
+    ``simulate`` computes, under the same sets of constants.
     """
-    name = deployment.scenario.calibration
-    calibration = load_calibration(name) if name else None
-    draws: list[Mapping[str, float]] = [{}]
-    if calibration is not None:
-        draws = [calibration.draw(index) for index in range(calibration.num_draws)]
     series: dict[tuple[int, int, str], list[float]] = {}
-    for constants in draws:
+    for constants in constant_sets(deployment):
         network, rates = network_with(deployment, constants), rates_with(deployment, constants)
         for index, step in enumerate((deployment.prefill, *deployment.decode)):
             for key, value in _step(deployment, step, network, rates).items():
@@ -48,8 +43,8 @@ def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predict
 
 
 def _summary(values: Sequence[float]) -> Predicted:
-    low, high = np.percentile(values, INTERVAL)
-    return Predicted(value=float(np.median(values)), low=float(low), high=float(high))
+    low, high = interval(values)
+    return Predicted(value=float(np.median(values)), low=low, high=high)
 
 
 def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRates) -> dict[tuple[int, str], float]:

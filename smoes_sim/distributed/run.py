@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from smoes_sim.config import Scenario
-from smoes_sim.deployment import Deployment, Step, deploy, step_tokens
+from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
 from smoes_sim.distributed.dispatch import Plan, Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts, seeded_generator
@@ -36,6 +36,8 @@ from smoes_sim.distributed.rows import Measured, RunRow
 from smoes_sim.distributed.runnable import as_executed, check_memory, check_runnable
 from smoes_sim.distributed.wire import Wire, dtype_of
 from smoes_sim.errors import ConfigError, SimulationError
+from smoes_sim.routing.trace import PREFILL
+from smoes_sim.steps import Step, decode_steps
 
 WARM_UP = 2
 """Repeats before the first that counts: connections, allocations and caches."""
@@ -128,7 +130,8 @@ class _Stack:
         nodes = deployment.topology.node_of_rank.tolist()
         self._counted = CountedExchange(exchange(deployment.scenario.communication.library, node_of_rank=nodes))
         self._steps = (deployment.prefill, *deployment.decode)
-        self._tokens = step_tokens(deployment.workload)
+        workload = deployment.workload
+        self._tokens = [np.flatnonzero(workload.phase == PREFILL), *decode_steps(workload)]
         layers = range(deployment.model.num_moe_layers)
         self._layers = [self._layer(deployment, layer) for layer in layers]
         self._plans = [[self._plan(deployment, tokens, layer) for layer in layers] for tokens in self._tokens]

@@ -37,6 +37,10 @@ def check_runnable(scenario: Scenario) -> None:
         raise ConfigError(
             f"communication.order = {communication.order}: messages are posted from the next rank on. Use shifted."
         )
+    if scenario.parallelism.prefill_chunk is not None:
+        raise ConfigError(
+            f"parallelism.prefill_chunk = {scenario.parallelism.prefill_chunk}: prefill runs whole. Leave it out."
+        )
     if scenario.overlap != "none":
         raise ConfigError(f"overlap = {scenario.overlap}: layers run without overlap. Write overlap: none.")
 

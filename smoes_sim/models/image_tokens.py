@@ -39,6 +39,10 @@ class FixedImageTokens(Spec):
         _check_size(width, height)
         return self.tokens
 
+    def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
+        """Frames that the tower looks at and patches of each; ``merge**2`` patches make a token."""
+        return 1, self.count(width=width, height=height) * merge**2
+
 
 class PixelGridTokens(Spec):
     """One token for each cell of ``patch * merge`` pixels a side, at the image's own resolution.
@@ -63,6 +67,10 @@ class PixelGridTokens(Spec):
         """Tokens of an image of ``width`` x ``height`` pixels."""
         _check_size(width, height)
         return self._count_up(width, height) if self.rounding == "up" else self._count_nearest(width, height)
+
+    def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
+        """Frames that the tower looks at and patches of each: the whole image in one."""
+        return 1, self.count(width=width, height=height) * merge**2
 
     def _count_nearest(self, width: int, height: int) -> int:
         cell = self.patch * self.merge
@@ -123,6 +131,11 @@ class DeepSeekTileTokens(Spec):
         side = math.ceil(self.tile // self.patch / self.downsample)
         return side * (side + 1) + 1 + side * rows * (side * columns + 1)
 
+    def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
+        """Frames that the tower looks at (the thumbnail too) and patches of each, whatever ``merge`` makes of them."""
+        columns, rows = self.grid(width=width, height=height)
+        return columns * rows + 1, (self.tile // self.patch) ** 2
+
 
 class InternVLTileTokens(Spec):
     """InternVL: the image is stretched to the grid of nearest aspect ratio; several tiles are joined by a thumbnail.
@@ -154,8 +167,15 @@ class InternVLTileTokens(Spec):
     def count(self, *, width: int, height: int) -> int:
         """Tokens of an image of ``width`` x ``height`` pixels."""
         columns, rows = self.grid(width=width, height=height)
-        tiles = columns * rows
-        return self.tokens_per_tile * (tiles + (1 if self.thumbnail and tiles > 1 else 0))
+        return self.tokens_per_tile * self._tiles(columns * rows)
+
+    def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
+        """Frames that the tower looks at (the thumbnail too) and patches of each; ``merge**2`` patches make a token."""
+        columns, rows = self.grid(width=width, height=height)
+        return self._tiles(columns * rows), self.tokens_per_tile * merge**2
+
+    def _tiles(self, tiles: int) -> int:
+        return tiles + (1 if self.thumbnail and tiles > 1 else 0)
 
 
 class Llama4TileTokens(Spec):
@@ -191,6 +211,12 @@ class Llama4TileTokens(Spec):
         if tiles == 1:
             return self.tokens_per_tile + 3
         return self.tokens_per_tile * (tiles + 1) + tiles + 3
+
+    def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
+        """Frames that the tower looks at (the global tile too) and patches of each; ``merge**2`` patches make a token."""
+        columns, rows = self.grid(width=width, height=height)
+        tiles = columns * rows
+        return tiles + (1 if tiles > 1 else 0), self.tokens_per_tile * merge**2
 
 
 ImageTokens = Annotated[

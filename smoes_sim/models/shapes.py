@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, nearest
 from smoes_sim.models.image_tokens import ImageTokens
+from smoes_sim.models.vision import VisionTower
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -67,6 +68,7 @@ class ModelShape(Spec):
     mla: LatentAttention | None = None
     tie_embeddings: bool = False
     image_tokens: ImageTokens
+    vision: VisionTower | None = None
     published_total: Billions | None = None
     published_active: Billions | None = None
     vision_parameters: Annotated[float, Field(ge=0)] = 0.0
@@ -133,6 +135,30 @@ class ModelShape(Spec):
         return 2 * self.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim)
 
     @property
+    def decode_flops_per_pair(self) -> int:
+        """The same in decode, where MLA scores and weighs latent vectors as they lie in the cache (up-projections absorbed).
+
+        Example:
+            DeepSeek-V3: 2 * 128 heads * (512 + 64 + 512) = 278 528, against 81 920 in prefill.
+        """
+        if self.mla is None:
+            return self.attention_flops_per_pair
+        return 2 * self.heads * (2 * self.mla.kv_lora_rank + self.mla.qk_rope_head_dim)
+
+    @property
+    def rebuild_flops_per_token(self) -> int:
+        """Operations of one layer that make keys and values of a cached token again: MLA's up-projections; 0 for GQA.
+
+        Prefill pays them for every earlier token of the sequence, once per chunk.
+
+        Example:
+            DeepSeek-V3: 2 * 512 * 128 heads * (128 + 128) = 33 554 432.
+        """
+        if self.mla is None:
+            return 0
+        return 2 * self.mla.kv_lora_rank * self.heads * (self.mla.qk_nope_head_dim + self.mla.v_head_dim)
+
+    @property
     def expert_parameters(self) -> int:
         """Parameters of one expert (SwiGLU: gate, up, down): 3 * hidden * expert_ffn."""
         return 3 * self.hidden * self.expert_ffn
@@ -188,6 +214,13 @@ class ModelShape(Spec):
         if self.mla is None:
             return 2 * self.layers * self.kv_heads * self.head_dim * element_size
         return self.layers * (self.mla.kv_lora_rank + self.mla.qk_rope_head_dim) * element_size
+
+    def kv_share(self, tensor: int) -> float:
+        """Part of a token's cache that each of ``tensor`` ranks holds, which share the heads of a sequence.
+
+        1 / min(tensor, kv_heads): more ranks than key heads hold copies. MLA's latent vector serves all heads: 1.
+        """
+        return 1.0 if self.mla is not None else 1.0 / min(tensor, self.kv_heads)
 
     def expert_bytes(self, element_size: float) -> float:
         """Bytes of one expert's weights; ``element_size`` in bytes.

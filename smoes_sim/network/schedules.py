@@ -74,7 +74,9 @@ def phases_of(
         flows = _post(network, matrix, order=order, seed=seed)
         if schedule == "low_latency" and message_size is not None:
             flows = replace(flows, copies=np.ceil(flows.size / message_size))
-        phases.append(replace(flows, after=after, after_sent=both, rendezvous=_RENDEZVOUS.get(schedule, "entry"), behind=before))
+        phases.append(
+            replace(flows, after=after, after_sent=both, rendezvous=_RENDEZVOUS.get(schedule, "entry"), behind=before)
+        )
     return phases
 
 

@@ -124,6 +124,8 @@ def _basis(document: Row, calibration: str) -> str:
     known = document["calibrated_on"]
     if known is None:
         return "Predicted at nominal link rates; nothing was fitted."
+    if known.get("left_out"):
+        return f"Each {known['left_out']} was predicted with constants fitted on the others. Made with: {known['command']}"
     text = f"Constants: {calibration}, fitted on {known['rows']} rows, which are counted apart (triangles)."
     if not known["same_file"]:
         text += " They come from another file, or this one has changed since; fitted rows are told by id and time."

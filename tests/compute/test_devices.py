@@ -4,7 +4,7 @@ from importlib import resources
 
 import pytest
 
-from smoes_sim.compute import Device, device_names, find_device
+from smoes_sim.compute import Device, Range, device_names, find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document
 
@@ -24,7 +24,7 @@ def test_devices_are_shipped_under_unique_names():
 def test_every_device_names_its_source_and_has_plausible_figures(name):
     device = find_device(name)
     assert any(word in device.source for word in (".com", ".io", ".cz", ".se", "data sheet", "assumed:"))
-    # the ridge of every accelerator of these years lies between 100 and 1000 operations per byte, of a processor's core at 10
+    # the ridge of every accelerator of these years lies between 100 and 1000 operations per byte, of a core near 10
     least = 10 if name.endswith("-core") else 100
     assert least < device.peak_bf16 / device.memory_bandwidth < 1000
     # FP8 runs at twice the BF16 rate (L40S's sheet prints 362.05 and 733)
@@ -57,3 +57,22 @@ def test_an_unknown_device_is_refused_with_the_nearest_one():
 def test_a_peak_without_a_unit_is_refused():
     with pytest.raises(ValueError, match="312 has no unit of compute rate"):
         Device.model_validate(entries()[0] | {"peak_bf16": 312})
+
+
+def test_efficiency_ranges_stand_in_order_and_have_quantiles():
+    for device in (find_device(name) for name in device_names()):
+        for spread in (device.flops_efficiency, device.memory_efficiency):
+            assert spread.low < spread.value < spread.high
+    spread = Range(low=0.2, value=0.4, high=0.8)
+    assert [spread.quantile(part) for part in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0.2, 0.3, 0.4, 0.6, 0.8])
+    with pytest.raises(ValueError, match=r"low = 0.5, value = 0.4, high = 0.8: must rise"):
+        Range(low=0.5, value=0.4, high=0.8)
+
+
+def test_default_ranges_hold_the_kernels_that_they_are_taken_from():
+    # DeepGEMM on H800, FP8: 590 to 1358 TFLOPS of 1978.9, 1688 to 2668 GB/s of 3350; FlashMLA: 3000 GB/s
+    h800 = find_device("h800-sxm")
+    assert h800.flops_efficiency.low == pytest.approx(590e12 / h800.peak_fp8, abs=0.01)
+    assert h800.flops_efficiency.high == pytest.approx(1358e12 / h800.peak_fp8, abs=0.02)
+    assert h800.memory_efficiency.low == pytest.approx(1688e9 / h800.memory_bandwidth, abs=0.01)
+    assert h800.memory_efficiency.high == pytest.approx(3000e9 / h800.memory_bandwidth, abs=0.01)

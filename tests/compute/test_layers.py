@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from smoes_sim.compute import ComputeRates, Device, RankLoad, compute_times
+from smoes_sim.errors import ConfigError
 from smoes_sim.models import ModelShape, find_model
 from smoes_sim.models.image_tokens import FixedImageTokens
 
@@ -32,24 +33,26 @@ TOY = ModelShape(
 # rank 0 prefills a sequence of 3 tokens (1 + 2 + 3 pairs) and its experts get 5 slots on 2 experts in the first MoE
 # layer, 1 slot in the second; rank 1 has no token at home but 1 and 0 slots
 LOAD = RankLoad(
-    tokens=np.array([3, 0]),
-    context=np.array([6, 0]),
-    cached=np.array([3, 0]),
+    prefill=np.array([3, 0]),
+    pairs=np.array([6, 0]),
+    earlier=np.array([0, 0]),
+    decode=np.array([0, 0]),
+    context=np.array([0, 0]),
     outputs=np.array([1, 0]),
     slots=np.array([[5, 1], [1, 0]]),
     active_experts=np.array([[2, 1], [1, 0]]),
 )
 
 
-def rates(*, flops="1 GFLOPS", memory="1 GB/s", **changes):
-    device = Device(name="toy", peak_bf16=flops, memory_bandwidth=memory, memory="1 GB", source="made up")
+def rates(*, flops="1 GFLOPS", memory="1 GB/s", peak_fp8=None, **changes):
+    device = Device(name="toy", peak_bf16=flops, peak_fp8=peak_fp8, memory_bandwidth=memory, memory="1 GB", source="made up")
     defaults = {"flops_efficiency": 1.0, "memory_efficiency": 1.0, "launch": 0.0, "per_layer": 0.0}
     return ComputeRates(device=device, **(defaults | changes))
 
 
-def nanoseconds(load, model=TOY, **settings):
+def nanoseconds(load, model=TOY, tensor=1, **settings):
     """Times by part, in ns; at 1 GFLOPS or 1 GB/s that is operations or bytes."""
-    times = compute_times(model, load, rates(**settings))
+    times = compute_times(model, load, rates(**settings), tensor=tensor)
     return {field.name: pytest.approx(getattr(times, field.name) * 1e9, abs=1e-6) for field in fields(times)}
 
 
@@ -77,7 +80,8 @@ def test_bytes_of_each_part_in_two_byte_elements():
 
 
 def test_the_slower_of_both_counts_part_by_part():
-    # 1 GFLOPS, 1 GB/s: attention 384 operations against 216 bytes, gate 96 against 80, head 80 against 80
+    # 1 GFLOPS, 1 GB/s: projections 288 operations against 192 bytes, scores 96 against 24; gate 96 against 80, head 80
+    # against 80
     both = nanoseconds(LOAD)
     assert both["attention"] == np.array([384, 0.0])
     assert both["head"] == np.array([80, 0.0])
@@ -95,12 +99,67 @@ def test_launch_and_time_per_layer_are_paid_only_by_ranks_with_work():
     assert slow.experts - plain.experts == pytest.approx(np.array([[1e-3, 1e-3], [1e-3, 0]]))
 
 
+def decoding(contexts):
+    """Rank 0 decodes a sequence for each context."""
+    none = np.array([0, 0])
+    count = np.array([len(contexts), 0])
+    return replace(LOAD, prefill=none, pairs=none, decode=count, context=np.array([sum(contexts), 0]), outputs=count)
+
+
+def test_projections_and_scores_follow_each_other_and_do_not_hide_each_other():
+    # 2 GFLOPS, 1 GB/s: projections 144 ns of arithmetic, 192 of memory; scores 48 and 24: 192 + 48, not max(192, 216)
+    assert nanoseconds(LOAD, flops="2 GFLOPS")["attention"] == np.array([192 + 48, 0.0])
+
+
 def test_decode_reads_the_cache_of_the_whole_context():
     # one token after 99 others: 8 bytes of cache for each of 100, one row of activations
-    load = replace(
-        LOAD, tokens=np.array([1, 0]), context=np.array([100, 0]), cached=np.array([100, 0]), outputs=np.array([1, 0])
-    )
-    assert nanoseconds(load, flops="1000 PFLOPS")["attention"] == np.array([2 * (48 + 4 * 4) + 800, 0.0])
+    assert nanoseconds(decoding([100]), flops="1000 PFLOPS")["attention"] == np.array([2 * (48 + 4 * 4) + 800, 0.0])
+
+
+def test_a_chunk_reads_the_cache_of_the_chunks_before():
+    # 3 tokens after 5 others attend to 6 + 7 + 8 = 21; 8 tokens of 8 bytes are read
+    load = replace(LOAD, pairs=np.array([21, 0]), earlier=np.array([5, 0]))
+    assert nanoseconds(load, flops="1000 PFLOPS")["attention"] == np.array([2 * (48 + 4 * 4 * 3) + 8 * 8, 0.0])
+    assert nanoseconds(load, memory="1000 TB/s")["attention"] == np.array([2 * 48 * 3 + 16 * 21, 0.0])
+
+
+def test_a_mixed_step_adds_decode_to_prefill_and_shares_weights_and_launch():
+    # weights (96 bytes) once for both: 3 prompt tokens and 1 decoded one with 100 in the cache
+    mixed = replace(LOAD, decode=np.array([1, 0]), context=np.array([100, 0]))
+    assert nanoseconds(mixed, flops="1000 PFLOPS")["attention"] == np.array([96 + 32 * 4 + 24 + 800, 0.0])
+    slow = compute_times(TOY, mixed, rates(launch=1.0, per_layer=1.0)).attention
+    assert slow == pytest.approx(compute_times(TOY, mixed, rates()).attention + np.array([2.0, 0.0]))
+
+
+def test_attention_groups_share_weights_and_heads_and_gather_their_tokens():
+    # ranks 0 and 1 share 3 tokens of rank 0: half of the weights and scores each; one key head, so the cache is not halved
+    both = nanoseconds(LOAD, memory="1000 TB/s", tensor=2)["attention"]
+    assert both == np.array([(2 * 48 * 3 + 16 * 6) / 2] * 2)
+    # bytes: 48 weights of 2 B, halved; 3 tokens read and written whole (2 * 4) and two vectors halved (4): 12 elements
+    moved = nanoseconds(LOAD, flops="1000 PFLOPS", tensor=2)["attention"]
+    assert moved == np.array([48 + 2 * 12 * 3 + 8 * 3] * 2)
+    two_heads = TOY.model_copy(update={"kv_heads": 2})  # 64 weights, 16 bytes of cache a token, of which 8 on each rank
+    assert nanoseconds(LOAD, model=two_heads, flops="1000 PFLOPS", tensor=2)["attention"] == np.array([64 + 72 + 24] * 2)
+    # the head of rank 0's sequence is divided too
+    assert nanoseconds(LOAD, memory="1000 TB/s", tensor=2)["head"] == np.array([40, 40])
+
+
+def test_fp8_halves_bytes_of_weights_and_doubles_the_rate_of_their_products_only():
+    fast = {"peak_fp8": "2 GFLOPS", "weights": "fp8"}
+    # projections at 2 GFLOPS, scores at 1; gate and head stay bf16
+    times = nanoseconds(LOAD, memory="1000 TB/s", **fast)
+    assert times["attention"] == np.array([48 * 3 + 16 * 6, 0.0])
+    assert times["shared"] == np.array([96 * 3, 0.0])
+    assert (times["gate"], times["head"]) == (np.array([2 * 16 * 3, 0.0]), np.array([80, 0.0]))
+    small = nanoseconds(LOAD, flops="1000 PFLOPS", peak_fp8="2000 PFLOPS", weights="fp8")
+    assert small["experts"] == np.array([[96 * 2 + 16 * 5, 96 + 16], [96 + 16, 0.0]])
+    halved = nanoseconds(decoding([100]), flops="1000 PFLOPS", cache="fp8")["attention"]
+    assert halved == np.array([2 * (48 + 16) + 400, 0.0])
+
+
+def test_fp8_weights_on_a_device_without_fp8_are_refused():
+    with pytest.raises(ConfigError, match=r'device = "toy": has no peak for precision = "fp8"'):
+        compute_times(TOY, LOAD, rates(weights="fp8"))
 
 
 def test_weights_count_once_per_active_expert_not_per_slot():
@@ -121,15 +180,32 @@ def test_a_thousand_slots_of_olmoe_are_12_58_gflop():
     assert times.experts.tolist() == [[pytest.approx(12.582912)]]
 
 
+def attention_of(context, **settings):
+    return compute_times(find_model("deepseek-v3"), decoding([context]), rates(**settings)).attention[0]
+
+
 def test_latent_attention_caches_one_vector_and_one_rotary_key():
     # DeepSeek-V3: (512 + 64) * 2 bytes a token and layer; the part that grows with the context
-    model = find_model("deepseek-v3")
-    near, far = (
-        compute_times(
-            model,
-            replace(LOAD, tokens=np.array([1]), context=np.array([n]), cached=np.array([n]), outputs=np.array([1])),
-            rates(flops="1000 PFLOPS"),
-        ).attention[0]
-        for n in (1000, 2000)
-    )
+    near, far = attention_of(1000, flops="1000 PFLOPS"), attention_of(2000, flops="1000 PFLOPS")
     assert (far - near) * 1e9 == pytest.approx(1000 * 1152)
+
+
+def test_latent_attention_decodes_on_latent_vectors():
+    # 2 * 128 heads * (512 + 64 scores + 512 values) a pair
+    near, far = attention_of(1000, memory="1000 TB/s"), attention_of(2000, memory="1000 TB/s")
+    assert (far - near) * 1e9 == pytest.approx(1000 * 278528)
+
+
+def test_latent_attention_rebuilds_keys_and_values_of_earlier_chunks():
+    # 2 * 512 * 128 heads * (128 + 128) for each earlier token
+    first = replace(LOAD, prefill=np.array([1, 0]), pairs=np.array([11, 0]))
+    later = replace(first, earlier=np.array([10, 0]))
+    model = find_model("deepseek-v3")
+    times = [compute_times(model, load, rates(memory="1000 TB/s")).attention[0] for load in (first, later)]
+    assert (times[1] - times[0]) * 1e9 == pytest.approx(10 * 33554432)
+
+
+def test_latent_cache_is_on_every_rank_of_a_group():
+    assert find_model("deepseek-v3").kv_share(8) == 1
+    assert find_model("qwen3-30b-a3b").kv_share(2) == 1 / 2  # 4 key heads
+    assert find_model("qwen3-30b-a3b").kv_share(8) == 1 / 4

@@ -40,7 +40,8 @@ def test_a_layer_by_hand(tmp_path: Path) -> None:
     """Two ranks with a token and an expert each; both tokens want the expert of rank 0, so that of rank 1 goes and returns.
 
     Dispatch and combine carry 2 * 512 B over 1 MB/s: 1.024 ms each. Rank 0 computes two routed tokens: it reads the
-    weights, 3 * 512 * 4 * 2 B, and moves 2 * 2 * 512 * 2 B of rows, at 0.8 * 3.35 TB/s, after 5 us of launch.
+    weights, 3 * 512 * 4 * 2 B, and moves 2 * 2 * 512 * 2 B of rows, at 0.8 (0.5 to 0.9) of 3.35 TB/s, after 5 us of
+    launch.
     """
     nothing = np.zeros(2, dtype=np.uint8)
     trace = RoutingTrace(
@@ -63,6 +64,6 @@ def test_a_layer_by_hand(tmp_path: Path) -> None:
         }
     )
     found = predict_layers(deploy(scenario))[0, 0, "layer"]
-    experts = 5e-6 + (3 * 512 * 4 * 2 + 2 * 2 * 512 * 2) / (0.8 * 3.35e12)
-    assert found.value == pytest.approx(2 * 1.024e-3 + experts, rel=1e-9)
-    assert found.low == found.high == found.value
+    for value, efficiency in ((found.value, 0.8), (found.low, 0.9), (found.high, 0.5)):
+        experts = 5e-6 + (3 * 512 * 4 * 2 + 2 * 2 * 512 * 2) / (efficiency * 3.35e12)
+        assert value == pytest.approx(2 * 1.024e-3 + experts, rel=1e-12)

@@ -1,0 +1,123 @@
+"""What a rank has to hold: weights by part, the KV cache, and what a step needs beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smoes_sim.compute.layers import ELEMENT_SIZE, Precision
+from smoes_sim.models import ModelShape
+
+_BF16 = 2
+_LOGIT = 4
+"""Bytes of a logit: float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSize:
+    """The largest step that a rank takes part in, and what it keeps of the batch.
+
+    Attributes:
+        tokens: Tokens at home on the busiest rank.
+        outputs: Sequences whose next token its attention group produces.
+        cached: Tokens whose keys and values its attention group keeps.
+        imbalance: Routed tokens of the busiest rank over the mean.
+        copy_bytes: Bytes of a dispatched and a combined copy together.
+        has_images: Whether the vision tower is loaded.
+    """
+
+    tokens: int
+    outputs: int
+    cached: int
+    imbalance: float
+    copy_bytes: int
+    has_images: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryNeed:
+    """Bytes that the busiest rank needs.
+
+    Attributes:
+        weights: By part: attention, router, shared, dense, experts, embeddings, norms, vision.
+        buffers: By part: activations, experts' activations, exchanges, logits.
+        cache_per_token: Bytes of the KV cache that a token of a sequence takes on each rank of its attention group.
+        cached: Tokens whose keys and values it keeps.
+    """
+
+    weights: dict[str, float]
+    buffers: dict[str, float]
+    cache_per_token: float
+    cached: int
+
+    @property
+    def fixed(self) -> float:
+        """Bytes without the cache."""
+        return sum(self.weights.values()) + sum(self.buffers.values())
+
+    @property
+    def total(self) -> float:
+        """All bytes."""
+        return self.fixed + self.cache_per_token * self.cached
+
+
+def memory_of_rank(
+    model: ModelShape, step: StepSize, *, slots: int, num_ranks: int, tensor: int, weights: Precision, cache: Precision
+) -> MemoryNeed:
+    """What the busiest rank holds.
+
+    Attention, embedding and head are divided over the ``tensor`` ranks of an attention group; router, shared and dense
+    experts and the vision tower are on every rank. Buffers are those of one layer, one after the other at the same place:
+    an estimate, as engines differ (graphs, workspaces and fragmentation are what ``memory_share`` leaves).
+
+    Args:
+        model: The model's shape.
+        step: The largest step.
+        slots: Experts (replicas counted) on the rank, per MoE layer.
+        num_ranks: Ranks, R.
+        tensor: Ranks of an attention group.
+        weights: Format of projections and experts; router, embedding, head and tower are bf16.
+        cache: Format of the KV cache.
+
+    Example:
+        OLMoE on 2 ranks in bf16: experts 16 layers * 32 slots * 6291456 * 2 B = 6.44 GB a rank, attention 0.537 GB.
+    """
+    size, hidden, moe = ELEMENT_SIZE[weights], model.hidden, model.num_moe_layers
+    embeddings = model.embedding_parameters * (1 if model.tie_embeddings else 2)
+    tower = model.vision.parameters(hidden) if model.vision is not None and step.has_images else 0
+    return MemoryNeed(
+        weights={
+            "attention": size * model.layers * model.attention_parameters / tensor,
+            "router": float(_BF16 * moe * model.experts * hidden),
+            "shared": float(size * moe * model.shared_experts * model.expert_parameters),
+            "dense": float(size * (model.layers - moe) * 3 * hidden * model.dense_ffn),
+            "experts": float(size * moe * slots * model.expert_parameters),
+            "embeddings": _BF16 * embeddings / tensor,
+            "norms": float(_BF16 * (2 * model.layers + 1) * hidden),
+            "vision": float(_BF16 * tower),
+        },
+        buffers=_buffers(model, step, num_ranks=num_ranks, tensor=tensor),
+        cache_per_token=model.kv_bytes_per_token(ELEMENT_SIZE[cache]) * model.kv_share(tensor),
+        cached=step.cached,
+    )
+
+
+def _buffers(model: ModelShape, step: StepSize, *, num_ranks: int, tensor: int) -> dict[str, float]:
+    """Bytes beside weights and cache.
+
+    Per token four hidden vectors and the widest of attention, dense and shared layers; per routed token the expert's input,
+    output and three inner vectors; per copy what is sent and comes back; the logits.
+    """
+    if model.mla is None:
+        attention = model.head_dim * (model.heads + 2 * model.kv_heads)
+    else:
+        query = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
+        attention = model.heads * (2 * query + model.mla.v_head_dim)
+    widest = max(attention, 3 * model.dense_ffn, 3 * model.shared_experts * model.expert_ffn)
+    routed = step.tokens * model.top_k * step.imbalance
+    copies = step.tokens * min(model.top_k, num_ranks) * step.imbalance
+    return {
+        "activations": float(_BF16 * step.tokens * (4 * model.hidden + widest)),
+        "experts": _BF16 * routed * (2 * model.hidden + 3 * model.expert_ffn),
+        "exchanges": copies * step.copy_bytes,
+        "logits": _LOGIT * step.outputs * model.vocab / tensor,
+    }

@@ -1,0 +1,109 @@
+"""Whether a deployment fits into its devices, how many tokens its cache holds, and how many ranks it would need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from smoes_sim.compute import MemoryNeed, StepSize, find_device, memory_of_rank
+from smoes_sim.deployment import Deployment
+from smoes_sim.routing.trace import PREFILL
+from smoes_sim.traffic import copy_bytes
+
+_MOST_RANKS = 4096
+"""Largest system that is tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFit:
+    """What the busiest rank needs, and what it has.
+
+    Attributes:
+        need: Bytes by part.
+        usable: Bytes that ``compute.memory_share`` leaves of the device's memory.
+        cache_capacity: Tokens for whose keys and values an attention group has room; 0 if the rest does not fit.
+        fits: Whether the whole batch fits, prompts and answers.
+        ranks_needed: Fewest ranks of this device and layout on which it does; None if no number up to 4,096 helps.
+    """
+
+    need: MemoryNeed
+    usable: float
+    cache_capacity: int
+    fits: bool
+    ranks_needed: int | None
+
+
+def memory(deployment: Deployment) -> MemoryFit:
+    """Hold what a deployment keeps and computes against its device.
+
+    need = weights + buffers of the largest step + cache of every token of the batch, on the busiest rank; the device offers
+    memory * memory_share. On other numbers of ranks the batch is dealt out by sequence and experts evenly.
+
+    Example:
+        DeepSeek-V3 in bf16 has 1.31 TB of experts: 41 GB each on 32 ranks, beside 34 GB that every rank holds: not on 80 GB.
+    """
+    scenario = deployment.scenario
+    usable = find_device(scenario.compute.device).memory * scenario.compute.memory_share
+    here = deployment.topology.num_ranks
+    need = _need(deployment, here)
+    room = max(0.0, usable - need.fixed)
+    enough = [ranks for ranks in _layouts(deployment) if _need(deployment, ranks).total <= usable]
+    fits = need.total <= usable
+    return MemoryFit(
+        need=need,
+        usable=usable,
+        cache_capacity=int(room // need.cache_per_token),
+        fits=fits,
+        ranks_needed=min([*enough, *([here] if fits else [])], default=None),
+    )
+
+
+def _layouts(deployment: Deployment) -> list[int]:
+    """Numbers of ranks over which attention groups and slots divide, ascending."""
+    tensor, placement = deployment.scenario.parallelism.tensor, deployment.placement
+    candidates = range(tensor, _MOST_RANKS + 1, tensor)
+    if placement is None:
+        return list(candidates)
+    slots = placement.physical_to_logical_map.shape[1]
+    return [ranks for ranks in candidates if slots % ranks == 0 or ranks % slots == 0]
+
+
+def _need(deployment: Deployment, num_ranks: int) -> MemoryNeed:
+    scenario, placement = deployment.scenario, deployment.placement
+    slots = 0
+    if placement is not None:
+        slots = -(-placement.physical_to_logical_map.shape[1] // num_ranks)
+        if num_ranks == deployment.topology.num_ranks:
+            slots = int(np.bincount(placement.slot_rank).max())
+    return memory_of_rank(
+        deployment.model,
+        _step_size(deployment, num_ranks),
+        slots=slots,
+        num_ranks=num_ranks,
+        tensor=scenario.parallelism.tensor,
+        weights=scenario.compute.weights,
+        cache=scenario.compute.cache,
+    )
+
+
+def _step_size(deployment: Deployment, num_ranks: int) -> StepSize:
+    """The largest step on ``num_ranks``: a prefill or its chunk, or a decode step; all of the batch is kept."""
+    scenario, workload = deployment.scenario, deployment.workload
+    tensor, chunk = scenario.parallelism.tensor, scenario.parallelism.prefill_chunk
+    groups = num_ranks // tensor
+    group = workload.sequence_id.astype(np.int64) % groups
+    if num_ranks == deployment.topology.num_ranks:
+        group = deployment.home // tensor
+    prompts = int(np.bincount(group[workload.phase == PREFILL]).max())
+    sequences = -(-workload.num_sequences // groups)
+    prefill = prompts if chunk is None else min(prompts, chunk + -(-workload.decode_batch // groups))
+    communication, hidden = scenario.communication, deployment.model.hidden
+    return StepSize(
+        tokens=-(-max(prefill, sequences) // tensor),
+        outputs=sequences,
+        cached=int(np.bincount(group).max()),
+        imbalance=deployment.prefill.traffic.imbalance() if deployment.prefill.traffic else 1.0,
+        copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
+        has_images=bool(workload.sequence_vision_tokens.any()),
+    )

@@ -1,0 +1,260 @@
+"""Forward passes: what some tokens that go through the model together send, and what they cost each rank to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.compute import RankLoad
+from smoes_sim.config import CommunicationSpec, ParallelismSpec
+from smoes_sim.models import ModelShape
+from smoes_sim.network import Flows, Network, phases_of
+from smoes_sim.placement import ExpertPlacement
+from smoes_sim.routing import RoutingTrace
+from smoes_sim.routing.trace import PREFILL
+from smoes_sim.timeline import GroupExchanges, LayerExchanges, Overlap
+from smoes_sim.traffic import Traffic, copy_bytes, count_traffic
+from smoes_sim.workload import Workload
+
+_DECODE_STEPS = 8
+"""Decode steps that are simulated, evenly spread over all; TPOT is their mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Tokens that go through the layers together.
+
+    Attributes:
+        exchanges: Dispatch and combine of each MoE layer.
+        group: What the ranks of an attention group exchange around attention, the same in every layer; None where each
+            rank has its own attention.
+        load: The work of each rank.
+    """
+
+    exchanges: Sequence[LayerExchanges]
+    group: GroupExchanges | None
+    load: RankLoad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One forward pass: the traffic of its MoE layers and the work of each rank.
+
+    Attributes:
+        traffic: Copies per layer; None for a dense model.
+        batches: What is sent and computed: everything together, or two halves that overlap.
+        dispatch_bytes: Bytes of one dispatched copy.
+        combine_bytes: Bytes of one combined copy.
+    """
+
+    traffic: Traffic | None
+    batches: Sequence[Batch]
+    dispatch_bytes: int
+    combine_bytes: int
+
+    @property
+    def bytes_remote(self) -> float:
+        """Bytes that cross from rank to rank in dispatch and combine, over all layers."""
+        copies = self.traffic.remote_copies if self.traffic else 0
+        return float(copies * (self.dispatch_bytes + self.combine_bytes))
+
+    @property
+    def bytes_total(self) -> float:
+        """Remote bytes and those of copies that stay on their rank."""
+        copies = self.traffic.local_copies if self.traffic else 0
+        return self.bytes_remote + copies * (self.dispatch_bytes + self.combine_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepParts:
+    """What the steps of one deployment share."""
+
+    model: ModelShape
+    network: Network
+    workload: Workload
+    trace: RoutingTrace | None
+    placement: ExpertPlacement | None
+    home: NDArray[np.int64]
+    communication: CommunicationSpec
+    parallelism: ParallelismSpec
+    overlap: Overlap
+
+
+def decode_steps(workload: Workload) -> list[NDArray[np.int64]]:
+    """Token indices of some decode steps, evenly spread over all."""
+    start = np.cumsum(workload.sequence_output_tokens - 1) - (workload.sequence_output_tokens - 1)
+    start += workload.num_prefill_tokens
+    steps: list[NDArray[np.int64]] = []
+    for first in range(0, workload.num_sequences, workload.decode_batch):
+        group = np.arange(first, min(first + workload.decode_batch, workload.num_sequences))
+        for step in range(int(workload.sequence_output_tokens[group].max()) - 1):
+            going = group[workload.sequence_output_tokens[group] - 1 > step]
+            steps.append(start[going] + step)
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(_DECODE_STEPS, len(steps))).astype(int))
+    return [steps[index] for index in chosen]
+
+
+def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
+    """Token indices of the steps of prefill: every attention group takes its tokens in order, a chunk at a time."""
+    tokens = np.flatnonzero(parts.workload.phase == PREFILL)
+    size = parts.parallelism.prefill_chunk
+    if size is None:
+        return [tokens]
+    chunk = _place_among_equals(parts.home[tokens] // parts.parallelism.tensor) // size
+    return [tokens[chunk == number] for number in range(int(chunk.max()) + 1)]
+
+
+def _place_among_equals(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many equal keys stand before each.
+
+    Example:
+        5, 7, 5, 5, 7: 0, 0, 1, 2, 1.
+    """
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first = np.searchsorted(ordered, ordered, side="left")
+    place = np.empty(len(keys), dtype=np.int64)
+    place[order] = np.arange(len(keys)) - first
+    return place
+
+
+def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
+    """The step that processes some tokens together, prefill, decode or both."""
+    groups = _halves(parts.home[tokens]) if parts.overlap == "two_batch" else [np.arange(len(tokens))]
+    return Step(
+        traffic=None if parts.trace is None else _traffic(parts, tokens),
+        batches=[_batch(parts, tokens[group]) for group in groups],
+        dispatch_bytes=copy_bytes(parts.model.hidden, parts.communication.dispatch),
+        combine_bytes=copy_bytes(parts.model.hidden, parts.communication.combine),
+    )
+
+
+def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Of every rank the first half of its tokens (rounded up), and the rest if there is any."""
+    is_first = 2 * _place_among_equals(home) < np.bincount(home)[home]
+    return [half for half in (np.flatnonzero(is_first), np.flatnonzero(~is_first)) if len(half)]
+
+
+def _traffic(parts: StepParts, tokens: NDArray[np.int64]) -> Traffic:
+    assert parts.trace is not None
+    assert parts.placement is not None
+    return count_traffic(
+        parts.trace.select(tokens),
+        parts.placement,
+        parts.home[tokens],
+        deduplicate=parts.communication.deduplicate,
+        topology=parts.network.topology,
+    )
+
+
+def _batch(parts: StepParts, tokens: NDArray[np.int64]) -> Batch:
+    """What is sent and computed for some tokens."""
+    model, num_ranks = parts.model, parts.network.topology.num_ranks
+    exchanges: list[LayerExchanges] = []
+    slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
+    if parts.trace is not None and parts.placement is not None:
+        traffic = _traffic(parts, tokens)
+        exchanges = layer_exchanges(traffic, parts)
+        slots, active = traffic.slots, active_experts(traffic, parts.placement)
+    load = _load(parts, tokens, slots=slots, active=active)
+    return Batch(exchanges=exchanges, group=group_exchanges(load.tokens, parts), load=load)
+
+
+def _load(parts: StepParts, tokens: NDArray[np.int64], *, slots: NDArray[np.int64], active: NDArray[np.int64]) -> RankLoad:
+    workload, num_ranks = parts.workload, parts.network.topology.num_ranks
+    here, context = parts.home[tokens], workload.context_lengths[tokens]
+    is_prefill = workload.phase[tokens] == PREFILL
+    ends = ~is_prefill | (context == workload.sequence_prompt_tokens[workload.sequence_id[tokens]])
+
+    def count(which: NDArray[np.bool_], weights: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        weigh = None if weights is None else weights[which]
+        return np.bincount(here[which], weights=weigh, minlength=num_ranks).astype(np.int64)
+
+    return RankLoad(
+        prefill=count(is_prefill),
+        pairs=count(is_prefill, context),
+        earlier=_earlier(parts, tokens[is_prefill]),
+        decode=count(~is_prefill),
+        context=count(~is_prefill, context),
+        outputs=count(ends),
+        slots=slots,
+        active_experts=active,
+    )
+
+
+def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Prompt tokens of the same sequences that their attention groups have prefilled before, (R,)."""
+    num_ranks, workload = parts.network.topology.num_ranks, parts.workload
+    if parts.parallelism.prefill_chunk is None:
+        return np.zeros(num_ranks, dtype=np.int64)
+    prompts = np.flatnonzero(workload.phase == PREFILL)
+    pair = parts.home[prompts] // parts.parallelism.tensor * workload.num_sequences + workload.sequence_id[prompts]
+    place = np.zeros(workload.num_tokens, dtype=np.int64)
+    place[prompts] = _place_among_equals(pair)
+    _, first = np.unique(pair[np.searchsorted(prompts, tokens)], return_index=True)
+    return np.bincount(parts.home[tokens[first]], weights=place[tokens[first]], minlength=num_ranks).astype(np.int64)
+
+
+def active_experts(traffic: Traffic, placement: ExpertPlacement) -> NDArray[np.int64]:
+    """Experts with at least one token, per layer and rank, (L, R)."""
+    L, R = traffic.slots.shape
+    first = placement.ep_size * np.arange(placement.num_groups)[:, None]
+    key = np.arange(L)[:, None, None] * R + first + placement.expert_rank[:, None, :]
+    return np.bincount(key[traffic.expert_slots > 0], minlength=L * R).reshape(L, R)
+
+
+def layer_exchanges(traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) -> list[LayerExchanges]:
+    """Messages of each layer; combine goes back the way dispatch came, last stage first.
+
+    Args:
+        traffic: Copies.
+        parts: The deployment.
+        repeat: Every copy counts so often.
+    """
+    network, communication, hidden = parts.network, parts.communication, parts.model.hidden
+
+    def phases(stages: list[NDArray[np.int64]], size: int) -> list[Flows]:
+        return phases_of(
+            network,
+            [stage.astype(np.float64) * (size * repeat) for stage in stages],
+            schedule=communication.library,
+            order=communication.order,
+            seed=network.seed,
+            message_size=size,
+        )
+
+    return [
+        LayerExchanges(
+            dispatch=phases([stage[layer] for stage in traffic.stages], copy_bytes(hidden, communication.dispatch)),
+            combine=phases(
+                [stage[layer].T for stage in reversed(traffic.stages)], copy_bytes(hidden, communication.combine)
+            ),
+        )
+        for layer in range(len(traffic.slots))
+    ]
+
+
+def group_exchanges(tokens: NDArray[np.int64], parts: StepParts) -> GroupExchanges | None:
+    """All-gather before attention and reduce-scatter behind it, in bf16; None without attention groups.
+
+    Every rank sends its tokens to each other rank of its group, and each sends back its part of their result. In volume
+    that is an all-reduce: 2 (t - 1) / t of the group's tokens per rank.
+
+    Args:
+        tokens: Tokens at home on each rank, (R,).
+        parts: The deployment.
+    """
+    tensor = parts.parallelism.tensor
+    if tensor == 1:
+        return None
+    group = np.arange(len(tokens)) // tensor
+    same = (group[:, None] == group[None, :]) & ~np.eye(len(tokens), dtype=bool)
+    matrix = np.where(same, tokens[:, None] * float(copy_bytes(parts.model.hidden, "bf16")), 0.0)
+    order = parts.communication.order
+    return GroupExchanges(
+        gather=phases_of(parts.network, [matrix], order=order, seed=parts.network.seed),
+        scatter=phases_of(parts.network, [matrix.T], order=order, seed=parts.network.seed),
+    )

@@ -1,0 +1,58 @@
+"""The table of published serving figures, and how a prediction is held against a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from small_scenario import small
+
+from benchmarks.serving import Figure, main, predict_figure, read_figures
+from smoes_sim.config import load_scenario
+from smoes_sim.deployment import deploy
+from smoes_sim.step_cost import StepBatch, step_cost
+
+
+def test_every_figure_names_its_source_and_a_scenario_that_loads():
+    figures = read_figures()
+    assert len(figures) >= 5
+    assert len({figure.id for figure in figures}) == len(figures)
+    for figure in figures:
+        assert figure.source
+        assert figure.measured > 0
+        load_scenario(f"benchmarks/{figure.scenario}.yaml", figure.overrides)
+
+
+@pytest.fixture
+def figure(tmp_path):
+    small(tmp_path)
+    return Figure(
+        id="small",
+        scenario=str(tmp_path / "small"),
+        overrides=(),
+        phase="decode",
+        tokens=4,
+        context=100,
+        quantity="tokens_per_s_rank",
+        measured=1.0,
+        source="made up",
+    )
+
+
+def test_throughput_is_tokens_over_the_cost_of_a_step(figure, tmp_path):
+    cost = step_cost(deploy(small(tmp_path)), StepBatch(decode=(100,) * 16))
+    low, middle, high = predict_figure(figure)
+    assert low < middle < high
+    assert middle == pytest.approx(4 / cost)
+    # every rank of a star is a node of its own
+    assert predict_figure(replace(figure, quantity="tokens_per_s_node"))[1] == pytest.approx(4 / cost)
+
+
+def test_a_time_to_first_token_is_that_of_one_prompt(figure, tmp_path):
+    cost = step_cost(deploy(small(tmp_path)), StepBatch(prefill=((100, 0),)))
+    assert predict_figure(replace(figure, phase="prefill", quantity="ttft_s"))[1] == pytest.approx(cost)
+
+
+def test_the_command_prints_the_rows_that_are_named(capsys):
+    main(["no such figure"])
+    assert capsys.readouterr().out.split() == ["figure", "quantity", "measured", "predicted", "[low,", "high]", "error"]

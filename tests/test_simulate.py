@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from small_scenario import small
+
+from smoes_sim.cli.show import prediction
+from smoes_sim.simulate import simulate
+
+IMAGES = "workload={batch: 8, text_tokens: 32, output_tokens: 2, images: 1, image_width: 336, image_height: 336}"
+
+
+def values(tmp_path, *overrides):
+    return simulate(small(tmp_path, *overrides)).values
+
+
+def test_the_range_of_efficiencies_becomes_the_interval(tmp_path):
+    stated = "{low: 0.2, value: 0.4, high: 0.5}"
+    row = values(tmp_path, f"compute.flops_efficiency={stated}", "compute.memory_efficiency=0.8")
+    ends = [
+        values(tmp_path, f"compute.flops_efficiency={part}", "compute.memory_efficiency=0.8") for part in (0.2, 0.4, 0.5)
+    ]
+    assert row["ttft_s"] == ends[1]["ttft_s"]
+    assert row["intervals"]["ttft_s"] == [ends[2]["ttft_s"], ends[0]["ttft_s"]]
+    assert ends[0]["intervals"] == {}  # a single value is taken at its word
+    assert row["intervals"]["ep_comm_s"] == [row["ep_comm_s"]] * 2  # the network has no range
+
+
+def test_left_out_efficiencies_are_the_ranges_of_the_device(tmp_path):
+    low, high = values(tmp_path)["intervals"]["ttft_s"]
+    slow = values(tmp_path, "compute.flops_efficiency=0.3", "compute.memory_efficiency=0.5")
+    fast = values(tmp_path, "compute.flops_efficiency=0.7", "compute.memory_efficiency=0.9")
+    assert (low, high) == (fast["ttft_s"], slow["ttft_s"])
+
+
+def test_chunks_are_added_up_to_the_time_to_first_token(tmp_path):
+    whole, cut = values(tmp_path), values(tmp_path, "parallelism.prefill_chunk=64")
+    assert cut["bytes_remote"] == whole["bytes_remote"]
+    assert cut["ttft_s"] > whole["ttft_s"]  # weights are read four times
+    assert "mixed_step_s" not in whole
+    # one of four chunks with a decode step in it: longer than either
+    assert cut["mixed_step_s"] > max(cut["step_s"] / 4, cut["tpot_s"])
+    assert cut["mixed_step_s"] < cut["step_s"] / 4 + cut["tpot_s"]
+
+
+def test_attention_groups_pay_for_gathers_which_are_not_expert_communication(tmp_path):
+    alone, grouped = values(tmp_path), values(tmp_path, "parallelism.tensor=2")
+    assert alone["tp_comm_s"] == 0
+    # 4 sequences of 64 tokens a rank: each rank sends 256 tokens of 1024 bytes; twice, in 4 layers, and two links of 5 us
+    assert grouped["tp_comm_s"] == pytest.approx(4 * 2 * (256 * 1024 / 10e9 + 10e-6), rel=1e-6)
+    assert grouped["ep_comm_s"] == pytest.approx(alone["ep_comm_s"], rel=0.05)
+    assert grouped["ep_exposed_s"] <= grouped["step_s"] - grouped["tp_comm_s"]
+
+
+def test_the_vision_tower_is_counted_unless_a_prefill_outside_the_layers_is_given(tmp_path):
+    clip = "model.vision={layers: 24, hidden: 1024, ffn: 4096, patch: 14, class_tokens: 1, projector: 512, source: made up}"
+    fixed = ("compute.flops_efficiency=0.5", "compute.memory_efficiency=1", "compute.launch=0 us")
+    blind, seeing = values(tmp_path, IMAGES, *fixed), values(tmp_path, IMAGES, clip, *fixed)
+    assert (blind["outside_s"], blind["not_counted"][0]) == (0, "vision encoder")
+    # 2 images a rank, of 4 patches and a class token: bound by weights, 304e6 of 2 B and 5 * 4 * 1024 * 24 activations each
+    weights = 588 * 1024 + 24 * 12582912 + 512 * (1024 + 512)
+    assert seeing["outside_s"] == pytest.approx(2 * (weights + 2 * 5 * 4 * 1024 * 24) / 3.35e12)
+    assert seeing["ttft_s"] == pytest.approx(seeing["step_s"] + seeing["outside_s"])
+    assert "vision encoder" not in seeing["not_counted"]
+    assert values(tmp_path, IMAGES, clip, "compute.per_prefill=1 s", *fixed)["outside_s"] == 1
+
+
+def test_memory_stands_beside_the_times(tmp_path):
+    found = values(tmp_path, "compute.memory_share=1e-4")["memory"]
+    assert not found["fits"]
+    assert found["bytes_usable"] == pytest.approx(8e6)
+    assert found["bytes_needed"] > 8e6
+
+
+def test_what_does_not_fit_is_answered_and_said(tmp_path):
+    row = values(tmp_path, "compute.memory_share=1e-4")
+    assert row["ttft_s"] > 0
+    assert "does not fit" in prediction(row)
+    assert "no number of ranks helps" in prediction(row)
+    assert "cache for" in prediction(values(tmp_path))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from small_scenario import small
+
+from smoes_sim.deployment import deploy
+from smoes_sim.errors import ConfigError
+from smoes_sim.simulate import constant_sets, network_with, rates_with, time_step
+from smoes_sim.step_cost import StepBatch, step_cost
+
+
+def exact(deployment, step):
+    return time_step(deployment, step, network_with(deployment, {}), rates_with(deployment, {})).duration
+
+
+PROMPTS = StepBatch(prefill=((64, 0),) * 16)  # the scenario's own prefill: 16 sequences over 4 ranks
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return deploy(small(tmp_path_factory.mktemp("s")))
+
+
+@pytest.mark.parametrize("overlap", ["none", "shared_expert", "two_batch"])
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_the_deployments_own_steps_cost_what_they_take(tmp_path, overlap, tensor):
+    # with two batches what hides behind what in the dense layer (one of four here) is not seen
+    error = 0.1 if overlap == "two_batch" else 0.02
+    deployment = deploy(small(tmp_path, f"overlap={overlap}", f"parallelism.tensor={tensor}"))
+    assert step_cost(deployment, PROMPTS) == pytest.approx(exact(deployment, deployment.prefill), rel=error)
+    first = StepBatch(decode=(65,) * 16)
+    assert step_cost(deployment, first) == pytest.approx(exact(deployment, deployment.decode[0]), rel=error)
+
+
+def test_a_mixed_step_costs_what_it_takes(tmp_path):
+    deployment = deploy(small(tmp_path, "parallelism.prefill_chunk=64"))
+    # the third of 4 chunks: a whole sequence a rank, and the fifth of 8 decode steps: 64 + 5 tokens
+    batch = StepBatch(prefill=((64, 0),) * 4, decode=(69,) * 16)
+    assert step_cost(deployment, batch) == pytest.approx(exact(deployment, deployment.mixed), rel=0.05)
+
+
+def test_between_powers_of_two_the_error_of_interpolation_is_small(tmp_path, plain):
+    # 24 sequences of 64 tokens lie between 1024 and 2048 tokens
+    deployment = deploy(small(tmp_path, "workload.batch=24"))
+    batch = StepBatch(prefill=((64, 0),) * 24)
+    assert step_cost(plain, batch) == pytest.approx(exact(deployment, deployment.prefill), rel=0.05)
+
+
+def test_attention_is_counted_for_the_very_batch(plain):
+    # 16 more sequences' worth of cache: 4 a rank of 1000 tokens, 2048 bytes a token and layer, at 3.35e12 * 0.8 B/s
+    near, far = (step_cost(plain, StepBatch(decode=(context,) * 16)) for context in (1000, 2000))
+    assert far - near == pytest.approx(4 * 4 * 1000 * 1024 / (3.35e12 * 0.8), rel=1e-6)
+
+
+def test_a_prompt_on_one_rank_costs_more_than_the_same_tokens_spread(plain):
+    assert step_cost(plain, StepBatch(prefill=((4096, 0),))) > step_cost(plain, StepBatch(prefill=((1024, 0),) * 4))
+    earlier = step_cost(plain, StepBatch(prefill=((1024, 8192),)))
+    assert earlier > step_cost(plain, StepBatch(prefill=((1024, 0),)))
+
+
+def test_constants_of_a_draw_change_the_cost(plain):
+    slow, middle, fast = (step_cost(plain, PROMPTS, constants=constants) for constants in constant_sets(plain))
+    assert slow > middle > fast
+    assert middle == step_cost(plain, PROMPTS)
+
+
+def test_images_are_encoded_before_the_step(tmp_path):
+    workload = "workload={batch: 4, text_tokens: 64, output_tokens: 2, images: 1, image_width: 336, image_height: 336}"
+    measured = deploy(small(tmp_path, workload, "compute.per_prefill=8 ms"))
+    with_images = step_cost(measured, StepBatch(prefill=((64, 0),), images=2))
+    # 8 ms of the 4 images of the batch, so 2 ms each
+    assert with_images - step_cost(measured, StepBatch(prefill=((64, 0),))) == pytest.approx(4e-3)
+    assert step_cost(measured, StepBatch(images=1)) == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize("batch", [StepBatch(), StepBatch(prefill=((-1, 0),)), StepBatch(decode=(5, -5))])
+def test_an_impossible_batch_is_refused(plain, batch):
+    with pytest.raises(ConfigError, match="needs at least one token or image, and no negative count"):
+        step_cost(plain, batch)
