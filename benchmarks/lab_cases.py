@@ -32,13 +32,13 @@ TWO_NODES = "lab-two-level-2x2"
 PLACEMENTS = ("data_parallel", "sharded", "modality", "affinity")
 POLICIES = ("standard", "smoes")
 FITTED_S = 0.1
-"""Seconds that the one fitted all-to-all takes at least; its size follows from the topology."""
+"""Seconds that the one fitted all-to-all takes at least when sent at once; its size follows from the topology."""
 _EVEN_S = (0.05, 0.15, 0.25, 0.4)
 _SKEWED_S = 0.15
 _PING_PONG_S = (0.01, 0.05)
 _LEAST_SIZE = 4096
 FIT_EXCHANGES = ("op=sendrecv", "variant=fit")
-"""Rows that are fitted, as ``calibrate --fit`` takes them: ping-pong and one all-to-all size."""
+"""Rows that are fitted, as ``calibrate --fit`` takes them: ping-pong and one all-to-all size under each own schedule."""
 _FITTED_LAYERS = "variant=standard-data_parallel,phase="
 FIT_LAYERS = (*FIT_EXCHANGES, f"{_FITTED_LAYERS}experts", f"{_FITTED_LAYERS}layer")
 """Constants of computation come from one scenario, of standard routing; SMoES and other placements are predicted."""
@@ -76,11 +76,11 @@ def exchange_groups(topology: str, *, seed: int) -> list[Group]:
     found = [
         _group("ping-pong", "direct", pairs),
         _group("direct", "direct", [*fitted, *even, *skewed.items()]),
-        _group("pairwise", "pairwise", few),
+        _group("pairwise", "pairwise", [*fitted, *few]),
         _group("all_to_all_single", "all_to_all_single", few),
     ]
     if find_topology(topology).num_nodes not in {1, sized.num_ranks}:
-        found.append(_group("two_hop", "two_hop", few))
+        found.append(_group("two_hop", "two_hop", [*fitted, *few]))
     return found
 
 

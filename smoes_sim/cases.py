@@ -63,7 +63,7 @@ class ExchangeCase:
     @property
     def constants(self) -> tuple[str, ...]:
         """Of the software, and of the link kinds that are crossed."""
-        return ("per_exchange", "per_message", *_of_links(self.network, self._phases(self.network)))
+        return ("per_exchange", "per_message", "jitter", *_of_links(self.network, self._phases(self.network)))
 
     def duration(self, constants: Mapping[str, float]) -> float:
         """Seconds until the last rank is done."""
@@ -144,6 +144,7 @@ class StepCase:
         sends = [
             "per_exchange",
             "per_message",
+            "jitter",
             *_of_links(self.deployment.network, [*layer.dispatch, *layer.combine]),
         ]
         computes = ["flops_efficiency", "memory_efficiency", "launch"]

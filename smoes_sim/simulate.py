@@ -24,6 +24,8 @@ from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic import transmission_rate
 
+_OF_NETWORK = ("efficiency.", "half_size.", "curve", "jitter", "per_message", "per_exchange")
+"""Beginnings of the names of constants that exchanges depend on."""
 _STATED = (0.0, 0.5, 1.0)
 """Draws of a prediction without calibration: both efficiencies at the low end, the middle, the high end of their ranges."""
 
@@ -202,7 +204,7 @@ def times_with(
     ``alone`` remembers the times of single exchanges, for sets that share the constants of the network.
     """
     network, rates = network_with(deployment, constants), rates_with(deployment, constants)
-    about_network = tuple(sorted(item for item in constants.items() if item[0].startswith(("efficiency.", "per_"))))
+    about_network = tuple(sorted(item for item in constants.items() if item[0].startswith(_OF_NETWORK)))
     known = {} if alone is None else alone
     single = known.setdefault(about_network, _Alone(network, deployment.scenario.communication.tolerance))
     prefill = phase_times(deployment, deployment.chunks, network, rates, single, on_pass=on_pass).times(

@@ -146,15 +146,15 @@ class Engine:
 
     def open_all(self, phases: Sequence[Flows]) -> list[Exchange]:
         """The phases of an exchange, of which nothing moves until messages are posted."""
-        opened = [self.open(flows) for flows in phases]
+        opened = [self._open(flows, sized) for flows, sized in zip(phases, self.network.sized_all(phases), strict=True)]
         for exchange in opened:
             if exchange.flows.behind >= 0:
                 opened[exchange.flows.behind].follower = exchange
         return opened
 
-    def open(self, flows: Flows) -> Exchange:
-        """One phase of which nothing moves until its messages are posted."""
-        exchange = Exchange(self.env, self.network.sized(flows), self.network.topology.num_ranks)
+    def _open(self, flows: Flows, sized: Flows) -> Exchange:
+        """One phase, with the bytes that are sent and those that its messages are as long as."""
+        exchange = Exchange(self.env, sized, self.network.topology.num_ranks)
         np.add.at(exchange.bytes_sent, flows.source, flows.size)
         return exchange
 

@@ -141,7 +141,7 @@ def _single_phase(network: Network, flows: Flows, tolerance: float, record_links
     result = fluid_times(
         flows.routes.offsets,
         flows.routes.links,
-        network.sized(flows).size,
+        network.sized_all([flows])[0].size,
         network.capacity,
         share=flows.routes.share,
         ready=ready_times(network, flows),
