@@ -25,7 +25,7 @@ TOPOLOGIES = (
     "lab-two-level-2x4",
     "lab-two-level-4x2",
 )
-QUICK = ("lab-star-4", "lab-two-level-2x2")
+QUICK = ("lab-star-4", "lab-two-level-2x2-oversubscribed")
 """A third of the cases, for CI: the labs of four ranks."""
 TWO_NODES = "lab-two-level-2x2"
 """Where SMoES and standard routing are compared under every token placement."""
