@@ -95,15 +95,23 @@ class _Watch:
 
     def __init__(self, start: float) -> None:
         self._last = start
-        self._now: tuple[int, int, int] = (0, 0, 0)
-        self.areas = np.zeros(3)
-        self.most = np.zeros(3, dtype=np.int64)
+        self._now = (0, 0, 0)
+        self._areas = [0.0, 0.0, 0.0]
+        self.most = [0, 0, 0]
 
     def note(self, moment: float, waiting: int, running: int, blocks: int) -> None:
         """From this moment on there are so many."""
-        self.areas += np.multiply(self._now, moment - self._last)
-        self._last, self._now = moment, (waiting, running, blocks)
-        self.most = np.maximum(self.most, self._now)
+        now = (waiting, running, blocks)
+        if now == self._now:
+            return
+        duration = moment - self._last
+        self._areas = [area + count * duration for area, count in zip(self._areas, self._now, strict=True)]
+        self.most = [max(pair) for pair in zip(self.most, now, strict=True)]
+        self._last, self._now = moment, now
+
+    def means(self, duration: float) -> list[float]:
+        """Mean of each over a duration, at whose end all are zero."""
+        return [area / duration for area in self._areas]
 
 
 class _Run:
@@ -121,8 +129,8 @@ class _Run:
         self.env.process(self._arrivals())
         self.env.run(self.env.process(self._take_steps()))
         requests = [sequence.request for sequence in self.going]
-        start, blocks = requests[0].arrival, self.limits.groups * self.limits.cache_blocks
-        waiting, running, used = (float(area) / (self.env.now - start) for area in self.watch.areas)
+        blocks = self.limits.groups * self.limits.cache_blocks
+        waiting, running, used = self.watch.means(self.env.now - requests[0].arrival)
         return Service(
             arrival=np.array([request.arrival for request in requests]),
             first_token=np.array([sequence.first_token for sequence in self.going]),
@@ -133,10 +141,10 @@ class _Run:
             busy=self.busy,
             preemptions=sum(group.preemptions for group in self.groups),
             waiting=waiting,
-            most_waiting=int(self.watch.most[0]),
+            most_waiting=self.watch.most[0],
             running=running,
             cache_use=used / blocks,
-            most_cache_use=int(self.watch.most[2]) / blocks,
+            most_cache_use=self.watch.most[2] / blocks,
         )
 
     def _arrivals(self) -> Process:
@@ -166,9 +174,12 @@ class _Run:
             self._note()
 
     def _note(self) -> None:
-        waiting, running = (sum(map(len, lists)) for lists in zip(*((g.waiting, g.running) for g in self.groups), strict=True))
-        used = sum(self.limits.cache_blocks - group.free for group in self.groups)
-        self.watch.note(self.env.now, waiting, running, used)
+        self.watch.note(
+            self.env.now,
+            sum(len(group.waiting) for group in self.groups),
+            sum(len(group.running) for group in self.groups),
+            sum(self.limits.cache_blocks - group.free for group in self.groups),
+        )
 
 
 def _batch_of(plans: Sequence[Plan]) -> StepBatch:
