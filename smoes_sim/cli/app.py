@@ -14,6 +14,7 @@ import typer
 from smoes_sim.cli import lab_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.first_use import compilation_told
+from smoes_sim.cli.serve_command import serve
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
@@ -28,6 +29,7 @@ app.add_typer(topology_commands.app, name="topology", help="What is wired to wha
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
 app.command()(train)
+app.command()(serve)
 app.command()(sweep)
 
 _FEW_RANKS = 22

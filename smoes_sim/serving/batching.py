@@ -3,8 +3,8 @@
 The rules are those of vLLM's V1 scheduler (vllm/v1/core/sched/scheduler.py, read at 00024d3), first come first served:
 
 1. Running sequences come first, oldest first. Each takes one token to decode, or as much of its prompt as the step has left.
-2. A sequence that finds no free block preempts the youngest running one, itself at last: that one's blocks are freed, it goes
-   to the head of the queue and later computes its prompt *and* its answer so far again (recompute, vLLM's way).
+2. A sequence that finds no free block preempts the youngest running one, itself at last: that one's blocks are freed, it
+   goes to the head of the queue and later computes its prompt *and* its answer so far again (recompute, vLLM's way).
 3. If nobody was preempted, waiting sequences are admitted while tokens and places are left and all that is known of the
    sequence fits into free blocks (vLLM's ``scheduler_reserve_full_isl``). Blocks are taken as tokens are computed.
 """

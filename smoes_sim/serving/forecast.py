@@ -31,8 +31,8 @@ def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: i
     """What bounds the batches of a deployment.
 
     cache = memory * memory_share - weights - buffers of the largest step, on the busiest rank of an attention group. Where a
-    sequence is spread over ranks (another token placement than ``data_parallel``) all ranks are one group, with the limits of
-    all of them and a cache that is full when that of the busiest rank is.
+    sequence is spread over ranks (another token placement than ``data_parallel``) all ranks are one group, with the limits
+    of all of them and a cache that is full when that of the busiest rank is.
 
     Args:
         deployment: The system.
@@ -50,8 +50,8 @@ def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: i
     blocks = int(_cache_tokens(deployment, max_batch_tokens, max_sequences, share * members) / share) // BLOCK
     if blocks < 1:
         raise ConfigError(
-            f"{deployment.model.name} on {deployment.topology.name}: weights and the buffers of a step of {max_batch_tokens} "
-            "tokens leave no room for a KV cache. Use more ranks, a smaller --max-batch-tokens, or weights: fp8."
+            f"{deployment.model.name} on {deployment.topology.name}: weights and the buffers of a step of "
+            f"{max_batch_tokens} tokens leave no room for a KV cache. Use more ranks, a smaller --max-batch-tokens, or weights: fp8."
         )
     return Limits(
         groups=num_ranks // (tensor * members),
@@ -89,8 +89,8 @@ def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: 
 def cost_of(deployment: Deployment, constants: Mapping[str, float]) -> Cost:
     """Seconds of a step, remembered.
 
-    Decoded sequences count with their mean context, rounded up to whole blocks of the cache: a difference of less than 1% of a
-    step (tests/serving), and steps that are alike are computed once.
+    Decoded sequences count with their mean context, rounded up to whole blocks of the cache: a difference of less than 1% of
+    a step (tests/serving), and steps that are alike are computed once.
     """
     known: dict[tuple[Any, ...], float] = {}
 
@@ -193,6 +193,11 @@ def forecast_curve(
         rows.append({"rate_per_s": offered} | row)
     intervals = {"max_rate_per_s": interval(found)} if len(found) > 1 else {}
     return {"max_rate_per_s": rate, "intervals": intervals, "rows": rows}
+
+
+def runs_of_curve(deployment: Deployment) -> int:
+    """About how many services a curve takes: two ends, a search of some ten rates and the curve, per set of constants."""
+    return len(constant_sets(deployment)) * (12 + len(SHARES))
 
 
 def _alone_seconds(deployment: Deployment, limits: Limits, cost: Cost) -> float:

@@ -41,7 +41,9 @@ class Objective:
         for part in text.split(","):
             name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in _NAMES:
-                raise ConfigError(f'--slo: unknown name "{name}". {nearest(name, _NAMES)} Write for example ttft=2s,tpot=50ms.')
+                raise ConfigError(
+                    f'--slo: unknown name "{name}". {nearest(name, _NAMES)} Write for example ttft=2s,tpot=50ms.'
+                )
             if name in times:
                 raise ConfigError(f"--slo: {name} stands there twice. Leave one out.")
             try:
