@@ -68,7 +68,7 @@ def serve(
     loaded = load_scenario(scenario, overrides or [])
     deployment = deploy(loaded)
     limits = limits_of(deployment, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
-    document = {"scenario": scenario} | _about(deployment, limits, objective)
+    document: Row = {"scenario": scenario} | _about(deployment, limits, objective)
     if per_second is None and arrivals is None:
         assert objective is not None
         document |= _curve(deployment, limits, objective, number=requests or _NUMBER)
@@ -211,22 +211,23 @@ def _one(document: Row) -> str:
         for name, key in _TIMES.items()
         if f"{key}_mean_s" in document
     ]
+
+    def cell(key: str, factor: float = 1.0) -> str:
+        return _cell(document, key, factor)
+
     lines = {
         "arrivals": f"{document['requests']} requests, {source}",
-        "served": f"{_cell(document, 'requests_per_s', 1.0)} requests/s, {_cell(document, 'output_tokens_per_s', 1.0)} output "
-        f"and {_cell(document, 'tokens_per_s', 1.0)} total tokens/s",
+        "served": f"{cell('requests_per_s')} requests/s",
+        "tokens/s": f"{cell('output_tokens_per_s')} of output, {cell('tokens_per_s')} with prompts",
     }
     if document["slo"] is not None:
-        lines["goodput"] = (
-            f"{_cell(document, 'goodput_per_s', 1.0)} requests/s; {_cell(document, 'attainment', 100.0)} % meet {document['slo']}"
-        )
+        lines[f"meet {document['slo']}"] = f"{cell('attainment', 100.0)} %; goodput {cell('goodput_per_s')} requests/s"
     lines |= {
-        "waiting": f"{_cell(document, 'waiting_mean', 1.0)} requests on average, at most "
-        f"{_cell(document, 'waiting_max', 1.0)}; running {_cell(document, 'running_mean', 1.0)}",
-        "KV cache in use": f"{_cell(document, 'kv_use_mean', 100.0)} % on average, at most "
-        f"{_cell(document, 'kv_use_max', 100.0)} %; {_cell(document, 'preemptions', 1.0)} preemptions",
-        "busy": f"{_cell(document, 'busy', 100.0)} % of {_cell(document, 'makespan_s', 1.0)} s, "
-        f"{_cell(document, 'steps', 1.0)} steps",
+        "waiting": f"{cell('waiting_mean')} requests on average, at most {cell('waiting_max')}",
+        "running": f"{cell('running_mean')} requests on average",
+        "KV cache in use (%)": f"{cell('kv_use_mean', 100.0)} on average, at most {cell('kv_use_max', 100.0)}",
+        "preemptions": cell("preemptions"),
+        "busy (%)": f"{cell('busy', 100.0)} of {cell('makespan_s')} s, {cell('steps')} steps",
     }
     return show.pairs(lines) + "\n" + show.table(["seconds", *_STATISTICS], body)
 
@@ -236,5 +237,5 @@ def _cell(row: Row, key: str, factor: float) -> str:
     if key not in row:
         return "-"
     interval = row["intervals"].get(key)
-    ends = " [{:.4g}, {:.4g}]".format(*(factor * end for end in interval)) if interval else ""
+    ends = " [{:.4g}, {:.4g}]".format(*(factor * end for end in interval)) if interval and interval[0] < interval[1] else ""
     return f"{factor * row[key]:.4g}{ends}"

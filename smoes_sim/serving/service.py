@@ -66,8 +66,8 @@ def run_service(requests: Sequence[Request], limits: Limits, cost: Cost) -> Serv
     """Serve requests until the last is answered.
 
     An arriving request joins the attention group with the smallest 4 * waiting + running. All groups take their steps
-    together, as dispatch and combine join their ranks; whoever arrives during a step waits for its end. Between steps no time
-    passes: what the engine's host does counts only if ``cost`` contains it.
+    together, as dispatch and combine join their ranks; whoever arrives during a step waits for its end. Between steps no
+    time passes: what the engine's host does counts only if ``cost`` contains it.
 
     Args:
         requests: In the order of their arrival.
