@@ -51,7 +51,7 @@ def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: i
     if blocks < 1:
         raise ConfigError(
             f"{deployment.model.name} on {deployment.topology.name}: weights and the buffers of a step of "
-            f"{max_batch_tokens} tokens leave no room for a KV cache. Use more ranks, fewer --max-batch-tokens, or weights: fp8."
+            f"{max_batch_tokens} tokens leave no room for a KV cache. Use more ranks or fewer --max-batch-tokens."
         )
     return Limits(
         groups=num_ranks // (tensor * members),
