@@ -80,15 +80,17 @@ def request_times(service: Service) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def measure(service: Service, objective: Objective | None = None) -> dict[str, float]:
+def measure(service: Service, objective: Objective | None = None, *, settled: float = 0.0) -> dict[str, float]:
     """All figures of a service, by JSON key; docs/serving.md states each.
 
-    TPOT is left out where every answer has one token, goodput and attainment where there is no objective.
+    TPOT is left out where every answer has one token, goodput and attainment where there is no objective. Times and
+    attainment are those of the requests after the first ``settled`` (a share) of all.
     """
     makespan, number = service.makespan, len(service.arrival)
+    first = int(settled * number)
     values: dict[str, float] = {}
     for name, times in request_times(service).items():
-        known = times[~np.isnan(times)]
+        known = times[first:][~np.isnan(times[first:])]
         if len(known):
             values[f"{name}_mean_s"] = float(known.mean())
             values |= {f"{name}_p{part}_s": float(np.percentile(known, part)) for part in PERCENTILES}
@@ -108,6 +110,6 @@ def measure(service: Service, objective: Objective | None = None) -> dict[str, f
         "steps": float(service.steps),
     }
     if objective is not None:
-        met = int(objective.met(service).sum())
-        values |= {"attainment": met / number, "goodput_per_s": met / makespan}
+        attainment = float(objective.met(service)[first:].mean())
+        values |= {"attainment": attainment, "goodput_per_s": attainment * number / makespan}
     return values

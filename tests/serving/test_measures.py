@@ -49,6 +49,14 @@ def test_goodput_counts_requests_that_exceed_no_limit(text, met):
     assert values["goodput_per_s"] == pytest.approx(met / 10)
 
 
+def test_requests_that_come_before_it_settled_are_not_judged():
+    values = measure(RECORD, Objective.parse("ttft=1s"), settled=0.5)
+    # TTFT of the later two: 1 and 4
+    assert (values["attainment"], values["ttft_mean_s"]) == (0.5, 2.5)
+    assert values["requests_per_s"] == 0.4
+    assert values["goodput_per_s"] == pytest.approx(0.2)
+
+
 def test_answers_of_one_token_have_no_tpot():
     one = Service(**{name: getattr(RECORD, name) for name in Service.__slots__} | {"output_tokens": np.ones(4, np.int64)})
     values = measure(one, Objective.parse("tpot=1us"))
