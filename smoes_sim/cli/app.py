@@ -17,6 +17,7 @@ from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.fit_commands import calibrate, validate
 from smoes_sim.cli.run_command import run
+from smoes_sim.cli.serve_command import serve
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
@@ -33,6 +34,7 @@ app.add_typer(lab_commands.app, name="lab", help="A topology built on this box f
 app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
 app.command()(train)
 app.command()(run)
+app.command()(serve)
 app.command()(sweep)
 
 _FEW_RANKS = 22
