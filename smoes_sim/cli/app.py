@@ -11,7 +11,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from smoes_sim.cli import lab_commands, show, topology_commands, trace_commands
+from smoes_sim.cli import lab_commands, placement_commands, show, topology_commands, trace_commands
+from smoes_sim.cli.adapt_command import adapt
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
@@ -28,7 +29,9 @@ app = typer.Typer(
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
+app.add_typer(placement_commands.app, name="placement", help="Where experts go: make, judge.")
 app.command()(train)
+app.command()(adapt)
 app.command()(sweep)
 
 _FEW_RANKS = 22
