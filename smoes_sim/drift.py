@@ -58,8 +58,8 @@ def drifting_windows(scenario: Scenario, *, windows: int, images: tuple[float, f
 
 
 def _has_images(count: int, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of ``count`` sequences have images, evenly spread. 4 and 0.5: the second and the fourth."""
-    return np.diff(np.floor(np.arange(count + 1) * share + 1e-9)) > 0
+    """Which of ``count`` sequences have images, evenly spread. 4 and 0.5: the first and the third."""
+    return np.diff(np.floor(np.arange(count + 1) * share + 0.5)) > 0
 
 
 def windows_of_trace(path: Path, *, windows: int) -> list[Window]:

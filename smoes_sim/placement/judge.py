@@ -32,7 +32,7 @@ def optimality_gaps(trace: RoutingTrace, *, num_ranks: int, spare: int = 0) -> l
     if not spare and pairs:
         best = sum(kept_together(m, most_together(m, num_ranks=num_ranks), num_ranks=num_ranks) for m in matrices)
     rules = [rule for rule in _RULES if not spare or rule in REPLICATING]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for rule in rules:
         placed = place_experts(rule, trace, num_ranks=num_ranks, rng=np.random.default_rng(0), spare=spare)
         loads = placed.rank_loads(counts)
