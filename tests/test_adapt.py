@@ -16,7 +16,7 @@ from smoes_sim.drift import drifting_windows, windows_of_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RoutingTrace, load_trace, save_trace
 
-# 8 sequences of 8 image and 4 text tokens (28 x 28 pixels a token do not matter here: the model says 1 per 14 x 14 patch)
+# 4 sequences of an image and some text
 SCENARIO: dict[str, Any] = {
     "topology": {"kind": "star", "ranks": 2, "link": {"bandwidth": "1 GB/s", "latency": "0 us"}},
     "model": "olmoe-1b-7b",
@@ -113,7 +113,7 @@ def test_weights_take_their_bytes_over_the_link(tmp_path: Path) -> None:
 
 def test_synthetic_drift_is_repeatable_and_never_moves_what_is_not_placed_anew() -> None:
     asked = scenario(placement={"experts": "bins", "spare": 1, "tokens": "modality"})
-    first, again = (adapt(asked, windows=3, steps=5, every=[1], images=(1.0, 0.0)) for _ in range(2))
+    first, again = (adapt(asked, windows=2, steps=5, every=[1], images=(1.0, 0.0)) for _ in range(2))
     assert first == again
     assert first["policies"][0]["moved_bytes"] == first["policies"][-1]["moved_bytes"] == 0
 
@@ -135,7 +135,9 @@ def test_the_command_prints_a_row_a_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("s.yaml").write_text(json.dumps(SCENARIO))
+    save_trace(two_sided(4, swap_at=2), Path("t.npz"))
+    asked = SCENARIO | {"routing": {"trace": "t.npz"}, "workload": {"preset": "trace"}}
+    Path("s.yaml").write_text(json.dumps(asked))
     arguments = ["adapt", "s.yaml", "--windows", "3", "--every", "1,2", "--steps", "5"]
     assert main([*arguments, "--json", "--out", "here"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -148,7 +150,10 @@ def test_the_command_prints_a_row_a_policy(
         "every 10",
         "oracle",
     ]
-    for wrong in (["--every", "3"], ["--every", "x"], ["--images", "2:0"], ["--images", "1"]):
+    for wrong in ("2:0", "1"):
+        assert main([*arguments, "routing.trace=null", "workload.preset=mmmu", "--images", wrong]) == 2
+        assert f"--images {wrong}: " in capsys.readouterr().err
+    for wrong in (["--every", "3"], ["--every", "x"], ["--images", "1:0"]):
         assert main([*arguments, *wrong]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith(f"smoes-sim: {wrong[0]} {wrong[1]}: ")
