@@ -66,6 +66,7 @@ class PlacementSpec(Spec):
     """Where experts and tokens live; experts left out: ``bins`` for smoes and hard, ``contiguous`` otherwise."""
 
     experts: ExpertRule | ExpertFile | None = None
+    spare: Annotated[int, Field(ge=0, description="Slots of each rank for replicas, beside its share of the experts.")] = 0
     tokens: TokenRule = "data_parallel"
 
 

@@ -188,10 +188,16 @@ def _tokens_and_routing(scenario: Scenario, model: ModelShape) -> tuple[Workload
 def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:
     rule = scenario.expert_rule
     if isinstance(rule, ExpertFile):
+        if scenario.placement.spare:
+            raise ConfigError(
+                f"placement.spare = {scenario.placement.spare}: the file says what is in its slots. Leave it out."
+            )
         return read_placement(
             Path(rule.file), moe_layers=model.moe_layer_indices, num_experts=model.experts, num_ranks=num_ranks
         )
-    return place_experts(rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]))
+    return place_experts(
+        rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]), spare=scenario.placement.spare
+    )
 
 
 @lru_cache(maxsize=8)

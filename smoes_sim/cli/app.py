@@ -11,7 +11,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from smoes_sim.cli import lab_commands, measurements_commands, show, topology_commands, trace_commands
+from smoes_sim.cli import lab_commands, measurements_commands, placement_commands, show, topology_commands, trace_commands
+from smoes_sim.cli.adapt_command import adapt
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
@@ -35,6 +36,8 @@ app.add_typer(measurements_commands.app, name="measurements", help="What others 
 app.command()(train)
 app.command()(run)
 app.command()(serve)
+app.add_typer(placement_commands.app, name="placement", help="Where experts go: make, judge.")
+app.command()(adapt)
 app.command()(sweep)
 
 _FEW_RANKS = 22
