@@ -14,6 +14,7 @@ import typer
 from smoes_sim.cli import lab_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.first_use import compilation_told
+from smoes_sim.cli.plan_command import plan
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
@@ -29,6 +30,7 @@ app.add_typer(trace_commands.app, name="trace", help="What the router did: synth
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
 app.command()(train)
 app.command()(sweep)
+app.command()(plan)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""
@@ -137,7 +139,7 @@ def calibrate(
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements or sweep.")],
+    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements, sweep or plan.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
     from smoes_sim import results
