@@ -15,6 +15,7 @@ from smoes_sim.cli import lab_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.plan_command import plan
+from smoes_sim.cli.report_command import report
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
@@ -31,6 +32,7 @@ app.add_typer(lab_commands.app, name="lab", help="A topology built on this box f
 app.command()(train)
 app.command()(sweep)
 app.command()(plan)
+app.command()(report)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""

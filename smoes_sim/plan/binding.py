@@ -84,8 +84,9 @@ def _cases(base: _Case, constants: Mapping[str, float]) -> Iterator[tuple[str, _
         per_message=base.network.per_message / 2,
         per_exchange=base.network.per_exchange / 2,
     )
-    yield "software", replace(
-        base, network=half, rates=replace(rates, launch=rates.launch / 2, per_layer=rates.per_layer / 2)
+    yield (
+        "software",
+        replace(base, network=half, rates=replace(rates, launch=rates.launch / 2, per_layer=rates.per_layer / 2)),
     )
     if "per_prefill" in constants or deployment.scenario.compute.per_prefill is not None:
         yield "outside", replace(base, outside=base.outside / 2)
@@ -111,9 +112,7 @@ def _with_faster_links(network: Network, kind: str) -> Network:
     """Links of a kind with twice the bandwidth and half the latency."""
     topology = network.topology
     factor = np.where(topology.link_kind == topology.link_kinds.index(kind), 2.0, 1.0)
-    faster = replace(
-        topology, link_bandwidth=topology.link_bandwidth * factor, link_latency=topology.link_latency / factor
-    )
+    faster = replace(topology, link_bandwidth=topology.link_bandwidth * factor, link_latency=topology.link_latency / factor)
     other = replace(network, topology=faster)
     other.__dict__["router"] = network.router
     return other

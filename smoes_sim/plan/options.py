@@ -56,7 +56,7 @@ def all_options(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None)
 def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
     shared: Row = {"try": plan.try_names[offer.tried], "tried": offer.tried, "scenario": scenario}
     draws: Mapping[str, Series] = {}
-    weigh: Callable[[str], Row] = lambda _: {}
+    weigh = _nothing
     try:
         shared, draws, weigh = _predicted(offer, shared)
     except (ConfigError, SimulationError) as error:
@@ -75,6 +75,11 @@ def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
             row |= _timed(draws, margin, replicas) | {"tightest": tightest} | binding[tightest]
         options.append(Option(row=row, margin=margin))
     return options
+
+
+def _nothing(_: str) -> Row:
+    """What binds an offer that was not predicted."""
+    return {}
 
 
 def _row(offer: Offer, replicas: int) -> Row:
@@ -116,7 +121,7 @@ def _predicted(offer: Offer, shared: Row) -> tuple[Row, Mapping[str, Series], Ca
     if not fit.fits:
         needs = f"needs {fit.ranks_needed} ranks" if fit.ranks_needed else "no number of ranks helps"
         gigabytes = f"{fit.need.total / 1e9:.3g} GB a rank, {fit.usable / 1e9:.3g} usable"
-        return row | {"problem": f"does not fit ({gigabytes}), {needs}", "binds": "memory size"}, {}, lambda _: {}
+        return row | {"problem": f"does not fit ({gigabytes}), {needs}", "binds": "memory size"}, {}, _nothing
     prediction = predict(deployment)
 
     def weigh(quantity: str) -> Row:

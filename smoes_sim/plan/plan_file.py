@@ -44,7 +44,7 @@ class Candidate(Spec):
     settings: dict[str, Any] = Field({}, alias="set", description="Settings that go with it, such as compute.device.")
     cost_per_hour: Annotated[Money, Field(description="Price of one replica (all of the topology) for an hour.")]
     source: Annotated[str, Field(description='Who asks that price, and the day (2026-11-24), or "assumed: ...".')]
-    replicas: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1]
+    replicas: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = Field([1])
 
     @field_validator("source")
     @classmethod
@@ -82,7 +82,7 @@ class PlanFile(Spec):
     tries: Annotated[
         list[dict[str, Any]],
         Field(alias="try", min_length=1, description="Routings and placements; the first is what is done today."),
-    ] = [{}]
+    ] = Field([{}])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,11 @@ class Plan:
 
 
 def _try_name(offer: Offer) -> str:
-    own = {key: value for key, value in offer.point.settings.items() if key != "topology" and key not in offer.candidate.settings}
+    own = {
+        key: value
+        for key, value in offer.point.settings.items()
+        if key != "topology" and key not in offer.candidate.settings
+    }
     return Point(settings=own, scenario=None).name or "as it is"
 
 

@@ -39,7 +39,7 @@ def comparison_chart(rows: Sequence[dict[str, Any]]) -> alt.HConcatChart:
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     labels = [_label(row) for row in rows]
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     panels = []
@@ -82,7 +82,7 @@ def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: st
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     data = []
     for row in rows:
         highest, _ = alltoall_bandwidth(row["size_bytes"], row["bound_s"], num_ranks)
@@ -105,7 +105,7 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     data = [
         {"link": link, "ms": moment * 1e3, "percent": 100 * share} for link, steps in use.items() for moment, share in steps
     ]
@@ -133,7 +133,7 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     Raises:
         ConfigError: If no row has the metric as a number, or the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     data = _cells(rows, plot)
     places = list(dict.fromkeys(cell["over"] for cell in data))
     axis = {"title": plot.over, "axis": alt.Axis(labelAngle=0, labelLimit=140, values=places)}
@@ -151,7 +151,7 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
 def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
     """Logarithmic where values differ by much; otherwise linear, from zero on if ``zero``."""
     is_wide = min(values) > 0 and max(values) >= _WIDE * min(values)
-    return _altair().Scale(type="log", nice=False, padding=12) if is_wide else _altair().Scale(zero=zero)
+    return load_altair().Scale(type="log", nice=False, padding=12) if is_wide else load_altair().Scale(zero=zero)
 
 
 def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
 
 
 def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:
-    alt = _altair()
+    alt = load_altair()
     names = by["sort"]
     palette = {"range": list(_COLOURS[: len(names)])} if len(names) <= len(_COLOURS) else {"scheme": "viridis"}
     legend = alt.Legend(orient="top", labelLimit=300, symbolOpacity=1) if by["title"] else None
@@ -184,7 +184,7 @@ def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart
 
 
 def _heat_map(base: alt.Chart, by: dict[str, Any], metric: str) -> alt.LayerChart:
-    alt = _altair()
+    alt = load_altair()
     base = base.encode(y=alt.Y("by:O", **by))
     pale = alt.Scale(range=list(_PALE))  # numbers stay readable on both ends
     cells = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=metric, scale=pale))
@@ -199,12 +199,12 @@ def check_chart_file(path: Path) -> None:
     """
     if path.suffix not in {".svg", ".png"}:
         raise ConfigError(f'{path}: ends in "{path.suffix}": a plot is .svg or .png. Write for example plot.svg.')
-    _altair()
+    load_altair()
 
 
 def save_chart(chart: Any, path: Path) -> None:
     """Write a chart as SVG or PNG, by the suffix."""
-    _altair()
+    load_altair()
     import vl_convert
 
     specification = chart.to_json()
@@ -215,7 +215,12 @@ def save_chart(chart: Any, path: Path) -> None:
             temporary.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
 
 
-def _altair() -> Any:
+def load_altair() -> Any:
+    """Altair, which is an extra.
+
+    Raises:
+        ConfigError: If the plotting libraries are not installed.
+    """
     try:
         import altair
     except ImportError:
