@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smoes_sim.calibration import Calibration, interval_of, network_under
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
@@ -265,6 +266,30 @@ def time_alltoall(network: Network, matrix: Matrix, options: AlltoallOptions) ->
     }
     use = {entry.group.label: use_over_time(entry.group.links, link_use, duration) for entry in hot if link_use}
     return AlltoallTime(row=row, hot=hot, use=use, wall=time.perf_counter() - started)
+
+
+def time_calibrated(network: Network, matrix: Matrix, options: AlltoallOptions, calibration: Calibration) -> AlltoallTime:
+    """Time one exchange under every draw of a calibration.
+
+    ``time_s`` is the median, ``low_s`` and ``high_s`` the ends of the 80% interval; everything else belongs to the draw
+    that is nearest to the median. Arguments and what is raised as in :func:`time_alltoall`.
+    """
+    timed = [
+        time_alltoall(network_under(network, calibration.draw(index)), matrix, options)
+        for index in range(calibration.num_draws)
+    ]
+    durations = [time.row["time_s"] for time in timed]
+    middle, low, high = interval_of(durations, spread=max(calibration.spread, calibration.repeat_spread))
+    nearest = timed[int(np.argmin(np.abs(np.array(durations) - middle)))]
+    algbw, busbw = alltoall_bandwidth(nearest.row["size_bytes"], middle, network.topology.num_ranks)
+    row = nearest.row | {
+        "time_s": middle,
+        "low_s": low,
+        "high_s": high,
+        "algbw_GBps": algbw / 1e9,
+        "busbw_GBps": busbw / 1e9,
+    }
+    return replace(nearest, row=row, wall=sum(time.wall for time in timed))
 
 
 def _time(network: Network, phases: list[Flows], options: AlltoallOptions) -> tuple[float, float, tuple[LinkUse, ...]]:

@@ -6,25 +6,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import orjson
 from pydantic import Field, ValidationError
+from scipy.stats import norm
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Spec, nearest, read_text, write_bytes
+from smoes_sim.network import Network
 
 _SHIPPED = Path(__file__).parent / "data" / "calibrations"
-CONSTANTS = ("per_message", "per_exchange", "flops_efficiency", "memory_efficiency", "per_layer", "per_prefill")
-"""Names a draw may set, besides ``efficiency.<link kind>``; seconds, or shares of the nominal rate."""
+CONSTANTS = (
+    "per_message",
+    "per_exchange",
+    "curve",
+    "flops_efficiency",
+    "memory_efficiency",
+    "launch",
+    "per_layer",
+    "per_prefill",
+)
+"""Names a draw may set, besides ``efficiency.<link kind>`` and ``half_size.<link kind>``: seconds, shares of the nominal
+rate, bytes, an exponent."""
+_OF_LINKS = ("efficiency.", "half_size.")
+INTERVAL = (10, 90)
+"""Percentiles that a calibrated prediction prints: an 80% interval."""
+_NOISE = 19
+"""Quantiles of the model's error that every draw is spread over."""
 
 
 class Parameter(Spec):
-    """A fitted constant: its middle, the range of its draws, and whether the data pin it down."""
+    """A fitted constant: its middle, the range of its draws, and whether the data pin it down.
+
+    ``prior`` is where it stays without data; ``traded_with`` are constants that the data cannot tell it from.
+    """
 
     value: float
     low: float
     high: float
     identified: bool
     meaning: str
+    prior: float | None = None
+    traded_with: list[str] = Field(default_factory=list)
 
 
 class FittedRow(Spec):
@@ -39,12 +62,19 @@ class Calibration(Spec):
     """A calibration file.
 
     ``draws`` hold sets of constants that explain the data equally well; every prediction is made with each of them.
+    ``spread`` is the model's own error: standard deviation of log(measured / predicted) on rows left out of a fit; 0 where
+    it was not estimated. ``repeat_spread`` is that of the repetitions of one row, which no model can undercut.
     """
 
-    scenario: str
+    scenario: str = ""
     parameters: dict[str, Parameter]
     draws: Annotated[dict[str, list[float]], Field(min_length=1)]
     fitted_on: list[FittedRow]
+    spread: Annotated[float, Field(ge=0)] = 0.0
+    repeat_spread: Annotated[float, Field(ge=0)] = 0.0
+    sizes: list[float] | None = Field(
+        None, min_length=2, max_length=2, description="Bytes per rank: least, largest of what was fitted."
+    )
     data_hash: str
     command: str
     version: str
@@ -66,12 +96,13 @@ def check_draws(draws: Mapping[str, Sequence[float]]) -> None:
         ConfigError: With the first unknown name, or value out of range.
     """
     for name, values in draws.items():
-        if name not in CONSTANTS and not name.startswith("efficiency."):
-            raise ConfigError(f'unknown constant "{name}". {nearest(name, (*CONSTANTS, "efficiency.<link kind>"))}')
+        if name not in CONSTANTS and not name.startswith(_OF_LINKS):
+            known = (*CONSTANTS, *(f"{prefix}<link kind>" for prefix in _OF_LINKS))
+            raise ConfigError(f'unknown constant "{name}". {nearest(name, known)}')
         is_share = "efficiency" in name
         for value in values:
             if value < 0 or (is_share and not 0 < value <= 1):
-                rule = "a share must lie in (0, 1]" if is_share else "seconds must be >= 0"
+                rule = "a share must lie in (0, 1]" if is_share else "it must be >= 0"
                 raise ConfigError(f"draws.{name} holds {value}: {rule}. Make the file again with `calibrate`.")
 
 
@@ -110,3 +141,36 @@ def load_calibration(name: str) -> Calibration:
 def save_calibration(calibration: Calibration, path: Path) -> None:
     """Write a calibration as JSON."""
     write_bytes(path, orjson.dumps(calibration.model_dump(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def network_under(network: Network, constants: Mapping[str, float]) -> Network:
+    """A network under a draw of constants; those that are not drawn stay as they are."""
+
+    def of_links(prefix: str) -> dict[str, float]:
+        return {name.removeprefix(prefix): value for name, value in constants.items() if name.startswith(prefix)}
+
+    return network.with_constants(
+        efficiency=of_links("efficiency."),
+        per_message=constants.get("per_message", network.per_message),
+        per_exchange=constants.get("per_exchange", network.per_exchange),
+        half_size=of_links("half_size."),
+        curve=constants.get("curve", network.curve),
+    )
+
+
+def interval_of(durations: Sequence[float], *, spread: float) -> tuple[float, float, float]:
+    """Median over the draws, and the 80% interval that holds their scatter and the model's own error.
+
+    Every draw's time is spread over 19 quantiles of a log-normal error of standard deviation ``spread``.
+
+    Args:
+        durations: Seconds under each draw.
+        spread: Standard deviation of log(measured / predicted).
+
+    Example:
+        One draw of 1 s and a spread of 0.1: 1 s, 10th percentile exp(-0.128) = 0.88 s, 90th 1.14 s.
+    """
+    levels = norm.ppf((np.arange(_NOISE) + 0.5) / _NOISE)
+    spread_out = np.multiply.outer(np.asarray(durations), np.exp(spread * levels)).ravel()
+    low, high = np.percentile(spread_out, INTERVAL, method="hazen")
+    return float(np.median(durations)), float(low), float(high)

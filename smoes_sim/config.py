@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from smoes_sim.compute import Range, Share, find_device
+from smoes_sim.compute import Precision, Range, Share, find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, named_document
 from smoes_sim.models import ModelShape, find_model
@@ -102,8 +102,8 @@ class ComputeSpec(Spec):
     device: str
     flops_efficiency: Share | Range | None = None
     memory_efficiency: Share | Range | None = None
-    weights: ElementType = Field("bf16", description="Format of projections and experts, in memory and in products.")
-    cache: ElementType = Field("bf16", description="Format of the KV cache.")
+    weights: Precision = Field("bf16", description="Format of projections and experts, in memory and in products.")
+    cache: Precision = Field("bf16", description="Format of the KV cache.")
     memory_share: Share = Field(0.9, description="Part of the device's memory for weights, cache and buffers.")
     launch: Duration = Field(5e-6, description="Fixed time per kernel.")
     per_layer: Duration = Field(0.0, description="Host time per layer that the roofline does not see.")

@@ -7,6 +7,7 @@
     |   +-- PlacementError           experts or tokens cannot be placed as asked
     |   +-- MeasurementError         a measurements table is broken
     +-- CalibrationError             constants cannot be fitted
+    +-- RunError                     a run on real processes ended early: a rank died, hangs or received wrong data
     +-- LabError                     a lab cannot be built or used on this machine
     +-- SimulationError (RuntimeError)  a prediction broke one of its own rules (our bug)
 
@@ -49,6 +50,10 @@ class MeasurementError(ConfigError):
 
 class CalibrationError(SmoesError):
     """Constants cannot be fitted to the measurements given."""
+
+
+class RunError(SmoesError):
+    """A run on real processes ended early: a rank died, hangs or received wrong data."""
 
 
 class LabError(SmoesError):

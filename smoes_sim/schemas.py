@@ -8,27 +8,11 @@ from smoes_sim.calibration import Calibration
 from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import nearest
-from smoes_sim.measurements import COLUMNS
+from smoes_sim.measurements import COLUMNS, NUMBERS
 from smoes_sim.plan import PlanFile
 from smoes_sim.sweep import SweepFile
 from smoes_sim.topology.shipped import TopologyFile
 
-_NUMBERS = {
-    "nodes",
-    "ranks_per_node",
-    "intra_GBps",
-    "nic_Gbps",
-    "bytes_per_rank",
-    "tokens_per_rank",
-    "hidden",
-    "bytes_per_element",
-    "top_k",
-    "experts",
-    "node_limit",
-    "time_us",
-    "bandwidth_GBps",
-    "derived",
-}
 KINDS = ("scenario", "topology", "calibration", "measurements", "sweep", "plan")
 
 
@@ -49,7 +33,7 @@ def schema_of(kind: str) -> dict[str, Any]:
     elif kind == "plan":
         found = PlanFile.model_json_schema(by_alias=True)
     elif kind == "measurements":
-        properties = {name: {"type": "number" if name in _NUMBERS else "string"} for name in COLUMNS}
+        properties = {name: {"type": "number" if name in NUMBERS else "string"} for name in COLUMNS}
         found = {"title": "Measurement", "type": "object", "properties": properties, "additionalProperties": False}
     else:
         raise ConfigError(f'"{kind}" is no file kind. {nearest(kind, KINDS)}')

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from smoes_sim.calibration import load_calibration
+from smoes_sim.calibration import INTERVAL, load_calibration, network_under
 from smoes_sim.compute import ComputeRates, Range, compute_times, find_device, vision_time
 from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, deploy
@@ -22,8 +22,6 @@ from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic import transmission_rate
 
-INTERVAL = (10, 90)
-"""Percentiles of the draws that a calibrated prediction prints: an 80% interval."""
 _STATED = (0.0, 0.5, 1.0)
 """Draws of a prediction without calibration: both efficiencies at the low end, the middle, the high end of their ranges."""
 
@@ -133,13 +131,7 @@ def middle_constants(deployment: Deployment, prediction: Prediction) -> dict[str
 
 def network_with(deployment: Deployment, constants: Mapping[str, float]) -> Network:
     """The deployment's network under a draw of constants."""
-    prefix = "efficiency."
-    base = deployment.network
-    return base.with_constants(
-        efficiency={name.removeprefix(prefix): value for name, value in constants.items() if name.startswith(prefix)},
-        per_message=constants.get("per_message", base.per_message),
-        per_exchange=constants.get("per_exchange", base.per_exchange),
-    )
+    return network_under(deployment.network, constants)
 
 
 def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> ComputeRates:
@@ -149,7 +141,7 @@ def rates_with(deployment: Deployment, constants: Mapping[str, float]) -> Comput
         device=find_device(spec.device),
         flops_efficiency=constants.get("flops_efficiency", _efficiency(deployment, "flops_efficiency").value),
         memory_efficiency=constants.get("memory_efficiency", _efficiency(deployment, "memory_efficiency").value),
-        launch=spec.launch,
+        launch=constants.get("launch", spec.launch),
         per_layer=constants.get("per_layer", spec.per_layer),
         weights=spec.weights,
         cache=spec.cache,

@@ -18,17 +18,18 @@ from smoes_sim.routing.trace import DECODE, PREFILL, RoutingTrace
 from smoes_sim.topology import Topology
 
 Deduplicate = Literal["none", "rank", "node"]
-ElementType = Literal["bf16", "fp8"]
-_FP8_BLOCK = 128
+ElementType = Literal["bf16", "fp8", "fp16", "fp32"]
+_ELEMENT_BYTES: dict[ElementType, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+FP8_BLOCK = 128
 """Elements that share one float32 scale in fp8 dispatch (DeepEP: hidden 7168 gives 7392 bytes a token)."""
 
 
 def copy_bytes(hidden: int, element: ElementType) -> int:
-    """Bytes of one token on the wire: 2 per element, or 1 and a float32 scale per 128 elements.
+    """Bytes of one token on the wire: those of its elements, in fp8 and a float32 scale per 128 of them.
 
     Hidden 2048: 4096 in bf16, 2112 in fp8. Hidden 7168 in fp8: 7392.
     """
-    return 2 * hidden if element == "bf16" else hidden + 4 * -(-hidden // _FP8_BLOCK)
+    return hidden + 4 * -(-hidden // FP8_BLOCK) if element == "fp8" else _ELEMENT_BYTES[element] * hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

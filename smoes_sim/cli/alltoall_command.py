@@ -15,6 +15,7 @@ from smoes_sim.cli.first_use import compilation_told
 
 if TYPE_CHECKING:
     from smoes_sim.alltoall import AlltoallOptions, AlltoallTime, Demand, Matrix
+    from smoes_sim.calibration import Calibration
     from smoes_sim.network import Network
 
 _SIZES, _SKEW = "How much", "Who sends what (one of them; equal blocks when left out)"
@@ -31,7 +32,8 @@ _USED_BY = {
 }
 """Fidelities that an option is for."""
 _RESTS_ON = (
-    "schedule", "message_size", "order", "per_message", "fidelity", "tolerance", "injection", "window", "chunk", "seed",
+    "schedule", "message_size", "order", "calibration", "per_message", "fidelity", "tolerance", "injection", "window",
+    "chunk", "seed",
 )  # fmt: skip
 """Options that are printed with the answer, as they were given."""
 _PLOTTED = 8
@@ -84,7 +86,8 @@ def alltoall(
         _option("File of bytes [from][to], nccl-tests' alltoallv form; sets the size too.", _SKEW, metavar="FILE"),
     ] = None,
     schedule: Annotated[
-        Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency"], _option("What is posted when.", _LIBRARY)
+        Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency", "all_to_all_single"],
+        _option("What is posted when; all_to_all_single is gloo's.", _LIBRARY),
     ] = "direct",
     message_size: Annotated[
         Optional[str], _option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY, metavar="SIZE")
@@ -92,6 +95,10 @@ def alltoall(
     order: Annotated[
         Literal["naive", "shifted", "rail", "random"], _option("In which order a rank posts its messages.", _LIBRARY)
     ] = "shifted",
+    calibration: Annotated[
+        Optional[str],
+        _option("Constants that were fitted (smoes-sim calibrate); gives an interval.", _LIBRARY, metavar="FILE"),
+    ] = None,
     per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY, metavar="TIME")] = "0 us",
     fidelity: Annotated[
         Literal["bound", "fluid", "fifo", "packet"],
@@ -132,6 +139,8 @@ def alltoall(
     """
     from smoes_sim import results
     from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices
+    from smoes_sim.calibration import load_calibration
+    from smoes_sim.errors import ConfigError
     from smoes_sim.network import Network
     from smoes_sim.topology import find_topology
 
@@ -150,10 +159,13 @@ def alltoall(
     options.check()
     if plot is not None:
         _check_plot(plot, is_sweep=sweep is not None, fidelity=fidelity)
+    constants = load_calibration(calibration) if calibration else None
+    if constants is not None and _is_given(context, "per_message"):
+        raise ConfigError("--calibration already says the sender's time per message. Leave --per-message out.")
     network = Network(topology=find_topology(topology), per_message=show.duration("--per-message", per_message), seed=seed)
     matrices = choose_matrices(network.topology.num_ranks, demand, seed=seed)
-    _tell_what_is_ignored(context, network.per_message)
-    times = _run(network, matrices, options)
+    _tell_what_is_ignored(context, counts_messages=network.per_message > 0 or constants is not None)
+    times = _run(network, matrices, options, constants)
     document = _document(context, demand, network.topology.num_ranks, times)
     if plot is not None:
         _plot(plot, document, times[-1], is_sweep=sweep is not None)
@@ -176,34 +188,40 @@ def _document(context: typer.Context, demand: Demand, num_ranks: int, times: lis
     }
 
 
-def _run(network: Network, matrices: list[Matrix], options: AlltoallOptions) -> list[AlltoallTime]:
+def _run(
+    network: Network, matrices: list[Matrix], options: AlltoallOptions, constants: Calibration | None
+) -> list[AlltoallTime]:
     """Time every matrix, with a bar for a sweep and a word when something must be compiled."""
-    from smoes_sim.alltoall import time_alltoall
+    from smoes_sim.alltoall import time_alltoall, time_calibrated
 
     times: list[AlltoallTime] = []
     may_compile = options.fidelity == "fifo" or (options.fidelity == "fluid" and network.topology.num_ranks**2 > _SMALL)
     with compilation_told(may_compile=may_compile), show.progress("sizes", len(matrices)) as advance:
         for matrix in matrices:
-            times.append(time_alltoall(network, matrix, options))
+            if constants is None:
+                times.append(time_alltoall(network, matrix, options))
+            else:
+                times.append(time_calibrated(network, matrix, options, constants))
             advance(len(times))
     return times
 
 
-def _tell_what_is_ignored(context: typer.Context, per_message: float) -> None:
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _tell_what_is_ignored(context: typer.Context, *, counts_messages: bool) -> None:
     """Warn of options that were given but do not count."""
     fidelity = context.params["fidelity"]
-
-    def is_given(name: str) -> bool:
-        source = context.get_parameter_source(name)
-        return source is not None and source.name == "COMMANDLINE"
-
     for name, fidelities in _USED_BY.items():
-        if is_given(name) and fidelity not in fidelities:
+        if _is_given(context, name) and fidelity not in fidelities:
             show.talk(f"warning: --{name} is for --fidelity {' and '.join(fidelities)}; {fidelity} leaves it out")
-    if is_given("order") and (fidelity == "bound" or (fidelity == "fluid" and per_message == 0)):
+    if _is_given(context, "order") and (fidelity == "bound" or (fidelity == "fluid" and not counts_messages)):
         where = "" if fidelity == "bound" else " while --per-message is 0"
         show.talk(f"warning: --order does not count with --fidelity {fidelity}{where}; use --fidelity fifo")
-    if is_given("message_size") and context.params["schedule"] != "low_latency":
+    if _is_given(context, "message_size") and context.params["schedule"] != "low_latency":
         show.talk("warning: --message-size is for --schedule low_latency; it is left out")
 
 

@@ -11,11 +11,14 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from smoes_sim.cli import lab_commands, show, topology_commands, trace_commands
+from smoes_sim.cli import lab_commands, measurements_commands, show, topology_commands, trace_commands
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
+from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
+from smoes_sim.cli.fit_commands import calibrate, validate
 from smoes_sim.cli.plan_command import plan
 from smoes_sim.cli.report_command import report
+from smoes_sim.cli.run_command import run
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
@@ -29,7 +32,9 @@ app = typer.Typer(
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
 app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
+app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
 app.command()(train)
+app.command()(run)
 app.command()(sweep)
 app.command()(plan)
 app.command()(report)
@@ -103,40 +108,11 @@ def compare(
 
 
 app.command(cls=GroupedCommand)(alltoall)
+app.command(cls=GroupedCommand)(bench)
 
 
-@app.command()
-def validate(
-    measurements: Annotated[Path, typer.Argument(help="A measurements table (CSV).")],
-    as_json: Json = False,
-) -> None:
-    """Hold predictions at nominal rates, with no fitting, against measurements."""
-    from smoes_sim import results
-    from smoes_sim.measurements import read_measurements
-    from smoes_sim.validate import validate as validate_rows
-
-    document = validate_rows(read_measurements(measurements))
-    typer.echo(results.to_json(document) if as_json else show.validation(document), nl=False)
-
-
-@app.command()
-def calibrate(
-    measurements: Annotated[Path, typer.Argument(help="A measurements table with rows of mode step, op ttft and tpot.")],
-    scenario: Annotated[str, typer.Option(help="The scenario that was measured.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Calibration file to write.")],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    as_json: Json = False,
-) -> None:
-    """Fit the constants of a machine to a measured TTFT and TPOT."""
-    from smoes_sim import results
-    from smoes_sim.calibrate import fit_step_latencies
-    from smoes_sim.calibration import save_calibration
-    from smoes_sim.config import load_scenario
-
-    calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
-    save_calibration(calibration, out)
-    show.talk(f"calibration: {out}")
-    typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
+app.command()(validate)
+app.command()(calibrate)
 
 
 @app.command()

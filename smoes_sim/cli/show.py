@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.units import parse_duration, parse_size, print_bandwidth
+from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_bandwidth
 
 if TYPE_CHECKING:
-    from smoes_sim.calibration import Calibration
+    from smoes_sim.calibration import Calibration, Parameter
     from smoes_sim.config import Scenario
 
 Row = dict[str, Any]
@@ -41,6 +41,14 @@ def size(option: str, text: str) -> float:
     """A number of bytes given as an option."""
     try:
         return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} = {error}") from None
+
+
+def bandwidth(option: str, text: str) -> float:
+    """A rate given as an option, in bytes per second."""
+    try:
+        return parse_bandwidth(text)
     except ValueError as error:
         raise ConfigError(f"{option} = {error}") from None
 
@@ -94,11 +102,12 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share in %, one decimal."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
     """Seconds with four digits, in s, ms or us."""
     if value is None:
         return "-"
@@ -118,7 +127,7 @@ def _with_range(row: Row, key: str, form: Callable[[float], str]) -> str:
 def prediction(row: Row) -> str:
     """One deployment."""
     rate = row["transmission_rate"] or {}
-    shares = ", ".join(f"{name.replace('_', ' ')} {_percent(value)}" for name, value in rate.items())
+    shares = ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in rate.items())
     remote, decode_remote = row["bytes_remote"] / 1e6, row["decode_bytes_remote"] / 1e6
     lines = {
         "deployment": f"{row['model']} on {row['topology']} ({row['ranks']} ranks), routing {row['policy']}",
@@ -127,13 +136,13 @@ def prediction(row: Row) -> str:
         "transmission rate (%)": shares or "-",
         "bytes between ranks": f"{remote:.4g} MB in prefill, {decode_remote:.4g} MB a decode step",
         "imbalance (max/mean)": f"{row['imbalance']:.3f} in prefill, {row.get('decode_imbalance', 1.0):.3f} in decode",
-        "TTFT": _with_range(row, "ttft_s", _seconds),
-        "TPOT": _with_range(row, "tpot_s", _seconds),
+        "TTFT": _with_range(row, "ttft_s", seconds),
+        "TPOT": _with_range(row, "tpot_s", seconds),
         "output tokens/s": _with_range(row, "tokens_per_s", "{:.4g}".format),
-        "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', _seconds)}, bound {_seconds(row['bound_s'])}",
+        "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', seconds)}, bound {seconds(row['bound_s'])}",
         "EP exposed, prefill": _exposed(row, ""),
-        **({"TP communication, prefill": _with_range(row, "tp_comm_s", _seconds)} if row["tp_comm_s"] else {}),
-        **({"mixed step": _with_range(row, "mixed_step_s", _seconds)} if "mixed_step_s" in row else {}),
+        **({"TP communication, prefill": _with_range(row, "tp_comm_s", seconds)} if row["tp_comm_s"] else {}),
+        **({"mixed step": _with_range(row, "mixed_step_s", seconds)} if "mixed_step_s" in row else {}),
         "EP exposed, decode": _exposed(row, "decode_"),
         "memory": _memory(row["memory"]),
         "network error": _network_error(row),
@@ -156,12 +165,12 @@ def _network_error(row: Row) -> str:
     late = max(row["lateness_s"], row.get("decode_lateness_s", 0.0))
     if error == 0.0 and late == 0.0:
         return "every rate change followed"
-    return f"windows: exchanges within {error:.1g} of two runs with wider windows, messages late by at most {_seconds(late)}"
+    return f"windows: exchanges within {error:.1g} of two runs with wider windows, messages late by at most {seconds(late)}"
 
 
 def _exposed(row: Row, phase: str) -> str:
-    share = _with_range(row, f"{phase}ep_overhead", _percent)
-    return f"{_with_range(row, f'{phase}ep_exposed_s', _seconds)} = {share} % of the pass"
+    share = _with_range(row, f"{phase}ep_overhead", percent)
+    return f"{_with_range(row, f'{phase}ep_exposed_s', seconds)} = {share} % of the pass"
 
 
 def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
@@ -190,7 +199,7 @@ def _meaning_of_brackets(rows: Sequence[Row], deployments: Sequence[tuple[str, S
 
 def _counted(row: Row) -> list[str]:
     rate = row["transmission_rate"] or {}
-    shares = [_percent(rate.get(name)) for name in ("prefill_vision", "prefill_text", "prefill", "decode")]
+    shares = [percent(rate.get(name)) for name in ("prefill_vision", "prefill_text", "prefill", "decode")]
     size = f"{row['bytes_remote'] / 1e9:.3f}"
     return [row["policy"], row["expert_placement"], row["token_placement"], *shares, size, f"{row['imbalance']:.2f}"]
 
@@ -204,7 +213,7 @@ def _timed(row: Row) -> list[str]:
         _with_range(row, "ttft_s", number),
         _with_range(row, "tpot_s", number),
         _with_range(row, "tokens_per_s", number),
-        _with_range(row, "ep_overhead", _percent),
+        _with_range(row, "ep_overhead", percent),
     ]
 
 
@@ -232,15 +241,27 @@ def _unknown(deployments: Sequence[tuple[str, Scenario]]) -> str:
 
 def calibration(fitted: Calibration) -> str:
     """The constants of a calibration, and which of them the data leave open."""
-    known = ", ".join(f"{row.quantity.upper()} {row.seconds:g} s" for row in fitted.fitted_on)
-    text = f"Constants fitted on {known} of {fitted.scenario} (standard routing); "
-    text += f"{fitted.num_draws} sets explain all of it exactly\n"
+    if fitted.scenario:
+        known = ", ".join(f"{row.quantity.upper()} {row.seconds:g} s" for row in fitted.fitted_on)
+        text = f"Constants fitted on {known} of {fitted.scenario} (standard routing); "
+        text += f"{fitted.num_draws} sets explain all of it exactly\n"
+    else:
+        text = f"Constants fitted on {len(fitted.fitted_on)} rows; {fitted.num_draws} sets say how well they are known\n"
+    return text + parameters(fitted.parameters)
+
+
+def parameters(fitted: Mapping[str, Parameter]) -> str:
+    """Fitted constants, one a line."""
     body = []
-    for name, parameter in fitted.parameters.items():
+    for name, parameter in fitted.items():
         verdict = "pinned down" if parameter.identified else "NOT pinned down by these data"
+        if parameter.traded_with:
+            verdict += f", trades against {', '.join(parameter.traded_with)}"
+        if parameter.prior is not None and not parameter.identified:
+            verdict += f"; prior {parameter.prior:.3g}"
         meaning = f"{parameter.meaning} ({verdict})"
         body.append([name, f"{parameter.value:.3g}", f"{parameter.low:.3g}", f"{parameter.high:.3g}", meaning])
-    return text + table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
+    return table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
 
 
 def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -272,13 +293,15 @@ def alltoall(document: Row) -> str:
             f"{row['time_s'] * 1e6:.2f}",
             f"{row['algbw_GBps']:.2f}",
             f"{row['busbw_GBps']:.2f}",
+            *(f"{row[key] * 1e6:.2f}" for key in ("low_s", "high_s") if key in row),
             f"{row['bound_s'] * 1e6:.2f}",
             f"{row['flows']}",
             *([f"{row['mean_bytes']:.0f}"] if is_uneven else []),
         ]
         for row in rows
     ]
-    header = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)", "bound(us)", "flows"]
+    header = ["size(B)", "count", "type", "redop", "root", "time(us)", "algbw(GB/s)", "busbw(GB/s)"]
+    header += ["10%(us)", "90%(us)"] * ("low_s" in rows[0]) + ["bound(us)", "flows"]
     text = _alltoall_head(document) + table(header + ["mean(B)"] * is_uneven, body, left=0)
     if "hot_links" not in rows[-1]:
         return text
@@ -305,6 +328,8 @@ def _alltoall_head(document: Row) -> str:
         f"size is {size}, its own block included" + ("; mean is what a rank sends" * (size != "what a rank sends")),
         f"schedule {document['schedule']}; {model[fidelity]}; error: {certainty}",
     ]
+    if document["calibration"]:
+        lines.append(f"constants of {document['calibration']}; 10% and 90% are the ends of the 80% interval")
     return "".join(f"# {line}\n" for line in lines)
 
 
@@ -315,9 +340,9 @@ def _hot_links(row: Row, *, is_windowed: bool) -> str:
             hot["link"],
             hot["kind"],
             f"{hot['bytes']:.0f}",
-            print_bandwidth(hot["capacity_Bps"]),
+            print_bandwidth(float(f"{hot['capacity_Bps']:.6g}")),
             f"{hot['busy_s'] * 1e6:.2f}",
-            _percent(hot["utilisation"]),
+            percent(hot["utilisation"]),
             *("-" if hot[key] is None else f"{hot[key] * 1e6:.2f}" for key in ("first_s", "last_s", "full_s")),
         ]
         for hot in row["hot_links"]
@@ -330,23 +355,6 @@ def _hot_links(row: Row, *, is_windowed: bool) -> str:
     if is_windowed and body[0][-1] != "-":
         head += "# first, last and full are to within a window in large cases; --tolerance 0 is exact\n"
     return head + table(header, body, left=2)
-
-
-def validation(document: Row) -> str:
-    """Errors by family, and what was skipped."""
-    body = [
-        [name, str(errors["n"]), *(_percent(errors[key]) for key in ("median_ape", "mape", "p90_ape", "max_ape"))]
-        for name, errors in document["families"].items()
-    ]
-    text = "Absolute relative error (%), predictions at nominal link rates; nothing is fitted\n"
-    text += table(["family", "n", "median", "mean", "p90", "worst"], body)
-    reasons: dict[str, int] = {}
-    for entry in document["skipped"]:
-        reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + 1
-    if reasons:
-        text += f"\nSkipped {len(document['skipped'])} rows\n"
-        text += table(["n", "reason"], [[str(count), reason] for reason, count in reasons.items()], left=2)
-    return text
 
 
 def topology(document: Row) -> str:
@@ -367,7 +375,7 @@ def topology(document: Row) -> str:
             kind["kind"],
             str(kind["count"]),
             " ".join(print_bandwidth(rate) for rate in kind["bandwidth_Bps"]),
-            " ".join(_seconds(value) for value in kind["latency_s"]),
+            " ".join(seconds(value) for value in kind["latency_s"]),
         ]
         for kind in document["link_kinds"]
     ]

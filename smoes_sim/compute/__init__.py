@@ -5,7 +5,7 @@ Neighbours: ``models`` says how many operations and bytes a layer has, ``timelin
 """
 
 from smoes_sim.compute.devices import Device, Range, Share, device_names, find_device
-from smoes_sim.compute.layers import ComputeRates, ComputeTimes, RankLoad, attention_times, compute_times
+from smoes_sim.compute.layers import ComputeRates, ComputeTimes, Precision, RankLoad, attention_times, compute_times
 from smoes_sim.compute.memory import MemoryNeed, StepSize, memory_of_rank
 from smoes_sim.compute.roofline import roofline_time
 from smoes_sim.compute.vision import vision_time
@@ -15,6 +15,7 @@ __all__ = [
     "ComputeTimes",
     "Device",
     "MemoryNeed",
+    "Precision",
     "Range",
     "RankLoad",
     "Share",

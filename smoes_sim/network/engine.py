@@ -55,7 +55,7 @@ class Exchange:
         self.flows = flows
         self.flying = np.flatnonzero(np.diff(flows.routes.offsets))
         self.first = -1
-        self.bytes_sent = np.bincount(flows.source, weights=flows.size, minlength=num_ranks)
+        self.bytes_sent = np.zeros(num_ranks)
         self.arrival = np.full(len(flows), np.nan)
         self.sent = [simpy.Event(env) for _ in range(num_ranks)]
         self.received = [simpy.Event(env) for _ in range(num_ranks)]
@@ -137,7 +137,9 @@ class Engine:
 
     def open(self, flows: Flows) -> Exchange:
         """An exchange of which nothing moves until its messages are posted."""
-        return Exchange(self.env, flows, self.network.topology.num_ranks)
+        exchange = Exchange(self.env, self.network.sized(flows), self.network.topology.num_ranks)
+        np.add.at(exchange.bytes_sent, flows.source, flows.size)
+        return exchange
 
     def post(self, exchange: Exchange, rank: int, *, at: float | None = None) -> None:
         """Post all messages of a rank, in their order, now or at a later moment that is already known.

@@ -130,7 +130,7 @@ def _single_phase(network: Network, flows: Flows, tolerance: float, record_links
     result = fluid_times(
         flows.routes.offsets,
         flows.routes.links,
-        flows.size,
+        network.sized(flows).size,
         network.capacity,
         share=flows.routes.share,
         ready=ready_times(network, flows),

@@ -74,6 +74,7 @@ def fifo_exchange_time(
     Example:
         4 ranks on a star of 50 GB/s, 16 MiB a pair, shifted order: 3 * 16777216 / 50e9 s and the time of one packet.
     """
+    phases = [network.sized(flows) for flows in phases]
     times = fifo_times(network, phases, chunk=chunk, window=window, injection=injection, packet=packet, compiled=compiled)
     return exchange_of(network, phases, times)
 

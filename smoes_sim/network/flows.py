@@ -65,6 +65,8 @@ class Network:
         efficiency: Share of nominal bandwidth that the transport reaches, per link kind; 1 where not named.
         per_message: Seconds that a sender spends on each message, one after the other.
         per_exchange: Seconds that a rank spends entering an exchange, whatever it sends.
+        half_size: Bytes of a message that reaches half of that share, per link kind; see :meth:`sized`.
+        curve: Exponent of that loss.
         seed: Seed of the ECMP hash.
     """
 
@@ -72,6 +74,8 @@ class Network:
     efficiency: dict[str, float] = field(default_factory=dict)
     per_message: float = 0.0
     per_exchange: float = 0.0
+    half_size: dict[str, float] = field(default_factory=dict)
+    curve: float = 0.5
     seed: int = 0
 
     @cached_property
@@ -86,9 +90,24 @@ class Network:
         result: NDArray[np.float64] = self.topology.link_bandwidth * factor[self.topology.link_kind]
         return result
 
-    def with_constants(self, *, efficiency: dict[str, float], per_message: float, per_exchange: float) -> Network:
+    def with_constants(
+        self,
+        *,
+        efficiency: dict[str, float],
+        per_message: float,
+        per_exchange: float,
+        half_size: dict[str, float] | None = None,
+        curve: float = 0.5,
+    ) -> Network:
         """The same topology and routes under other constants."""
-        other = replace(self, efficiency=efficiency, per_message=per_message, per_exchange=per_exchange)
+        other = replace(
+            self,
+            efficiency=efficiency,
+            per_message=per_message,
+            per_exchange=per_exchange,
+            half_size=half_size or {},
+            curve=curve,
+        )
         other.__dict__["router"] = self.router
         return other
 
@@ -99,6 +118,30 @@ class Network:
         other = Network(topology=free, seed=self.seed)
         other.__dict__["router"] = self.router
         return other
+
+    def sized(self, flows: Flows) -> Flows:
+        """The same messages as long as their transport makes them: small ones do not reach the full rate.
+
+        ``size * (1 + (half_size / message) ** curve)``, by the narrowest kind of link on the way: ``efficiency`` is what
+        endless messages reach, half of it those of ``half_size`` bytes. With ``curve`` 1 this is a fixed time per
+        message, with 0.5 the slow approach of NCCL (docs/calibration.md).
+
+        Example:
+            half_size 4 KiB, curve 0.5, a message of 16 KiB: 16384 * (1 + 0.5) = 24576 B.
+        """
+        if not self.half_size or not len(flows):
+            return flows
+        routes = self.router.compile(flows.source, flows.destination)
+        passes = _rate_alone(routes, self.capacity)
+        flow = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
+        narrowest = np.full(len(routes), np.inf)
+        np.minimum.at(narrowest, flow, passes)
+        half = np.array([self.half_size.get(kind, 0.0) for kind in self.topology.link_kinds])
+        largest = np.zeros(len(routes))
+        decides = passes <= narrowest[flow]
+        np.maximum.at(largest, flow[decides], half[self.topology.link_kind[routes.links[decides]]])
+        message = flows.size / flows.messages
+        return replace(flows, size=flows.size * (1 + (largest / message) ** self.curve))
 
     def messages(self, source: NDArray[np.int64], destination: NDArray[np.int64], size: NDArray[np.float64]) -> Flows:
         """Flows of single messages between ranks that differ, shape (F,) each."""

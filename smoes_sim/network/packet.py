@@ -57,6 +57,7 @@ def packet_exchange_time(
     Example:
         4 ranks on a star of 50 GB/s, 16 MiB a pair, shifted order: 3 * 16777216 / 50e9 s and the time of one packet.
     """
+    phases = [network.sized(flows) for flows in phases]
     times = packet_times(network, phases, packet=packet, window=window, injection=injection)
     return exchange_of(network, phases, times)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from smoes_sim.network.flows import Flows, Network
 from smoes_sim.topology import Topology
 
-Schedule = Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency"]
+Schedule = Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency", "all_to_all_single"]
 Order = Literal["naive", "shifted", "rail", "random"]
 Matrix = NDArray[np.floating]
 _CHUNKS = 8
@@ -41,7 +41,8 @@ def phases_of(
         schedule: ``direct`` posts all messages of a stage at once. ``pairwise`` goes in R - 1 rounds: in round k rank i
             sends to i + k and receives from i - k. ``two_hop`` sends to other nodes through the rank of the own index
             there. ``hierarchical`` gathers in the own node what goes to one other node, exchanges, and spreads it there.
-            Both forward in 8 parts, pipelined. ``low_latency`` posts one message per copy.
+            Both forward in 8 parts, pipelined. ``low_latency`` posts one message per copy. ``all_to_all_single`` is what
+            gloo's does: every pair of ranks works in one direction at a time.
         order: In which order a rank posts the messages of a phase: ``naive`` 0, 1, 2, ...; ``shifted`` from the next
             rank on; ``rail`` own node first, then the next one, each from the own index on; ``random`` by seed.
         seed: Seed of the random order.
@@ -55,6 +56,13 @@ def phases_of(
     if schedule == "pairwise":
         rounds = [matrix for stage in stages for matrix in _rounds(stage)]
         waits = [(index - 1, True) for index in range(len(rounds))]
+    elif schedule == "all_to_all_single":
+        rounds, waits = [], []
+        for stage in stages:
+            start = len(rounds)
+            for matrix, after in _half_duplex(stage):
+                rounds.append(matrix)
+                waits.append((after + start, after < 0 < start))
     else:
         rounds, waits = _pipelined(stages, _CHUNKS if schedule in _HOPS else 1)
     phases = []
@@ -97,6 +105,28 @@ def _rounds(matrix: Matrix) -> list[Matrix]:
         single[rank, peer] = matrix[rank, peer]
         rounds.append(single)
     return rounds
+
+
+def _half_duplex(matrix: Matrix) -> list[tuple[Matrix, int]]:
+    """Shifts by 1, 2, ... ranks, and for each the one that must have been received before (-1 for none).
+
+    In gloo a payload waits for the receiver's notice, which shares a byte stream with the payload of the other direction
+    and is posted after it where that goes the shorter way round. So the message by k > R / 2 waits for the one that comes
+    back by R - k; half way round the lower rank is first (read in gloo's alltoall and pair code; docs/calibration.md).
+    """
+    num_ranks = len(matrix)
+    rank = np.arange(num_ranks)
+    rounds = _rounds(matrix)
+    parts = []
+    for step, shift in enumerate(rounds, start=1):
+        if 2 * step < num_ranks:
+            parts.append((shift, -1))
+        elif 2 * step > num_ranks:
+            parts.append((shift, num_ranks - step - 1))
+        else:
+            is_lower = (rank < num_ranks // 2)[:, None]
+            parts += [(np.where(is_lower, shift, 0.0), -1), (np.where(is_lower, 0.0, shift), step - 1)]
+    return parts
 
 
 def _two_hop(matrix: Matrix, topology: Topology) -> list[Matrix]:

@@ -26,7 +26,7 @@ _PANELS = (
 _PALE = ("#f1efe9", "#6fb9b4")
 _WIDE = 16
 """Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
-_BINARY_SIZE = (
+BINARY_SIZE = (
     "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : datum.value >= 1048576 ? datum.value / 1048576 + ' MiB'"
     " : datum.value >= 1024 ? datum.value / 1024 + ' KiB' : datum.value + ' B'"
 )
@@ -90,7 +90,7 @@ def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: st
         data += [{"size": row["size_bytes"], "busbw": value, "what": what} for what, value in times.items()]
     scale = alt.Scale(domain=["predicted", "bound"], range=[_COLOURS[1], _COLOURS[0]])
     base = alt.Chart(alt.Data(values=data)).encode(
-        x=alt.X("size:Q", scale=alt.Scale(type="log", base=2), title="size", axis=alt.Axis(labelExpr=_BINARY_SIZE)),
+        x=alt.X("size:Q", scale=alt.Scale(type="log", base=2), title="size", axis=alt.Axis(labelExpr=BINARY_SIZE)),
         y=alt.Y("busbw:Q", title="busbw (GB/s)", scale=alt.Scale(zero=True)),
         color=alt.Color("what:N", scale=scale, legend=alt.Legend(orient="top", title=None)),
     )

@@ -69,24 +69,23 @@ def test_compare_prints_rows_and_changes(capsys: pytest.CaptureFixture[str]) -> 
     assert rows[1]["change"]["bytes_remote"] == pytest.approx(expected)
 
 
-def test_validate_reports_families_and_reasons(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_validate_reports_families_predictions_and_reasons(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text(
-        "id,nodes,ranks_per_node,intra_GBps,nic_Gbps,mode,op,bytes_per_rank,time_us\n"
-        "a,1,8,450,,alltoall,alltoall,67108864,200\n"
-        "b,1,8,451,,alltoall,alltoall,1024,20\n"
-        "c,1,8,450,,ep_normal,dispatch,,20\n"
-        "d,1,3,450,,alltoall,alltoall,1024,20\n"
+        "id,system,nodes,ranks_per_node,intra_link,intra_GBps,library,mode,op,bytes_per_rank,time_us\n"
+        "a,8x New,1,8,NVLink4,450,NCCL 9,alltoall,alltoall,67108864,200\n"
+        "b,8x New,1,8,NVLink4,450,NCCL 9,alltoall,alltoall,67108864,\n"
+        "c,8x New,1,8,NVLink4,450,NCCL 9,gather,gather,1024,20\n"
     )
     found = document(capsys, "validate", str(table))
-    # a: 7/8 of 64 MiB at 450 GB/s and two links of 0.3 us: 131.088 us against 200 us
-    (row,) = [row for row in found["rows"] if row["id"] == "a"]
-    assert row["predicted_s"] == pytest.approx(58720256 / 450e9 + 0.6e-6)
-    assert row["relative_error"] == pytest.approx((58720256 / 450e9 + 0.6e-6 - 200e-6) / 200e-6)
-    assert found["families"]["alltoall 8x-h100, >= 1 MiB"]["n"] == 1
-    assert found["families"]["alltoall 8x-h100, < 1 MiB"]["n"] == 1
-    assert [entry["id"] for entry in found["skipped"]] == ["c", "d"]
-    assert found["calibrated_on"] is None
+    (row,) = found["rows"]
+    (without_time,) = found["unmeasured"]
+    assert row["low_s"] < row["predicted_s"] == without_time["predicted_s"] < row["high_s"]
+    assert row["predicted_s"] > 58720256 / 450e9  # 7/8 of 64 MiB at the nominal rate
+    assert row["relative_error"] == pytest.approx(row["predicted_s"] / 200e-6 - 1)
+    assert found["families"]["nccl_alltoall"]["n"] == 1
+    assert [entry["id"] for entry in found["skipped"]] == ["c"]
+    assert not row["in_sample"]
 
 
 def test_topology_show_answers_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

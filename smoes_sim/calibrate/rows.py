@@ -1,0 +1,214 @@
+"""Fit constants to timed exchanges and phases: rows that name a topology or a scenario."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim import __version__
+from smoes_sim.calibrate.least_squares import Array, Problem, Solution, log_scatter, median_scatter, solve
+from smoes_sim.calibrate.priors import prior_of
+from smoes_sim.calibration import INTERVAL, Calibration, FittedRow, Parameter
+from smoes_sim.cases import Case, ExchangeCase, read_case
+from smoes_sim.errors import CalibrationError, ConfigError
+from smoes_sim.files import nearest
+from smoes_sim.measurements import COLUMNS, Measurement, data_hash, measured_time, value_of
+from smoes_sim.units import parse_size
+
+_NUM_DRAWS = 32
+_IDENTIFIED = 1.5
+"""A constant whose 80% interval lies within this ratio is called identified."""
+_TRADED = 0.9
+"""Constants whose draws correlate by more than this (in logarithms) trade against each other."""
+_CURVE_SIZES, _CURVE_RANGE = 6, 64.0
+"""A curve over message size is tried with at least so many sizes over such a range."""
+_CURVE_GAIN = 0.9
+"""It is kept if it brings the error of left-out rows below this share of what it was."""
+_GROUPS = 3
+"""With so many topologies whole ones are left out to estimate the model's error, with fewer single rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A calibration and log(predicted / measured) by id: of the fit, and with the row's group left out of it."""
+
+    calibration: Calibration
+    residuals: dict[str, float]
+    left_out: dict[str, float]
+
+    def document(self) -> list[dict[str, str | float]]:
+        """Residuals as a table."""
+        return [{"id": name, "residual": value, "left_out": self.left_out[name]} for name, value in self.residuals.items()]
+
+
+def select_rows(rows: Sequence[Measurement], expressions: Sequence[str]) -> list[Measurement]:
+    """Rows that meet any of the expressions, such as ``mode=alltoall,bytes_per_rank=1 MiB``; all if there is none.
+
+    Raises:
+        ConfigError: If an expression is none, or no row meets it.
+    """
+    chosen: dict[str, Measurement] = {}
+    for expression in expressions:
+        wanted = [_condition(expression, part) for part in expression.split(",")]
+        found = {row.id: row for row in rows if all(_meets(row, column, text) for column, text in wanted)}
+        if not found:
+            raise ConfigError(f'--fit "{expression}": no row meets it. Rows have for example {_example(rows[0], wanted)}.')
+        chosen |= found
+    return [row for row in rows if row.id in chosen] if expressions else list(rows)
+
+
+def _condition(expression: str, part: str) -> tuple[str, str]:
+    column, separator, text = (word.strip() for word in part.partition("="))
+    if not separator:
+        raise ConfigError(f'--fit "{expression}": "{part}" is not COLUMN=VALUE. Write for example mode=sendrecv.')
+    if column not in COLUMNS:
+        raise ConfigError(f'--fit "{expression}": unknown column "{column}". {nearest(column, COLUMNS)}')
+    return column, text
+
+
+def _meets(row: Measurement, column: str, text: str) -> bool:
+    value = value_of(row, column)
+    if isinstance(value, str):
+        return value == text
+    try:
+        wanted = float(text) if text.replace(".", "", 1).isdigit() else parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"--fit {column} = {error}") from None
+    return value is not None and math.isclose(value, wanted, rel_tol=1e-9)
+
+
+def _example(row: Measurement, wanted: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{column}={value_of(row, column)}" for column, _ in wanted)
+
+
+def fit_rows(path: Path, rows: Sequence[Measurement], *, command: str, seed: int = 0) -> Fitted:
+    """Fit the constants that the rows' times depend on.
+
+    Args:
+        path: The table, for its hash and for errors.
+        rows: What is fitted; those without a time, a topology or a scenario are left out.
+        command: The command that makes the file again.
+        seed: Of the draws.
+
+    Raises:
+        CalibrationError: If no row can be used.
+        ConfigError: If a row's files are missing or broken.
+    """
+    usable = [row for row in rows if (row.topology or row.scenario) and measured_time(row)]
+    if not usable:
+        raise CalibrationError(f"{path}: no row to fit has a time and a topology or scenario. Name what was measured.")
+    cases = [read_case(row) for row in usable]
+    names = list(dict.fromkeys(name for case in cases for name in case.constants))
+    if _may_have_curve(cases):
+        curved = [*names, *(_half_size(name) for name in names if name.startswith("efficiency.")), "curve"]
+        errors = [_solution(cases, tried, seed, num_draws=0).spread for tried in (names, curved)]
+        names = curved if errors[1] < _CURVE_GAIN * errors[0] else names
+    solution = _solution(cases, names, seed)
+    return Fitted(
+        calibration=_calibration(path, cases, names, solution, command),
+        residuals={case.row.id: float(value) for case, value in zip(cases, solution.residuals, strict=True)},
+        left_out={case.row.id: float(value) for case, value in zip(cases, solution.left_out, strict=True)},
+    )
+
+
+def _half_size(efficiency: str) -> str:
+    return efficiency.replace("efficiency.", "half_size.")
+
+
+def _may_have_curve(cases: Sequence[Case]) -> bool:
+    """Whether the sizes are many and far enough apart to tell a curve from a fixed cost."""
+    sizes = {case.row.size for case in cases if isinstance(case, ExchangeCase) and case.row.size}
+    return len(sizes) >= _CURVE_SIZES and max(sizes) >= _CURVE_RANGE * min(sizes)
+
+
+def _solution(cases: Sequence[Case], names: Sequence[str], seed: int, *, num_draws: int = _NUM_DRAWS) -> Solution:
+    def log_times(x: Array) -> Array:
+        constants = dict(zip(names, np.exp(x).tolist(), strict=True))
+        return np.log([case.duration(constants) for case in cases])
+
+    priors = [prior_of(name) for name in names]
+    rows = [case.row for case in cases]
+    scatter = [log_scatter(row.duration_p10, row.duration_p90, row.repeats) for row in rows]
+    problem = Problem(
+        log_times=log_times,
+        measured=np.log([measured_time(row) or np.nan for row in rows]),
+        scatter=median_scatter(scatter, [row.repeats or 1 for row in rows]),
+        middle=np.log([prior.value for prior in priors]),
+        spread=np.array([prior.spread for prior in priors]),
+        most=np.log([prior.most for prior in priors]),
+        powers=np.array([-1.0 if prior.is_share else 1.0 for prior in priors]),
+        groups=_groups(cases),
+    )
+    return solve(problem, num_draws=num_draws, rng=np.random.default_rng(seed))
+
+
+def _groups(cases: Sequence[Case]) -> NDArray[np.int64]:
+    """What is left out together, (N,): a topology whose constants others tell too as a whole, otherwise a row."""
+    constants: dict[str, set[str]] = {}
+    for case in cases:
+        constants.setdefault(_system(case), set()).update(case.constants)
+    names = []
+    for index, case in enumerate(cases):
+        others = set().union(*(known for name, known in constants.items() if name != _system(case)))
+        is_told = len(constants) >= _GROUPS and constants[_system(case)] <= others
+        names.append(_system(case) if is_told else f"row {index}")
+    groups: NDArray[np.int64] = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return groups
+
+
+def _system(case: Case) -> str:
+    return case.row.topology or case.row.scenario
+
+
+def _calibration(path: Path, cases: Sequence[Case], names: Sequence[str], solution: Solution, command: str) -> Calibration:
+    values = np.exp(solution.draws)
+    rows = [case.row for case in cases]
+    scatter = [log_scatter(row.duration_p10, row.duration_p90, row.repeats) for row in rows]
+    sizes = [row.size for row in rows if row.size]
+    return Calibration(
+        parameters=_parameters(names, solution),
+        draws={name: [float(value) for value in values[:, index]] for index, name in enumerate(names)},
+        fitted_on=[FittedRow(id=row.id, quantity=row.op, seconds=measured_time(row) or 0.0) for row in rows],
+        spread=solution.spread,
+        repeat_spread=float(np.median([value for value in scatter if value] or [0.0])),
+        sizes=[min(sizes), max(sizes)] if sizes else None,
+        data_hash=data_hash(path),
+        command=command,
+        version=__version__,
+    )
+
+
+def _parameters(names: Sequence[str], solution: Solution) -> dict[str, Parameter]:
+    """What is known of each constant: its value, the 80% interval of the draws, and what it trades against."""
+    correlation = _correlation(solution.draws)
+    result = {}
+    for index, name in enumerate(names):
+        prior = prior_of(name)
+        levels = (INTERVAL[0], 50, INTERVAL[1])
+        low, middle, high = (float(value) for value in np.exp(np.percentile(solution.draws[:, index], levels)))
+        identified = high / low < _IDENTIFIED
+        traded = [other for at, other in enumerate(names) if at != index and abs(correlation[index, at]) > _TRADED]
+        result[name] = Parameter(
+            value=middle,
+            low=low,
+            high=high,
+            identified=identified,
+            prior=prior.value,
+            traded_with=[] if identified else traded,
+            meaning=prior.meaning,
+        )
+    return result
+
+
+def _correlation(draws: Array) -> Array:
+    """Correlation of the constants over the draws, (P, P); 0 for one that does not move."""
+    centred = draws - draws.mean(axis=0)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    scaled = np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-12)
+    result: Array = scaled.T @ scaled
+    return result

@@ -1,0 +1,199 @@
+"""A measured row that names a topology or a scenario, made ready to be predicted under any constants.
+
+The same code predicts for the fit and for validation: ``case.duration(constants)`` is the simulator on what the row ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import get_args
+
+import numpy as np
+
+from smoes_sim.calibration import network_under
+from smoes_sim.compute import ComputeTimes, compute_times
+from smoes_sim.config import load_scenario
+from smoes_sim.deployment import Deployment, deploy
+from smoes_sim.errors import MeasurementError
+from smoes_sim.files import nearest
+from smoes_sim.measurements import Measurement
+from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
+from smoes_sim.simulate import network_with, rates_with, time_step
+from smoes_sim.skew import Matrix, read_matrix, uniform_matrix
+from smoes_sim.steps import Step
+from smoes_sim.timeline import MicroBatch, step_time
+from smoes_sim.topology import find_topology
+
+_TOLERANCE = 1e-4
+"""Relative error of an exchange with many messages; those with few are exact."""
+PHASES = ("dispatch", "experts", "combine", "shared", "layer", "step")
+"""Parts of a scenario's forward pass that rows may time."""
+
+
+def read_case(row: Measurement) -> ExchangeCase | StepCase:
+    """The case of a row with a topology or a scenario.
+
+    Raises:
+        ConfigError: If its files are missing or broken, or contradict the row.
+    """
+    try:
+        return _step_case(row) if row.scenario else _exchange_case(row)
+    except MeasurementError as error:
+        raise error.at(row.id) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeCase:
+    """An exchange that starts everywhere at once."""
+
+    row: Measurement
+    network: Network
+    matrix: Matrix
+    schedule: Schedule
+    order: Order
+
+    @property
+    def family(self) -> str:
+        """Operation and schedule."""
+        name = self.row.op if self.row.mode == "sendrecv" else ("alltoallv" if self.row.matrix else "alltoall")
+        return f"{name}, {self.schedule}"
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """Of the software, and of the link kinds that are crossed."""
+        return ("per_exchange", "per_message", *_of_links(self.network, self._phases(self.network)))
+
+    def duration(self, constants: Mapping[str, float]) -> float:
+        """Seconds until the last rank is done."""
+        network = network_under(self.network, constants)
+        return exchange_time(network, self._phases(network), tolerance=_TOLERANCE).duration
+
+    def _phases(self, network: Network) -> list[Flows]:
+        return phases_of(network, [self.matrix], schedule=self.schedule, order=self.order)
+
+
+def _exchange_case(row: Measurement) -> ExchangeCase:
+    if not row.topology:
+        raise MeasurementError("topology is empty. Name the shipped topology or the file that was measured.")
+    network = _network(row.topology_name)
+    num_ranks = network.topology.num_ranks
+    if row.num_ranks != num_ranks:
+        raise MeasurementError(
+            f"nodes = {row.nodes}, ranks_per_node = {row.ranks_per_node}: {row.topology} has {num_ranks} ranks. "
+            "Name what was measured."
+        )
+    schedule = row.schedule or "direct"
+    for name, value, known in (("schedule", schedule, get_args(Schedule)), ("order", row.order, get_args(Order))):
+        if value and value not in known:
+            raise MeasurementError(f'{name} = "{value}" is unknown. {nearest(value, known)}')
+    return ExchangeCase(
+        row=row,
+        network=network,
+        matrix=_matrix(row, num_ranks),
+        schedule=schedule,  # type: ignore[arg-type]  # one of its words, as checked
+        order=row.order or "shifted",  # type: ignore[arg-type]
+    )
+
+
+@lru_cache(maxsize=64)
+def _network(name: str) -> Network:
+    return Network(topology=find_topology(name))
+
+
+def _matrix(row: Measurement, num_ranks: int) -> Matrix:
+    """Bytes from rank to rank: as the row's file says, else equal blocks, or the ring of nccl-tests' sendrecv."""
+    if row.matrix:
+        return read_matrix(row.folder / row.matrix, num_ranks)
+    if row.size is None:
+        raise MeasurementError("bytes_per_rank and matrix are both empty. Say what was sent.")
+    if row.mode == "alltoall":
+        return uniform_matrix(num_ranks, row.size)
+    if row.mode == "sendrecv":
+        return row.size * np.roll(np.eye(num_ranks), 1, axis=1)
+    raise MeasurementError(f'mode = "{row.mode}" without a matrix is not known. Write alltoall or sendrecv, or add one.')
+
+
+def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:
+    """Efficiencies of the link kinds that messages cross, but for the way from a device to its own NIC, as wide as that."""
+    topology = network.topology
+    kinds: set[str] = set()
+    for flows in phases:
+        links = network.router.compile(flows.source, flows.destination).links
+        kinds |= {topology.link_kinds[kind] for kind in np.unique(topology.link_kind[links])}
+    return [f"efficiency.{kind}" for kind in sorted(kinds - {"host-bus"})]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCase:
+    """A part of a scenario's prefill: one phase of one MoE layer, that whole layer, or the whole pass."""
+
+    row: Measurement
+    deployment: Deployment
+
+    @property
+    def family(self) -> str:
+        """Phase and policy."""
+        return f"{self.row.phase}, {self.deployment.scenario.routing.policy}"
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """Of the device where it computes, of the network where it sends."""
+        layer = self.deployment.prefill.batches[0].exchanges[self.row.layer or 0]
+        sends = [
+            "per_exchange",
+            "per_message",
+            *_of_links(self.deployment.network, [*layer.dispatch, *layer.combine]),
+        ]
+        computes = ["flops_efficiency", "memory_efficiency", "launch"]
+        used = {"dispatch": sends, "combine": sends, "experts": computes, "shared": computes}
+        return tuple(used.get(self.row.phase, [*sends, *computes]))
+
+    def duration(self, constants: Mapping[str, float]) -> float:
+        """Seconds from the common start until the last rank is done."""
+        network, rates = network_with(self.deployment, constants), rates_with(self.deployment, constants)
+        step, index, phase = self.deployment.prefill, self.row.layer or 0, self.row.phase
+        if phase == "step":
+            return time_step(self.deployment, step, network, rates).duration
+        times = [compute_times(self.deployment.model, batch.load, rates) for batch in step.batches]
+        if phase == "experts":
+            return float(max(part.experts[index].max() for part in times))
+        if phase == "shared":
+            return float(max(part.shared.max() for part in times))
+        if phase == "layer":
+            return _layer_time(self.deployment, step, times, network, index)
+        layer = step.batches[0].exchanges[index]
+        phases = layer.dispatch if phase == "dispatch" else layer.combine
+        return exchange_time(network, phases, tolerance=_TOLERANCE).duration
+
+
+def _layer_time(deployment: Deployment, step: Step, times: Sequence[ComputeTimes], network: Network, index: int) -> float:
+    """Seconds of one MoE layer alone: dispatch, experts, combine and shared experts, without attention and gate."""
+    model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
+    batches = []
+    for batch, of_all in zip(step.batches, times, strict=True):
+        nothing = {part.name: np.zeros_like(of_all.shared) for part in fields(of_all)}
+        own = replace(of_all, **nothing | {"shared": of_all.shared, "experts": of_all.experts[index : index + 1]})
+        batches.append(MicroBatch(times=own, exchanges=[batch.exchanges[index]]))
+    return step_time(model, batches, network, overlap=deployment.scenario.overlap, tolerance=_TOLERANCE).duration
+
+
+def _step_case(row: Measurement) -> StepCase:
+    if row.phase not in PHASES:
+        raise MeasurementError(f'phase = "{row.phase}" is unknown. {nearest(row.phase, PHASES)}')
+    deployment = _deployment(str(row.folder / row.scenario))
+    num_layers = len(deployment.prefill.batches[0].exchanges)
+    if row.phase != "step" and (row.layer is None or row.layer >= num_layers):
+        raise MeasurementError(f"layer = {row.layer}: the scenario has the MoE layers 0 to {num_layers - 1}. Mend it.")
+    return StepCase(row=row, deployment=deployment)
+
+
+@lru_cache(maxsize=16)
+def _deployment(path: str) -> Deployment:
+    scenario = load_scenario(path)
+    return deploy(scenario.model_copy(update={"calibration": None}))
+
+
+Case = ExchangeCase | StepCase
+"""What can be predicted: both have ``row``, ``family``, ``constants`` and ``duration(constants)``."""

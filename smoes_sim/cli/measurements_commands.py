@@ -1,0 +1,67 @@
+"""``smoes-sim measurements``: tables of measured operations from the logs of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from smoes_sim.cli import show
+
+app = typer.Typer()
+
+
+@app.command("import")
+def import_measurements(
+    logs: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Output of nccl-tests or rccl-tests: text, or JSON of -J.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Measurements table (CSV) to write.")],
+    topology: Annotated[str, typer.Option(help="What was measured: a shipped topology or a file.", metavar="TOPOLOGY")] = "",
+    matrix: Annotated[Optional[Path], typer.Option(help="For alltoallv: file of bytes [from][to].")] = None,
+    operation: Annotated[
+        Optional[Literal["alltoall", "alltoallv", "sendrecv"]], typer.Option("--op", help="Where the log does not say.")
+    ] = None,
+    system: Annotated[str, typer.Option(help="Name of the hardware. [the log's device]")] = "",
+    library: Annotated[str, typer.Option(help="Software. [the log's version]")] = "",
+    nodes: Annotated[Optional[int], typer.Option(min=1, help="Without --topology. [the log's hosts]")] = None,
+    ranks_per_node: Annotated[Optional[int], typer.Option(min=1, help="Without --topology.")] = None,
+    intra_link: Annotated[str, typer.Option(help="Without --topology: link inside a node, such as NVLink4.")] = "",
+    intra_rate: Annotated[
+        Optional[str], typer.Option(metavar="RATE", help='Its rate a rank, one direction: "450 GB/s".')
+    ] = None,
+    inter_link: Annotated[str, typer.Option(help="Without --topology: network between nodes.")] = "",
+    nic_rate: Annotated[
+        Optional[str], typer.Option(metavar="RATE", help='Its rate a rank, one direction: "400 Gb/s".')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Make a measurements table of somebody's logs, to calibrate on and to validate with.
+
+    For example: smoes-sim measurements import run.log -o rows.csv --topology 8x-h100
+    """
+    from smoes_sim import results
+    from smoes_sim.errors import ConfigError
+    from smoes_sim.measurements import write_measurements
+    from smoes_sim.measurements.imported import Facts, import_logs
+
+    described = (nodes, ranks_per_node, intra_link, intra_rate, inter_link, nic_rate)
+    if topology and any(described):
+        raise ConfigError("--topology already says what --nodes, --intra-link and the like would. Give one or the other.")
+    facts = Facts(
+        topology=topology, matrix=matrix, operation=operation or "", system=system, library=library, nodes=nodes,
+        ranks_per_node=ranks_per_node, intra_link=intra_link, inter_link=inter_link,
+        intra_bandwidth=None if intra_rate is None else show.bandwidth("--intra-rate", intra_rate),
+        nic_bandwidth=None if nic_rate is None else show.bandwidth("--nic-rate", nic_rate),
+    )  # fmt: skip
+    imported = import_logs(logs, out, facts)
+    write_measurements(out, imported.rows)
+    for reason, count in imported.left_out.items():
+        show.talk(f"left out: {count} rows ({reason})")
+    first = imported.rows[0]
+    document = {
+        "file": str(out), "rows": len(imported.rows), "left_out": imported.left_out, "nodes": first.nodes,
+        "ranks_per_node": first.ranks_per_node, "library": first.library, "topology": topology,
+    }  # fmt: skip
+    typer.echo(results.to_json(document) if as_json else show.pairs(document), nl=False)

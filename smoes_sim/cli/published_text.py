@@ -1,0 +1,29 @@
+"""Errors on the published systems, as text: every split by family and by system, never one mean over all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smoes_sim.cli import show
+
+_COLUMNS = ("median_ape", "p90_ape", "max_ape", "coverage")
+
+
+def published_text(document: dict[str, Any]) -> str:
+    """The tables of :func:`smoes_sim.published_errors.published_errors`."""
+    from smoes_sim.published_errors import SPLITS
+
+    text = (
+        f"Absolute relative error (%) on {document['calibrated_on']['rows']} published measurements; 80%: share inside the "
+        "80% interval\nSame hardware at another site differs by 5-12%: the floor of any error\n"
+    )
+    for name, words in SPLITS.items():
+        text += f"\n{name}: {words}\n" + _table("family", document["splits"][name]["families"])
+    text += "\nBy system, each left out whole\n" + _table("system", document["systems"])
+    text += "\nBy system, sizes left out\n" + _table("system", document["splits"]["size"]["systems"])
+    return text
+
+
+def _table(what: str, groups: dict[str, dict[str, Any]]) -> str:
+    body = [[name, str(errors["n"]), *(show.percent(errors[key]) for key in _COLUMNS)] for name, errors in groups.items()]
+    return show.table([what, "n", "median", "p90", "worst", "80%"], body)

@@ -1,0 +1,230 @@
+"""Measure exchanges between real ranks, as nccl-tests does, every byte compared with what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smoes_sim.distributed.bench_plan import Case, Row, case_row, files_folder, matrix_file, measurement
+from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
+from smoes_sim.distributed.facts import device_name, library_name, rank_facts, run_facts
+from smoes_sim.distributed.group import Backend, RankGroup, join
+from smoes_sim.distributed.journal import Journal
+from smoes_sim.distributed.matrix import write_matrix
+from smoes_sim.distributed.patterns import Exchange, exchange
+from smoes_sim.errors import ConfigError, RunError
+from smoes_sim.files import write_bytes
+from smoes_sim.measurements import Measurement, write_measurements
+from smoes_sim.topology import Topology
+
+_SHIFTS = 4093
+"""Offsets into the test pattern; messages of one exchange start at different ones. Prime, so that steps reach all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How a benchmark is run.
+
+    Attributes:
+        schedule: Name of an exchange.
+        warmup: Exchanges before the first that counts: the first ones open connections and fill caches.
+        repeats: Exchanges that count.
+        seed: Of the bytes that are sent.
+        timeout: Seconds for the ranks to come, and for an exchange.
+        backend: What moves the bytes.
+        topology: What the ranks stand on, if known.
+        topology_name: As the measurements table is to name it.
+        out: The measurements table; nothing is written when left out.
+    """
+
+    schedule: str
+    warmup: int
+    repeats: int
+    seed: int
+    timeout: float
+    backend: Backend
+    topology: Topology | None
+    topology_name: str | None
+    out: Path | None
+
+
+def run_bench(
+    cases: Sequence[Case],
+    options: BenchOptions,
+    *,
+    on_start: Callable[[Row], None],
+    on_row: Callable[[Row], None],
+) -> Row:
+    """Measure the cases as one of the ranks that the environment names; every rank calls this.
+
+    Rank 0 calls ``on_start`` with what the measurement is made on, and ``on_row`` as soon as a case is measured. Journals
+    of all ranks, matrices, facts and the table are written if ``options.out`` says where; a run that ends early leaves
+    the journals.
+
+    Returns:
+        The facts and the rows.
+
+    Raises:
+        ConfigError: If the topology does not fit the run.
+    """
+    with ExitStack() as stack:
+        group = stack.enter_context(join(timeout=options.timeout, backend=options.backend))
+        nodes = _node_of_rank(group, options.topology)
+        send_all = exchange(options.schedule, node_of_rank=nodes)
+        clock = stack.enter_context(clock_of(group))
+        folder = None if options.out is None else files_folder(options.out)
+        journal = None if folder is None else stack.enter_context(Journal(folder, group.place.rank))
+        document = _facts(group, options, clock, num_nodes=len(set(nodes)))
+        is_first = group.place.rank == 0
+        if is_first:
+            on_start(document)
+        for case in cases:
+            times = _measure(group, clock, case, send_all=send_all, options=options, journal=journal)
+            row = case_row(case, schedule=options.schedule, times=group.gather(times))
+            document["rows"].append(row)
+            if is_first:
+                on_row(row)
+        if is_first and options.out is not None:
+            _write(options.out, cases, document, system=device_name(group), topology=options.topology_name)
+    return document
+
+
+def _node_of_rank(group: RankGroup, topology: Topology | None) -> tuple[int, ...]:
+    if topology is None:
+        return group.node_of_rank
+    if topology.num_ranks != group.place.num_ranks:
+        raise ConfigError(
+            f"topology {topology.name} has {topology.num_ranks} ranks, the run {group.place.num_ranks}: "
+            "they must be the same. Name the topology that the ranks stand on."
+        )
+    return tuple(topology.node_of_rank.tolist())
+
+
+def _facts(group: RankGroup, options: BenchOptions, clock: Clock, *, num_nodes: int) -> Row:
+    """Everything that the rows rest on; every rank adds its own."""
+    own = rank_facts(group)
+    said = group.meet("tell their facts", orjson.dumps(own).decode())
+    return {
+        **run_facts(group),
+        "nodes": num_nodes,
+        "library": library_name(group),
+        "clock": clock.kind,
+        "topology": options.topology_name,
+        "schedule": options.schedule,
+        "warmup": options.warmup,
+        "repeats": options.repeats,
+        "seed": options.seed,
+        "per_rank": [orjson.loads(word) for word in said],
+        "rows": [],
+    }
+
+
+def _measure(
+    group: RankGroup, clock: Clock, case: Case, *, send_all: Exchange, options: BenchOptions, journal: Journal | None
+) -> NDArray[np.float64]:
+    """Seconds of the own rank from the common start, shape (repeats,)."""
+    traffic = _Traffic(case, group, seed=options.seed)
+    times = []
+    with undisturbed():
+        for repeat in range(-options.warmup, options.repeats):
+            traffic.fill(repeat)
+            with group.operation(case.name):
+                start = clock.start()
+                traffic.travel(send_all)
+                seconds = clock.seconds(start, clock.mark())
+            traffic.check(repeat)
+            if case.operation == "sendrecv":
+                seconds /= 2
+            if repeat >= 0:
+                times.append(seconds)
+                if journal is not None:
+                    journal.write(_journal_row(case, group.place.rank, repeat, seconds))
+    return np.array(times)
+
+
+def _journal_row(case: Case, rank: int, repeat: int, seconds: float) -> Row:
+    away = case.matrix - np.diag(np.diag(case.matrix))
+    return {
+        "op": case.collective,
+        "size_bytes": case.size,
+        "rank": rank,
+        "repeat": repeat,
+        "time_s": seconds,
+        "bytes_sent": int(away[rank].sum()),
+        "bytes_received": int(away[:, rank].sum()),
+    }
+
+
+class _Traffic:
+    """The bytes of a case at one rank: a message is a piece of a random tape that all ranks know, from an own offset on."""
+
+    def __init__(self, case: Case, group: RankGroup, *, seed: int) -> None:
+        self._matrix, self._rank, self._case = case.matrix, group.place.rank, case
+        tape = np.random.default_rng(seed).integers(256, size=int(case.matrix.max()) + _SHIFTS, dtype=np.uint8)
+        self._tape = torch.from_numpy(tape).to(group.device)[:, None]
+        self._send_counts, self._receive_counts = case.matrix[self._rank].tolist(), case.matrix[:, self._rank].tolist()
+        self._counts = case.matrix.tolist()
+        self._send = self._tape.new_empty((sum(self._send_counts), 1))
+        self._receive = self._tape.new_empty((sum(self._receive_counts), 1))
+        self._back = self._tape.new_empty((sum(self._send_counts), 1))
+
+    def _message(self, source: int, destination: int, repeat: int) -> Tensor:
+        shift = ((source * len(self._matrix) + destination) * 2 + repeat * 1009) % _SHIFTS
+        return self._tape[shift : shift + int(self._matrix[source, destination])]
+
+    def fill(self, repeat: int) -> None:
+        """Other bytes for every repeat, so that what an earlier one left cannot pass for received."""
+        messages = [self._message(self._rank, peer, repeat) for peer in range(len(self._matrix))]
+        torch.cat(messages, out=self._send)
+
+    def travel(self, send_all: Exchange) -> None:
+        """Do the exchange; for ``sendrecv`` also the way back, of what has arrived."""
+        send_all(self._send, self._send_counts, self._receive_counts, out=self._receive, counts=self._counts)
+        if self._case.operation == "sendrecv":
+            back = self._case.matrix.T.tolist()
+            send_all(self._receive, self._receive_counts, self._send_counts, out=self._back, counts=back)
+
+    def check(self, repeat: int) -> None:
+        """Compare every byte.
+
+        Raises:
+            RunError: With the first rank whose bytes arrived wrong.
+        """
+        for source, arrived in enumerate(self._receive.split(self._receive_counts)):
+            if not torch.equal(arrived, self._message(source, self._rank, repeat)):
+                raise RunError(f"{self._case.name}: what arrived from rank {source} is not what it sent (repeat {repeat})")
+        if self._case.operation == "sendrecv" and not torch.equal(self._back, self._send):
+            raise RunError(f"{self._case.name}: what came back is not what was sent (repeat {repeat})")
+
+
+def _write(out: Path, cases: Sequence[Case], document: Row, *, system: str, topology: str | None) -> None:
+    """The matrices and facts, then the table."""
+    rows: list[Measurement] = []
+    for index, (case, row) in enumerate(zip(cases, document["rows"], strict=True)):
+        if not case.is_even:
+            write_matrix(matrix_file(out, index), case.matrix)
+        rows.append(
+            measurement(
+                case,
+                row,
+                out=out,
+                index=index,
+                system=system,
+                library=document["library"],
+                nodes=document["nodes"],
+                topology=topology,
+                clock=document["clock"],
+            )
+        )
+    facts: dict[str, Any] = {key: value for key, value in document.items() if key != "rows"}
+    write_bytes(files_folder(out) / "facts.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+    write_measurements(out, rows)

@@ -1,0 +1,107 @@
+"""What a measurement was made on: versions, processors, and the interface that the bytes went through."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoes_sim import __version__
+from smoes_sim.distributed.group import RankGroup
+
+_SIOCGIFADDR, _SIOCGIFMTU = 0x8915, 0x8921
+_TCP = Path("/proc/sys/net/ipv4")
+_SETTINGS = ("tcp_congestion_control", "tcp_rmem", "tcp_wmem", "tcp_slow_start_after_idle")
+
+
+def rank_facts(group: RankGroup) -> dict[str, Any]:
+    """Host, processor or GPU, interface and TCP settings of the own rank; None for what the system does not tell."""
+    interface = _interface(group)
+    return {
+        "rank": group.place.rank,
+        "host": socket.gethostname(),
+        "device": device_name(group),
+        "cpus": os.cpu_count(),
+        "interface": interface,
+        "mtu": None if interface is None else _mtu(interface),
+        **{name: _setting(name) for name in _SETTINGS},
+    }
+
+
+def run_facts(group: RankGroup) -> dict[str, Any]:
+    """Versions and backend, which are the same for every rank."""
+    return {
+        "smoes_sim": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "kernel": platform.release(),
+        "backend": group.backend,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if group.backend == "nccl" else None,
+        "ranks": group.place.num_ranks,
+        "nodes": len(set(group.node_of_rank)),
+        "timeout_s": group.timeout,
+    }
+
+
+def library_name(group: RankGroup) -> str:
+    """The software that moves the bytes, for the measurements table."""
+    name = "gloo"
+    if group.backend == "nccl":
+        name = f"{'RCCL' if torch.version.hip else 'NCCL'} {'.'.join(map(str, torch.cuda.nccl.version()))}"
+    return f"{name}, torch {torch.__version__}"
+
+
+def device_name(group: RankGroup) -> str:
+    """The GPU, or the processor as the kernel names it."""
+    if group.backend == "nccl":
+        return str(torch.cuda.get_device_name(group.device))
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _interface(group: RankGroup) -> str | None:
+    """The interface that the backend is told to use, or else the one that leads to the meeting point."""
+    named = os.environ.get("NCCL_SOCKET_IFNAME" if group.backend == "nccl" else "GLOO_SOCKET_IFNAME")
+    if named:
+        return named
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((group.place.address, group.place.port))  # sends nothing
+            own = probe.getsockname()[0]
+        except OSError:
+            return None
+        return next((name for _, name in socket.if_nameindex() if _address(probe, name) == own), None)
+
+
+def _address(probe: socket.socket, interface: str) -> str | None:
+    try:
+        answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", interface.encode()))
+    except OSError:
+        return None
+    return socket.inet_ntoa(answer[20:24])
+
+
+def _mtu(interface: str) -> int | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe, _SIOCGIFMTU, struct.pack("16si", interface.encode(), 0))
+        except OSError:
+            return None
+    return int(struct.unpack("16si", answer)[1])
+
+
+def _setting(name: str) -> str | None:
+    try:
+        return " ".join((_TCP / name).read_text(encoding="ascii").split())
+    except OSError:
+        return None

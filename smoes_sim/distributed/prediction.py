@@ -1,0 +1,75 @@
+"""What the simulator says about the parts of a layer that a run measures, and nothing else of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from smoes_sim.compute import ComputeRates, ComputeTimes, compute_times
+from smoes_sim.deployment import Deployment
+from smoes_sim.network import Network, exchange_time
+from smoes_sim.simulate import constant_sets, interval, network_with, rates_with
+from smoes_sim.steps import Step
+from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
+
+PHASES = ("dispatch", "experts", "combine", "shared", "layer")
+"""What is timed: the parts of an MoE layer one by one from a common start, and the layer as a whole without barriers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """Seconds until the last rank is done: the median over the sets of constants, and their interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predicted]:
+    """Predictions by (step, MoE layer 0..L-1, phase); steps are the prefill, then the decode steps.
+
+    Attention, gate, dense layers and the head are left out, as the runner leaves them out; everything else is what
+    ``simulate`` computes, under the same sets of constants.
+    """
+    series: dict[tuple[int, int, str], list[float]] = {}
+    for constants in constant_sets(deployment):
+        network, rates = network_with(deployment, constants), rates_with(deployment, constants)
+        for index, step in enumerate((deployment.prefill, *deployment.decode)):
+            for key, value in _step(deployment, step, network, rates).items():
+                series.setdefault((index, *key), []).append(value)
+    return {key: _summary(values) for key, values in series.items()}
+
+
+def _summary(values: Sequence[float]) -> Predicted:
+    low, high = interval(values)
+    return Predicted(value=float(np.median(values)), low=low, high=high)
+
+
+def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRates) -> dict[tuple[int, str], float]:
+    (batch,) = step.batches
+    tolerance = deployment.scenario.communication.tolerance
+    times = compute_times(deployment.model, batch.load, rates)
+    found: dict[tuple[int, str], float] = {}
+    for layer, exchanges in enumerate(batch.exchanges):
+        for name in ("dispatch", "combine"):
+            phases = getattr(exchanges, name)
+            found[layer, name] = exchange_time(network, phases, tolerance=tolerance).duration
+        found[layer, "experts"] = float(times.experts[layer].max())
+        found[layer, "shared"] = float(times.shared.max())
+        found[layer, "layer"] = _one_layer(deployment, times, exchanges, layer, network)
+    return found
+
+
+def _one_layer(
+    deployment: Deployment, times: ComputeTimes, exchanges: LayerExchanges, layer: int, network: Network
+) -> float:
+    """Seconds of one MoE layer that all ranks start together and in which none waits for a barrier."""
+    nothing = np.zeros_like(times.shared)
+    alone = replace(
+        times, attention=nothing, gate=nothing, dense=nothing, head=nothing, experts=times.experts[layer : layer + 1]
+    )
+    model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
+    tolerance = deployment.scenario.communication.tolerance
+    return step_time(model, [MicroBatch(times=alone, exchanges=[exchanges])], network, tolerance=tolerance).duration

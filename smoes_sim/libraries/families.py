@@ -1,0 +1,67 @@
+"""All families, and which of them a row belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from smoes_sim.libraries import expert_parallel, nccl, pairwise, rdma
+from smoes_sim.libraries.case import Skip, read_case
+from smoes_sim.libraries.family import Family
+from smoes_sim.libraries.pooling import Known
+from smoes_sim.measurements import Measurement
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        nccl.ALLTOALL,
+        nccl.SENDRECV,
+        rdma.ALLTOALL,
+        pairwise.ALLTOALL,
+        expert_parallel.NORMAL,
+        expert_parallel.LOW_LATENCY,
+    )
+}
+"""By the name that :func:`~smoes_sim.libraries.case.read_case` gives."""
+
+
+def know(row: Measurement) -> Known | Skip:
+    """The case of a row with its steps and what was measured, or why it cannot be predicted."""
+    case = read_case(row)
+    if isinstance(case, Skip):
+        return case
+    family = FAMILIES.get(case.family)
+    if family is None:
+        return Skip(f"no library model for {case.family}")
+    stages = family.stages(case)
+    if isinstance(stages, Skip):
+        return stages
+    return Known(case=case, family=family, stages=stages, measured=family.measured(case))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of a measurements table, sorted out.
+
+    Attributes:
+        knowns: Measured cases that can be predicted.
+        skipped: Row names and why they cannot.
+    """
+
+    knowns: list[Known]
+    skipped: list[tuple[str, str]]
+
+
+def know_all(rows: Iterable[Measurement]) -> Table:
+    """What of a table can be predicted and was measured."""
+    knowns: list[Known] = []
+    skipped: list[tuple[str, str]] = []
+    for row in rows:
+        known = know(row)
+        if isinstance(known, Skip):
+            skipped.append((row.id, known.reason))
+        elif known.measured is None:
+            skipped.append((row.id, "neither a time nor a bandwidth that could be turned into one"))
+        else:
+            knowns.append(known)
+    return Table(knowns=knowns, skipped=skipped)

@@ -1,0 +1,80 @@
+"""What a family of libraries must say of itself: its steps, how long they take, and what its constants mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from smoes_sim.libraries.case import Case, Skip
+from smoes_sim.libraries.stage import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """A positive number that the topology cannot tell, pooled over transport classes, software and systems.
+
+    A family names it ``what`` or ``what.class`` (``per_peer``, ``efficiency.nvlink4``). Its value in a case is the prior
+    moved by a sum of deviations, one for each of ``what``, the kind of class (``nvlink``), the class, the class with the
+    case's software, and the case's system; each is zero until data say otherwise. They move the logarithm, or for a share
+    the logit, so that a share stays below 1.
+
+    Attributes:
+        what: First part of its names.
+        prior: Value before any data.
+        spread: Standard deviation of the first deviation: 0.7 is a factor of two either way.
+        between: Standard deviation of each of the others.
+        meaning: What it stands for, with its unit and the source of the prior.
+        is_share: Whether it lies between 0 and 1.
+        priors: Values before any data for some classes or kinds of class, where more is known.
+    """
+
+    what: str
+    prior: float
+    spread: float
+    between: float
+    meaning: str
+    is_share: bool = False
+    priors: Mapping[str, float] = field(default_factory=dict)
+
+    def prior_of(self, transport: str) -> float:
+        """Value before any data for a transport class ("" if it belongs to none)."""
+        return self.priors.get(transport, self.priors.get(kind_of(transport), self.prior))
+
+    def moved(self, prior: float, deviation: float) -> float:
+        """The value that a sum of deviations makes of a prior.
+
+        Example:
+            A share of 0.8 moved by 1: the logit goes from ln 4 to ln 4 + 1, so 4e / (4e + 1) = 0.916.
+        """
+        if self.is_share:
+            return 1 / (1 + (1 / prior - 1) * math.exp(-deviation))
+        return prior * math.exp(deviation)
+
+
+def kind_of(transport: str) -> str:
+    """The kind of a transport class: ``nvlink`` of ``nvlink5_mnnvl``."""
+    return transport.split("_", maxsplit=1)[0].rstrip("0123456789")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A way to exchange, as steps and constants.
+
+    Attributes:
+        name: As in :attr:`Case.family`.
+        pool: Families of one pool are fitted together; constants of the same name are the same.
+        constants: All constants, by ``what``.
+        names: The constants that a case depends on, such as ``efficiency.nvlink4``.
+        stages: Steps of a case, or why it has none (a column that the family needs is empty).
+        duration: Seconds of a case, from its steps and the constants by the names of ``names``. Smooth in the constants.
+        measured: Seconds (or the derived time) that the row reports; None if it cannot be had.
+    """
+
+    name: str
+    pool: str
+    constants: Sequence[Constant]
+    names: Callable[[Case], Sequence[str]]
+    stages: Callable[[Case], list[Stage] | Skip]
+    duration: Callable[[Case, Sequence[Stage], Mapping[str, float]], float]
+    measured: Callable[[Case], float | None]

@@ -1,0 +1,255 @@
+"""The constants of all families as a file, fitted on a measurements table; the shipped one is fitted on published systems.
+
+``smoes-sim calibrate published -o FILE`` makes the shipped file again, byte for byte; ``--add`` fits rows of one's own too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import orjson
+from pydantic import ValidationError
+
+from smoes_sim import __version__
+from smoes_sim.calibration import FittedRow, Parameter
+from smoes_sim.errors import CalibrationError, ConfigError
+from smoes_sim.files import Spec, read_text, write_bytes
+from smoes_sim.libraries.case import Skip
+from smoes_sim.libraries.families import FAMILIES, know, know_all
+from smoes_sim.libraries.family import Constant, kind_of
+from smoes_sim.libraries.leave_out import fit_scaled, outcome_of
+from smoes_sim.libraries.pooling import Fitted, Known, terms_of
+from smoes_sim.measurements import Measurement, data_hash, read_measurements
+
+_DATA = Path(__file__).parent.parent / "data"
+PUBLISHED = _DATA / "measurements" / "published.csv"
+"""Public measurements of others, each with its source."""
+_SHIPPED = _DATA / "libraries" / "published.json"
+LARGE = 2.0**20
+"""Bytes per rank from which bandwidth, not start-up, should rule."""
+_DIGITS = 5
+"""Significant digits that are written: more would be noise, and differ between machines."""
+_IDENTIFIED = 0.5
+"""A constant is pinned down if data leave at most this share of its prior standard deviation."""
+_Z80 = 1.2815515655446004
+"""Standard deviations from the middle to either end of an 80% interval."""
+
+
+class Pool(Spec):
+    """Fitted deviations of families that share constants; ``covariance`` is the lower triangle, row by row."""
+
+    rows: int
+    systems: list[str]
+    deviations: dict[str, float]
+    covariance: list[list[float]]
+    scale_seen: float
+    scale_unseen: float
+
+
+class LibraryCalibration(Spec):
+    """Constants of libraries, shared over transport classes, software and systems."""
+
+    kind: Literal["libraries"] = "libraries"
+    pools: dict[str, Pool]
+    parameters: dict[str, Parameter]
+    fitted_on: list[FittedRow]
+    data_hash: str
+    command: str
+    version: str
+
+    def fitted(self, pool: str) -> Fitted:
+        """What was fitted for a pool; priors alone where nothing was."""
+        return _unpack(self.pools[pool]) if pool in self.pools else Fitted(deviations={}, covariance=np.zeros((0, 0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPrediction:
+    """What is said of a row.
+
+    Attributes:
+        seconds: The prediction.
+        low: 10th percentile, seconds.
+        high: 90th percentile, seconds.
+        measured: Seconds that the row reports, or that its bandwidth means; None if neither is there.
+        family: Kind of operation.
+        system: Hardware and software.
+        doubt: What is known to be weak about it; "" if nothing is.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    measured: float | None
+    family: str
+    system: str
+    doubt: str
+
+
+def predict_row(row: Measurement, calibration: LibraryCalibration) -> RowPrediction | Skip:
+    """Predict a row of the measurements table, or say why that cannot be done."""
+    known = know(row)
+    if isinstance(known, Skip):
+        return known
+    fitted = calibration.fitted(known.family.pool)
+    outcome = outcome_of(fitted, known)
+    return RowPrediction(
+        seconds=outcome.seconds,
+        low=outcome.low,
+        high=outcome.high,
+        measured=known.measured,
+        family=known.family.name,
+        system=known.case.system,
+        doubt=doubt_of(known, fitted),
+    )
+
+
+def doubt_of(known: Known, fitted: Fitted) -> str:
+    """What is known to be weak about a prediction, the gravest first."""
+    case = known.case
+    if case.system in fitted.systems:
+        return ""
+    keys = fitted.deviations.keys()
+    classes = sorted({term.name.partition(".")[2] for term in terms_of(known.family, case)} - {""})
+    unseen = [kind for kind in classes if not any(key.partition("@")[0].endswith(f".{kind}") for key in keys)]
+    if unseen:
+        return f"{' and '.join(unseen)} never fitted: as other classes and priors have it"
+    if not any(key.endswith(f"@{case.software}") for key in keys):
+        return f"{case.software} never fitted: as other software and priors have it"
+    if case.row.size is not None and case.row.size < LARGE:
+        return "ruled by software start-up, which varies most"
+    return "system never fitted"
+
+
+def fit_libraries(paths: Sequence[Path], *, command: str) -> LibraryCalibration:
+    """Fit all families to measurements tables.
+
+    Raises:
+        CalibrationError: If no row can be predicted and was measured.
+    """
+    knowns = [known for path in paths for known in know_all(read_measurements(path)).knowns]
+    if not knowns:
+        names = ", ".join(map(str, paths))
+        raise CalibrationError(f"{names}: no row has a known library model and a time. See docs/predicted-vs-measured.md.")
+    pools = by_pool(knowns)
+    fitted = {name: fit_scaled(members) for name, members in pools.items()}
+    return LibraryCalibration(
+        pools={name: _pack(fitted[name], members) for name, members in pools.items()},
+        parameters={
+            f"{name}.{key}": parameter
+            for name, found in fitted.items()
+            for key, parameter in _parameters(name, found).items()
+        },
+        fitted_on=[
+            FittedRow(id=known.case.row.id, quantity=known.family.name, seconds=_round(known.measured or math.nan))
+            for known in knowns
+        ],
+        data_hash=" ".join(data_hash(path) for path in paths),
+        command=command,
+        version=__version__,
+    )
+
+
+def by_pool(knowns: Sequence[Known]) -> dict[str, list[Known]]:
+    """Cases by the pool of their family."""
+    pools: dict[str, list[Known]] = {}
+    for known in knowns:
+        pools.setdefault(known.family.pool, []).append(known)
+    return pools
+
+
+def _pack(fitted: Fitted, members: Sequence[Known]) -> Pool:
+    return Pool(
+        rows=len(members),
+        systems=sorted(fitted.systems & {known.case.system for known in members}),
+        deviations={key: _round(value) for key, value in fitted.deviations.items()},
+        covariance=[[_round(value) for value in row[: index + 1]] for index, row in enumerate(fitted.covariance.tolist())],
+        scale_seen=_round(fitted.scale_seen),
+        scale_unseen=_round(fitted.scale_unseen),
+    )
+
+
+def _unpack(pool: Pool) -> Fitted:
+    covariance = np.zeros((len(pool.deviations), len(pool.deviations)))
+    for index, row in enumerate(pool.covariance):
+        covariance[index, : index + 1] = covariance[: index + 1, index] = row
+    return Fitted(
+        deviations=pool.deviations,
+        covariance=covariance,
+        scale_seen=pool.scale_seen,
+        scale_unseen=pool.scale_unseen,
+    )
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _parameters(pool: str, fitted: Fitted) -> dict[str, Parameter]:
+    """Each constant as a system never seen would have it, by name: of its class where it has one."""
+    constants = {
+        constant.what: constant for family in FAMILIES.values() if family.pool == pool for constant in family.constants
+    }
+    named = {key.partition("@")[0] for key in fitted.deviations if "@" in key}
+    named |= {what for what in constants if what in fitted.deviations and f"{what}." not in " ".join(fitted.deviations)}
+    return {
+        key: _parameter(constants[key.partition(".")[0]], key, fitted) for key in sorted(fitted.deviations) if key in named
+    }
+
+
+def _parameter(constant: Constant, name: str, fitted: Fitted) -> Parameter:
+    what, _, transport = name.partition(".")
+    keys = [key for key in dict.fromkeys((what, f"{what}.{kind_of(transport)}", name)) if key in fitted.deviations]
+    position = [list(fitted.deviations).index(key) for key in keys]
+    moved = sum(fitted.deviations[key] for key in keys)
+    deviation = math.sqrt(float(fitted.covariance[np.ix_(position, position)].sum()))
+    prior = math.hypot(constant.spread, constant.between * math.sqrt(len(keys) - 1))
+    before = constant.prior_of(transport)
+    return Parameter(
+        value=_round(constant.moved(before, moved)),
+        low=_round(constant.moved(before, moved - _Z80 * deviation)),
+        high=_round(constant.moved(before, moved + _Z80 * deviation)),
+        identified=deviation <= _IDENTIFIED * prior,
+        meaning=constant.meaning,
+        prior=_round(before),
+    )
+
+
+def save_libraries(calibration: LibraryCalibration, path: Path) -> None:
+    """Write a calibration as JSON."""
+    write_bytes(path, orjson.dumps(calibration.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
+
+
+def load_libraries(path: Path | None = None) -> LibraryCalibration:
+    """A calibration of libraries from a file; the shipped one when none is named.
+
+    Raises:
+        ConfigError: If it cannot be read or is none.
+    """
+    return _load(path or _SHIPPED)
+
+
+def is_library_file(path: Path) -> bool:
+    """Whether a file is a calibration of libraries, well formed or not."""
+    try:
+        document = orjson.loads(read_text(path))
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and document.get("kind") == "libraries"
+
+
+@cache
+def _load(path: Path) -> LibraryCalibration:
+    try:
+        return LibraryCalibration.model_validate(orjson.loads(read_text(path)))
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Mend the file.") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = "".join(f"{part}: " for part in problem["loc"])
+        raise ConfigError(f"{path}: {place}{problem['msg']}. Make the file with `calibrate published`.") from None

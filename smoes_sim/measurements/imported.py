@@ -1,0 +1,149 @@
+"""Rows of a measurements table from the logs of others."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from smoes_sim.errors import MeasurementError
+from smoes_sim.measurements.nccl_tests import OPERATIONS, Test, read_tests
+from smoes_sim.measurements.table import Measurement
+from smoes_sim.topology import find_topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the logs do not say, or say differently; empty is not given. Rates in B/s per rank and direction."""
+
+    topology: str = ""
+    matrix: Path | None = None
+    operation: str = ""
+    system: str = ""
+    library: str = ""
+    nodes: int | None = None
+    ranks_per_node: int | None = None
+    intra_link: str = ""
+    intra_bandwidth: float | None = None
+    inter_link: str = ""
+    nic_bandwidth: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """The rows, and how many were left out, by reason."""
+
+    rows: list[Measurement]
+    left_out: dict[str, int]
+
+
+def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> Imported:
+    """Rows of the tests in some logs, for a table at ``out`` (paths in the rows are relative to its folder).
+
+    Raises:
+        MeasurementError: If a log is broken, does not say what is needed, or contradicts the facts.
+        TopologyError: If the topology breaks a rule.
+    """
+    shape = _shape_of(facts.topology)
+    rows: list[Measurement] = []
+    left_out: Counter[str] = Counter()
+    for path in paths:
+        for test in read_tests(path):
+            operation = facts.operation or test.operation or _named(path)
+            if operation not in OPERATIONS:
+                left_out[f"operation {operation}: only {', '.join(OPERATIONS)} are predicted"] += len(test.rows)
+                continue
+            left_out["size 0"] += test.num_empty
+            rows += _rows(test, facts, path=path, out=out, operation=operation, shape=shape)
+    if not rows:
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
+        raise MeasurementError(f"{paths[0]}: has no row to import ({reasons}). Give the log of alltoall_perf.")
+    return Imported(rows=_with_own_ids(rows), left_out={reason: count for reason, count in left_out.items() if count})
+
+
+def _named(path: Path) -> str:
+    """The operation in a file's name."""
+    known = [name for name in ("alltoallv", "alltoall", "sendrecv") if name in path.name.lower().replace("_", "")]
+    if not known:
+        raise MeasurementError(f"{path}: does not say which test it is. Add --op alltoall (or alltoallv, sendrecv).")
+    return known[0]
+
+
+def _shape_of(topology: str) -> tuple[int, int] | None:
+    """Nodes and ranks per node of a topology that is named."""
+    if not topology:
+        return None
+    built = find_topology(topology)
+    return built.num_nodes, built.num_ranks // built.num_nodes
+
+
+def _rows(
+    test: Test, facts: Facts, *, path: Path, out: Path, operation: str, shape: tuple[int, int] | None
+) -> list[Measurement]:
+    nodes, ranks_per_node = _layout(path, test, facts, shape)
+    if operation == "alltoallv" and facts.matrix is None:
+        raise MeasurementError(f"{path}: alltoallv does not print who sends what to whom. Add --matrix FILE.")
+    base = Measurement(
+        id="",
+        system=facts.system or test.device,
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        intra_link=facts.intra_link,
+        intra_bandwidth=facts.intra_bandwidth,
+        inter_link=facts.inter_link,
+        nic_bandwidth=facts.nic_bandwidth,
+        library=facts.library or test.library,
+        mode="sendrecv" if operation == "sendrecv" else "alltoall",
+        op=operation,
+        topology=_relative(facts.topology, out),
+        matrix=_relative(str(facts.matrix), out) if facts.matrix else "",
+        schedule="direct" if facts.topology else "",
+        source=str(path),
+    )
+    return [
+        replace(
+            base,
+            id=f"{path.stem}-{operation}-{row.size:.0f}",
+            size=row.size,
+            duration=row.duration,
+            duration_p10=row.duration_p10,
+            duration_p90=row.duration_p90,
+        )
+        for row in test.rows
+    ]
+
+
+def _layout(path: Path, test: Test, facts: Facts, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """Nodes and ranks per node: of the topology, else as given, else as the log says; they must agree."""
+    nodes, ranks_per_node = shape or (facts.nodes or test.num_nodes, facts.ranks_per_node or 0)
+    if not ranks_per_node and nodes and test.num_ranks % nodes == 0:
+        ranks_per_node = test.num_ranks // nodes
+    if not nodes or not ranks_per_node:
+        raise MeasurementError(
+            f"{path}: does not say how many ranks ran where. Add --topology, or --nodes and --ranks-per-node."
+        )
+    if test.num_ranks and nodes * ranks_per_node != test.num_ranks:
+        what = f"the topology {facts.topology}" if shape else f"{nodes} nodes of {ranks_per_node}"
+        raise MeasurementError(
+            f"{path}: ran on {test.num_ranks} ranks, {what} has {nodes * ranks_per_node}. Name what was measured."
+        )
+    return nodes, ranks_per_node
+
+
+def _relative(name: str, out: Path) -> str:
+    """A file as seen from the table's folder; a shipped name as it is."""
+    if not name or ("/" not in name and not Path(name).is_file()):
+        return name
+    return os.path.relpath(name, out.parent)
+
+
+def _with_own_ids(rows: list[Measurement]) -> list[Measurement]:
+    """Rows whose ids differ: a size that was timed again gets a number."""
+    seen: Counter[str] = Counter()
+    result = []
+    for row in rows:
+        seen[row.id] += 1
+        result.append(replace(row, id=f"{row.id}-{seen[row.id]}") if seen[row.id] > 1 else row)
+    return result

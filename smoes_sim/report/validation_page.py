@@ -1,0 +1,223 @@
+"""The page that shows how wrong predictions are: one HTML file, everything in it, readable offline and on a phone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from smoes_sim import __version__
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import write_bytes
+from smoes_sim.report.charts import load_altair
+from smoes_sim.report.validation_charts import chart_rows, histogram_svg, residual_svg, scatter_svg
+
+Row = dict[str, Any]
+_WORST = 12
+_BETWEEN_SITES = 0.08
+"""Same hardware at another site differs by 5-12% (measurements README): the floor where rows have no repeats."""
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2429; --soft: #5b6770; --paper: #ffffff; --line: #d9dee2; --card: #f6f8f9; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eaed; --soft: #9aa6af; --paper: #14181b; --line: #333b41; --card: #1c2226; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 980px; margin: 0 auto; padding: 20px 16px 60px; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .3rem; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem; }
+.answer { font-size: 1.15rem; margin: .4rem 0 1rem; }
+.soft { color: var(--soft); font-size: .9rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; }
+figure { margin: 0; padding: 10px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+figure svg { max-width: 100%; height: auto; display: block; }
+figcaption { font-size: .9rem; color: var(--soft); margin-bottom: 6px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child, .left, .words { text-align: left; }
+td.words { white-space: normal; min-width: 15rem; }
+th { color: var(--soft); font-weight: 600; }
+code { background: var(--card); padding: 1px 4px; border-radius: 4px; overflow-wrap: anywhere; }
+details { margin-top: 1rem; }
+summary { cursor: pointer; }
+"""
+_ERRORS = ("median_ape", "mape", "p90_ape", "max_ape", "coverage")
+_HEADER = ("rows", "median (%)", "mean (%)", "90th percentile (%)", "worst (%)", "inside 80% interval (%)")
+
+
+def check_page_file(path: Path) -> None:
+    """Refuse a page that cannot be written before the work.
+
+    Raises:
+        ConfigError: If its name does not end in .html, or the plotting libraries are not installed.
+    """
+    if path.suffix != ".html":
+        raise ConfigError(f'{path}: ends in "{path.suffix}": a report is one HTML file. Write for example errors.html.')
+    load_altair()
+
+
+def write_validation_page(document: Row, path: Path, *, measurements: str, calibration: str) -> None:
+    """Write the page of a ``validate`` document.
+
+    Args:
+        document: What ``validate`` returns.
+        path: Where.
+        measurements: Name of the table, for the title.
+        calibration: Name of the calibration; "" without one.
+
+    Raises:
+        ConfigError: If nothing was predicted, or the file cannot be written.
+    """
+    if not document["rows"]:
+        raise ConfigError(
+            f"{measurements}: no row could be predicted, so there is nothing to report. See the reasons above."
+        )
+    body = "\n".join(_sections(document, measurements, calibration))
+    title = escape(f"Predicted and measured: {measurements}")
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+    write_bytes(path, page.encode())
+
+
+def _sections(document: Row, measurements: str, calibration: str) -> Iterable[str]:
+    yield f"<h1>Predicted and measured: {escape(measurements)}</h1>"
+    yield f'<p class="answer">{escape(_answer(document))}</p>'
+    yield f'<p class="soft">{escape(_basis(document, calibration))}</p>'
+    yield "<h2>How wrong, by family</h2>" + _errors_table("family", document["families"])
+    if len(document["systems"]) > 1:
+        yield "<h2>By system</h2>" + _errors_table("system", document["systems"])
+    yield "<h2>Every row</h2>" + _charts(document)
+    yield "<h2>Largest errors, and what may be the cause</h2>" + _worst(document["rows"])
+    if document["in_sample"]:
+        yield "<h2>In-sample: rows that were fitted</h2>" + _errors_table("family", document["in_sample"])
+    yield _all_rows(document["rows"]) + _skipped(document["skipped"])
+    yield f'<p class="soft">smoes_sim {escape(__version__)}</p>'
+
+
+def _held_out(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row["in_sample"]]
+
+
+def _answer(document: Row) -> str:
+    """The first sentence: best and worst family by median error, and the interval's coverage."""
+    families = document["families"]
+    if not families:
+        return "Every row here was fitted: nothing can be said of how wrong predictions are."
+    ordered = sorted(families, key=lambda name: families[name]["median_ape"])
+    best, worst = ordered[0], ordered[-1]
+    text = f"The median error is {_percent(families[best]['median_ape'])} % for {best} ({families[best]['n']} rows)"
+    if best != worst:
+        text += f" and {_percent(families[worst]['median_ape'])} % for {worst} ({families[worst]['n']} rows)"
+    inside = [row["inside"] for row in _held_out(document["rows"]) if row["inside"] is not None]
+    if inside:
+        text += f"; {_percent(sum(inside) / len(inside))} % of {len(inside)} measurements lie inside their 80% interval"
+    return text + "."
+
+
+def _basis(document: Row, calibration: str) -> str:
+    known = document["calibrated_on"]
+    if known is None:
+        return "Predicted at nominal link rates; nothing was fitted."
+    if known.get("left_out"):
+        return f"Each {known['left_out']} was predicted with constants fitted on the others. Made with: {known['command']}"
+    text = f"Constants: {calibration}, fitted on {known['rows']} rows, which are counted apart (triangles)."
+    if not known["same_file"]:
+        text += " They come from another file, or this one has changed since; fitted rows are told by id and time."
+    if known["open"]:
+        text += f" Not pinned down by the fit: {', '.join(known['open'])}."
+    return text + f" Made with: {known['command']}"
+
+
+def _charts(document: Row) -> str:
+    rows = chart_rows(document["rows"])
+    floor = document["repeatability"]
+    words = "half the range of repeats" if floor else "5-12% between sites with the same hardware (measurements README)"
+    floor = floor or _BETWEEN_SITES
+    band = f"dashed: identity; grey band: repeatability, +-{100 * floor:.2g}% ({words})"
+    charts = [(f"Predicted over measured time; {band}", scatter_svg(rows, floor=floor))]
+    if _held_out(document["rows"]):
+        charts.append(("Relative error of rows that were not fitted", histogram_svg(rows)))
+    if any(row["size"] for row in rows):
+        charts.append(("Error over size: bytes that a rank sends", residual_svg(rows, key="size", title="bytes per rank")))
+    charts.append(("Error over ranks", residual_svg(rows, key="ranks", title="ranks")))
+    charts.append(("Error by system", residual_svg(rows, key="system", title="")))
+    figures = (
+        f"<figure><figcaption>{escape(caption)}</figcaption>{_with_own_ids(svg, index)}</figure>"
+        for index, (caption, svg) in enumerate(charts)
+    )
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def _with_own_ids(svg: str, figure: int) -> str:
+    """A picture whose ids are its own on the page and the same at every run; the renderer counts on from chart to chart."""
+    names = list(dict.fromkeys(re.findall(r"\bclip\d+\b", svg)))
+    return re.sub(r"\bclip\d+\b", lambda found: f"clip-{figure}-{names.index(found[0])}", svg)
+
+
+def _errors_table(what: str, groups: dict[str, Row]) -> str:
+    if not groups:
+        return '<p class="soft">No row.</p>'
+    rows = [[name, str(errors["n"]), *(_percent(errors[key]) for key in _ERRORS)] for name, errors in groups.items()]
+    return _table([what, *_HEADER], rows)
+
+
+def _worst(rows: Sequence[Row]) -> str:
+    ordered = sorted(_held_out(rows), key=lambda row: (-abs(row["relative_error"]), row["id"]))[:_WORST]
+    body = [
+        [row["id"], row["system"], *_times(row), f"{100 * row['relative_error']:+.1f}", row["doubt"] or "no known cause"]
+        for row in ordered
+    ]
+    header = ["row", "system", "measured", "predicted", "80% interval", "error (%)", "perhaps because"]
+    return _table(header, body, left=2, words=6) if body else '<p class="soft">No row.</p>'
+
+
+def _all_rows(rows: Sequence[Row]) -> str:
+    body = [
+        [row["id"], row["family"], row["system"], *_times(row), f"{100 * row['relative_error']:+.1f}", row["use"]]
+        for row in ({**row, "use": "fitted" if row["in_sample"] else "held out"} for row in rows)
+    ]
+    header = ["row", "family", "system", "measured", "predicted", "80% interval", "error (%)", "use"]
+    return f"<details><summary>All {len(rows)} rows</summary>{_table(header, body, left=3)}</details>"
+
+
+def _skipped(skipped: Sequence[Row]) -> str:
+    if not skipped:
+        return ""
+    reasons: dict[str, int] = {}
+    for entry in skipped:
+        reasons[entry["reason"]] = reasons.get(entry["reason"], 0) + 1
+    body = [[reason, str(count)] for reason, count in reasons.items()]
+    return f"<details><summary>{len(skipped)} rows were skipped</summary>{_table(['reason', 'rows'], body)}</details>"
+
+
+def _times(row: Row) -> list[str]:
+    interval = "-" if row["low_s"] is None else f"{_seconds(row['low_s'])} to {_seconds(row['high_s'])}"
+    return [_seconds(row["measured_s"]), _seconds(row["predicted_s"]), interval]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, words: int | None = None) -> str:
+    """A table, every cell escaped, the first ``left`` columns to the left; ``words`` is a column of running text."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = [" class=words" if index == words else " class=left" * (index < left) for index in range(len(cells))]
+        inner = "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+        return f"<tr>{inner}</tr>"
+
+    body = "".join(line(cells, "td") for cells in rows)
+    return f'<div class="scroll"><table><thead>{line(header, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _seconds(value: float) -> str:
+    """Seconds with three digits, in s, ms or us."""
+    factor, unit = next(((f, u) for f, u in ((1.0, "s"), (1e-3, "ms")) if value >= f), (1e-6, "us"))
+    return f"{value / factor:.3g} {unit}"

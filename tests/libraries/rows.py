@@ -1,0 +1,32 @@
+"""Rows of a measurements table, made for a test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from smoes_sim.libraries.case import Case, read_case
+from smoes_sim.measurements import Measurement
+
+
+def row(**columns: Any) -> Measurement:
+    """8 H100-like ranks that exchange 64 MiB by NCCL, but for ``columns``."""
+    usual: dict[str, Any] = {
+        "id": "row",
+        "system": "8x Test",
+        "nodes": 1,
+        "ranks_per_node": 8,
+        "intra_link": "NVLink4+NVSwitch",
+        "intra_bandwidth": 450e9,
+        "library": "NCCL 2.29.2",
+        "mode": "alltoall",
+        "op": "alltoall",
+        "size": 2.0**26,
+    }
+    return Measurement(**(usual | columns))
+
+
+def case(**columns: Any) -> Case:
+    """The case of such a row."""
+    found = read_case(row(**columns))
+    assert isinstance(found, Case), found
+    return found

@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+
+from smoes_sim.libraries.leave_out import (
+    Outcome,
+    class_of,
+    leave_out,
+    most_nodes,
+    scale_of,
+    scaled,
+    size_folds,
+    system_of,
+)
+from smoes_sim.libraries.pooling import Fitted, Known, fit
+from tests.libraries.test_pooling import known, times
+
+NOTHING = Fitted(deviations={}, covariance=np.zeros((0, 0)))
+
+
+def test_what_is_left_out_is_not_seen() -> None:
+    """The system that is three times as slow is predicted as the others are, and in no key of the fit that predicts it."""
+    members = [*times("8x Slow", 3.0), *times("8x One", 1.0), *times("8x Two", 1.0)]
+    outcomes = leave_out(members, system_of, full=fit(members))
+    slow = [outcome for outcome in outcomes if "Slow" in outcome.known.case.system]
+    assert len(outcomes) == len(members)
+    assert all(outcome.seconds < 0.6 * outcome.measured for outcome in slow)
+    assert all("Slow" not in key for outcome in slow for key in outcome.fitted.deviations)
+    assert any("Slow" in key for outcome in outcomes for key in outcome.fitted.deviations)
+
+
+def test_leaving_out_changes_the_constants() -> None:
+    members = [*times("8x Slow", 3.0), *times("8x One", 1.0), *times("8x Two", 1.0)]
+    full = fit(members)
+    without = next(outcome.fitted for outcome in leave_out(members, system_of, full=full))
+    assert without.deviations["launch"] < full.deviations["launch"] - 0.05
+
+
+def test_parts_of_a_box_leave_together_and_hardware_leaves_with_its_class() -> None:
+    two = known("2x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
+    eight = known("8x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
+    other = known("8x A100 of another site", 1024.0, seconds=1e-5, intra_link="NVLink3")
+    assert system_of(two) == system_of(eight) != system_of(other)
+    assert class_of(two) == class_of(other)
+
+
+def test_equal_sizes_leave_together() -> None:
+    members = [*times("8x One", 1.0), *times("8x Two", 1.0)]
+    fold = size_folds(members)
+    assert len({fold(member) for member in members}) == 5
+    assert all(
+        fold(one) == fold(two) for one, two in zip(members[: len(members) // 2], members[len(members) // 2 :], strict=True)
+    )
+
+
+def test_only_the_largest_node_count_leaves() -> None:
+    def nodes(count: int) -> Known:
+        return known("8x One per node", 2.0**20, seconds=1e-4, nodes=count, inter_link="InfiniBand", nic_bandwidth=50e9)
+
+    members = [nodes(1), nodes(2), nodes(4), *times("8x Alone", 1.0)]
+    key = most_nodes(members)
+    assert [key(member) is not None for member in members[:4]] == [False, False, True, False]
+
+
+def outcomes_of(system: str, scores: list[float]) -> list[Outcome]:
+    member = known(system, 1024.0, seconds=1e-5)
+    return [Outcome(known=member, fitted=NOTHING, seconds=1e-5 * math.exp(0.1 * score), deviation=0.1) for score in scores]
+
+
+def test_the_interval_is_e_to_the_deviations() -> None:
+    (outcome,) = outcomes_of("8x One", [0.0])
+    # 1.2816 standard deviations of 0.1
+    assert outcome.low == pytest.approx(1e-5 * math.exp(-0.12816), rel=1e-4)
+    assert outcome.high == pytest.approx(1e-5 * math.exp(0.12816), rel=1e-4)
+
+
+def test_intervals_widen_until_they_hold_eight_of_ten() -> None:
+    normal = list(np.random.default_rng(0).normal(size=400))
+    wide = outcomes_of("8x One", [3 * score for score in normal])
+    factor = scale_of([*wide, *outcomes_of("8x Two", [3 * score for score in normal])])
+    assert 2.0 < factor < 3.2
+    assert scale_of(outcomes_of("8x One", [0.1 * score for score in normal])) == 1.0
+
+
+def test_no_system_sets_its_own_width() -> None:
+    bad, good = outcomes_of("8x Bad", [10.0] * 50), outcomes_of("8x Good", [0.1] * 50)
+    found = scaled([*bad, *good])
+    assert found[0].deviation == pytest.approx(0.1)  # Good's scores, and never narrower
+    assert found[-1].deviation > 0.5

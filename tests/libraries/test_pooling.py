@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+
+from smoes_sim.libraries.families import know
+from smoes_sim.libraries.family import Constant, kind_of
+from smoes_sim.libraries.pooling import NOISE, Fitted, Known, fit
+from tests.libraries.rows import row
+
+SIZES = [2.0**power for power in range(10, 32, 3)]
+PRIORS = Fitted(deviations={}, covariance=np.zeros((0, 0)))
+
+
+def known(system: str, size: float, *, seconds: float | None, **columns: object) -> Known:
+    found = know(row(system=system, size=size, duration=seconds, **columns))
+    assert isinstance(found, Known)
+    return found
+
+
+def times(system: str, factor: float, **columns: object) -> list[Known]:
+    """A system whose every time is the priors' times ``factor``."""
+    without = [known(system, size, seconds=None, **columns) for size in SIZES]
+    return [
+        known(system, size, seconds=factor * PRIORS.predict(bare)[0], **columns)
+        for size, bare in zip(SIZES, without, strict=True)
+    ]
+
+
+def test_kinds_of_classes() -> None:
+    assert [kind_of(name) for name in ("nvlink4", "nvlink5_mnnvl", "pcie5", "efa", "")] == [
+        "nvlink",
+        "nvlink",
+        "pcie",
+        "efa",
+        "",
+    ]
+
+
+def test_a_share_moves_by_its_logit_and_stays_below_one() -> None:
+    share = Constant(what="share", prior=0.8, spread=1.0, between=1.0, meaning="", is_share=True)
+    # logit ln 4 + ln 2: 8 / 9
+    assert share.moved(0.8, math.log(2)) == pytest.approx(8 / 9)
+    assert share.moved(0.8, 30.0) <= 1
+
+
+def test_a_fit_explains_what_it_saw() -> None:
+    members = times("8x One", 1.3)
+    fitted = fit(members)
+    # small blocks: launch moves freely; large ones: a share of 0.8 can fall
+    assert [fitted.predict(member)[0] for member in members] == pytest.approx(
+        [member.measured for member in members], rel=0.06
+    )
+
+
+def test_other_systems_of_a_class_tell_of_one_never_seen() -> None:
+    fitted = fit([*times("8x One", 1.3), *times("8x Two", 1.3)])
+    stranger = known("8x Renamed", 2.0**28, seconds=None)
+    seconds, deviation = fitted.predict(stranger)
+    before, wide = PRIORS.predict(stranger)
+    assert 1.1 < seconds / before < 1.35
+    assert NOISE < deviation < wide
+
+
+def test_what_is_farther_from_the_data_is_less_certain() -> None:
+    fitted = fit([*times("8x One", 1.2), *times("8x Two", 1.2)])
+    sure = fitted.predict(known("8x One", 2.0**28, seconds=None))[1]
+    stranger = fitted.predict(known("8x Three", 2.0**28, seconds=None))[1]
+    other_software = fitted.predict(known("8x Three", 2.0**28, seconds=None, library="a new library"))[1]
+    other_class = fitted.predict(known("8x Three", 2.0**28, seconds=None, library="a new library", intra_link="a new bus"))[
+        1
+    ]
+    assert sure < stranger < other_software < other_class
+
+
+def test_an_outlier_pulls_less_than_its_distance() -> None:
+    members = times("8x One", 1.0)
+    wild = [*members[:-1], known("8x One", SIZES[-1], seconds=100 * (members[-1].measured or 0.0))]
+    shift = math.log(fit(wild).predict(members[-2])[0] / (members[-2].measured or 0.0))
+    assert 0 <= shift < 0.5
+
+
+def test_nothing_measured_leaves_the_priors() -> None:
+    assert fit([]).deviations == {}
+    assert PRIORS.constants(*_family_and_case())["launch.nvlink4"] == pytest.approx(6.6e-6)
+
+
+def _family_and_case() -> tuple[object, object]:
+    found = known("8x One", 1024.0, seconds=None)
+    return found.family, found.case

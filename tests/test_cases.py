@@ -1,0 +1,95 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smoes_sim.cases import read_case
+from smoes_sim.compute import compute_times
+from smoes_sim.config import load_scenario
+from smoes_sim.deployment import deploy
+from smoes_sim.errors import ConfigError, MeasurementError
+from smoes_sim.measurements import Measurement
+from smoes_sim.network import exchange_time
+from smoes_sim.results import resolved_yaml
+from smoes_sim.simulate import rates_with
+
+STAR = "kind: star\nranks: 4\nlink: {kind: ethernet, bandwidth: 1 GB/s, latency: 0 us}\n"
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> Measurement:
+    (tmp_path / "star.yaml").write_text(STAR)
+    return Measurement(
+        id="a", nodes=4, ranks_per_node=1, mode="alltoall", op="alltoall", size=4e6, topology="star.yaml", folder=tmp_path
+    )
+
+
+def test_an_even_exchange_under_constants(row: Measurement) -> None:
+    case = read_case(row)
+    # 3 MB at 1 GB/s; at half of that rate, entered after 1 ms: 7 ms
+    assert case.duration({}) == pytest.approx(3e-3)
+    assert case.duration({"efficiency.ethernet": 0.5, "per_exchange": 1e-3}) == pytest.approx(7e-3)
+    assert case.constants == ("per_exchange", "per_message", "efficiency.ethernet")
+    assert case.family == "alltoall, direct"
+
+
+def test_a_matrix_says_who_sends_what(row: Measurement) -> None:
+    np.savetxt(row.folder / "m.txt", np.diag([1e6, 1e6, 1e6], k=1), fmt="%d")
+    case = read_case(replace(row, matrix="m.txt", op="alltoallv", schedule="pairwise"))
+    assert case.duration({}) == pytest.approx(1e-3)
+    assert case.family == "alltoallv, pairwise"
+
+
+def test_sendrecv_without_a_matrix_is_the_ring_of_nccl_tests(row: Measurement) -> None:
+    case = read_case(replace(row, mode="sendrecv", op="sendrecv"))
+    assert case.duration({}) == pytest.approx(4e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"topology": ""}, r"^a: topology is empty"),
+        ({"nodes": 2}, r"^a: nodes = 2, ranks_per_node = 1: star\.yaml has 4 ranks"),
+        ({"schedule": "pairwis"}, r'^a: schedule = "pairwis" is unknown\. Did you mean "pairwise"\?'),
+        ({"order": "shift"}, r'^a: order = "shift" is unknown'),
+        ({"size": None}, r"^a: bytes_per_rank and matrix are both empty"),
+        ({"mode": "ep_normal"}, r'^a: mode = "ep_normal" without a matrix is not known'),
+        ({"scenario": "s.yaml", "phase": "dispach"}, r'^a: phase = "dispach" is unknown\. Did you mean "dispatch"\?'),
+    ],
+)
+def test_rows_that_cannot_be_predicted_say_why(row: Measurement, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        read_case(replace(row, **changes))  # type: ignore[arg-type]
+
+
+def test_files_that_are_missing_are_named(row: Measurement) -> None:
+    with pytest.raises(ConfigError, match=r"m\.txt: cannot be read"):
+        read_case(replace(row, matrix="m.txt"))
+
+
+def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
+    scenario = load_scenario("olmoe-two-orin", ["calibration=null", "workload.batch=2", "workload.output_tokens=2"])
+    (tmp_path / "s.yaml").write_bytes(resolved_yaml([("s", scenario)]))
+    deployment = deploy(scenario)
+    base = Measurement(
+        id="a", nodes=2, ranks_per_node=1, mode="run", op="prefill", scenario="s.yaml", layer=3, folder=tmp_path
+    )
+    constants = {"efficiency.ethernet": 0.5, "flops_efficiency": 0.1, "launch": 1e-3}
+
+    def seconds(phase: str) -> float:
+        return read_case(replace(base, phase=phase)).duration(constants)
+
+    slow = replace(deployment.network, efficiency={"ethernet": 0.5})
+    layer = deployment.prefill.batches[0].exchanges[3]
+    assert seconds("dispatch") == pytest.approx(exchange_time(slow, layer.dispatch).duration)
+    assert seconds("combine") == pytest.approx(exchange_time(slow, layer.combine).duration)
+    times = compute_times(deployment.model, deployment.prefill.batches[0].load, rates_with(deployment, constants))
+    assert seconds("experts") == pytest.approx(times.experts[3].max())
+    # nobody waits for a barrier: at most the three phases one after the other, at least the longest
+    parts = [seconds(phase) for phase in ("dispatch", "experts", "combine")]
+    assert max(parts) < seconds("layer") <= sum(parts) * (1 + 1e-9)
+    assert seconds("step") > 16 * min(parts)
+    assert read_case(replace(base, phase="experts")).constants == ("flops_efficiency", "memory_efficiency", "launch")
+    with pytest.raises(MeasurementError, match=r"layer = 16: the scenario has the MoE layers 0 to 15"):
+        read_case(replace(base, phase="layer", layer=16))
