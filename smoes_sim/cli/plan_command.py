@@ -25,6 +25,7 @@ def plan(
 ) -> None:
     """Find the cheapest system on a price list that meets an SLO, and what holds each back."""
     from smoes_sim import results
+    from smoes_sim.files import write_bytes
     from smoes_sim.plan import load_plan, make_plan
 
     loaded = load_plan(file, overrides or [])
@@ -34,7 +35,7 @@ def plan(
         scenarios = [(row.point.name, row.point.scenario) for row in loaded.offers]
         results.write_tables(out, document["options"], document)
         known = [(name, scenario) for name, scenario in scenarios if scenario is not None]
-        results.write_bytes(out / "scenario.resolved.yaml", results.resolved_yaml(known))
+        write_bytes(out / "scenario.resolved.yaml", results.resolved_yaml(known))
         show.talk(f"results: {out}; a page of them: smoes-sim report {out} -o plan.html")
     typer.echo(results.to_json(document) if as_json else plan_text(document), nl=False)
 

@@ -135,5 +135,5 @@ def _mean_load(load: RankLoad) -> RankLoad:
     """The mean over ranks of every count, which may be a fraction."""
     values = {field.name: np.asarray(getattr(load, field.name), dtype=np.float64) for field in fields(load)}
     return RankLoad(
-        **{name: np.broadcast_to(value.mean(axis=-1, keepdims=True), value.shape) for name, value in values.items()}  # type: ignore[arg-type]
+        **{name: np.broadcast_to(value.mean(axis=-1, keepdims=True), value.shape) for name, value in values.items()}
     )

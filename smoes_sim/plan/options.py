@@ -56,7 +56,7 @@ def all_options(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None)
 def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
     shared: Row = {"try": plan.try_names[offer.tried], "tried": offer.tried, "scenario": scenario}
     draws: Mapping[str, Series] = {}
-    weigh = _nothing
+    weigh: Callable[[str], Row] = _nothing
     try:
         shared, draws, weigh = _predicted(offer, shared)
     except (ConfigError, SimulationError) as error:
@@ -65,6 +65,7 @@ def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
     options = []
     for replicas in offer.candidate.replicas:
         row = _row(offer, replicas) | shared
+        row["ranks"] = row["ranks_per_replica"] and replicas * row["ranks_per_replica"]
         margin = np.empty(0)
         if draws:
             margins = margins_of(plan.file.slo, draws, replicas)
@@ -89,6 +90,7 @@ def _row(offer: Offer, replicas: int) -> Row:
         "name": f"{replicas} x {candidate.name}",
         "topology": candidate.name,
         "ranks": None,
+        "ranks_per_replica": None,
         "replicas": replicas,
         "cost_per_hour": replicas * candidate.cost_per_hour,
         "cost_source": candidate.source,
@@ -117,7 +119,7 @@ def _predicted(offer: Offer, shared: Row) -> tuple[Row, Mapping[str, Series], Ca
         raise ConfigError(offer.point.problem)
     deployment = deploy(offer.point.scenario)
     fit = memory(deployment)
-    row = shared | {"ranks": deployment.topology.num_ranks, "fits": fit.fits, "ranks_needed": fit.ranks_needed}
+    row = shared | {"ranks_per_replica": deployment.topology.num_ranks, "fits": fit.fits, "ranks_needed": fit.ranks_needed}
     if not fit.fits:
         needs = f"needs {fit.ranks_needed} ranks" if fit.ranks_needed else "no number of ranks helps"
         gigabytes = f"{fit.need.total / 1e9:.3g} GB a rank, {fit.usable / 1e9:.3g} usable"

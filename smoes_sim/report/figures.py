@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from smoes_sim.report.charts import load_altair
+from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg, seconds, unit_of
 
 Row = dict[str, Any]
-_COLOURS = ("#0f8f88", "#d1495b", "#e0992f", "#4a86b8", "#8a6bb1", "#7f9c3b", "#c46a9b")
-"""Seen on white and on black."""
-_GREY = "#7a8793"
 _PARTS = ("attention", "gate", "shared", "dense", "experts", "head", "gather", "scatter", "dispatch", "combine", "waiting")
 _PART_COLOURS = (
     "#4a86b8", "#8fb3d1", "#8a6bb1", "#b39ad1", "#0f8f88", "#7f9c3b", "#c46a9b", "#e0a3c4", "#d1495b", "#e0992f", "#9aa6af"
 )  # fmt: skip
 _TEXT_IMAGE = ("#4a86b8", "#d9dee2", "#d1495b")
-_WIDTH = 400
 
 
 def frontier_svg(points: Sequence[Row], *, currency: str) -> str:
@@ -33,11 +30,11 @@ def frontier_svg(points: Sequence[Row], *, currency: str) -> str:
     height = alt.Y(
         "margin:Q", title="times what is asked (1 is just met)", scale=alt.Scale(type="log", nice=False, padding=12)
     )
-    rule = alt.Chart(alt.Data(values=[{"y": 1}])).mark_rule(strokeDash=[5, 3], color=_GREY).encode(y="y:Q")
+    rule = alt.Chart(alt.Data(values=[{"y": 1}])).mark_rule(strokeDash=[5, 3], color=GREY).encode(y="y:Q")
     bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q")
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(y=height)
     words = base.mark_text(align="left", dx=8, fontSize=11).encode(y=height, text="label:N")
-    return _svg(rule + bars + dots + words, height=300)
+    return inline_svg(rule + bars + dots + words, height=300)
 
 
 def trade_svg(points: Sequence[Row]) -> str:
@@ -47,12 +44,14 @@ def trade_svg(points: Sequence[Row]) -> str:
         points: ``ttft``, ``ttft_low``, ``ttft_high``, ``rate``, ``rate_low``, ``rate_high``, ``label``.
     """
     alt = load_altair()
-    base = alt.Chart(alt.Data(values=list(points))).encode(color=_by("label", points))
-    x = alt.X("ttft:Q", title="TTFT (s)", scale=alt.Scale(zero=False, padding=12))
+    factor, unit = unit_of(max(row["ttft_high"] for row in points))
+    data = [row | {key: row[key] / factor for key in ("ttft", "ttft_low", "ttft_high")} for row in points]
+    base = alt.Chart(alt.Data(values=data)).encode(color=_by("label", points))
+    x = alt.X("ttft:Q", title=f"TTFT ({unit})", scale=alt.Scale(zero=False, padding=12))
     y = alt.Y("rate:Q", title="output tokens/s", scale=alt.Scale(zero=False, padding=12))
     across = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("ttft_low:Q"), x2="ttft_high:Q", y=y)
     along = base.mark_rule(strokeWidth=1.2).encode(x=x, y=alt.Y("rate_low:Q"), y2="rate_high:Q")
-    return _svg(across + along + base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y), height=260)
+    return inline_svg(across + along + base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y), height=260)
 
 
 def time_svg(parts: Sequence[Row]) -> str:
@@ -70,14 +69,14 @@ def time_svg(parts: Sequence[Row]) -> str:
     colours = dict(zip(_PARTS, _PART_COLOURS, strict=True))
     data = [
         {
-            "pass": f"{row['pass']}, {_seconds(totals[row['pass']])}",
+            "pass": f"{row['pass']}, {seconds(totals[row['pass']])}",
             "part": row["part"],
             "order": known.index(row["part"]),
             "percent": 100 * row["seconds"] / totals[row["pass"]],
         }
         for row in parts
     ]
-    scale = alt.Scale(domain=known, range=[colours.get(name, _GREY) for name in known])
+    scale = alt.Scale(domain=known, range=[colours.get(name, GREY) for name in known])
     bars = (
         alt.Chart(alt.Data(values=data))
         .mark_bar()
@@ -88,7 +87,7 @@ def time_svg(parts: Sequence[Row]) -> str:
             order="order:Q",
         )
     )
-    return _svg(bars, width=_WIDTH - 110, height=45 * len(totals) + 15)
+    return inline_svg(bars, width=WIDTH - 110, height=45 * len(totals) + 15)
 
 
 def modality_svg(rows: Sequence[Row]) -> str:
@@ -117,33 +116,13 @@ def modality_svg(rows: Sequence[Row]) -> str:
     )
     cells = alt.Chart(alt.Data(values=data)).mark_rect().encode(x=x, x2="right:Q", y=y, y2="below:Q", color=colour)
     rules = alt.Chart(alt.Data(values=edges)).mark_rule(color="#14181b", strokeWidth=1).encode(x=alt.X("slot:Q"))
-    return _svg(cells + rules if edges else cells, height=220)
+    return inline_svg(cells + rules if edges else cells, height=220)
 
 
 def _by(key: str, rows: Sequence[Row]) -> Any:
     """A colour for each value; beyond seven in turn."""
     alt = load_altair()
     names = list(dict.fromkeys(row[key] for row in rows))
-    colours = [_COLOURS[index % len(_COLOURS)] for index in range(len(names))]
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(names))]
     legend = alt.Legend(orient="bottom", title=None, columns=1, labelLimit=380, symbolLimit=12)
     return alt.Color(f"{key}:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} us"
-
-
-def _svg(chart: Any, *, width: int = _WIDTH, height: int) -> str:
-    """SVG without a background whose text and axes have the colour of the text around it."""
-    import vl_convert
-
-    text = "currentColor"
-    axis = {"labelColor": text, "titleColor": text, "domainColor": _GREY, "tickColor": _GREY, "gridColor": _GREY,
-            "gridOpacity": 0.25, "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}  # fmt: skip
-    styled = (
-        chart.properties(width=width, height=height, background="transparent")
-        .configure_axis(**axis)
-        .configure_legend(labelColor=text, titleColor=text, labelFontSize=12, symbolOpacity=1, titleFontWeight="normal")
-        .configure_view(stroke=None)
-    )
-    return str(vl_convert.vegalite_to_svg(styled.to_json()))

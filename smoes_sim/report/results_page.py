@@ -14,6 +14,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.report import figures as draw
 from smoes_sim.report import sentences as say
 from smoes_sim.report.inside import Inside, look_inside
+from smoes_sim.report.inline import with_own_ids
 from smoes_sim.report.page import picture, write_page
 from smoes_sim.report.read_results import Results, read_results
 from smoes_sim.results import resolved_yaml
@@ -56,7 +57,7 @@ def write_report(folder: Path, path: Path) -> str:
         title=say.title(results),
         answer=say.answer(results),
         brackets=say.brackets(results.scenarios, results.rows),
-        figures=figures,
+        figures=[figure | {"svg": picture(with_own_ids(figure["svg"], index))} for index, figure in enumerate(figures)],
         tables=tables,
         notes=notes,
         assumptions=say.assumptions(results, scenario),
@@ -68,7 +69,7 @@ def write_report(folder: Path, path: Path) -> str:
 
 
 def _figure(caption: str, svg: str, *, style: str = "") -> Row:
-    return {"caption": caption, "svg": picture(svg), "style": style}
+    return {"caption": caption, "svg": svg, "style": style}
 
 
 def _overview(results: Results) -> list[Row]:
@@ -79,10 +80,7 @@ def _overview(results: Results) -> list[Row]:
         return [_figure(caption, draw.frontier_svg(points, currency=results.document["currency"]))]
     if len(results.rows) == 1:
         return []
-    points = [
-        {"label": say.name_of(row)} | _ends(row, "ttft_s", "ttft") | _ends(row, "tokens_per_s", "rate")
-        for row in results.rows
-    ]
+XX
     return [_figure("Latency and output; up and to the left is better, bars are intervals", draw.trade_svg(points))]
 
 
@@ -158,13 +156,15 @@ def _tables(results: Results) -> list[Row]:
     ]
     body = [
         [
-            say.name_of(row),
-            *(say.ranged(row, key) for key in ("ttft_s", "tpot_s", "tokens_per_s")),
+            name,
+            say.time(row, "ttft_s"),
+            say.time(row, "tpot_s"),
+            say.ranged(row, "tokens_per_s"),
             say.ranged(row, "ep_overhead", factor=100),
             f"{row['bytes_remote'] / 1e9:.3g}",
             f"{row['imbalance']:.2f}",
         ]
-        for row in shown
+        for name, row in zip(say.names_of(results.rows), shown, strict=False)
     ]
     more = f", the first {len(shown)} of {len(results.rows)}" if len(shown) < len(results.rows) else ""
     return [_table(f"All deployments{more}", header, body, left=1, words=[0])]
@@ -173,13 +173,16 @@ def _tables(results: Results) -> list[Row]:
 def _plan_tables(document: Row) -> list[Row]:
     options = sorted(document["options"], key=lambda row: (row["cost_per_hour"], row["name"], row["tried"]))
     currency = document["currency"]
-    header = ["option", "tried", f"{currency}/h", "TTFT (s)", "TPOT (s)", "tokens/s", "margin", "meets", "bound by"]
+    header = ["option", "tried", f"{currency}/h", "TTFT", "TPOT", "tokens/s", "margin", "meets", "bound by"]
     body = [
         [
             row["name"],
             row["try"],
             f"{row['cost_per_hour']:g}",
-            *(say.ranged(row, key) for key in ("ttft_s", "tpot_s", "tokens_per_s", "margin")),
+            say.time(row, "ttft_s"),
+            say.time(row, "tpot_s"),
+            say.ranged(row, "tokens_per_s"),
+            say.ranged(row, "margin"),
             "-" if row["margin"] is None else f"{'yes' if row['meets_slo'] else 'no'} ({100 * row['meets_share']:.0f} %)",
             row["problem"] or row["binds"],
         ]
@@ -228,7 +231,7 @@ def _scenarios(results: Results, chosen: int) -> list[Row]:
     numbers = dict.fromkeys([chosen, 0])
     return [
         {
-            "name": f"scenario of {say.name_of(results.rows[number])}",
+            "name": f"scenario of {say.names_of(results.rows)[number]}",
             "text": resolved_yaml([("", results.scenarios[number])]).decode(),
         }
         for number in numbers

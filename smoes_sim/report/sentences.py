@@ -7,6 +7,7 @@ from typing import Any
 
 from smoes_sim.calibration import load_calibration
 from smoes_sim.config import Scenario
+from smoes_sim.report.inline import unit_of
 from smoes_sim.report.read_results import Results
 from smoes_sim.simulate import INTERVAL
 
@@ -40,14 +41,15 @@ def answer(results: Results) -> str:
     if results.kind == "simulate":
         share = f"{100 * best['ep_overhead']:.0f} % of prefill is waiting for expert parallelism"
         return f"{best['model']} on {best['topology']}: {times(best)}; {share}."
-    text = f"Most output of {len(rows)} deployments: {name_of(best)}, {times(best)}."
-    return text + (_against_baseline(best) if results.kind == "compare" else _against_worst(best, rows))
+    names = names_of(rows)
+    text = f"Most output of {len(rows)} deployments: {names[subject(results)]}, {times(best)}."
+    return text + (_against_baseline(best) if results.kind == "compare" else _worst(rows, names))
 
 
 def times(row: Row) -> str:
     """The three quantities with their intervals."""
-    parts = [f"TTFT {ranged(row, 'ttft_s')} s"]
-    parts += [f"TPOT {ranged(row, 'tpot_s')} s"] * (row.get("tpot_s") is not None)
+    parts = [f"TTFT {time(row, 'ttft_s')}"]
+    parts += [f"TPOT {time(row, 'tpot_s')}"] * (row.get("tpot_s") is not None)
     return ", ".join([*parts, f"{ranged(row, 'tokens_per_s')} output tokens/s"])
 
 
@@ -56,13 +58,31 @@ def ranged(row: Row, key: str, *, factor: float = 1.0) -> str:
     if row.get(key) is None:
         return "-"
     interval = row["intervals"].get(key)
-    ends = f" [{factor * interval[0]:.3g}, {factor * interval[1]:.3g}]" if interval else ""
-    return f"{factor * row[key]:.3g}{ends}"
+    ends = f" [{_number(factor * interval[0])}, {_number(factor * interval[1])}]" if interval else ""
+    return f"{_number(factor * row[key])}{ends}"
 
 
-def name_of(row: Row) -> str:
-    """A row in one line."""
-    return str(row["name"])
+def time(row: Row, key: str) -> str:
+    """A time with its interval, in the unit that suits it."""
+    if row.get(key) is None:
+        return "-"
+    size, unit = unit_of(row[key])
+    return f"{ranged(row, key, factor=1 / size)} {unit}"
+
+
+def _number(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def names_of(rows: Sequence[Row]) -> list[str]:
+    """The rows' names without the words that all of them share."""
+    words = [str(row["name"]).split() for row in rows]
+    shared = set(words[0]).intersection(*words[1:]) if len(rows) > 1 else set()
+    return [
+        " ".join(word for word in name if word not in shared) or str(row["name"])
+        for name, row in zip(words, rows, strict=True)
+    ]
 
 
 def _against_baseline(row: Row) -> str:
@@ -76,9 +96,9 @@ def _against_baseline(row: Row) -> str:
     return text + ("." if ends[0] * ends[1] > 0 else "; what is known of the constants does not tell its sign.")
 
 
-def _against_worst(row: Row, rows: Sequence[Row]) -> str:
-    worst = min(rows, key=lambda other: other["tokens_per_s"])
-    return f" Least: {name_of(worst)}, {times(worst)}." if worst is not row else ""
+def _worst(rows: Sequence[Row], names: Sequence[str]) -> str:
+    worst = min(range(len(rows)), key=lambda index: rows[index]["tokens_per_s"])
+    return f" Least: {names[worst]}, {times(rows[worst])}."
 
 
 def brackets(scenarios: Sequence[Scenario], rows: Sequence[Row]) -> str:
