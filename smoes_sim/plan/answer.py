@@ -7,7 +7,7 @@ from typing import Any
 
 from smoes_sim import __version__
 from smoes_sim.plan.options import Option, all_options, wins
-from smoes_sim.plan.plan_file import Plan, Slo
+from smoes_sim.plan.plan_file import Plan
 
 Row = dict[str, Any]
 MEANING = (
@@ -140,9 +140,6 @@ def _limit(row: Row) -> str:
 
 
 def _asked(slo: Row) -> str:
-    """What must be reached, in words; from the dumped SLO."""
-    limits = Slo.model_validate(slo)
-    parts = [f"TTFT <= {limits.ttft:g} s"] * (limits.ttft is not None)
-    parts += [f"TPOT <= {limits.tpot:g} s"] * (limits.tpot is not None)
-    parts += [f"{limits.tokens_per_s:g} tokens/s"] * (limits.tokens_per_s is not None)
-    return ", ".join(parts)
+    """What must be reached, in words."""
+    words = {"ttft": "TTFT <= {}", "tpot": "TPOT <= {}", "tokens_per_s": "{:g} tokens/s"}
+    return ", ".join(words[key].format(value) for key, value in slo.items())

@@ -13,8 +13,8 @@ from smoes_sim import __version__
 from smoes_sim.errors import ConfigError
 from smoes_sim.report import figures as draw
 from smoes_sim.report import sentences as say
-from smoes_sim.report.inside import Inside, look_inside
 from smoes_sim.report.inline import with_own_ids
+from smoes_sim.report.inside import Inside, look_inside
 from smoes_sim.report.page import picture, write_page
 from smoes_sim.report.read_results import Results, read_results
 from smoes_sim.results import resolved_yaml
@@ -80,7 +80,10 @@ def _overview(results: Results) -> list[Row]:
         return [_figure(caption, draw.frontier_svg(points, currency=results.document["currency"]))]
     if len(results.rows) == 1:
         return []
-XX
+    points = [
+        {"label": name} | _ends(row, "ttft_s", "ttft") | _ends(row, "tokens_per_s", "rate")
+        for name, row in zip(say.names_of(results.rows), results.rows, strict=True)
+    ]
     return [_figure("Latency and output; up and to the left is better, bars are intervals", draw.trade_svg(points))]
 
 

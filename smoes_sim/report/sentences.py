@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smoes_sim.calibration import load_calibration
+from smoes_sim.calibration import INTERVAL, load_calibration
 from smoes_sim.config import Scenario
 from smoes_sim.report.inline import unit_of
 from smoes_sim.report.read_results import Results
-from smoes_sim.simulate import INTERVAL
 
 Row = dict[str, Any]
 
@@ -76,7 +75,9 @@ def _number(value: float) -> str:
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:
-    """The rows' names without the words that all of them share."""
+    """The rows' names without the words that all of them share; options of a plan with what is tried."""
+    if "try" in rows[0]:
+        return [f"{row['name']} ({row['try']})" for row in rows]
     words = [str(row["name"]).split() for row in rows]
     shared = set(words[0]).intersection(*words[1:]) if len(rows) > 1 else set()
     return [
