@@ -150,8 +150,8 @@ def _tables(results: Results) -> list[Row]:
     shown = results.rows[:_MOST_ROWS]
     header = [
         "deployment",
-        "TTFT (s)",
-        "TPOT (s)",
+        "TTFT",
+        "TPOT",
         "output tokens/s",
         "EP overhead (%)",
         "GB between ranks",

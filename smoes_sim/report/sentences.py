@@ -28,7 +28,7 @@ def title(results: Results) -> str:
     """What the page is about."""
     row = results.rows[0]
     described = results.document.get("description") or results.scenarios[0].description
-    return str(described or row.get("name") or "Results")
+    return str(described or f"{row['model']} on {row['topology']}")
 
 
 def answer(results: Results) -> str:
