@@ -17,6 +17,8 @@ from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.fit_commands import calibrate, validate
+from smoes_sim.cli.plan_command import plan
+from smoes_sim.cli.report_command import report
 from smoes_sim.cli.run_command import run
 from smoes_sim.cli.serve_command import serve
 from smoes_sim.cli.sweep_command import sweep
@@ -39,6 +41,8 @@ app.command()(serve)
 app.add_typer(placement_commands.app, name="placement", help="Where experts go: make, judge.")
 app.command()(adapt)
 app.command()(sweep)
+app.command()(plan)
+app.command()(report)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""
@@ -118,7 +122,7 @@ app.command()(calibrate)
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements or sweep.")],
+    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements, sweep or plan.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
     from smoes_sim import results
