@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from smoes_sim.report.charts import _COLOURS, _altair
+from smoes_sim.report.charts import _COLOURS, load_altair
 
 if TYPE_CHECKING:
     import altair as alt
@@ -25,7 +25,7 @@ def goodput_chart(rows: Sequence[dict[str, Any]], *, max_rate: float, wanted: fl
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     panels = []
     for key, name, factor in _PANELS:
         data = [_point(row, key, factor) for row in rows]
