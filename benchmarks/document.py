@@ -90,14 +90,14 @@ def write_document(folder: Path, document: dict[str, Any]) -> None:
     where = machine_line(document["machine"])
     if "rows" in document:
         rows = [_cells(Outcome(**row)) for row in document["rows"]]
-        text = _between(text, "targets", f"{where}\n\n{_markdown(_COLUMNS, rows)}", path)
+        text = between(text, "targets", f"{where}\n\n{_markdown(_COLUMNS, rows)}", path)
     if "growth" in document:
         from benchmarks.chart import save_growth  # noqa: PLC0415 (altair is an extra, and large)
 
         save_growth(document["growth"], folder / _PLOT)
         table = _markdown(_GROWTH_COLUMNS, [_growth_cells(point) for point in document["growth"]])
         picture = f"![CPU seconds against ranks, flows, links crossed and skew]({_PLOT})"
-        text = _between(text, "growth", f"{where}\n\n{picture}\n\n{table}", path)
+        text = between(text, "growth", f"{where}\n\n{picture}\n\n{table}", path)
     path.write_text(text, encoding="utf-8")
 
 
@@ -106,7 +106,12 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
 
-def _between(text: str, marker: str, content: str, path: Path) -> str:
+def between(text: str, marker: str, content: str, path: Path) -> str:
+    """A page with other content between two of its markers.
+
+    Raises:
+        SystemExit: If a marker is missing.
+    """
     pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not pattern.search(text):
         raise SystemExit(f"{path}: has no <!-- {marker} --> ... <!-- end -->. Put the two lines where the table belongs.")

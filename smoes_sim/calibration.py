@@ -20,6 +20,7 @@ CONSTANTS = (
     "per_message",
     "per_exchange",
     "curve",
+    "jitter",
     "flops_efficiency",
     "memory_efficiency",
     "launch",
@@ -155,6 +156,7 @@ def network_under(network: Network, constants: Mapping[str, float]) -> Network:
         per_exchange=constants.get("per_exchange", network.per_exchange),
         half_size=of_links("half_size."),
         curve=constants.get("curve", network.curve),
+        jitter=constants.get("jitter", network.jitter),
     )
 
 

@@ -20,7 +20,7 @@ from smoes_sim.errors import MeasurementError
 from smoes_sim.files import nearest
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
-from smoes_sim.simulate import network_with, rates_with, time_step
+from smoes_sim.simulate import computed, network_with, rates_with, time_step
 from smoes_sim.skew import Matrix, read_matrix, uniform_matrix
 from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, step_time
@@ -63,7 +63,7 @@ class ExchangeCase:
     @property
     def constants(self) -> tuple[str, ...]:
         """Of the software, and of the link kinds that are crossed."""
-        return ("per_exchange", "per_message", *_of_links(self.network, self._phases(self.network)))
+        return ("per_exchange", "per_message", "jitter", *_of_links(self.network, self._phases(self.network)))
 
     def duration(self, constants: Mapping[str, float]) -> float:
         """Seconds until the last rank is done."""
@@ -144,6 +144,7 @@ class StepCase:
         sends = [
             "per_exchange",
             "per_message",
+            "jitter",
             *_of_links(self.deployment.network, [*layer.dispatch, *layer.combine]),
         ]
         computes = ["flops_efficiency", "memory_efficiency", "launch"]
@@ -158,9 +159,9 @@ class StepCase:
             return time_step(self.deployment, step, network, rates).duration
         times = [compute_times(self.deployment.model, batch.load, rates) for batch in step.batches]
         if phase == "experts":
-            return float(max(part.experts[index].max() for part in times))
+            return max(computed(self.deployment, part.experts[index]) for part in times)
         if phase == "shared":
-            return float(max(part.shared.max() for part in times))
+            return max(computed(self.deployment, part.shared) for part in times)
         if phase == "layer":
             return _layer_time(self.deployment, step, times, network, index)
         layer = step.batches[0].exchanges[index]
@@ -171,12 +172,15 @@ class StepCase:
 def _layer_time(deployment: Deployment, step: Step, times: Sequence[ComputeTimes], network: Network, index: int) -> float:
     """Seconds of one MoE layer alone: dispatch, experts, combine and shared experts, without attention and gate."""
     model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
+    cores = deployment.scenario.compute.shared_cores
     batches = []
     for batch, of_all in zip(step.batches, times, strict=True):
         nothing = {part.name: np.zeros_like(of_all.shared) for part in fields(of_all)}
         own = replace(of_all, **nothing | {"shared": of_all.shared, "experts": of_all.experts[index : index + 1]})
         batches.append(MicroBatch(times=own, exchanges=[batch.exchanges[index]]))
-    return step_time(model, batches, network, overlap=deployment.scenario.overlap, tolerance=_TOLERANCE).duration
+    return step_time(
+        model, batches, network, overlap=deployment.scenario.overlap, tolerance=_TOLERANCE, shared_cores=cores
+    ).duration
 
 
 def _step_case(row: Measurement) -> StepCase:

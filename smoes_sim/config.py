@@ -111,6 +111,10 @@ class ComputeSpec(Spec):
     per_prefill: Duration | None = Field(
         None, description="Time of a prefill outside the layers; left out: the vision tower by roofline."
     )
+    shared_cores: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="All ranks compute in turns on so many cores, as in a lab on one machine; left out: each on its own.",
+    )
 
     @field_validator("device")
     @classmethod

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smoes_sim.calibration import INTERVAL, load_calibration, network_under
 from smoes_sim.compute import ComputeRates, Range, compute_times, find_device, vision_time
 from smoes_sim.config import Scenario
+from smoes_sim.cores import shared_finish
 from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.memory import memory
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
@@ -22,6 +24,8 @@ from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic import transmission_rate
 
+_OF_NETWORK = ("efficiency.", "half_size.", "curve", "jitter", "per_message", "per_exchange")
+"""Beginnings of the names of constants that exchanges depend on."""
 _STATED = (0.0, 0.5, 1.0)
 """Draws of a prediction without calibration: both efficiencies at the low end, the middle, the high end of their ranges."""
 
@@ -182,6 +186,12 @@ def outside_layers(
     )
 
 
+def computed(deployment: Deployment, work: NDArray[np.float64]) -> float:
+    """Seconds until the last rank has computed ``work`` (R,), seconds on a device of its own, if all begin at once."""
+    cores = deployment.scenario.compute.shared_cores
+    return float((work if cores is None else shared_finish(work, num_cores=cores)).max())
+
+
 def times_with(
     deployment: Deployment,
     constants: Mapping[str, float],
@@ -194,7 +204,7 @@ def times_with(
     ``alone`` remembers the times of single exchanges, for sets that share the constants of the network.
     """
     network, rates = network_with(deployment, constants), rates_with(deployment, constants)
-    about_network = tuple(sorted(item for item in constants.items() if item[0].startswith(("efficiency.", "per_"))))
+    about_network = tuple(sorted(item for item in constants.items() if item[0].startswith(_OF_NETWORK)))
     known = {} if alone is None else alone
     single = known.setdefault(about_network, _Alone(network, deployment.scenario.communication.tolerance))
     prefill = phase_times(deployment, deployment.chunks, network, rates, single, on_pass=on_pass).times(
@@ -311,6 +321,7 @@ def time_step(
         overlap=deployment.scenario.overlap,
         record_links=record_links,
         tolerance=deployment.scenario.communication.tolerance,
+        shared_cores=deployment.scenario.compute.shared_cores,
         expert_network=expert_network,
     )
 

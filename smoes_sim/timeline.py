@@ -18,6 +18,7 @@ import simpy
 from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
+from smoes_sim.cores import Cores
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Engine, Exchange, Flows, LinkUse, Network, Processes, announce, take_part
 
@@ -102,6 +103,7 @@ def step_time(
     record_links: bool = False,
     tolerance: float = 0.0,
     expert_network: Network | None = None,
+    shared_cores: int | None = None,
 ) -> StepTime:
     """Simulate one step.
 
@@ -113,6 +115,7 @@ def step_time(
         record_links: Keep the utilisation of links over time.
         tolerance: Relative error aimed at in large exchanges.
         expert_network: Carries dispatch and combine instead of ``network``, without disturbing what is on that.
+        shared_cores: Cores on which all ranks compute in turns; left out: each has a device of its own.
     """
     env = simpy.Environment()
     layers = [layer for batch in batches for layer in batch.exchanges]
@@ -121,7 +124,8 @@ def step_time(
     phases += [flows for group in groups for flows in (*group.gather, *group.scatter)]
     engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
     experts = engine if expert_network is None else Engine(env, expert_network, phases, tolerance=tolerance)
-    step = _Step(engine, experts, model=model, overlap=overlap)
+    cores = None if shared_cores is None else Cores(env, shared_cores)
+    step = _Step(engine, experts, model=model, overlap=overlap, cores=cores)
     for batch in batches:
         step.start(batch)
     env.run()
@@ -152,7 +156,8 @@ class _Opened(NamedTuple):
 class _Step:
     """The processes of one step: a device per rank, and per rank a process for each of its micro-batches."""
 
-    def __init__(self, engine: Engine, experts: Engine, *, model: ModelShape, overlap: Overlap) -> None:
+    def __init__(self, engine: Engine, experts: Engine, *, model: ModelShape, overlap: Overlap, cores: Cores | None) -> None:
+        self._cores = cores
         self.env, self.overlap = engine.env, overlap
         self._engine, self._experts = engine, experts
         self.num_layers = model.layers
@@ -241,6 +246,10 @@ class _Step:
             return
         with self._devices[rank].request() as turn:
             yield turn
+            if self._cores is not None:
+                yield from self._take_turns(rank, work, self._cores)
+                _announce(then, rank, at=self.env.now)
+                return
             start = self.env.now
             for part in work:
                 end = start + part.duration
@@ -249,9 +258,16 @@ class _Step:
             _announce(then, rank, at=start)
             yield self.env.timeout(start - self.env.now)
 
+    def _take_turns(self, rank: int, work: Sequence[_Work], cores: Cores) -> Processes:
+        """Work on cores that others use too: when it ends is known when it has ended."""
+        for part in work:
+            start = self.env.now
+            yield from cores.work(part.duration)
+            self.spans.append(Span(rank=rank, layer=part.layer, name=part.name, start=start, end=self.env.now))
+
 
 def _open(engine: Engine, phases: Sequence[Flows]) -> _Opened:
-    return _Opened(engine, [engine.open(flows) for flows in phases])
+    return _Opened(engine, engine.open_all(phases))
 
 
 def _announce(opened: _Opened | None, rank: int, *, at: float) -> None:

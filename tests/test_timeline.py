@@ -288,3 +288,21 @@ def test_experts_may_travel_on_a_network_of_their_own():
     )
     step = step_time(model_of(1), [batch], network, expert_network=network.at_no_cost())
     assert step.finish == pytest.approx([16, 16])
+
+
+def test_results_wait_until_their_receiver_is_ready_for_them():
+    # rank 0 has nothing to compute; its 10 B for rank 1 leave when that has computed for 5 s and enters combine
+    network = network_of(2, latency=0)
+    exchanges = [layer_of(network, [[0, 0], [10, 0]])]
+    step = timed(model_of(1), times_of(2, experts=[[0, 5]]), exchanges, network)
+    assert step.duration == pytest.approx(10 + 10)
+    late = timed(model_of(1), times_of(2, attention=[0, 5]), exchanges, network)
+    assert late.duration == pytest.approx(5 + 10 + 10)
+
+
+def test_ranks_of_one_machine_compute_in_turns():
+    network = network_of(3, latency=0)
+    times = times_of(3, attention=[2, 2, 2])
+    model = model_of(1, experts=0, top_k=0, shared_experts=0, expert_ffn=0)
+    assert timed(model, times, [], network).duration == 2
+    assert timed(model, times, [], network, shared_cores=2).duration == pytest.approx(3)

@@ -10,7 +10,7 @@ import numpy as np
 from smoes_sim.compute import ComputeRates, ComputeTimes, compute_times
 from smoes_sim.deployment import Deployment
 from smoes_sim.network import Network, exchange_time
-from smoes_sim.simulate import constant_sets, interval, network_with, rates_with
+from smoes_sim.simulate import computed, constant_sets, interval, network_with, rates_with
 from smoes_sim.steps import Step
 from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
 
@@ -56,8 +56,8 @@ def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRa
         for name in ("dispatch", "combine"):
             phases = getattr(exchanges, name)
             found[layer, name] = exchange_time(network, phases, tolerance=tolerance).duration
-        found[layer, "experts"] = float(times.experts[layer].max())
-        found[layer, "shared"] = float(times.shared.max())
+        found[layer, "experts"] = computed(deployment, times.experts[layer])
+        found[layer, "shared"] = computed(deployment, times.shared)
         found[layer, "layer"] = _one_layer(deployment, times, exchanges, layer, network)
     return found
 
@@ -71,5 +71,6 @@ def _one_layer(
         times, attention=nothing, gate=nothing, dense=nothing, head=nothing, experts=times.experts[layer : layer + 1]
     )
     model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
-    tolerance = deployment.scenario.communication.tolerance
-    return step_time(model, [MicroBatch(times=alone, exchanges=[exchanges])], network, tolerance=tolerance).duration
+    batch = MicroBatch(times=alone, exchanges=[exchanges])
+    tolerance, cores = deployment.scenario.communication.tolerance, deployment.scenario.compute.shared_cores
+    return step_time(model, [batch], network, tolerance=tolerance, shared_cores=cores).duration

@@ -1,7 +1,8 @@
 """The fluid network on SimPy's clock: one process shares the bandwidth of every flow in flight.
 
-A message is posted by its sender, waits for the sender's overhead (messages of a sender one after the other), drains
-at its max-min fair rate, and arrives after the latency of its route. There is no process per flow: the engine wakes at the
+A message is posted by its sender, waits for the sender's overhead (messages of a sender one after the other) and, where
+there is a rendezvous, until its receiver expects it, drains at its max-min fair rate, and arrives after the latency of its
+route. There is no process per flow: the engine wakes at the
 end of each plan of its :class:`~smoes_sim.network.flight.Flight`, and stale wake-ups are told by a generation number.
 
 With few flows, or tolerance 0, every change is followed as it happens. With many a plan is a window in which many
@@ -49,6 +50,10 @@ class Exchange:
         sent: Triggered when the last byte of a rank's messages has left, one event per rank.
         received: Triggered when the last byte for a rank is there.
         arrival: Seconds when each message is there, shape (F,); nan until that is known.
+        ready: Seconds when each message leaves its sender's software, shape (F,); infinite until it is posted.
+        free: Seconds when the connection of each message has sent what goes before it, shape (F,); infinite until then.
+        follower: The messages that go behind these on the same connections.
+        expected: Seconds from which each rank is ready for its messages, shape (R,); infinite until it says so.
     """
 
     def __init__(self, env: simpy.Environment, flows: Flows, num_ranks: int) -> None:
@@ -57,6 +62,10 @@ class Exchange:
         self.first = -1
         self.bytes_sent = np.zeros(num_ranks)
         self.arrival = np.full(len(flows), np.nan)
+        self.ready = np.full(len(flows), np.inf)
+        self.free = np.full(len(flows), 0.0 if flows.behind < 0 else np.inf)
+        self.follower: Exchange | None = None
+        self.expected = np.full(num_ranks, 0.0 if flows.rendezvous == "none" else np.inf)
         self.sent = [simpy.Event(env) for _ in range(num_ranks)]
         self.received = [simpy.Event(env) for _ in range(num_ranks)]
         self._env = env
@@ -135,9 +144,17 @@ class Engine:
         """How often rates were shared anew."""
         return self._flight.solves
 
-    def open(self, flows: Flows) -> Exchange:
-        """An exchange of which nothing moves until its messages are posted."""
-        exchange = Exchange(self.env, self.network.sized(flows), self.network.topology.num_ranks)
+    def open_all(self, phases: Sequence[Flows]) -> list[Exchange]:
+        """The phases of an exchange, of which nothing moves until messages are posted."""
+        opened = [self._open(flows, sized) for flows, sized in zip(phases, self.network.sized_all(phases), strict=True)]
+        for exchange in opened:
+            if exchange.flows.behind >= 0:
+                opened[exchange.flows.behind].follower = exchange
+        return opened
+
+    def _open(self, flows: Flows, sized: Flows) -> Exchange:
+        """One phase, with the bytes that are sent and those that its messages are as long as."""
+        exchange = Exchange(self.env, sized, self.network.topology.num_ranks)
         np.add.at(exchange.bytes_sent, flows.source, flows.size)
         return exchange
 
@@ -152,12 +169,24 @@ class Engine:
         begin = max(float(self._sender_free[rank]), self.env.now if at is None else at)
         ready = begin + np.cumsum(self.network.per_message * exchange.flows.messages[first:last])
         self._sender_free[rank] = ready[-1]
-        flows = np.arange(first, last)
-        sharing = np.diff(exchange.flows.routes.offsets[first : last + 1]) > 0
+        exchange.ready[first:last] = ready
+        self._meet(exchange, np.arange(first, last))
+
+    def expect(self, exchange: Exchange, rank: int, *, at: float | None = None) -> None:
+        """A rank is ready for its messages of an exchange with a rendezvous, now or from a later, known moment on."""
+        exchange.expected[rank] = self.env.now if at is None else at
+        self._meet(exchange, np.flatnonzero(exchange.flows.destination == rank))
+
+    def _meet(self, exchange: Exchange, flows: NDArray[np.int64]) -> None:
+        """Send off those messages that are posted, expected and next on their connection; what comes last calls this."""
+        posted = np.maximum(exchange.ready[flows], exchange.free[flows])
+        ready = np.maximum(posted, exchange.expected[exchange.flows.destination[flows]])
+        known = np.isfinite(ready)
+        flows, ready = flows[known], ready[known]
+        sharing = np.diff(exchange.flows.routes.offsets)[flows] > 0
         if not sharing.all():
-            alone = ~sharing
-            ceiling = exchange.flows.ceiling[first:last][alone]
-            exchange.end(flows[alone], ready[alone] + exchange.flows.size[first:last][alone] / ceiling)
+            alone = flows[~sharing]
+            self._tell(exchange, alone, ready[~sharing] + exchange.flows.size[alone] / exchange.flows.ceiling[alone])
             flows, ready = flows[sharing], ready[sharing]
         if len(flows):
             self._take_off(exchange, flows, ready)
@@ -216,7 +245,14 @@ class Engine:
         for number in np.unique(owner):
             mine = owner == number
             exchange = self._exchanges[number]
-            exchange.end(exchange.flying[plan.ids[mine] - exchange.first], plan.times[mine])
+            self._tell(exchange, exchange.flying[plan.ids[mine] - exchange.first], plan.times[mine])
+
+    def _tell(self, exchange: Exchange, flows: NDArray[np.int64], drained: NDArray[np.float64]) -> None:
+        """Messages drain at some moments; what goes behind them may then begin."""
+        exchange.end(flows, drained)
+        if exchange.follower is not None:
+            exchange.follower.free[flows] = drained
+            self._meet(exchange.follower, flows)
 
 
 def _block(flows: Flows, flying: NDArray[np.int64]) -> Block:

@@ -49,8 +49,12 @@ class ExchangeTime:
 
 def announce(engine: Engine, phases: Sequence[Exchange], rank: int, *, at: float) -> None:
     """Post what a rank posts first in an exchange that it enters at ``at``, now or later."""
+    entered = at + engine.network.per_exchange
+    for phase in phases:
+        if phase.flows.rendezvous == "entry":
+            engine.expect(phase, rank, at=entered)
     for phase in itertools.takewhile(lambda phase: phase.flows.after < 0, phases):
-        engine.post(phase, rank, at=at + engine.network.per_exchange)
+        _post(engine, phase, rank, at=entered)
 
 
 def take_part(engine: Engine, phases: Sequence[Exchange], rank: int) -> Processes:
@@ -61,8 +65,15 @@ def take_part(engine: Engine, phases: Sequence[Exchange], rank: int) -> Processe
         if phase.flows.after >= 0:
             before = phases[phase.flows.after]
             yield before.received[rank] & before.sent[rank] if phase.flows.after_sent else before.received[rank]
-        engine.post(phase, rank)
+        _post(engine, phase, rank)
     yield engine.env.all_of([event for phase in phases for event in (phase.sent[rank], phase.received[rank])])
+
+
+def _post(engine: Engine, phase: Exchange, rank: int, *, at: float | None = None) -> None:
+    """A rank's part of a phase: its receives, if they are posted with it, and its sends."""
+    if phase.flows.rendezvous == "phase":
+        engine.expect(phase, rank, at=at)
+    engine.post(phase, rank, at=at)
 
 
 def exchange_time(
@@ -103,7 +114,7 @@ def _played(
     """When each rank is done on SimPy's clock, (R,)."""
     env = simpy.Environment()
     engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
-    opened = [engine.open(flows) for flows in phases]
+    opened = engine.open_all(phases)
     finish = np.zeros(network.topology.num_ranks)
 
     def rank_process(rank: int) -> Processes:
@@ -130,7 +141,7 @@ def _single_phase(network: Network, flows: Flows, tolerance: float, record_links
     result = fluid_times(
         flows.routes.offsets,
         flows.routes.links,
-        network.sized(flows).size,
+        network.sized_all([flows])[0].size,
         network.capacity,
         share=flows.routes.share,
         ready=ready_times(network, flows),

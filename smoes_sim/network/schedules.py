@@ -1,7 +1,7 @@
 """How a library turns traffic matrices into messages: phases, and the order of messages within one.
 
-A rank posts a phase when its part of the phase that it waits for is done (:attr:`Flows.after`); ranks do not wait for
-others, so there is no barrier between phases.
+A rank posts a phase when its part of the phase that it waits for is done (:attr:`Flows.after`); there is no barrier between
+phases, but a message may wait until its receiver is ready for it (:attr:`Flows.rendezvous`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.flows import Flows, Network
+from smoes_sim.network.flows import Flows, Network, Rendezvous
 from smoes_sim.topology import Topology
 
 Schedule = Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency", "all_to_all_single"]
 Order = Literal["naive", "shifted", "rail", "random"]
 Matrix = NDArray[np.floating]
+_RENDEZVOUS: dict[Schedule, Rendezvous] = {"pairwise": "phase", "low_latency": "none"}
+"""Libraries post their receives when they enter an exchange, and payload waits for them (gloo: for a notice; NCCL: beyond
+some MB, for the receiver's kernel); pairwise posts those of one round; low-latency kernels write into buffers kept free."""
 _CHUNKS = 8
 """Parts in which a forwarded copy is sent, so that forwarding starts while the rest still arrives."""
 
@@ -53,6 +56,7 @@ def phases_of(
     """
     if schedule in _HOPS and len(stages) == 1:
         stages = _HOPS[schedule](stages[0], network.topology)
+    behind: list[int] = []
     if schedule == "pairwise":
         rounds = [matrix for stage in stages for matrix in _rounds(stage)]
         waits = [(index - 1, True) for index in range(len(rounds))]
@@ -64,26 +68,32 @@ def phases_of(
                 rounds.append(matrix)
                 waits.append((after + start, after < 0 < start))
     else:
-        rounds, waits = _pipelined(stages, _CHUNKS if schedule in _HOPS else 1)
+        rounds, waits, behind = _pipelined(stages, _CHUNKS if schedule in _HOPS else 1)
     phases = []
-    for matrix, (after, both) in zip(rounds, waits, strict=True):
+    for matrix, (after, both), before in zip(rounds, waits, behind or [-1] * len(rounds), strict=True):
         flows = _post(network, matrix, order=order, seed=seed)
         if schedule == "low_latency" and message_size is not None:
             flows = replace(flows, copies=np.ceil(flows.size / message_size))
-        phases.append(replace(flows, after=after, after_sent=both))
+        phases.append(
+            replace(flows, after=after, after_sent=both, rendezvous=_RENDEZVOUS.get(schedule, "entry"), behind=before)
+        )
     return phases
 
 
-def _pipelined(stages: Sequence[Matrix], chunks: int) -> tuple[list[Matrix], list[tuple[int, bool]]]:
-    """Stages cut into chunks, as a wave: chunk c of stage s comes when chunk c of stage s - 1 was received."""
+def _pipelined(stages: Sequence[Matrix], chunks: int) -> tuple[list[Matrix], list[tuple[int, bool]], list[int]]:
+    """Stages cut into chunks, as a wave: chunk c of stage s comes when chunk c of stage s - 1 was received.
+
+    Also for each the one that goes before it on the same connections: the chunk before of its stage.
+    """
     if len(stages) == 1:
-        return [stages[0]], [(-1, False)]
+        return [stages[0]], [(-1, False)], [-1]
     wave = sorted(
         ((stage, chunk) for stage in range(len(stages)) for chunk in range(chunks)), key=lambda at: (sum(at), at[0])
     )
     position = {at: index for index, at in enumerate(wave)}
     waits = [(position[stage - 1, chunk] if stage else -1, False) for stage, chunk in wave]
-    return [stages[stage] / chunks for stage, _ in wave], waits
+    behind = [position[stage, chunk - 1] if chunk else -1 for stage, chunk in wave]
+    return [stages[stage] / chunks for stage, _ in wave], waits, behind
 
 
 def _post(network: Network, matrix: Matrix, *, order: Order, seed: int) -> Flows:

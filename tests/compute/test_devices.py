@@ -24,8 +24,9 @@ def test_devices_are_shipped_under_unique_names():
 def test_every_device_names_its_source_and_has_plausible_figures(name):
     device = find_device(name)
     assert any(word in device.source for word in (".com", ".io", ".cz", ".se", "data sheet", "assumed:"))
-    # the ridge of every accelerator of these years lies between 100 and 1000 operations per byte
-    assert 100 < device.peak_bf16 / device.memory_bandwidth < 1000
+    # the ridge of every accelerator of these years lies between 100 and 1000 operations per byte, of a core near 10
+    least = 10 if name.endswith("-core") else 100
+    assert least < device.peak_bf16 / device.memory_bandwidth < 1000
     # FP8 runs at twice the BF16 rate (L40S's sheet prints 362.05 and 733)
     assert device.peak_fp8 is None or device.peak_fp8 == pytest.approx(2 * device.peak_bf16, rel=0.02)
 

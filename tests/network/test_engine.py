@@ -28,7 +28,7 @@ def chain(network, layers, work, *, tolerance):
     """Ranks compute ``work[layer, rank]`` and exchange, layer by layer; seconds until each is done."""
     env = simpy.Environment()
     engine = Engine(env, network, [flows for phases in layers for flows in phases], tolerance=tolerance)
-    opened = [[engine.open(flows) for flows in phases] for phases in layers]
+    opened = [engine.open_all(phases) for phases in layers]
     finish = np.zeros(network.topology.num_ranks)
 
     def run(rank):
@@ -64,7 +64,7 @@ def test_a_surprise_waits_for_the_end_of_a_window_and_is_counted():
     big, small = (phases_of(network, [zipf_matrix(32, 2**24, exponent=e, seed=1, per_source=True)]) for e in (1, 0))
     env = simpy.Environment()
     engine = Engine(env, network, [*big, *small], tolerance=0.04)
-    first, second = engine.open(big[0]), engine.open(small[0])
+    (first,), (second,) = engine.open_all(big[:1]), engine.open_all(small[:1])
     for rank in range(32):
         announce(engine, [first], rank, at=0.0)
 

@@ -260,7 +260,7 @@ def test_messages_of_one_phase_arrive_when_a_slow_reference_says(exchange):
     (flows,) = phases_of(network, [matrix], order=options["order"])
     env = simpy.Environment()
     engine = Engine(env, network)
-    opened = engine.open(flows)
+    (opened,) = engine.open_all([flows])
     for rank in range(network.topology.num_ranks):
         announce(engine, [opened], rank, at=0.0)
     env.run()

@@ -61,7 +61,7 @@ def test_fifo_and_the_clock_see_it_too_and_bytes_stay_bytes() -> None:
     phases = phases_of(slow, [matrix])
     assert fifo_exchange_time(slow, phases, window=float("inf")).duration == pytest.approx(6e-3, rel=0.01)
     engine = Engine(simpy.Environment(), slow, phases)
-    opened = engine.open(phases[0])
+    opened = engine.open_all(phases[:1])[0]
     assert opened.bytes_sent.tolist() == [3e6] * 4
     assert opened.flows.size.sum() == pytest.approx(2 * 12e6)
 
