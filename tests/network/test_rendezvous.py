@@ -65,5 +65,7 @@ def test_jitter_is_the_same_however_the_exchange_is_cut() -> None:
     # pairwise has three phases; its links carry in all what those of one phase carry
     network = on_star(4, jitter=0.0076)
     matrix = np.full((4, 4), 1e8 / 3)
-    at_once, in_rounds = (exchange_time(network, phases_of(network, [matrix], schedule=name)) for name in ("direct", "pairwise"))
+    at_once, in_rounds = (
+        exchange_time(network, phases_of(network, [matrix], schedule=name)) for name in ("direct", "pairwise")
+    )
     assert in_rounds.duration == pytest.approx(at_once.duration)
