@@ -38,7 +38,7 @@ def answer(results: Results) -> str:
     if results.kind == "plan":
         return str(results.document["answer"])
     if results.kind == "simulate":
-        share = f"{100 * best['ep_overhead']:.0f} % of prefill is waiting for expert parallelism"
+        share = f"{100 * best['ep_overhead']:.0f} % of prefill is added by expert-parallel communication"
         return f"{best['model']} on {best['topology']}: {times(best)}; {share}."
     names = names_of(rows)
     text = f"Most output of {len(rows)} deployments: {names[subject(results)]}, {times(best)}."
