@@ -58,4 +58,4 @@ def test_a_grid_compares_with_its_first_value_and_a_list_with_its_first_point() 
 
 def test_bad_study_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert studies.main(["no-such-study", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith('no sweep study "no-such-study"')
+    assert capsys.readouterr().err.startswith('sweep study "no-such-study" is neither')
