@@ -21,7 +21,16 @@ from smoes_sim.sweep import Point, Sweep, load_sweep
 from smoes_sim.sweep.store import Outcome, Store, digest_of_point
 
 CHANGES = ("ttft_s", "tpot_s", "tokens_per_s")
-_HEAD = ("", "TTFT (s)", "EP part (%)", "bytes (GB)", "max/mean", "TTFT change (%)", "TPOT change (%)", "tokens/s change (%)")
+_HEAD = (
+    "",
+    "TTFT (s)",
+    "EP part (%)",
+    "bytes (GB)",
+    "max/mean",
+    "TTFT change (%)",
+    "TPOT change (%)",
+    "tokens/s change (%)",
+)
 
 
 def outcomes_of(sweep: Sweep, out: Path) -> list[Outcome]:
