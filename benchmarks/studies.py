@@ -1,4 +1,4 @@
-"""Run a shipped sweep study and print what changes, draw by draw: ``python -m benchmarks.studies paper --out results/paper``.
+"""Run a shipped sweep study and print what changes, draw by draw: ``python -m benchmarks.studies paper --out paper``.
 
 A point is compared with the point that differs in the last key of the grid alone and has that key's first value; without a
 grid, with the first point. Draws are kept, so that what both points do not know cancels. A killed run goes on where it was.

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks import studies
 
+from benchmarks import studies
 from smoes_sim.sweep import Sweep, load_sweep, sweep_names
 
 TINY = [
