@@ -163,14 +163,25 @@ class StepCase:
         if phase == "shared":
             return max(computed(self.deployment, part.shared) for part in times)
         if phase == "layer":
-            return _layer_time(self.deployment, step, times, network, index)
+            return layer_time(self.deployment, step, times, network, index, tolerance=_TOLERANCE)
         layer = step.batches[0].exchanges[index]
         phases = layer.dispatch if phase == "dispatch" else layer.combine
         return exchange_time(network, phases, tolerance=_TOLERANCE).duration
 
 
-def _layer_time(deployment: Deployment, step: Step, times: Sequence[ComputeTimes], network: Network, index: int) -> float:
-    """Seconds of one MoE layer alone: dispatch, experts, combine and shared experts, without attention and gate."""
+def layer_time(
+    deployment: Deployment,
+    step: Step,
+    times: Sequence[ComputeTimes],
+    network: Network,
+    index: int,
+    *,
+    tolerance: float,
+) -> float:
+    """Seconds of one MoE layer that all ranks start together and in which none waits for a barrier.
+
+    Dispatch, experts, combine and shared experts; ``times`` are those of each batch of the step, ``index`` counts MoE layers.
+    """
     model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
     cores = deployment.scenario.compute.shared_cores
     batches = []
@@ -179,7 +190,7 @@ def _layer_time(deployment: Deployment, step: Step, times: Sequence[ComputeTimes
         own = replace(of_all, **nothing | {"shared": of_all.shared, "experts": of_all.experts[index : index + 1]})
         batches.append(MicroBatch(times=own, exchanges=[batch.exchanges[index]]))
     return step_time(
-        model, batches, network, overlap=deployment.scenario.overlap, tolerance=_TOLERANCE, shared_cores=cores
+        model, batches, network, overlap=deployment.scenario.overlap, tolerance=tolerance, shared_cores=cores
     ).duration
 
 
