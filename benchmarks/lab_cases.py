@@ -31,6 +31,8 @@ TWO_NODES = "lab-two-level-2x2"
 """Where SMoES and standard routing are compared under every token placement."""
 PLACEMENTS = ("data_parallel", "sharded", "modality", "affinity")
 POLICIES = ("standard", "smoes")
+_LONG = 3
+"""Sequences a rank there: layers long enough that what kernels buffer (128 KiB a message, 10 ms) hardly moves the saving."""
 FITTED_S = 0.1
 """Seconds that the one fitted all-to-all takes at least when sent at once; its size follows from the topology."""
 _EVEN_S = (0.05, 0.15, 0.25, 0.4)
@@ -69,7 +71,7 @@ def exchange_groups(topology: str, *, seed: int) -> list[Group]:
     sized = _Sized(topology, seed=seed)
     skewed = dict(sized.skewed())
     some = [name for name in ("zipf", "hot_sender", "random") if name in skewed]
-    pairs = [("ping_pong", sized.ping_pong(seconds)) for seconds in _PING_PONG_S]
+    pairs = [("ping_pong", sized.ping_pong(seconds, pair)) for pair in sized.pairs for seconds in _PING_PONG_S]
     fitted = [("fit", sized.even(FITTED_S))]
     even = [("even", sized.even(seconds)) for seconds in _EVEN_S]
     few = [("even", sized.even(_EVEN_S[0])), ("even", sized.even(_EVEN_S[2])), *((name, skewed[name]) for name in some)]
@@ -109,9 +111,16 @@ class _Sized:
         matrix = even_blocks(self._scaled(uniform_matrix(self.num_ranks, 1.0), seconds))
         return Case(operation="alltoall", matrix=matrix, is_even=True)
 
-    def ping_pong(self, seconds: float) -> Case:
-        """One message there and back between the first and the last rank."""
-        whole = self._scaled(one_way(self.num_ranks, 0, self.num_ranks - 1, 1).astype(np.float64), seconds)
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The first rank and the last, and where nodes have several ranks the first two of one node."""
+        node = self._network.topology.node_of_rank
+        inside = [(0, 1)] if self._network.topology.num_nodes > 1 and node[0] == node[1] else []
+        return [(0, self.num_ranks - 1), *inside]
+
+    def ping_pong(self, seconds: float, pair: tuple[int, int]) -> Case:
+        """One message there and back."""
+        whole = self._scaled(one_way(self.num_ranks, *pair, 1).astype(np.float64), seconds)
         return Case(operation="sendrecv", matrix=even_blocks(whole), is_even=False)
 
     def skewed(self) -> Iterator[tuple[str, Case]]:
@@ -141,14 +150,15 @@ def _large_enough(matrix: Matrix) -> Matrix:
 def layer_scenarios(topology: str, *, seed: int) -> dict[str, dict[str, Any]]:
     """Scenarios of a lab by name, without the topology: every token placement on two nodes, two elsewhere."""
     placements = PLACEMENTS if topology == TWO_NODES else PLACEMENTS[::2]
+    batch = find_topology(topology).num_ranks * (_LONG if topology == TWO_NODES else 1)
     return {
-        f"{policy}-{tokens}": _scenario(policy, tokens, num_ranks=find_topology(topology).num_ranks, seed=seed)
+        f"{policy}-{tokens}": _scenario(policy, tokens, batch=batch, seed=seed)
         for tokens in placements
         for policy in POLICIES
     }
 
 
-def _scenario(policy: str, tokens: str, *, num_ranks: int, seed: int) -> dict[str, Any]:
+def _scenario(policy: str, tokens: str, *, batch: int, seed: int) -> dict[str, Any]:
     """A small model whose layers travel as long as they take on a rack of GPUs, relative to their computation."""
     return {
         "model": {
@@ -166,7 +176,7 @@ def _scenario(policy: str, tokens: str, *, num_ranks: int, seed: int) -> dict[st
             "source": "chosen: as large as two cores compute and a lab carries in some tenths of a second",
             "image_source": "chosen",
         },
-        "workload": {"batch": num_ranks, "images": 1, "image_width": 336, "image_height": 336, "text_tokens": 150}
+        "workload": {"batch": batch, "images": 1, "image_width": 336, "image_height": 336, "text_tokens": 150}
         | {"output_tokens": 1},
         "routing": {"policy": policy},
         "placement": {"tokens": tokens},
