@@ -63,7 +63,7 @@ class ExchangeCase:
     @property
     def constants(self) -> tuple[str, ...]:
         """Of the software, and of the link kinds that are crossed."""
-        return ("per_exchange", "per_message", "jitter", *_of_links(self.network, self._phases(self.network)))
+        return (*_of_software(self.row), *_of_links(self.network, self._phases(self.network)))
 
     def duration(self, constants: Mapping[str, float]) -> float:
         """Seconds until the last rank is done."""
@@ -71,7 +71,7 @@ class ExchangeCase:
         return exchange_time(network, self._phases(network), tolerance=_TOLERANCE).duration
 
     def _phases(self, network: Network) -> list[Flows]:
-        return phases_of(network, [self.matrix], schedule=self.schedule, order=self.order)
+        return phases_of(network, [self.matrix], schedule=self.schedule, order=self.order, rendezvous=True)
 
 
 def _exchange_case(row: Measurement) -> ExchangeCase:
@@ -115,6 +115,11 @@ def _matrix(row: Measurement, num_ranks: int) -> Matrix:
     raise MeasurementError(f'mode = "{row.mode}" without a matrix is not known. Write alltoall or sendrecv, or add one.')
 
 
+def _of_software(row: Measurement) -> tuple[str, ...]:
+    """Constants of whatever sends: gloo's streams through the kernel also scatter."""
+    return ("per_exchange", "per_message", *(("jitter",) if "gloo" in row.library.lower() else ()))
+
+
 def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:
     """Efficiencies of the link kinds that messages cross, but for the way from a device to its own NIC, as wide as that."""
     topology = network.topology
@@ -142,9 +147,7 @@ class StepCase:
         """Of the device where it computes, of the network where it sends."""
         layer = self.deployment.prefill.batches[0].exchanges[self.row.layer or 0]
         sends = [
-            "per_exchange",
-            "per_message",
-            "jitter",
+            *_of_software(self.row),
             *_of_links(self.deployment.network, [*layer.dispatch, *layer.combine]),
         ]
         computes = ["flops_efficiency", "memory_efficiency", "launch"]
@@ -180,7 +183,7 @@ def layer_time(
 ) -> float:
     """Seconds of one MoE layer that all ranks start together and in which none waits for a barrier.
 
-    Dispatch, experts, combine and shared experts; ``times`` are those of each batch of the step, ``index`` counts MoE layers.
+    Dispatch, experts, combine and shared experts; ``times`` are of each batch of the step, ``index`` counts MoE layers.
     """
     model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
     cores = deployment.scenario.compute.shared_cores

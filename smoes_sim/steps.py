@@ -216,6 +216,7 @@ def layer_exchanges(traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) 
             order=communication.order,
             seed=network.seed,
             message_size=size,
+            rendezvous=communication.rendezvous,
         )
 
     return [

@@ -97,7 +97,7 @@ def alltoall(
     ] = "shifted",
     calibration: Annotated[
         Optional[str],
-        _option("Constants that were fitted (smoes-sim calibrate); gives an interval.", _LIBRARY, metavar="FILE"),
+        _option("Fitted constants (smoes-sim calibrate): an interval.", _LIBRARY, metavar="FILE"),
     ] = None,
     per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY, metavar="TIME")] = "0 us",
     fidelity: Annotated[

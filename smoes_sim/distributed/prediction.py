@@ -60,4 +60,3 @@ def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRa
         found[layer, "shared"] = computed(deployment, times.shared)
         found[layer, "layer"] = layer_time(deployment, step, [times], network, layer, tolerance=tolerance)
     return found
-

