@@ -50,7 +50,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("lab-accuracy"), help="folder of what is measured")
     parser.add_argument("--only", nargs="+", choices=TOPOLOGIES, default=[], help="labs to measure and judge")
-    parser.add_argument("--quick", action="store_true", help="the labs of CI: a third of the cases")
+    parser.add_argument("--quick", action="store_true", help="the two small labs: a third of the cases")
     parser.add_argument("--seed", type=int, default=SEED, help="of matrices and traces")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--docs", type=Path, help="folder with lab-accuracy.md to write the tables into")

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.lab_cases import exchange_groups, layer_scenarios
 from smoes_sim.config import Scenario
 from smoes_sim.distributed import launch
-from smoes_sim.distributed.runnable import with_trace, write_scenario
+from smoes_sim.distributed.runnable import as_executed, with_trace, write_scenario
 from smoes_sim.lab import Lab, plan_lab
 from smoes_sim.lab.check import check_lab
 from smoes_sim.measurements import Measurement, read_measurements, write_measurements
@@ -47,7 +47,7 @@ def measure_lab(name: str, folder: Path, *, seed: int, repeats: int) -> None:
         scenarios = layer_scenarios(name, seed=seed)
         for label, document in scenarios.items():
             scenario = Scenario.model_validate({"topology": str(topology), **document})
-            write_scenario(with_trace(scenario, folder / label), folder / label)
+            write_scenario(with_trace(as_executed(scenario), folder / label), folder / label)
         plan = {
             "name": name,
             "topology": str(topology),

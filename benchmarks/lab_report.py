@@ -66,7 +66,7 @@ def errors(rows: Sequence[Row], floors: dict[str, float]) -> Row:
     Where a case was not measured again its repeats say it: half of the distance from their 10th to 90th percentile.
     """
     absolute = np.abs([row["relative_error"] for row in rows])
-    floor = np.abs([floors.get(row["id"], row["repeatability"]) for row in rows])
+    floor = np.abs(np.array([floors.get(row["id"], row["repeatability"]) for row in rows], dtype=np.float64))
     return {
         "n": len(rows),
         "median": float(np.median(absolute)),

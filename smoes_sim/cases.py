@@ -63,7 +63,7 @@ class ExchangeCase:
     @property
     def constants(self) -> tuple[str, ...]:
         """Of the software, and of the link kinds that are crossed."""
-        return ("per_exchange", "per_message", "jitter", *_of_links(self.network, self._phases(self.network)))
+        return (*_of_software(self.row), *_of_links(self.network, self._phases(self.network)))
 
     def duration(self, constants: Mapping[str, float]) -> float:
         """Seconds until the last rank is done."""
@@ -71,7 +71,7 @@ class ExchangeCase:
         return exchange_time(network, self._phases(network), tolerance=_TOLERANCE).duration
 
     def _phases(self, network: Network) -> list[Flows]:
-        return phases_of(network, [self.matrix], schedule=self.schedule, order=self.order)
+        return phases_of(network, [self.matrix], schedule=self.schedule, order=self.order, rendezvous=True)
 
 
 def _exchange_case(row: Measurement) -> ExchangeCase:
@@ -115,6 +115,11 @@ def _matrix(row: Measurement, num_ranks: int) -> Matrix:
     raise MeasurementError(f'mode = "{row.mode}" without a matrix is not known. Write alltoall or sendrecv, or add one.')
 
 
+def _of_software(row: Measurement) -> tuple[str, ...]:
+    """Constants of whatever sends: gloo's streams through the kernel also scatter."""
+    return ("per_exchange", "per_message", *(("jitter",) if "gloo" in row.library.lower() else ()))
+
+
 def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:
     """Efficiencies of the link kinds that messages cross, but for the way from a device to its own NIC, as wide as that."""
     topology = network.topology
@@ -142,9 +147,7 @@ class StepCase:
         """Of the device where it computes, of the network where it sends."""
         layer = self.deployment.prefill.batches[0].exchanges[self.row.layer or 0]
         sends = [
-            "per_exchange",
-            "per_message",
-            "jitter",
+            *_of_software(self.row),
             *_of_links(self.deployment.network, [*layer.dispatch, *layer.combine]),
         ]
         computes = ["flops_efficiency", "memory_efficiency", "launch"]
@@ -163,14 +166,25 @@ class StepCase:
         if phase == "shared":
             return max(computed(self.deployment, part.shared) for part in times)
         if phase == "layer":
-            return _layer_time(self.deployment, step, times, network, index)
+            return layer_time(self.deployment, step, times, network, index, tolerance=_TOLERANCE)
         layer = step.batches[0].exchanges[index]
         phases = layer.dispatch if phase == "dispatch" else layer.combine
         return exchange_time(network, phases, tolerance=_TOLERANCE).duration
 
 
-def _layer_time(deployment: Deployment, step: Step, times: Sequence[ComputeTimes], network: Network, index: int) -> float:
-    """Seconds of one MoE layer alone: dispatch, experts, combine and shared experts, without attention and gate."""
+def layer_time(
+    deployment: Deployment,
+    step: Step,
+    times: Sequence[ComputeTimes],
+    network: Network,
+    index: int,
+    *,
+    tolerance: float,
+) -> float:
+    """Seconds of one MoE layer that all ranks start together and in which none waits for a barrier.
+
+    Dispatch, experts, combine and shared experts; ``times`` are of each batch of the step, ``index`` counts MoE layers.
+    """
     model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
     cores = deployment.scenario.compute.shared_cores
     batches = []
@@ -179,7 +193,7 @@ def _layer_time(deployment: Deployment, step: Step, times: Sequence[ComputeTimes
         own = replace(of_all, **nothing | {"shared": of_all.shared, "experts": of_all.experts[index : index + 1]})
         batches.append(MicroBatch(times=own, exchanges=[batch.exchanges[index]]))
     return step_time(
-        model, batches, network, overlap=deployment.scenario.overlap, tolerance=_TOLERANCE, shared_cores=cores
+        model, batches, network, overlap=deployment.scenario.overlap, tolerance=tolerance, shared_cores=cores
     ).duration
 
 

@@ -66,6 +66,7 @@ class PlacementSpec(Spec):
     """Where experts and tokens live; experts left out: ``bins`` for smoes and hard, ``contiguous`` otherwise."""
 
     experts: ExpertRule | ExpertFile | None = None
+    spare: Annotated[int, Field(ge=0, description="Slots of each rank for replicas, beside its share of the experts.")] = 0
     tokens: TokenRule = "data_parallel"
 
 
@@ -77,6 +78,9 @@ class CommunicationSpec(Spec):
     deduplicate: Deduplicate = "rank"
     dispatch: ElementType = "bf16"
     combine: ElementType = "bf16"
+    rendezvous: bool = Field(
+        False, description="Messages wait until their receiver has entered the exchange (gloo, NCCL), not in a buffer there."
+    )
     tolerance: Annotated[float, Field(ge=0, le=0.1, description="Relative error aimed at in large exchanges.")] = 1e-3
     per_message: Duration = Field(0.0, description="Sender's time per message, one after the other.")
     per_exchange: Duration = Field(0.0, description="A rank's time to enter an exchange, whatever it sends.")

@@ -128,15 +128,20 @@ def deploy(scenario: Scenario) -> Deployment:
         parallelism=scenario.parallelism,
         overlap=scenario.overlap,
     )
-    chunks, decode = prefill_chunks(parts), decode_steps(workload)
-    prefill = make_step(parts, np.flatnonzero(workload.phase == PREFILL))
+    return assemble(scenario, parts)
+
+
+def assemble(scenario: Scenario, parts: StepParts) -> Deployment:
+    """The steps of a deployment from what they share; another network in ``parts`` gives the same traffic on it."""
+    chunks, decode = prefill_chunks(parts), decode_steps(parts.workload)
+    prefill = make_step(parts, np.flatnonzero(parts.workload.phase == PREFILL))
     is_cut = scenario.parallelism.prefill_chunk is not None
     mixed = None
     if is_cut and decode:
         mixed = make_step(parts, np.concatenate([chunks[len(chunks) // 2], decode[len(decode) // 2]]))
     return Deployment(
         scenario=scenario,
-        topology=topology,
+        topology=parts.network.topology,
         parts=parts,
         prefill=prefill,
         chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut else [prefill],
@@ -188,10 +193,16 @@ def _tokens_and_routing(scenario: Scenario, model: ModelShape) -> tuple[Workload
 def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:
     rule = scenario.expert_rule
     if isinstance(rule, ExpertFile):
+        if scenario.placement.spare:
+            raise ConfigError(
+                f"placement.spare = {scenario.placement.spare}: the file says what is in its slots. Leave it out."
+            )
         return read_placement(
             Path(rule.file), moe_layers=model.moe_layer_indices, num_experts=model.experts, num_ranks=num_ranks
         )
-    return place_experts(rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]))
+    return place_experts(
+        rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]), spare=scenario.placement.spare
+    )
 
 
 @lru_cache(maxsize=8)

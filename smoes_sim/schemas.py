@@ -9,10 +9,11 @@ from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import nearest
 from smoes_sim.measurements import COLUMNS, NUMBERS
+from smoes_sim.plan import PlanFile
 from smoes_sim.sweep import SweepFile
 from smoes_sim.topology.shipped import TopologyFile
 
-KINDS = ("scenario", "topology", "calibration", "measurements", "sweep")
+KINDS = ("scenario", "topology", "calibration", "measurements", "sweep", "plan")
 
 
 def schema_of(kind: str) -> dict[str, Any]:
@@ -29,6 +30,8 @@ def schema_of(kind: str) -> dict[str, Any]:
         found = Calibration.model_json_schema()
     elif kind == "sweep":
         found = SweepFile.model_json_schema(by_alias=True)
+    elif kind == "plan":
+        found = PlanFile.model_json_schema(by_alias=True)
     elif kind == "measurements":
         properties = {name: {"type": "number" if name in NUMBERS else "string"} for name in COLUMNS}
         found = {"title": "Measurement", "type": "object", "properties": properties, "additionalProperties": False}

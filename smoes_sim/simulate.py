@@ -222,11 +222,11 @@ def times_with(
         result |= {f"decode_{name}": value for name, value in asdict(decode).items()}
         result["decode_ep_overhead"] = decode.ep_exposed_s / decode.step_s
         result["tpot_s"] = decode.step_s
-    result["tokens_per_s"] = _throughput(deployment, ttft, result.get("tpot_s", 0.0))
+    result["tokens_per_s"] = throughput(deployment, ttft, result.get("tpot_s", 0.0))
     return result
 
 
-def _throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
+def throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
     """Output tokens per second of the batch: prefilled together, then decoded ``decode_batch`` at a time."""
     workload = deployment.workload
     groups = range(0, workload.num_sequences, workload.decode_batch)

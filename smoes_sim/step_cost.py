@@ -22,7 +22,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.simulate import network_with, outside_layers, rates_with
-from smoes_sim.steps import active_experts, group_exchanges, layer_exchanges
+from smoes_sim.steps import group_exchanges, layer_exchanges
 from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
 from smoes_sim.traffic import count_traffic
 
@@ -231,7 +231,7 @@ class _Costs:
             )
             exchanges = layer_exchanges(traffic, parts, repeat=repeat)
             slots = np.rint(traffic.slots * repeat).astype(np.int64)
-            load = replace(load, slots=slots, active_experts=active_experts(traffic, deployment.placement))
+            load = replace(load, slots=slots, active_experts=traffic.active_experts)
         times = compute_times(deployment.model, load, self.rates, tensor=self.tensor)
         return MicroBatch(times=_delayed(times, delay), exchanges=exchanges, group=group_exchanges(load.tokens, parts))
 

@@ -158,7 +158,7 @@ def _batch(parts: StepParts, tokens: NDArray[np.int64]) -> Batch:
     if parts.trace is not None and parts.placement is not None:
         traffic = _traffic(parts, tokens)
         exchanges = layer_exchanges(traffic, parts)
-        slots, active = traffic.slots, active_experts(traffic, parts.placement)
+        slots, active = traffic.slots, traffic.active_experts
     load = _load(parts, tokens, slots=slots, active=active)
     return Batch(exchanges=exchanges, group=group_exchanges(load.tokens, parts), load=load)
 
@@ -198,14 +198,6 @@ def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.bincount(parts.home[tokens[first]], weights=place[tokens[first]], minlength=num_ranks).astype(np.int64)
 
 
-def active_experts(traffic: Traffic, placement: ExpertPlacement) -> NDArray[np.int64]:
-    """Experts with at least one token, per layer and rank, (L, R)."""
-    L, R = traffic.slots.shape
-    first = placement.ep_size * np.arange(placement.num_groups)[:, None]
-    key = np.arange(L)[:, None, None] * R + first + placement.expert_rank[:, None, :]
-    return np.bincount(key[traffic.expert_slots > 0], minlength=L * R).reshape(L, R)
-
-
 def layer_exchanges(traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) -> list[LayerExchanges]:
     """Messages of each layer; combine goes back the way dispatch came, last stage first.
 
@@ -224,6 +216,7 @@ def layer_exchanges(traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) 
             order=communication.order,
             seed=network.seed,
             message_size=size,
+            rendezvous=communication.rendezvous,
         )
 
     return [

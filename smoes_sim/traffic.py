@@ -41,11 +41,13 @@ class Traffic:
             stages with ``node`` deduplication (between nodes, then forwarded inside), otherwise one.
         slots: Routed tokens that each rank's experts process, int64 (L, R).
         expert_slots: Routed tokens of each expert in each EP group, int64 (L, G, E).
+        active_experts: Experts of each rank with at least one token, int64 (L, R).
     """
 
     stages: tuple[NDArray[np.int64], ...]
     slots: NDArray[np.int64]
     expert_slots: NDArray[np.int64]
+    active_experts: NDArray[np.int64]
 
     @property
     def routed(self) -> int:
@@ -91,11 +93,13 @@ def count_traffic(
     """
     R, G, E = placement.num_ranks, placement.num_groups, trace.num_experts
     group = (home // placement.ep_size)[:, None]
-    slots, expert_slots, stages = [], [], []
+    slots, expert_slots, active, stages = [], [], [], []
     for layer in range(trace.num_layers):
         ids = trace.expert_ids[:, layer].astype(np.int64)
         destination = placement.destination(layer, ids, home)
         slots.append(np.bincount(destination[destination >= 0], minlength=R))
+        used = np.unique((destination * E + ids)[ids >= 0])
+        active.append(np.bincount(used // E, minlength=R))
         expert_slots.append(np.bincount((group * E + ids)[ids >= 0], minlength=G * E).reshape(G, E))
         if deduplicate == "none":
             stages.append([_pairs(np.repeat(home, destination.shape[1]), destination.ravel(), R)])
@@ -110,6 +114,7 @@ def count_traffic(
         stages=tuple(np.stack(stage) for stage in zip(*stages, strict=True)),
         slots=np.stack(slots),
         expert_slots=np.stack(expert_slots),
+        active_experts=np.stack(active),
     )
 
 

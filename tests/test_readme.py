@@ -1,4 +1,4 @@
-"""The README's first command prints what the README says it prints."""
+"""The README's commands print what the README says they print."""
 
 from __future__ import annotations
 
@@ -33,3 +33,17 @@ def test_other_commands_print_what_the_readme_shows(capsys: pytest.CaptureFixtur
     for command, output in blocks:
         assert main(shlex.split(command)) == 0
         assert capsys.readouterr().out.strip() == output.strip()
+
+
+def test_tables_that_the_readme_begins_to_show_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fits may differ in their last digit between processors: words must be the same, numbers within 0.3 or 3%."""
+    number = re.compile(r"\d+\.\d+|\d+")
+    blocks = re.findall(r"<!-- output of `(.*?)` begins -->\n```\n(.*?)\n```", README.read_text(), re.DOTALL)
+    assert blocks
+    for command, beginning in blocks:
+        assert main(shlex.split(command)) == 0
+        printed = capsys.readouterr().out.splitlines()[: len(beginning.splitlines())]
+        for line, shown in zip(printed, beginning.splitlines(), strict=True):
+            assert number.sub("#", line).split() == number.sub("#", shown).split()
+            found, wanted = ([float(value) for value in number.findall(text)] for text in (line, shown))
+            assert found == pytest.approx(wanted, abs=0.3, rel=0.03)

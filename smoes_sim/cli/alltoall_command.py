@@ -87,7 +87,11 @@ def alltoall(
     ] = None,
     schedule: Annotated[
         Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency", "all_to_all_single"],
-        _option("What is posted when; all_to_all_single is gloo's.", _LIBRARY),
+        _option(
+            "What is posted when: direct, pairwise, two_hop, hierarchical, low_latency, all_to_all_single (gloo's).",
+            _LIBRARY,
+            metavar="NAME",
+        ),
     ] = "direct",
     message_size: Annotated[
         Optional[str], _option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY, metavar="SIZE")
@@ -97,7 +101,7 @@ def alltoall(
     ] = "shifted",
     calibration: Annotated[
         Optional[str],
-        _option("Constants that were fitted (smoes-sim calibrate); gives an interval.", _LIBRARY, metavar="FILE"),
+        _option("Fitted constants (smoes-sim calibrate): an interval.", _LIBRARY, metavar="FILE"),
     ] = None,
     per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY, metavar="TIME")] = "0 us",
     fidelity: Annotated[

@@ -11,12 +11,16 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from smoes_sim.cli import lab_commands, measurements_commands, show, topology_commands, trace_commands
+from smoes_sim.cli import lab_commands, measurements_commands, placement_commands, show, topology_commands, trace_commands
+from smoes_sim.cli.adapt_command import adapt
 from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
 from smoes_sim.cli.bench_command import bench
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.fit_commands import calibrate, validate
+from smoes_sim.cli.plan_command import plan
+from smoes_sim.cli.report_command import report
 from smoes_sim.cli.run_command import run
+from smoes_sim.cli.serve_command import serve
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
 from smoes_sim.errors import ConfigError, SmoesError
@@ -33,7 +37,12 @@ app.add_typer(lab_commands.app, name="lab", help="A topology built on this box f
 app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
 app.command()(train)
 app.command()(run)
+app.command()(serve)
+app.add_typer(placement_commands.app, name="placement", help="Where experts go: make, judge.")
+app.command()(adapt)
 app.command()(sweep)
+app.command()(plan)
+app.command()(report)
 
 _FEW_RANKS = 22
 """Up to this many an exchange has at most 500 messages, and nothing is compiled."""
@@ -113,7 +122,7 @@ app.command()(calibrate)
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements or sweep.")],
+    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements, sweep or plan.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
     from smoes_sim import results

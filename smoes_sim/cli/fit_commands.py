@@ -131,7 +131,8 @@ def validate(
     from smoes_sim.libraries.published import PUBLISHED
     from smoes_sim.measurements import read_measurements
     from smoes_sim.published_errors import published_errors
-    from smoes_sim.report.validation_page import check_page_file, write_validation_page
+    from smoes_sim.report.page import check_page_file
+    from smoes_sim.report.validation_page import write_validation_page
     from smoes_sim.validate import predictor
     from smoes_sim.validate import validate as validate_rows
 

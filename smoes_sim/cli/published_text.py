@@ -17,10 +17,11 @@ def published_text(document: dict[str, Any]) -> str:
         f"Absolute relative error (%) on {document['calibrated_on']['rows']} published measurements; 80%: share inside the "
         "80% interval\nSame hardware at another site differs by 5-12%: the floor of any error\n"
     )
+    by_system = {"system": "each left out whole", "size": "sizes left out"}
     for name, words in SPLITS.items():
         text += f"\n{name}: {words}\n" + _table("family", document["splits"][name]["families"])
-    text += "\nBy system, each left out whole\n" + _table("system", document["systems"])
-    text += "\nBy system, sizes left out\n" + _table("system", document["splits"]["size"]["systems"])
+        if name in by_system:
+            text += f"\nby system, {by_system[name]}\n" + _table("system", document["splits"][name]["systems"])
     return text
 
 

@@ -114,14 +114,14 @@ def points_table(loaded: Sweep, rows: Sequence[Row]) -> str:
     body = [
         [
             *(text_at(row["set"], key) for key in keys),
-            *(_cell(row, name, factor) for name, factor in _COLUMNS.values()),
+            *(cell(row, name, factor) for name, factor in _COLUMNS.values()),
         ]
         for row in rows
     ]
     return show.table([*keys, *_COLUMNS], body, left=len(keys))
 
 
-def _cell(row: Row, name: str, factor: float) -> str:
+def cell(row: Row, name: str, factor: float) -> str:
     """A value with its interval over the calibration's draws."""
     if row.get(name) is None:
         return "-"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from smoes_sim.compute import ComputeRates, ComputeTimes, compute_times
+from smoes_sim.cases import layer_time
+from smoes_sim.compute import ComputeRates, compute_times
 from smoes_sim.deployment import Deployment
 from smoes_sim.network import Network, exchange_time
 from smoes_sim.simulate import computed, constant_sets, interval, network_with, rates_with
 from smoes_sim.steps import Step
-from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")
 """What is timed: the parts of an MoE layer one by one from a common start, and the layer as a whole without barriers."""
@@ -58,19 +58,5 @@ def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRa
             found[layer, name] = exchange_time(network, phases, tolerance=tolerance).duration
         found[layer, "experts"] = computed(deployment, times.experts[layer])
         found[layer, "shared"] = computed(deployment, times.shared)
-        found[layer, "layer"] = _one_layer(deployment, times, exchanges, layer, network)
+        found[layer, "layer"] = layer_time(deployment, step, [times], network, layer, tolerance=tolerance)
     return found
-
-
-def _one_layer(
-    deployment: Deployment, times: ComputeTimes, exchanges: LayerExchanges, layer: int, network: Network
-) -> float:
-    """Seconds of one MoE layer that all ranks start together and in which none waits for a barrier."""
-    nothing = np.zeros_like(times.shared)
-    alone = replace(
-        times, attention=nothing, gate=nothing, dense=nothing, head=nothing, experts=times.experts[layer : layer + 1]
-    )
-    model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
-    batch = MicroBatch(times=alone, exchanges=[exchanges])
-    tolerance, cores = deployment.scenario.communication.tolerance, deployment.scenario.compute.shared_cores
-    return step_time(model, [batch], network, tolerance=tolerance, shared_cores=cores).duration

@@ -70,16 +70,17 @@ def num_ranks_of(scenario: Scenario) -> int:
 
 
 def as_executed(scenario: Scenario) -> Scenario:
-    """The scenario as it runs, so that its prediction is of what ran.
+    """The scenario as it runs, so that its prediction is of what ran: messages wait for their receivers.
 
     ``two_hop`` under ``node`` deduplication becomes ``direct``: each of its two stages (to the rank of the own index in the
     other node, then inside the node) is an exchange of its own, the second begun when the first is done. The simulator's
     ``two_hop`` would forward in 8 parts while the rest still arrives.
     """
     communication = scenario.communication
-    if (communication.library, communication.deduplicate) != ("two_hop", "node"):
-        return scenario
-    return scenario.model_copy(update={"communication": communication.model_copy(update={"library": "direct"})})
+    changed: dict[str, object] = {"rendezvous": True}
+    if (communication.library, communication.deduplicate) == ("two_hop", "node"):
+        changed["library"] = "direct"
+    return scenario.model_copy(update={"communication": communication.model_copy(update=changed)})
 
 
 def with_trace(scenario: Scenario, folder: Path) -> Scenario:

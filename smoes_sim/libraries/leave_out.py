@@ -128,8 +128,7 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
     """The factor on standard deviations with which 80% intervals hold 80% of the outcomes.
 
     A system counts as the root of its rows, and one imaginary system that is exactly normal and counts as their mean is
-    added, so that neither one row nor one system decides alone. It is at least 1: intervals are never made narrower than
-    the constants' own uncertainty.
+    added, so that neither one row nor one system decides alone.
     """
     per_system: dict[Hashable, list[float]] = {}
     for outcome in outcomes:
@@ -142,7 +141,7 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
     weights = np.concatenate([np.full(len(group), count / len(group)) for group, count in zip(groups, counts, strict=True)])
     order = np.argsort(scores, kind="stable")
     place = int(np.searchsorted(np.cumsum(weights[order]), 0.8 * weights.sum()))
-    return max(1.0, float(scores[order][min(place, len(scores) - 1)]) / _Z80)
+    return float(scores[order][min(place, len(scores) - 1)]) / _Z80
 
 
 def scaled(outcomes: Sequence[Outcome]) -> list[Outcome]:

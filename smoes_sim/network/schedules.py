@@ -34,6 +34,7 @@ def phases_of(
     order: Order = "shifted",
     seed: int = 0,
     message_size: float | None = None,
+    rendezvous: bool = False,
 ) -> list[Flows]:
     """The phases of an exchange.
 
@@ -50,6 +51,8 @@ def phases_of(
             rank on; ``rail`` own node first, then the next one, each from the own index on; ``random`` by seed.
         seed: Seed of the random order.
         message_size: Bytes of a copy, for ``low_latency``; one message per pair when left out.
+        rendezvous: Messages wait until their receiver has posted its receives, as with gloo and NCCL; without, it has a
+            buffer for them.
 
     Returns:
         Flows of each phase, those of one sender in the order in which it posts them.
@@ -75,7 +78,13 @@ def phases_of(
         if schedule == "low_latency" and message_size is not None:
             flows = replace(flows, copies=np.ceil(flows.size / message_size))
         phases.append(
-            replace(flows, after=after, after_sent=both, rendezvous=_RENDEZVOUS.get(schedule, "entry"), behind=before)
+            replace(
+                flows,
+                after=after,
+                after_sent=both,
+                rendezvous=_RENDEZVOUS.get(schedule, "entry") if rendezvous else "none",
+                behind=before,
+            )
         )
     return phases
 

@@ -34,7 +34,8 @@ def write_placement(placement: ExpertPlacement, path: Path, *, moe_layers: Seque
         num_layers: Hidden layers of the model.
     """
     assert (np.diff(placement.slot_rank) >= 0).all(), "slots must be ordered by rank"
-    rows = np.tile(np.arange(placement.physical_to_logical_map.shape[1]), (num_layers, 1))
+    num_slots = placement.physical_to_logical_map.shape[1]
+    rows = np.tile(np.arange(num_slots) % (int(placement.physical_to_logical_map.max()) + 1), (num_layers, 1))
     rows[list(moe_layers)] = placement.physical_to_logical_map
     write_bytes(path, orjson.dumps({_MAP: rows.tolist()}) + b"\n")
 
@@ -61,7 +62,7 @@ def read_placement(path: Path, *, moe_layers: Sequence[int], num_experts: int, n
         num_ranks: R; the slots are spread over them evenly and in order.
 
     Raises:
-        PlacementError: If the file cannot be read or does not place each expert of each layer once.
+        PlacementError: If the file cannot be read, a layer lacks an expert, or the slots do not divide over the ranks.
     """
     try:
         return _placement(_map_of(path), moe_layers=moe_layers, num_experts=num_experts, num_ranks=num_ranks)
@@ -94,17 +95,17 @@ def _placement(rows: list[list[int]], *, moe_layers: Sequence[int], num_experts:
                 f"{max(moe_layers)}. Give a row for each, or for every layer."
             )
         rows = [rows[layer] for layer in moe_layers]
+    slots = len(rows[0])
     for layer, row in zip(moe_layers, rows, strict=True):
-        if len(row) > num_experts and set(row) == set(range(num_experts)):
+        if set(row) != set(range(num_experts)):
             raise PlacementError(
-                f"layer {layer}: {len(row)} slots for {num_experts} experts; copies of experts are not simulated. Use one "
-                "slot an expert."
+                f"layer {layer}: must hold each of the experts 0 to {num_experts - 1}, and no other. Is it this model's?"
             )
-        if sorted(row) != list(range(num_experts)):
+        if len(row) != slots:
             raise PlacementError(
-                f"layer {layer}: must hold each of the experts 0 to {num_experts - 1} once. Is it this model's?"
+                f"layer {layer}: has {len(row)} slots, layer {moe_layers[0]} has {slots}: all need as many. Mend the file."
             )
-    if num_experts % num_ranks:
-        raise PlacementError(f"{num_experts} slots do not divide over {num_ranks} ranks. Use a divisor of {num_experts}.")
-    slot_rank = np.arange(num_experts) // (num_experts // num_ranks)
+    if slots % num_ranks:
+        raise PlacementError(f"{slots} slots do not divide over {num_ranks} ranks. Use a divisor of {slots}.")
+    slot_rank = np.arange(slots) // (slots // num_ranks)
     return ExpertPlacement(physical_to_logical_map=np.array(rows, dtype=np.int64), slot_rank=slot_rank)

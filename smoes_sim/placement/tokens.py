@@ -24,8 +24,8 @@ def home_tokens(
         rule: ``data_parallel``: a sequence lives on rank ``sequence_id % R``. ``sharded``: the prefill tokens of the batch
             are cut into R even runs; a decode token lives where ``data_parallel`` puts it. ``modality``: see
             :func:`modality_ranks`; the tokens of a modality are cut into even runs over its ranks. ``affinity``: the
-            rank that holds most of the token's experts over all layers, the lowest such rank (an oracle: it knows the
-            routing before it happens), in EP group ``sequence_id % groups``.
+            rank that holds most of the token's experts (a copy counts) over all layers, the lowest such rank (an oracle: it
+            knows the routing before it happens), in EP group ``sequence_id % groups``.
         trace: Tokens and their routing.
         placement: Where the experts are.
         decide_by: Under ``modality``, the routing that tells which ranks serve text; None: the trace itself, which
@@ -61,7 +61,7 @@ def modality_ranks(trace: RoutingTrace, placement: ExpertPlacement) -> tuple[NDA
     shares = []
     for tokens in (trace.modality == TEXT, trace.is_vision):
         counts = expert_counts(trace, tokens)
-        per_rank = np.bincount(placement.expert_rank.ravel(), weights=counts.ravel(), minlength=num_ranks)
+        per_rank = placement.rank_loads(counts).sum(axis=0)
         shares.append(per_rank / max(int(counts.sum()), 1))
     lean = shares[0] - shares[1]
     order = np.argsort(lean, kind="stable")
@@ -85,7 +85,11 @@ def _by_modality(trace: RoutingTrace, ranks: tuple[NDArray[np.int64], NDArray[np
 def _by_affinity(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.int64]:
     votes = np.zeros((trace.num_tokens, placement.ep_size), dtype=np.int64)
     token = np.arange(trace.num_tokens)[:, None]
-    for layer, rank_of in enumerate(placement.expert_rank):
+    for layer in range(trace.num_layers):
         ids = trace.expert_ids[:, layer]
-        np.add.at(votes, (np.broadcast_to(token, ids.shape)[ids >= 0], rank_of[ids[ids >= 0]]), 1)
+        copies, _ = placement.copy_ranks(layer)
+        for number, rank_of in enumerate(copies.T):
+            is_new = (rank_of >= 0) & (copies[:, :number] != rank_of[:, None]).all(axis=1)
+            counts = (ids >= 0) & is_new[ids]
+            np.add.at(votes, (np.broadcast_to(token, ids.shape)[counts], rank_of[ids[counts]]), 1)
     return votes.argmax(axis=1) + placement.ep_size * (trace.sequence_id % placement.num_groups)

@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from smoes_sim.report.charts import BINARY_SIZE, load_altair
+from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg
 
 Row = dict[str, Any]
-_COLOURS = ("#0f8f88", "#d1495b", "#e0992f", "#4a86b8", "#8a6bb1", "#7f9c3b", "#c46a9b")
-"""Seen on white and on black; a family beyond them is drawn with the others in grey."""
-_GREY = "#7a8793"
 _OTHERS = "others"
-_WIDTH, _HEIGHT = 400, 260
+_HEIGHT = 260
 _TIME = (
     "datum.value >= 1 ? datum.value + ' s' : datum.value >= 1e-3 ? round(datum.value * 1e6) / 1e3 + ' ms'"
     " : round(datum.value * 1e9) / 1e3 + ' us'"
@@ -25,7 +23,7 @@ _SHOWN = "held out", "fitted"
 
 def chart_rows(rows: Sequence[Row]) -> list[Row]:
     """What the charts draw of each row: errors in %, and a family that has a colour."""
-    most = [name for name, _ in Counter(row["family"] for row in rows).most_common(len(_COLOURS))]
+    most = [name for name, _ in Counter(row["family"] for row in rows).most_common(len(COLOURS))]
     return [
         {
             "measured": row["measured_s"],
@@ -58,10 +56,10 @@ def scatter_svg(rows: Sequence[Row], *, floor: float | None) -> str:
     band = floor or 0.0
     ends = [{"x": x, "low": x * (1 - band), "y": x, "high": x * (1 + band)} for x in (low, high)]
     line = alt.Chart(alt.Data(values=ends)).encode(x=alt.X("x:Q", scale=scale, title="measured", axis=axis))
-    identity = line.mark_line(strokeDash=[5, 3], color=_GREY).encode(
+    identity = line.mark_line(strokeDash=[5, 3], color=GREY).encode(
         y=alt.Y("y:Q", scale=scale, title="predicted", axis=axis)
     )
-    area = line.mark_area(color=_GREY, opacity=0.25, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    area = line.mark_area(color=GREY, opacity=0.25, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     points = (
         alt.Chart(alt.Data(values=list(rows)))
         .mark_point(size=40, opacity=0.8, strokeWidth=1.4)
@@ -72,7 +70,7 @@ def scatter_svg(rows: Sequence[Row], *, floor: float | None) -> str:
             shape=_shape(rows),
         )
     )
-    return _svg((area + identity + points) if band else (identity + points), height=_WIDTH)
+    return inline_svg((area + identity + points) if band else (identity + points), height=WIDTH)
 
 
 def histogram_svg(rows: Sequence[Row]) -> str:
@@ -88,7 +86,7 @@ def histogram_svg(rows: Sequence[Row]) -> str:
             color=_colour(rows),
         )
     )
-    return _svg(chart)
+    return inline_svg(chart, height=_HEIGHT)
 
 
 def residual_svg(rows: Sequence[Row], *, key: str, title: str) -> str:
@@ -113,17 +111,17 @@ def residual_svg(rows: Sequence[Row], *, key: str, title: str) -> str:
         .mark_point(size=28, opacity=0.8, strokeWidth=1.4)
         .encode(**places, color=_colour(rows), shape=_shape(rows))
     )
-    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[5, 3], color=_GREY)
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[5, 3], color=GREY)
     zero = zero.encode(x="zero:Q") if key == "system" else zero.encode(y="zero:Q")
     height = 22 * len({row["system"] for row in known}) + 20 if key == "system" else _HEIGHT
-    return _svg(zero + points, height=height, width=_WIDTH - 150 if key == "system" else _WIDTH)
+    return inline_svg(zero + points, height=height, width=WIDTH - 150 if key == "system" else WIDTH)
 
 
 def _colour(rows: Sequence[Row]) -> Any:
     alt = load_altair()
     names = sorted({row["family"] for row in rows} - {_OTHERS})
     names += [_OTHERS] * any(row["family"] == _OTHERS for row in rows)
-    colours = [_GREY if name == _OTHERS else _COLOURS[index] for index, name in enumerate(names)]
+    colours = [GREY if name == _OTHERS else COLOURS[index] for index, name in enumerate(names)]
     legend = alt.Legend(orient="bottom", title=None, columns=1, labelLimit=380)
     return alt.Color("family:N", scale=alt.Scale(domain=names, range=colours), legend=legend)
 
@@ -132,19 +130,3 @@ def _shape(rows: Sequence[Row]) -> Any:
     alt = load_altair()
     legend = alt.Legend(orient="bottom", title=None) if len({row["use"] for row in rows}) > 1 else None
     return alt.Shape("use:N", scale=alt.Scale(domain=list(_SHOWN), range=["circle", "triangle-up"]), legend=legend)
-
-
-def _svg(chart: Any, *, width: int = _WIDTH, height: int = _HEIGHT) -> str:
-    """SVG without a background whose text and axes have the colour of the text around it."""
-    import vl_convert
-
-    text = "currentColor"
-    axis = {"labelColor": text, "titleColor": text, "domainColor": _GREY, "tickColor": _GREY, "gridColor": _GREY,
-            "gridOpacity": 0.25, "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}  # fmt: skip
-    styled = (
-        chart.properties(width=width, height=height, background="transparent")
-        .configure_axis(**axis)
-        .configure_legend(labelColor=text, titleColor=text, labelFontSize=12, symbolOpacity=1)
-        .configure_view(stroke=None)
-    )
-    return str(vl_convert.vegalite_to_svg(styled.to_json()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -10,53 +9,16 @@ from typing import Any
 
 from smoes_sim import __version__
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import write_bytes
-from smoes_sim.report.charts import load_altair
+from smoes_sim.report.inline import seconds, with_own_ids
+from smoes_sim.report.page import picture, write_page
 from smoes_sim.report.validation_charts import chart_rows, histogram_svg, residual_svg, scatter_svg
 
 Row = dict[str, Any]
 _WORST = 12
 _BETWEEN_SITES = 0.08
 """Same hardware at another site differs by 5-12% (measurements README): the floor where rows have no repeats."""
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2429; --soft: #5b6770; --paper: #ffffff; --line: #d9dee2; --card: #f6f8f9; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6eaed; --soft: #9aa6af; --paper: #14181b; --line: #333b41; --card: #1c2226; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 980px; margin: 0 auto; padding: 20px 16px 60px; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .3rem; }
-h2 { font-size: 1.1rem; margin: 2.2rem 0 .5rem; }
-.answer { font-size: 1.15rem; margin: .4rem 0 1rem; }
-.soft { color: var(--soft); font-size: .9rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; }
-figure { margin: 0; padding: 10px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
-figure svg { max-width: 100%; height: auto; display: block; }
-figcaption { font-size: .9rem; color: var(--soft); margin-bottom: 6px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child, .left, .words { text-align: left; }
-td.words { white-space: normal; min-width: 15rem; }
-th { color: var(--soft); font-weight: 600; }
-code { background: var(--card); padding: 1px 4px; border-radius: 4px; overflow-wrap: anywhere; }
-details { margin-top: 1rem; }
-summary { cursor: pointer; }
-"""
 _ERRORS = ("median_ape", "mape", "p90_ape", "max_ape", "coverage")
 _HEADER = ("rows", "median (%)", "mean (%)", "90th percentile (%)", "worst (%)", "inside 80% interval (%)")
-
-
-def check_page_file(path: Path) -> None:
-    """Refuse a page that cannot be written before the work.
-
-    Raises:
-        ConfigError: If its name does not end in .html, or the plotting libraries are not installed.
-    """
-    if path.suffix != ".html":
-        raise ConfigError(f'{path}: ends in "{path.suffix}": a report is one HTML file. Write for example errors.html.')
-    load_altair()
 
 
 def write_validation_page(document: Row, path: Path, *, measurements: str, calibration: str) -> None:
@@ -76,13 +38,7 @@ def write_validation_page(document: Row, path: Path, *, measurements: str, calib
             f"{measurements}: no row could be predicted, so there is nothing to report. See the reasons above."
         )
     body = "\n".join(_sections(document, measurements, calibration))
-    title = escape(f"Predicted and measured: {measurements}")
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
-    )
-    write_bytes(path, page.encode())
+    write_page(path, "plain.html", title=f"Predicted and measured: {measurements}", body=picture(body))
 
 
 def _sections(document: Row, measurements: str, calibration: str) -> Iterable[str]:
@@ -148,16 +104,10 @@ def _charts(document: Row) -> str:
     charts.append(("Error over ranks", residual_svg(rows, key="ranks", title="ranks")))
     charts.append(("Error by system", residual_svg(rows, key="system", title="")))
     figures = (
-        f"<figure><figcaption>{escape(caption)}</figcaption>{_with_own_ids(svg, index)}</figure>"
+        f"<figure><figcaption>{escape(caption)}</figcaption>{with_own_ids(svg, index)}</figure>"
         for index, (caption, svg) in enumerate(charts)
     )
     return f'<div class="charts">{"".join(figures)}</div>'
-
-
-def _with_own_ids(svg: str, figure: int) -> str:
-    """A picture whose ids are its own on the page and the same at every run; the renderer counts on from chart to chart."""
-    names = list(dict.fromkeys(re.findall(r"\bclip\d+\b", svg)))
-    return re.sub(r"\bclip\d+\b", lambda found: f"clip-{figure}-{names.index(found[0])}", svg)
 
 
 def _errors_table(what: str, groups: dict[str, Row]) -> str:
@@ -197,8 +147,8 @@ def _skipped(skipped: Sequence[Row]) -> str:
 
 
 def _times(row: Row) -> list[str]:
-    interval = "-" if row["low_s"] is None else f"{_seconds(row['low_s'])} to {_seconds(row['high_s'])}"
-    return [_seconds(row["measured_s"]), _seconds(row["predicted_s"]), interval]
+    interval = "-" if row["low_s"] is None else f"{seconds(row['low_s'])} to {seconds(row['high_s'])}"
+    return [seconds(row["measured_s"]), seconds(row["predicted_s"]), interval]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, words: int | None = None) -> str:
@@ -215,9 +165,3 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _seconds(value: float) -> str:
-    """Seconds with three digits, in s, ms or us."""
-    factor, unit = next(((f, u) for f, u in ((1.0, "s"), (1e-3, "ms")) if value >= f), (1e-6, "us"))
-    return f"{value / factor:.3g} {unit}"

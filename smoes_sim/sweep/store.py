@@ -27,7 +27,7 @@ Outcome = dict[str, Any]
 _PACKAGE = Path(__file__).parents[1]
 _MODEL = ("smoes_sim.config", "smoes_sim.simulate")
 """The modules that turn a scenario into numbers; what they import counts too."""
-_NO_INPUT = {"measurements", "scenarios", "studies", "sweeps"}
+_NO_INPUT = {"measurements", "plans", "scenarios", "studies", "sweeps"}
 """Folders of shipped data that no prediction reads; scenarios count once they are resolved."""
 
 

@@ -147,13 +147,13 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
             if f"{key}.".startswith(f"{swept}."):
                 raise ConfigError(f'"{assignment}": {swept} is swept by {document.name}. Leave the override out.')
         base.override(assignment)
-    points = [_point(base, point) for point in settings]
+    points = [make_point(base, point) for point in settings]
     if all(point.scenario is None for point in points):
         raise ConfigError(f"{document.name}: no point is a valid scenario: {points[0].problem}")
     return Sweep(file=file, points=points)
 
 
-def _point(base: Document, settings: Mapping[str, Any]) -> Point:
+def make_point(base: Document, settings: Mapping[str, Any]) -> Point:
     """The base with settings put in, sections before what is inside them."""
     document = base.fork()
     try:

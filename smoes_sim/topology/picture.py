@@ -12,14 +12,20 @@ from smoes_sim.topology.graph import Topology
 from smoes_sim.units import print_bandwidth
 
 _COLOURS = ("#0b7a75", "#d1495b", "#edae49", "#30638e", "#7d5ba6", "#5f6b73")
+_IDLE, _WARM, _HOT = (158, 167, 175), (224, 153, 47), (209, 33, 55)
 _MOST_RANKS = 72
 _WIDTH, _LEVEL_HEIGHT, _MARGIN, _LEGEND_LINE = 1080, 110, 40, 22
 
 
-def draw_topology(topology: Topology) -> str:
+def draw_topology(topology: Topology, *, busy: NDArray[np.float64] | None = None) -> str:
     """SVG of a topology; of a large one the first nodes, up to 72 ranks, with what they reach.
 
     Host-bus links (rank to its NIC) are drawn thin and grey. The title names how many ranks are drawn.
+
+    Args:
+        topology: What to draw.
+        busy: How busy each link is, shape (H,); given that, links are coloured from grey (idle) to red (the busiest of all),
+            by the busier of the two directions.
     """
     drawn = _vertices_drawn(topology)
     level = _levels(topology)
@@ -29,9 +35,9 @@ def draw_topology(topology: Topology) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="11">',
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         _text(_MARGIN, 24, _title(topology, drawn), size=15),
-        *_link_lines(topology, drawn, x, y),
+        *_link_lines(topology, drawn, x, y, busy),
         *(_vertex(topology, vertex, x[vertex], y[vertex]) for vertex in np.flatnonzero(drawn).tolist()),
-        *_legend(topology, int(y.max()) + _MARGIN),
+        *_legend(topology, int(y.max()) + _MARGIN, is_hot=busy is not None),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -91,20 +97,44 @@ def _mean_x(topology: Topology, vertex: int, below: NDArray[np.bool_], x: NDArra
     return float(x[near].mean()) if len(near) else 0.0
 
 
-def _link_lines(topology: Topology, drawn: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64]) -> list[str]:
+def _link_lines(
+    topology: Topology,
+    drawn: NDArray[np.bool_],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    busy: NDArray[np.float64] | None,
+) -> list[str]:
     lines, seen = [], set()
-    for link in range(topology.num_links):
+    heat = None if busy is None else _heat(topology, busy)
+    order = range(topology.num_links) if heat is None else np.argsort(heat, kind="stable").tolist()  # the busiest on top
+    for link in order:
         a, b = int(topology.link_source[link]), int(topology.link_target[link])
         if not (drawn[a] and drawn[b]) or (b, a) in seen:
             continue
         seen.add((a, b))
         kind = topology.link_kinds[topology.link_kind[link]]
         width = 0.6 if kind == "host-bus" else 0.8 + max(0.0, np.log2(topology.link_bandwidth[link] / 1e9)) / 5
+        colour = _colour(topology, kind) if heat is None else _hot_colour(float(heat[link]))
         lines.append(
-            f'<line x1="{x[a]:.1f}" y1="{y[a]:.1f}" x2="{x[b]:.1f}" y2="{y[b]:.1f}" stroke="{_colour(topology, kind)}" '
+            f'<line x1="{x[a]:.1f}" y1="{y[a]:.1f}" x2="{x[b]:.1f}" y2="{y[b]:.1f}" stroke="{colour}" '
             f'stroke-width="{width:.2f}" stroke-opacity="0.7"/>'
         )
     return lines
+
+
+def _heat(topology: Topology, busy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How busy each link or the opposite one is, as a share of the busiest, shape (H,)."""
+    pairs: dict[tuple[int, int], float] = {}
+    ends = [tuple(sorted(pair)) for pair in zip(topology.link_source.tolist(), topology.link_target.tolist(), strict=True)]
+    for (a, b), value in zip(ends, busy.tolist(), strict=True):
+        pairs[a, b] = max(value, pairs.get((a, b), 0.0))
+    return np.array([pairs[a, b] for a, b in ends]) / max(float(busy.max(initial=0.0)), np.finfo(float).tiny)
+
+
+def _hot_colour(share: float) -> str:
+    """Grey at 0, over amber, to red at 1."""
+    near, far, part = (_IDLE, _WARM, 2 * share) if share < 0.5 else (_WARM, _HOT, 2 * share - 1)
+    return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(near, far, strict=True))
 
 
 def _colour(topology: Topology, kind: str) -> str:
@@ -123,14 +153,14 @@ def _vertex(topology: Topology, vertex: int, x: float, y: float) -> str:
     return f"<g><title>{name}</title>{box}</g>"
 
 
-def _legend(topology: Topology, top: int) -> Sequence[str]:
+def _legend(topology: Topology, top: int, *, is_hot: bool) -> Sequence[str]:
     lines = []
     for number, kind in enumerate(topology.link_kinds):
         chosen = topology.link_kind == topology.link_kinds.index(kind)
         rates = sorted({float(rate) for rate in topology.link_bandwidth[chosen]})
         text = f"{kind}: {int(chosen.sum())} directed links, {' or '.join(print_bandwidth(rate) for rate in rates)} each"
         y = top + _LEGEND_LINE * number
-        colour = _colour(topology, kind)
+        colour = _hot_colour(0) if is_hot else _colour(topology, kind)
         lines.append(
             f'<line x1="{_MARGIN}" y1="{y - 4}" x2="{_MARGIN + 26}" y2="{y - 4}" stroke="{colour}" stroke-width="3"/>'
         )

@@ -149,7 +149,7 @@ def test_alltoall_says_what_its_answer_rests_on(options: str, words: str, capsys
 def test_an_error_above_zero_is_put_in_words() -> None:
     row = dict.fromkeys(ROW | {"mean_bytes"}, 1) | {"error_bound": 1.234e-5}
     names = ("collective", "topology", "traffic", "schedule", "order", "injection", "window")
-    text = show.alltoall(dict.fromkeys(names, "x") | {"fidelity": "fluid", "ranks": 2, "rows": [row]})
+    text = show.alltoall(dict.fromkeys(names, "x") | {"fidelity": "fluid", "ranks": 2, "rows": [row], "calibration": None})
     assert "error: within 1e-05 of two runs with wider windows" in text
 
 

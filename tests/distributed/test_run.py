@@ -15,6 +15,7 @@ from smoes_sim.cli import main
 from smoes_sim.config import load_scenario
 from smoes_sim.deployment import deploy
 from smoes_sim.distributed.prediction import predict_layers
+from smoes_sim.distributed.runnable import as_executed
 from smoes_sim.files import write_bytes
 from smoes_sim.lab.namespaces import why_not
 from smoes_sim.measurements import read_measurements
@@ -74,7 +75,7 @@ def test_rows_carry_the_bytes_and_the_work_of_the_deployment(ran: dict[str, Any]
 
 
 def test_predictions_stand_beside_the_medians(ran: dict[str, Any], folder: Path) -> None:
-    predicted = predict_layers(deploy(load_scenario(str(folder / "s.yaml"))))
+    predicted = predict_layers(deploy(as_executed(load_scenario(str(folder / "s.yaml")))))
     found = {(row["step"], row["layer"], row["phase"]): row["predicted_s"] for row in ran["medians"]}
     assert found == {key: value.value for key, value in predicted.items()}
 

@@ -80,11 +80,11 @@ def test_intervals_widen_until_they_hold_eight_of_ten() -> None:
     wide = outcomes_of("8x One", [3 * score for score in normal])
     factor = scale_of([*wide, *outcomes_of("8x Two", [3 * score for score in normal])])
     assert 2.0 < factor < 3.2
-    assert scale_of(outcomes_of("8x One", [0.1 * score for score in normal])) == 1.0
+    assert 0.1 < scale_of(outcomes_of("8x One", [0.1 * score for score in normal])) < 0.8  # the imaginary system has a say
 
 
 def test_no_system_sets_its_own_width() -> None:
     bad, good = outcomes_of("8x Bad", [10.0] * 50), outcomes_of("8x Good", [0.1] * 50)
     found = scaled([*bad, *good])
-    assert found[0].deviation == pytest.approx(0.1)  # Good's scores, and never narrower
+    assert found[0].deviation < 0.1  # by the scores of Good
     assert found[-1].deviation > 0.5

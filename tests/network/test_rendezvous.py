@@ -26,13 +26,13 @@ def test_a_round_of_pairwise_begins_when_both_sides_have_come_to_it() -> None:
     matrix = np.zeros((3, 3))
     matrix[0, 1], matrix[2, 1] = 3e6, 1e6
     network = on_star(3)
-    finish = exchange_time(network, phases_of(network, [matrix], schedule="pairwise")).finish
+    finish = exchange_time(network, phases_of(network, [matrix], schedule="pairwise", rendezvous=True)).finish
     assert finish == pytest.approx([3e-3, 4e-3, 4e-3])
 
 
 def test_kernels_with_buffers_of_their_own_wait_for_nobody() -> None:
     network = on_star(3)
-    (flows,) = phases_of(network, [np.ones((3, 3))], schedule="low_latency")
+    (flows,) = phases_of(network, [np.ones((3, 3))], schedule="low_latency", rendezvous=True)
     assert flows.rendezvous == "none"
 
 
@@ -41,7 +41,9 @@ def test_parts_of_a_forwarded_message_go_one_behind_the_other() -> None:
     matrix = np.zeros((4, 4))
     matrix[0, 3] = 8e6
     network = Network(topology=topology(TWO_NODES))
-    assert exchange_time(network, phases_of(network, [matrix], schedule="two_hop")).duration == pytest.approx(9e-3)
+    assert exchange_time(
+        network, phases_of(network, [matrix], schedule="two_hop", rendezvous=True)
+    ).duration == pytest.approx(9e-3)
 
 
 def test_jitter_counts_where_several_links_are_loaded_alike() -> None:
@@ -65,5 +67,8 @@ def test_jitter_is_the_same_however_the_exchange_is_cut() -> None:
     # pairwise has three phases; its links carry in all what those of one phase carry
     network = on_star(4, jitter=0.0076)
     matrix = np.full((4, 4), 1e8 / 3)
-    at_once, in_rounds = (exchange_time(network, phases_of(network, [matrix], schedule=name)) for name in ("direct", "pairwise"))
+    at_once, in_rounds = (
+        exchange_time(network, phases_of(network, [matrix], schedule=name, rendezvous=True))
+        for name in ("direct", "pairwise")
+    )
     assert in_rounds.duration == pytest.approx(at_once.duration)

@@ -47,10 +47,13 @@ def test_counts_have_a_row_for_every_layer(tmp_path: Path) -> None:
         ('{"logical_count": [[1]]}', r"has no physical_to_logical_map"),
         ('{"physical_to_logical_map": [[0, 1.5, 2, 3]]}', r"something else than whole numbers"),
         ('{"physical_to_logical_map": [[0, 1, 2, 3]]}', r"has 1 layers; the model has 2 MoE layers, the last of index 3"),
-        ('{"physical_to_logical_map": [[0, 1, 2, 2], [0, 1, 2, 3]]}', r"layer 1: must hold each of the experts 0 to 3 once"),
         (
-            '{"physical_to_logical_map": [[0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 0, 1]]}',
-            r"6 slots for 4 experts; copies of experts",
+            '{"physical_to_logical_map": [[0, 1, 2, 2], [0, 1, 2, 3]]}',
+            r"layer 1: must hold each of the experts 0 to 3, and no other",
+        ),
+        (
+            '{"physical_to_logical_map": [[0, 1, 2, 3, 0, 1], [0, 1, 2, 3]]}',
+            r"layer 3: has 4 slots, layer 1 has 6",
         ),
     ],
 )

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.report.validation_page import check_page_file, write_validation_page
+from smoes_sim.report.page import check_page_file
+from smoes_sim.report.validation_page import write_validation_page
 
 
 def row(name: str, error: float, **changes: Any) -> dict[str, Any]:

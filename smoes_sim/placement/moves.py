@@ -1,0 +1,56 @@
+"""From one placement to the next: which weights move, and how to name the ranks so that few do."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from smoes_sim.placement.experts import ExpertPlacement
+
+
+def moved_experts(old: ExpertPlacement, new: ExpertPlacement) -> NDArray[np.int64]:
+    """Experts whose weights go from rank to rank, (R, R), over all layers.
+
+    A rank fetches each expert that it did not hold from one that did: from the one that has sent least so far, the lowest of
+    equals. What it held already costs nothing, in whatever slot. Every EP group moves its own.
+
+    Example:
+        From (0, 1 | 2, 3) to (0, 2 | 1, 3): one expert each way.
+    """
+    R, G = new.ep_size, new.num_groups
+    moved = np.zeros((R, R), dtype=np.int64)
+    for layer in range(len(new.physical_to_logical_map)):
+        before, after = _held(old, layer), _held(new, layer)
+        for rank, expert in zip(*np.nonzero(after & ~before), strict=True):
+            holders = np.flatnonzero(before[:, expert])
+            source = holders[moved[holders].sum(axis=1).argmin()]
+            moved[source, rank] += 1
+    return np.kron(np.eye(G, dtype=np.int64), moved)
+
+
+def keep_in_place(old: ExpertPlacement, new: ExpertPlacement) -> ExpertPlacement:
+    """The new placement with the ranks of each layer renamed so that most experts stay where they were.
+
+    For rules to which ranks are alike; an assignment problem per layer.
+
+    Example:
+        From (0, 1 | 2, 3) to (2, 3 | 0, 1): nothing has to move.
+    """
+    rows = []
+    for layer, slots in enumerate(new.physical_to_logical_map):
+        common = _held(new, layer).astype(np.int64) @ _held(old, layer).T
+        _, place = linear_sum_assignment(common, maximize=True)
+        by_rank = slots.reshape(new.ep_size, -1)
+        renamed = np.empty_like(by_rank)
+        renamed[place] = by_rank
+        rows.append(renamed.ravel())
+    return ExpertPlacement(physical_to_logical_map=np.stack(rows), slot_rank=new.slot_rank, num_groups=new.num_groups)
+
+
+def _held(placement: ExpertPlacement, layer: int) -> NDArray[np.bool_]:
+    """Whether each rank of a group holds each expert, (ep_size, E)."""
+    slots = placement.physical_to_logical_map[layer]
+    held = np.zeros((placement.ep_size, int(slots.max()) + 1), dtype=bool)
+    held[placement.slot_rank, slots] = True
+    return held

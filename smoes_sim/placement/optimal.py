@@ -1,0 +1,111 @@
+"""Exact placements of small cases by mixed-integer programs (HiGHS through SciPy); they judge the other rules."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from smoes_sim.errors import PlacementError
+
+_TIME_LIMIT = 60.0
+"""Seconds for a layer; what is not proven by then is refused."""
+
+
+def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: int, spare: int = 0) -> NDArray[np.int64]:
+    """Expert in each slot, shape (S,), ordered by rank, such that the busiest rank has the least possible load.
+
+    Whole numbers y[e, n, r] say how many of the n copies of expert e are on rank r; each copy takes 1 / n of its load::
+
+        minimise z;  sum_{e,n} load[e] / n y[e,n,r] <= z;  sum_{e,n} y[e,n,r] = S / R;  sum_r y[e,n,r] = n u[e,n];
+        sum_n u[e,n] = 1, u binary
+
+    Args:
+        loads: Routed tokens of each expert, shape (E,).
+        num_ranks: R, a divisor of E.
+        spare: Slots of each rank beside E / R.
+
+    Raises:
+        PlacementError: If HiGHS does not prove the optimum in time.
+
+    Example:
+        Loads 5, 4, 3, 3, 2, 1 on two ranks: 9 and 9. With loads 6, 1, 1, 1 on two ranks 7; with a spare slot each 5 and 4.
+    """
+    values, E, R = np.asarray(loads, dtype=np.float64), len(loads), num_ranks
+    most = 1 + spare * R
+    rows: list[tuple[dict[int, float], float, float]] = []
+    copies = np.arange(E * most * R).reshape(E, most, R)
+    used = copies.size + np.arange(E * most).reshape(E, most)
+    top = copies.size + used.size
+    share = values[:, None] / np.arange(1, most + 1) / max(values.max(initial=0.0), 1.0)
+    for rank in range(R):
+        here = copies[:, :, rank].ravel().tolist()
+        rows.append((dict(zip(here, share.ravel().tolist(), strict=True)) | {top: -1.0}, -np.inf, 0.0))
+        rows.append((dict.fromkeys(here, 1.0), E / R + spare, E / R + spare))
+    for expert in range(E):
+        rows.append((dict.fromkeys(used[expert].tolist(), 1.0), 1.0, 1.0))
+        for index in range(most):
+            balance = dict.fromkeys(copies[expert, index].tolist(), 1.0) | {int(used[expert, index]): -(index + 1.0)}
+            rows.append((balance, 0.0, 0.0))
+    upper = np.full(top + 1, np.inf)
+    upper[used.ravel()] = 1
+    upper[: copies.size] = np.broadcast_to(np.arange(1, most + 1)[:, None], copies.shape).ravel()
+    rows.append((dict.fromkeys(copies[int(values.argmax()), :, 0].tolist(), 1.0), 1.0, np.inf))  # ranks are alike
+    found = _solve(rows, cost={top: 1.0}, upper=upper, whole=top, what=f"the least load of {E} experts on {R} ranks")
+    number = found[: copies.size].reshape(E, most, R).sum(axis=1)
+    return np.concatenate([np.repeat(np.arange(E), number[:, rank]) for rank in range(R)])
+
+
+def most_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[np.int64]:
+    """Experts ordered by rank, shape (E,), such that the most pairs share a rank; exact.
+
+    Binary x[e, r] places experts; p[e, f, r] <= x[e, r], x[f, r] counts a pair; the sum of together[e, f] p is maximised.
+
+    Raises:
+        PlacementError: If HiGHS does not prove the optimum in time.
+    """
+    E, R = len(together), num_ranks
+    place = np.arange(E * R).reshape(E, R)
+    rows: list[tuple[dict[int, float], float, float]] = []
+    rows += [(dict.fromkeys(place[expert].tolist(), 1.0), 1.0, 1.0) for expert in range(E)]
+    rows += [(dict.fromkeys(place[:, rank].tolist(), 1.0), E / R, E / R) for rank in range(R)]
+    cost: dict[int, float] = {}
+    variable = E * R
+    for first, second in zip(*np.nonzero(np.triu(together)), strict=True):
+        for rank in range(R):
+            cost[variable] = -float(together[first, second])
+            rows += [({variable: 1.0, int(place[expert, rank]): -1.0}, -np.inf, 0.0) for expert in (first, second)]
+            variable += 1
+    upper = np.ones(variable)
+    upper[place[0, 1:]] = 0  # ranks are alike: expert 0 is on the first
+    found = _solve(rows, cost=cost, upper=upper, whole=E * R, what=f"the most pairs of {E} experts on {R} ranks")
+    return np.argsort(found[: E * R].reshape(E, R).argmax(axis=1), kind="stable")
+
+
+def _solve(
+    rows: list[tuple[dict[int, float], float, float]],
+    *,
+    cost: dict[int, float],
+    upper: NDArray[np.float64],
+    whole: int,
+    what: str,
+) -> NDArray[np.int64]:
+    """The proven optimum, rounded; the first ``whole`` variables are whole numbers."""
+    entries = [(number, column, value) for number, (row, _, _) in enumerate(rows) for column, value in row.items()]
+    at_row, at_column, value = (np.array(part) for part in zip(*entries, strict=True))
+    matrix = coo_array((value, (at_row, at_column)), shape=(len(rows), len(upper))).tocsr()
+    objective = np.zeros(len(upper))
+    objective[list(cost)] = list(cost.values())
+    found = milp(
+        objective,
+        constraints=LinearConstraint(matrix, [row[1] for row in rows], [row[2] for row in rows]),
+        bounds=Bounds(0, upper),
+        integrality=np.arange(len(upper)) < whole,
+        options={"time_limit": _TIME_LIMIT, "mip_rel_gap": 0.0},
+    )
+    if found.status != 0:
+        raise PlacementError(
+            f"{what}: not proven within {_TIME_LIMIT:g} s. Exact placement is for small cases; use eplb or coactivation."
+        )
+    return np.rint(found.x).astype(np.int64)

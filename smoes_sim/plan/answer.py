@@ -1,0 +1,145 @@
+"""The answer of a plan: the cheapest option that meets what is asked, and what could be said against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from smoes_sim import __version__
+from smoes_sim.plan.options import Option, all_options, wins
+from smoes_sim.plan.plan_file import Plan
+
+Row = dict[str, Any]
+MEANING = (
+    "Step level: a batch arrives together at each replica, TTFT and TPOT are those of one replica, tokens_per_s is output "
+    "tokens over the time of the batch, times the replicas. No queue, no arrival process: keep a reserve for both."
+)
+
+
+def make_plan(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None) -> Row:
+    """Predict all options of a plan and rank them.
+
+    Cheapest first; at one price the larger margin first, then the order of the file. An option meets the SLO if it does
+    in the median over the draws of its constants; ``meets_share`` says in how many it does.
+
+    Returns:
+        ``options`` in the order of the file; ``cheapest``, ``runner_up``, ``safe`` and ``indistinguishable`` are indices
+        into them; ``by_try`` has the cheapest of every entry of ``try``; ``answer`` says it in words.
+    """
+    options = all_options(plan, on_offer=on_offer)
+    shares = wins(options)
+    for index, option in enumerate(options):
+        option.row["wins"] = None if shares is None else shares[index]
+    meeting = [index for index in ranked(options) if options[index].row["meets_slo"]]
+    cheapest = meeting[0] if meeting else None
+    document: Row = {
+        "description": plan.file.description,
+        "slo": plan.file.slo.model_dump(mode="json", exclude_none=True),
+        "currency": plan.file.currency,
+        "options": [option.row for option in options],
+        "cheapest": cheapest,
+        "runner_up": _runner_up(options, meeting),
+        "safe": next((index for index in ranked(options) if options[index].row["meets_share"] == 1), None),
+        "indistinguishable": _rivals(options, cheapest),
+        "by_try": [_of_try(options, tried, name) for tried, name in enumerate(plan.try_names)],
+        "meaning": MEANING,
+        "version": __version__,
+    }
+    return document | {"answer": answer(document)}
+
+
+def ranked(options: Sequence[Option]) -> list[int]:
+    """Indices of the options that were predicted: by price, at one price by margin, then as in the file."""
+    able = [index for index, option in enumerate(options) if option.row["margin"] is not None]
+    return sorted(able, key=lambda index: (options[index].cost, -options[index].row["margin"], index))
+
+
+def _runner_up(options: Sequence[Option], meeting: Sequence[int]) -> int | None:
+    """The next option that meets the SLO on another topology, or on more of the same."""
+    names = [options[index].row["name"] for index in meeting]
+    return next((index for index, name in zip(meeting, names, strict=True) if name != names[0]), None)
+
+
+def _rivals(options: Sequence[Option], cheapest: int | None) -> list[int]:
+    """Options that could be the answer instead, as far as the constants are known.
+
+    With paired draws: those that win in some draw. Otherwise those that meet the SLO in some draw and cost no more.
+    """
+    if cheapest is None:
+        return []
+    best = options[cheapest]
+    rivals = []
+    for index, option in enumerate(options):
+        share = option.row["wins"]
+        might = option.row["meets_share"] > 0 and option.cost <= best.cost if share is None else share > 0
+        if index != cheapest and might:
+            rivals.append(index)
+    return rivals
+
+
+def _of_try(options: Sequence[Option], tried: int, name: str) -> Row:
+    """The cheapest option under one entry of ``try``."""
+    mine = [index for index in ranked(options) if options[index].row["tried"] == tried]
+    first = next((index for index in mine if options[index].row["meets_slo"]), None)
+    cost = None if first is None else options[first].cost
+    return {"try": name, "cheapest": first, "cost_per_hour": cost}
+
+
+def answer(document: Row) -> str:
+    """What to rent, in a few sentences."""
+    options, currency = document["options"], document["currency"]
+    if document["cheapest"] is None:
+        return _nothing_meets(document)
+    best = options[document["cheapest"]]
+    text = f"Rent {best['name']} ({best['try']}): the cheapest that meets {_asked(document['slo'])}, at "
+    text += f"{best['cost_per_hour']:g} {currency}/h; {_limit(best)}."
+    if document["runner_up"] is not None:
+        other = options[document["runner_up"]]
+        more = other["cost_per_hour"] / best["cost_per_hour"] - 1
+        text += f" Runner-up: {other['name']} ({other['try']}) at {other['cost_per_hour']:g} {currency}/h"
+        text += f" ({100 * more:+.0f} %)." if more else ", the same price with less to spare."
+    return text + _certainty(document)
+
+
+def _certainty(document: Row) -> str:
+    """What the answer rests on."""
+    options = document["options"]
+    best = options[document["cheapest"]]
+    text = ""
+    if best["meets_share"] < 1:
+        text += f" It meets this in {100 * best['meets_share']:.0f} % of the sets of constants only"
+        safe = document["safe"]
+        if safe is None:
+            text += "; no option does in all of them."
+        else:
+            cost = f"{options[safe]['cost_per_hour']:g} {document['currency']}/h"
+            text += f"; in all of them does {options[safe]['name']} ({options[safe]['try']}) at {cost}."
+    if rivals := document["indistinguishable"]:
+        names = ", ".join(f"{options[index]['name']} ({options[index]['try']})" for index in rivals[:3])
+        more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
+        text += f" Not to be told apart by what is known of the constants: {names}{more}."
+    return text
+
+
+def _nothing_meets(document: Row) -> str:
+    predicted = [row for row in document["options"] if row["margin"] is not None]
+    text = f"Nothing on offer meets {_asked(document['slo'])}."
+    if predicted:
+        near = max(predicted, key=lambda row: row["margin"])
+        text += f" Nearest: {near['name']} ({near['try']}), {_limit(near)}."
+    if lacking := [row for row in document["options"] if row["fits"] is False]:
+        text += f" {len(lacking)} of {len(document['options'])} options do not fit into memory."
+    return text
+
+
+def _limit(row: Row) -> str:
+    """The thing that is nearest to its limit, and what holds it back."""
+    name = {"ttft_s": "TTFT", "tpot_s": "TPOT", "tokens_per_s": "throughput"}[row["tightest"]]
+    value = f"{row['tokens_per_s']:.4g} tokens/s" if row["tightest"] == "tokens_per_s" else f"{row[row['tightest']]:.3g} s"
+    return f"tightest is {name} with {value} ({row['margin']:.2f} times what is asked), bound by {row['binds']}"
+
+
+def _asked(slo: Row) -> str:
+    """What must be reached, in words."""
+    words = {"ttft": "TTFT <= {}", "tpot": "TPOT <= {}", "tokens_per_s": "{:g} tokens/s"}
+    return ", ".join(words[key].format(value) for key, value in slo.items())

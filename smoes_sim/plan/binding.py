@@ -1,0 +1,139 @@
+"""What holds a deployment back: how much shorter its time gets when one resource takes half as long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from smoes_sim.compute import ComputeRates, RankLoad
+from smoes_sim.deployment import Deployment, assemble
+from smoes_sim.network import Network
+from smoes_sim.simulate import network_with, outside_layers, rates_with, throughput, time_step
+from smoes_sim.steps import Step
+from smoes_sim.topology import Topology
+
+_HOST_BUS = "host-bus"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """A deployment with the resources it runs on; ``outside`` is the time outside the layers, seconds."""
+
+    deployment: Deployment
+    network: Network
+    rates: ComputeRates
+    outside: float
+
+
+def sensitivity(deployment: Deployment, constants: Mapping[str, float], *, quantity: str) -> dict[str, float]:
+    """Relative fall of a time when each resource by itself takes half as long.
+
+    ``1 - time with the resource twice as fast / time``, between 0 (it does not matter) and 0.5 (all is spent on it); for
+    ``tokens_per_s`` the time is that per token. A link kind counts with bandwidth and latency; ``compute`` are the peaks,
+    ``memory`` its bandwidth, ``software`` launches and the fixed times of layers, messages and exchanges, ``outside``
+    a given ``per_prefill``. ``imbalance`` is not halved but gone: every rank has the mean work, while bytes stay where
+    they are. Decode is its middle step.
+
+    Args:
+        deployment: The system.
+        constants: One set of constants.
+        quantity: ``ttft_s``, ``tpot_s`` or ``tokens_per_s``.
+
+    Example:
+        1 s of compute, then 3 s on links, nothing overlaps: compute 0.125, links 0.375.
+    """
+    rates = rates_with(deployment, constants)
+    base = _Case(
+        deployment=deployment,
+        network=network_with(deployment, constants),
+        rates=rates,
+        outside=outside_layers(deployment, constants, rates),
+    )
+    before = _seconds(base, quantity)
+    return {name: 1 - _seconds(case, quantity) / before for name, case in _cases(base, constants)}
+
+
+def resource_label(name: str, topology: Topology) -> str:
+    """A resource in words; a link kind is that of a NIC, of a scale-up domain, or just a link."""
+    kind = name.removeprefix("link.")
+    if kind == name:
+        return {"memory": "memory bandwidth", "outside": "work outside the layers"}.get(name, name)
+    of_kind = topology.link_kind == topology.link_kinds.index(kind)
+    ends = {*topology.link_source[of_kind].tolist(), *topology.link_target[of_kind].tolist()}
+    if any(topology.vertex_kinds[vertex] == "nic" for vertex in ends):
+        return f"NIC and fabric ({kind})"
+    return f"scale-up link ({kind})" if topology.num_nodes < topology.num_ranks else f"link ({kind})"
+
+
+def _cases(base: _Case, constants: Mapping[str, float]) -> Iterator[tuple[str, _Case]]:
+    deployment, rates = base.deployment, base.rates
+    for kind in deployment.topology.count_kinds():
+        if kind != _HOST_BUS:
+            faster = replace(deployment.parts, network=_with_faster_links(deployment.network, kind))
+            other = assemble(deployment.scenario, faster)
+            yield f"link.{kind}", replace(base, deployment=other, network=network_with(other, constants))
+    device = rates.device
+    peaks = {"peak_bf16": 2 * device.peak_bf16, "peak_fp8": device.peak_fp8 and 2 * device.peak_fp8}
+    for name, update in (("compute", peaks), ("memory", {"memory_bandwidth": 2 * device.memory_bandwidth})):
+        changed = replace(rates, device=device.model_copy(update=update))
+        yield name, replace(base, rates=changed, outside=outside_layers(deployment, constants, changed))
+    half = base.network.with_constants(
+        efficiency=base.network.efficiency,
+        per_message=base.network.per_message / 2,
+        per_exchange=base.network.per_exchange / 2,
+    )
+    yield (
+        "software",
+        replace(base, network=half, rates=replace(rates, launch=rates.launch / 2, per_layer=rates.per_layer / 2)),
+    )
+    if "per_prefill" in constants or deployment.scenario.compute.per_prefill is not None:
+        yield "outside", replace(base, outside=base.outside / 2)
+    yield "imbalance", replace(base, deployment=_with_even_work(deployment))
+
+
+def _seconds(case: _Case, quantity: str) -> float:
+    """Seconds of the first token, of a token after it, or per token of the whole batch."""
+    deployment = case.deployment
+
+    def total(steps: Sequence[Step]) -> float:
+        return sum(time_step(deployment, step, case.network, case.rates).duration for step in steps)
+
+    middle = len(deployment.decode) // 2
+    tpot = 0.0 if quantity == "ttft_s" else total(deployment.decode[middle : middle + 1])
+    if quantity == "tpot_s":
+        return tpot
+    ttft = total(deployment.chunks) + case.outside
+    return ttft if quantity == "ttft_s" else 1 / throughput(deployment, ttft, tpot)
+
+
+def _with_faster_links(network: Network, kind: str) -> Network:
+    """Links of a kind with twice the bandwidth and half the latency."""
+    topology = network.topology
+    factor = np.where(topology.link_kind == topology.link_kinds.index(kind), 2.0, 1.0)
+    faster = replace(topology, link_bandwidth=topology.link_bandwidth * factor, link_latency=topology.link_latency / factor)
+    other = replace(network, topology=faster)
+    other.__dict__["router"] = network.router
+    return other
+
+
+def _with_even_work(deployment: Deployment) -> Deployment:
+    """Every rank with the mean of the work of all."""
+
+    def even(step: Step) -> Step:
+        return replace(step, batches=[replace(batch, load=_mean_load(batch.load)) for batch in step.batches])
+
+    return replace(
+        deployment,
+        chunks=[even(step) for step in deployment.chunks],
+        decode=[even(step) for step in deployment.decode],
+    )
+
+
+def _mean_load(load: RankLoad) -> RankLoad:
+    """The mean over ranks of every count, which may be a fraction."""
+    values = {field.name: np.asarray(getattr(load, field.name), dtype=np.float64) for field in fields(load)}
+    return RankLoad(
+        **{name: np.broadcast_to(value.mean(axis=-1, keepdims=True), value.shape) for name, value in values.items()}
+    )

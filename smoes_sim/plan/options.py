@@ -1,0 +1,185 @@
+"""The options of a plan: every offer predicted once, then counted in every number of replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.deployment import deploy
+from smoes_sim.errors import ConfigError, SimulationError
+from smoes_sim.memory import memory
+from smoes_sim.plan.binding import resource_label, sensitivity
+from smoes_sim.plan.plan_file import Offer, Plan, Slo
+from smoes_sim.simulate import Prediction, interval, middle_constants, predict
+
+Row = dict[str, Any]
+Series = NDArray[np.float64]
+_TIMES = ("ttft_s", "tpot_s", "tokens_per_s")
+_COUNTS = ("imbalance", "transmission_rate", "policy", "token_placement", "expert_placement", "not_counted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One offer in one number of replicas.
+
+    Attributes:
+        row: What is printed.
+        margin: How far it is inside what is asked, per draw of the constants, shape (D,): the smallest of limit / time and
+            rate / limit, so that it meets everything where it is 1 or more; empty where nothing was predicted.
+    """
+
+    row: Row
+    margin: Series
+
+    @property
+    def cost(self) -> float:
+        """Price per hour of all replicas."""
+        return float(self.row["cost_per_hour"])
+
+
+def all_options(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None) -> list[Option]:
+    """Predict every offer and count it in every number of replicas.
+
+    ``on_offer`` is called with the number of offers done.
+    """
+    options: list[Option] = []
+    for number, offer in enumerate(plan.offers, start=1):
+        options += _options_of(offer, plan, scenario=number - 1)
+        on_offer(number)
+    return options
+
+
+def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
+    shared: Row = {"try": plan.try_names[offer.tried], "tried": offer.tried, "scenario": scenario}
+    draws: Mapping[str, Series] = {}
+    weigh: Callable[[str], Row] = _nothing
+    try:
+        shared, draws, weigh = _predicted(offer, shared)
+    except (ConfigError, SimulationError) as error:
+        shared |= {"problem": str(error)}
+    binding: dict[str, Row] = {}
+    options = []
+    for replicas in offer.candidate.replicas:
+        row = _row(offer, replicas) | shared
+        row["ranks"] = row["ranks_per_replica"] and replicas * row["ranks_per_replica"]
+        margin = np.empty(0)
+        if draws:
+            margins = margins_of(plan.file.slo, draws, replicas)
+            margin = np.min(list(margins.values()), axis=0)
+            tightest = min(margins, key=lambda key: float(np.median(margins[key])))
+            if tightest not in binding:
+                binding[tightest] = weigh(tightest)
+            row |= _timed(draws, margin, replicas) | {"tightest": tightest} | binding[tightest]
+        options.append(Option(row=row, margin=margin))
+    return options
+
+
+def _nothing(_: str) -> Row:
+    """What binds an offer that was not predicted."""
+    return {}
+
+
+def _row(offer: Offer, replicas: int) -> Row:
+    """What is known without predicting; all the keys that a row has, in order."""
+    candidate = offer.candidate
+    return {
+        "name": f"{replicas} x {candidate.name}",
+        "topology": candidate.name,
+        "ranks": None,
+        "ranks_per_replica": None,
+        "replicas": replicas,
+        "cost_per_hour": replicas * candidate.cost_per_hour,
+        "cost_source": candidate.source,
+        "settings": dict(offer.point.settings),
+        **dict.fromkeys(_TIMES),
+        "intervals": {},
+        "meets_slo": False,
+        "meets_share": 0.0,
+        "margin": None,
+        "tightest": None,
+        "binds": None,
+        "sensitivity": {},
+        "fits": None,
+        "ranks_needed": None,
+        "problem": None,
+    }
+
+
+def _predicted(offer: Offer, shared: Row) -> tuple[Row, Mapping[str, Series], Callable[[str], Row]]:
+    """What all numbers of replicas share, the draws of one replica, and a function that tells what binds a quantity.
+
+    Raises:
+        ConfigError: If the offer's parts do not fit together.
+    """
+    if offer.point.scenario is None:
+        raise ConfigError(offer.point.problem)
+    deployment = deploy(offer.point.scenario)
+    fit = memory(deployment)
+    row = shared | {"ranks_per_replica": deployment.topology.num_ranks, "fits": fit.fits, "ranks_needed": fit.ranks_needed}
+    if not fit.fits:
+        needs = f"needs {fit.ranks_needed} ranks" if fit.ranks_needed else "no number of ranks helps"
+        gigabytes = f"{fit.need.total / 1e9:.3g} GB a rank, {fit.usable / 1e9:.3g} usable"
+        return row | {"problem": f"does not fit ({gigabytes}), {needs}", "binds": "memory size"}, {}, _nothing
+    prediction = predict(deployment)
+
+    def weigh(quantity: str) -> Row:
+        found = sensitivity(deployment, middle_constants(deployment, prediction), quantity=quantity)
+        largest = max(found, key=lambda name: found[name])
+        return {"binds": resource_label(largest, deployment.topology), "sensitivity": found}
+
+    return row | {key: prediction.values[key] for key in _COUNTS}, _series(prediction), weigh
+
+
+def _series(prediction: Prediction) -> dict[str, Series]:
+    return {key: np.array(prediction.draws[key]) for key in _TIMES if key in prediction.draws}
+
+
+def margins_of(slo: Slo, draws: Mapping[str, Series], replicas: int) -> dict[str, Series]:
+    """How far each thing that is asked is exceeded, per draw, shape (D,) each: 1 is just met, 2 is twice as good.
+
+    A batch without a token after the first has no TPOT and meets any.
+
+    Example:
+        TTFT 0.5 s with at most 1 s: 2. Two replicas of 30 tokens per second with at least 80: 0.75.
+    """
+    margins: dict[str, Series] = {}
+    for key, limit in (("ttft_s", slo.ttft), ("tpot_s", slo.tpot)):
+        if limit is not None:
+            margins[key] = limit / draws[key] if key in draws else np.full(len(draws["ttft_s"]), np.inf)
+    if slo.tokens_per_s is not None:
+        margins["tokens_per_s"] = replicas * draws["tokens_per_s"] / slo.tokens_per_s
+    return margins
+
+
+def _timed(draws: Mapping[str, Series], margin: Series, replicas: int) -> Row:
+    """Times, rates and margin of all replicas: the median over the draws, and an interval."""
+    all_of = {key: replicas * values if key == "tokens_per_s" else values for key, values in draws.items()}
+    all_of["margin"] = margin
+    many = len(margin) > 1
+    return {key: float(np.median(values)) for key, values in all_of.items()} | {
+        "intervals": {key: interval(values.tolist()) for key, values in all_of.items()} if many else {},
+        "meets_slo": bool(np.median(margin) >= 1),
+        "meets_share": float(np.mean(margin >= 1)),
+    }
+
+
+def wins(options: Sequence[Option]) -> list[float] | None:
+    """Share of the draws in which each option is the cheapest that meets everything; None where draws do not pair.
+
+    Draws pair where every prediction has equally many: those of one calibration, or of the devices' stated ranges, which are
+    low, in the middle or high for all devices together. Of options at one price the one with the larger margin wins.
+    """
+    lengths = {len(option.margin) for option in options if len(option.margin)}
+    if len(lengths) != 1:
+        return None
+    number = lengths.pop()
+    shares = np.zeros(len(options))
+    for draw in range(number):
+        able = [index for index, option in enumerate(options) if len(option.margin) and option.margin[draw] >= 1]
+        if able:
+            shares[min(able, key=lambda index: (options[index].cost, -options[index].margin[draw], index))] += 1 / number
+    return [float(share) for share in shares]

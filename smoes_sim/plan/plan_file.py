@@ -1,0 +1,164 @@
+"""The plan file: what must be reached, what is on offer at which price, what is tried on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from smoes_sim.config import scenario_document
+from smoes_sim.errors import ConfigError
+from smoes_sim.files import Spec, named_document
+from smoes_sim.sweep import Point, make_point
+from smoes_sim.units import Duration
+
+_SHIPPED = Path(__file__).parents[1] / "data" / "plans"
+_DATE = re.compile(r"\b20\d\d-\d\d\b")
+Money = Annotated[float, Field(gt=0)]
+
+
+class Slo(Spec):
+    """What must be reached: times of one replica, output tokens per second of all replicas together."""
+
+    ttft: Duration | None = Field(None, description="Most seconds until the first token of a batch that arrives together.")
+    tpot: Duration | None = Field(None, description="Most seconds per output token after the first.")
+    tokens_per_s: Money | None = Field(None, description="Fewest output tokens per second, over all replicas.")
+
+    @model_validator(mode="after")
+    def _something_is_asked(self) -> Slo:
+        if self.ttft is None and self.tpot is None and self.tokens_per_s is None:
+            raise ValueError("nothing is asked for, so the cheapest offer would do. Give ttft, tpot or tokens_per_s.")
+        if 0.0 in {self.ttft, self.tpot}:
+            raise ValueError("a time of 0 s cannot be met. Give a longer one.")
+        return self
+
+
+class Candidate(Spec):
+    """One entry of the price list: a whole topology, rented by the hour in some numbers of replicas."""
+
+    topology: Annotated[str | dict[str, Any], Field(description="A shipped name, a file, or a topology written in place.")]
+    settings: dict[str, Any] = Field({}, alias="set", description="Settings that go with it, such as compute.device.")
+    cost_per_hour: Annotated[Money, Field(description="Price of one replica (all of the topology) for an hour.")]
+    source: Annotated[str, Field(description='Who asks that price, and the day (2026-11-24), or "assumed: ...".')]
+    replicas: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = Field([1])
+
+    @field_validator("source")
+    @classmethod
+    def _price_has_an_origin(cls, text: str) -> str:
+        if not text.startswith("assumed: ") and not _DATE.search(text):
+            raise ValueError(f'"{text}": a price needs a day. Write who asks it and when (2026-11-24), or "assumed: why".')
+        return text
+
+    @field_validator("replicas")
+    @classmethod
+    def _numbers_differ(cls, numbers: list[int]) -> list[int]:
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"{numbers}: a number stands there twice. Leave one out.")
+        return numbers
+
+    @property
+    def name(self) -> str:
+        """The topology in one word."""
+        return self.topology if isinstance(self.topology, str) else str(self.topology.get("kind", "written in place"))
+
+
+class PlanFile(Spec):
+    """The file: every candidate, in every number of replicas, under every entry of ``try``.
+
+    ``scenario`` gives model, workload and everything that candidates share; its topology is replaced.
+    """
+
+    description: str = ""
+    scenario: Annotated[
+        str | dict[str, Any], Field(description="A shipped scenario, a file, or one written in place without a topology.")
+    ]
+    slo: Slo
+    currency: Annotated[str, Field(min_length=1)] = "USD"
+    candidates: Annotated[list[Candidate], Field(min_length=1)]
+    tries: Annotated[
+        list[dict[str, Any]],
+        Field(alias="try", min_length=1, description="Routings and placements; the first is what is done today."),
+    ] = Field([{}])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A candidate under one entry of ``try``, before the number of replicas."""
+
+    candidate: Candidate
+    tried: int
+    point: Point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A plan file and what is to be predicted for it."""
+
+    file: PlanFile
+    offers: Sequence[Offer]
+
+    @property
+    def try_names(self) -> list[str]:
+        """Each entry of ``try`` in one line."""
+        offers = {offer.tried: offer for offer in self.offers}
+        return [_try_name(offers[index]) for index in range(len(self.file.tries))]
+
+
+def _try_name(offer: Offer) -> str:
+    own = {
+        key: value
+        for key, value in offer.point.settings.items()
+        if key != "topology" and key not in offer.candidate.settings
+    }
+    return Point(settings=own, scenario=None).name or "as it is"
+
+
+def plan_names() -> list[str]:
+    """Names of the shipped plans, sorted."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+
+
+def load_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
+    """A shipped plan or a file; ``a.b=value`` overrides change the plan, such as ``slo.ttft='2 s'``.
+
+    An offer that breaks a rule of scenarios is kept with its problem, so that the others can go on.
+
+    Raises:
+        ConfigError: If the file breaks a rule, or no offer is a valid scenario.
+    """
+    document = named_document(name, _SHIPPED, what="plan")
+    for assignment in overrides:
+        document.override(assignment)
+    file = document.validate(PlanFile)
+    for index, (candidate, tried) in _twice_set(file):
+        raise ConfigError(
+            f"{document.where(('candidates', index))}: {tried} is set by {candidate} and by try. Keep one of them."
+        )
+    base = scenario_document(file.scenario) if isinstance(file.scenario, str) else document.fork("scenario")
+    offers = [
+        Offer(
+            candidate=candidate,
+            tried=tried,
+            point=make_point(base, {"topology": candidate.topology} | candidate.settings | settings),
+        )
+        for candidate in file.candidates
+        for tried, settings in enumerate(file.tries)
+    ]
+    if all(offer.point.scenario is None for offer in offers):
+        raise ConfigError(f"{document.name}: no offer is a valid scenario: {offers[0].point.problem}")
+    return Plan(file=file, offers=offers)
+
+
+def _twice_set(file: PlanFile) -> list[tuple[int, tuple[str, str]]]:
+    """Keys that a candidate and an entry of ``try`` both set: index of the candidate, its name, the key."""
+    tried = {key for settings in file.tries for key in settings}
+    return [
+        (index, (candidate.name, key))
+        for index, candidate in enumerate(file.candidates)
+        for key in ("topology", *candidate.settings)
+        if key in tried
+    ]

@@ -1,0 +1,128 @@
+"""Charts of a report as SVG that takes its text colour from the page around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from smoes_sim.report.charts import load_altair
+from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg, seconds, unit_of
+
+Row = dict[str, Any]
+_PARTS = ("attention", "gate", "shared", "dense", "experts", "head", "gather", "scatter", "dispatch", "combine", "waiting")
+_PART_COLOURS = (
+    "#4a86b8", "#8fb3d1", "#8a6bb1", "#b39ad1", "#0f8f88", "#7f9c3b", "#c46a9b", "#e0a3c4", "#d1495b", "#e0992f", "#9aa6af"
+)  # fmt: skip
+_TEXT_IMAGE = ("#4a86b8", "#d9dee2", "#d1495b")
+
+
+def frontier_svg(points: Sequence[Row], *, currency: str) -> str:
+    """How far each option is inside what is asked, over its price; above the line it meets everything.
+
+    Args:
+        points: ``cost``, ``margin``, ``low``, ``high``, ``tried``, ``label``.
+        currency: Of the price.
+    """
+    alt = load_altair()
+    base = alt.Chart(alt.Data(values=list(points))).encode(
+        x=alt.X("cost:Q", title=f"{currency} per hour", scale=alt.Scale(zero=True)), color=_by("tried", points)
+    )
+    height = alt.Y(
+        "margin:Q", title="times what is asked (1 is just met)", scale=alt.Scale(type="log", nice=False, padding=12)
+    )
+    rule = alt.Chart(alt.Data(values=[{"y": 1}])).mark_rule(strokeDash=[5, 3], color=GREY).encode(y="y:Q")
+    bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q")
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(y=height)
+    words = base.mark_text(align="left", dx=8, fontSize=11).encode(y=height, text="label:N")
+    return inline_svg(rule + bars + dots + words, height=300)
+
+
+def trade_svg(points: Sequence[Row]) -> str:
+    """Output tokens per second over TTFT: up and to the left is better.
+
+    Args:
+        points: ``ttft``, ``ttft_low``, ``ttft_high``, ``rate``, ``rate_low``, ``rate_high``, ``label``.
+    """
+    alt = load_altair()
+    factor, unit = unit_of(max(row["ttft_high"] for row in points))
+    data = [row | {key: row[key] / factor for key in ("ttft", "ttft_low", "ttft_high")} for row in points]
+    base = alt.Chart(alt.Data(values=data)).encode(color=_by("label", points))
+    x = alt.X("ttft:Q", title=f"TTFT ({unit})", scale=alt.Scale(zero=False, padding=12))
+    y = alt.Y("rate:Q", title="output tokens/s", scale=alt.Scale(zero=False, padding=12))
+    across = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("ttft_low:Q"), x2="ttft_high:Q", y=y)
+    along = base.mark_rule(strokeWidth=1.2).encode(x=x, y=alt.Y("rate_low:Q"), y2="rate_high:Q")
+    return inline_svg(across + along + base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y), height=260)
+
+
+def time_svg(parts: Sequence[Row]) -> str:
+    """Where the time of a pass goes on the rank that ends last, in percent.
+
+    Args:
+        parts: ``pass``, ``part``, ``seconds``.
+    """
+    alt = load_altair()
+    totals: dict[str, float] = {}
+    for row in parts:
+        totals[row["pass"]] = totals.get(row["pass"], 0.0) + row["seconds"]
+    known = [name for name in _PARTS if any(row["part"] == name for row in parts)]
+    known += sorted({row["part"] for row in parts} - set(known))
+    colours = dict(zip(_PARTS, _PART_COLOURS, strict=True))
+    data = [
+        {
+            "pass": f"{row['pass']}, {seconds(totals[row['pass']])}",
+            "part": row["part"],
+            "order": known.index(row["part"]),
+            "percent": 100 * row["seconds"] / totals[row["pass"]],
+        }
+        for row in parts
+    ]
+    scale = alt.Scale(domain=known, range=[colours.get(name, GREY) for name in known])
+    bars = (
+        alt.Chart(alt.Data(values=data))
+        .mark_bar()
+        .encode(
+            x=alt.X("percent:Q", title="% of the pass", scale=alt.Scale(domain=[0, 100], nice=False)),
+            y=alt.Y("pass:N", sort=None, title=None, axis=alt.Axis(labelLimit=140)),
+            color=alt.Color("part:N", scale=scale, legend=alt.Legend(orient="bottom", title=None, columns=4)),
+            order="order:Q",
+        )
+    )
+    return inline_svg(bars, width=WIDTH - 110, height=45 * len(totals) + 15)
+
+
+def modality_svg(rows: Sequence[Row]) -> str:
+    """Share of tokens that are not text, by MoE layer and expert, experts in the order of the ranks that hold them.
+
+    Args:
+        rows: ``layer``, ``slot``, ``rank``, ``share``.
+    """
+    alt = load_altair()
+    known = [row for row in rows if row["share"] is not None]
+    slots = {row["slot"]: row["rank"] for row in rows}
+    edges = [{"slot": slot} for slot in slots if slot and slots[slot] != slots[slot - 1]]
+    layers = sorted({row["layer"] for row in rows})
+    data = [
+        {"left": row["slot"], "right": row["slot"] + 1, "row": layers.index(row["layer"]), "percent": 100 * row["share"]}
+        for row in known
+    ]
+    data = [item | {"below": item["row"] + 1} for item in data]
+    x = alt.X("left:Q", title="experts in the order of ranks", scale=alt.Scale(domain=[0, len(slots)], nice=False))
+    y = alt.Y("row:Q", title="MoE layer", scale=alt.Scale(domain=[len(layers), 0], nice=False), axis=alt.Axis(labels=False))
+    colour = alt.Color(
+        "percent:Q",
+        title="not text (%)",
+        scale=alt.Scale(domain=[0, 50, 100], range=list(_TEXT_IMAGE)),
+        legend=alt.Legend(orient="bottom", gradientLength=200, direction="horizontal"),
+    )
+    cells = alt.Chart(alt.Data(values=data)).mark_rect().encode(x=x, x2="right:Q", y=y, y2="below:Q", color=colour)
+    rules = alt.Chart(alt.Data(values=edges)).mark_rule(color="#14181b", strokeWidth=1).encode(x=alt.X("slot:Q"))
+    return inline_svg(cells + rules if edges else cells, height=220)
+
+
+def _by(key: str, rows: Sequence[Row]) -> Any:
+    """A colour for each value; beyond seven in turn."""
+    alt = load_altair()
+    names = list(dict.fromkeys(row[key] for row in rows))
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(names))]
+    legend = alt.Legend(orient="bottom", title=None, columns=1, labelLimit=380, symbolLimit=12)
+    return alt.Color(f"{key}:N", scale=alt.Scale(domain=names, range=colours), legend=legend)

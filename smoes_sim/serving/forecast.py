@@ -1,0 +1,246 @@
+"""A deployment as a service: its memory bounds the batch, its step model says how long a step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from smoes_sim.compute import StepSize, find_device, memory_of_rank
+from smoes_sim.deployment import Deployment
+from smoes_sim.errors import ConfigError
+from smoes_sim.serving.batching import BLOCK, Limits
+from smoes_sim.serving.measures import Objective, measure
+from smoes_sim.serving.requests import Request, poisson_requests
+from smoes_sim.serving.search import WANTED, largest_rate
+from smoes_sim.serving.service import Cost, run_service
+from smoes_sim.simulate import constant_sets, interval
+from smoes_sim.step_cost import StepBatch, step_cost
+from smoes_sim.traffic import copy_bytes
+
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
+"""Rates of a curve, over the largest that keeps the objective."""
+SETTLED = 0.5
+"""Share of the requests of a curve that come before those that are judged."""
+_IDLE = 1e-3
+"""Requests per second times seconds of a request at which requests are alone."""
+_SPAN = 20
+"""A service is steady if it takes at least so many times as long as a request."""
+_MOST, _GROWING = 64, 0.25
+"""It counts as overloaded if it is not steady with so many times the requests that it would take without load, or if so
+large a share of them waits at a time."""
+Row = dict[str, Any]
+
+
+def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: int) -> Limits:
+    """What bounds the batches of a deployment.
+
+    cache = memory * memory_share - weights - buffers of the largest step, on the busiest rank of an attention group. Where a
+    sequence is spread over ranks (another token placement than ``data_parallel``) all ranks are one group, with the limits
+    of all of them and a cache that is full when that of the busiest rank is.
+
+    Args:
+        deployment: The system.
+        max_batch_tokens: Tokens of an attention group in a step.
+        max_sequences: Sequences of an attention group that run at a time.
+
+    Raises:
+        ConfigError: If weights and buffers leave no room for the cache.
+    """
+    scenario, num_ranks = deployment.scenario, deployment.topology.num_ranks
+    tensor, chunk = scenario.parallelism.tensor, scenario.parallelism.prefill_chunk
+    share, members = 1.0, 1
+    if scenario.placement.tokens != "data_parallel":
+        share, members = float(np.bincount(deployment.home, minlength=num_ranks).max()) / len(deployment.home), num_ranks
+    blocks = int(_cache_tokens(deployment, max_batch_tokens, max_sequences, share * members) / share) // BLOCK
+    if blocks < 1:
+        raise ConfigError(
+            f"{deployment.model.name} on {deployment.topology.name}: weights and the buffers of a step of "
+            f"{max_batch_tokens} tokens leave no room for a KV cache. Use more ranks or fewer --max-batch-tokens."
+        )
+    return Limits(
+        groups=num_ranks // (tensor * members),
+        cache_blocks=blocks,
+        max_batch_tokens=members * max_batch_tokens,
+        max_sequences=members * max_sequences,
+        prefill_chunk=members * min(max_batch_tokens, chunk or max_batch_tokens),
+    )
+
+
+def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: int, unevenness: float) -> int:
+    """Tokens for whose keys and values the busiest rank has room."""
+    scenario, placement, traffic = deployment.scenario, deployment.placement, deployment.prefill.traffic
+    communication, tensor, hidden = scenario.communication, scenario.parallelism.tensor, deployment.model.hidden
+    need = memory_of_rank(
+        deployment.model,
+        StepSize(
+            tokens=int(np.ceil(unevenness * max_batch_tokens / tensor)),
+            outputs=max_sequences,
+            cached=0,
+            imbalance=traffic.imbalance() if traffic else 1.0,
+            copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
+            has_images=bool(deployment.workload.sequence_vision_tokens.any()),
+        ),
+        slots=int(np.bincount(placement.slot_rank).max()) if placement else 0,
+        num_ranks=deployment.topology.num_ranks,
+        tensor=tensor,
+        weights=scenario.compute.weights,
+        cache=scenario.compute.cache,
+    )
+    usable = find_device(scenario.compute.device).memory * scenario.compute.memory_share
+    return int(max(0.0, usable - need.fixed) / need.cache_per_token)
+
+
+def cost_of(deployment: Deployment, constants: Mapping[str, float]) -> Cost:
+    """Seconds of a step, remembered.
+
+    Decoded sequences count with their mean context, rounded up to whole blocks of the cache: a difference of less than 1% of
+    a step (tests/serving), and steps that are alike are computed once.
+    """
+    known: dict[tuple[Any, ...], float] = {}
+
+    def cost(batch: StepBatch) -> float:
+        number = len(batch.decode)
+        context = -(-sum(batch.decode) // (number * BLOCK)) * BLOCK if number else 0
+        key = (tuple(batch.prefill), number, context, batch.images)
+        if key not in known:
+            known[key] = step_cost(deployment, replace(batch, decode=(context,) * number), constants=constants)
+        return known[key]
+
+    return cost
+
+
+def forecast(
+    deployment: Deployment,
+    requests: Sequence[Request],
+    limits: Limits,
+    objective: Objective | None = None,
+    *,
+    costs: Sequence[Cost] | None = None,
+    settled: float = 0.0,
+    on_run: Callable[[], None] = lambda: None,
+) -> Row:
+    """Serve the same requests with every set of constants: medians by JSON key, and ``intervals`` as ``simulate`` has them.
+
+    Args:
+        deployment: The system.
+        requests: In the order of their arrival.
+        limits: What bounds a batch.
+        objective: What goodput is about.
+        costs: A cost function for each set of constants, where they are known already.
+        settled: Share of the requests that come first and are served, but not judged.
+        on_run: Called after each service.
+
+    Raises:
+        ConfigError: If a request never fits, or has images of which the scenario's workload gives no size.
+    """
+    spec = deployment.scenario.workload
+    if any(request.images for request in requests) and (spec.is_from_trace or not spec.filled().images):
+        raise ConfigError("requests have images, but the scenario's workload has none to give their size. Add images to it.")
+    rows = []
+    for cost in costs if costs is not None else _costs(deployment):
+        rows.append(measure(run_service(requests, limits, cost), objective, settled=settled))
+        on_run()
+    series = {key: [row[key] for row in rows] for key in rows[0]}
+    values: Row = {key: float(np.median(numbers)) for key, numbers in series.items()}
+    intervals = {key: interval(numbers) for key, numbers in series.items()} if len(rows) > 1 else {}
+    return {"requests": len(requests)} | values | {"intervals": intervals}
+
+
+def _costs(deployment: Deployment) -> list[Cost]:
+    return [cost_of(deployment, constants) for constants in constant_sets(deployment)]
+
+
+def forecast_curve(
+    deployment: Deployment,
+    limits: Limits,
+    objective: Objective,
+    *,
+    number: int,
+    on_run: Callable[[], None] = lambda: None,
+) -> Row:
+    """The largest rate that keeps an objective for 90% of requests, and a row of :func:`forecast` at rates around it.
+
+    The search is done with every set of constants: ``max_rate_per_s`` is the median, 0 where even requests that are alone
+    miss the objective (then the one row is theirs). A rate counts only if the service is steady: requests come for 20 times
+    as long as one takes, so that a queue that grows by more than a tenth of the arrivals is seen; the earlier half, which
+    finds an emptier system, is not judged. Rows above the largest rate are of a queue that grows as long as requests come.
+
+    Args:
+        deployment: The system; requests are those of its workload.
+        limits: What bounds a batch.
+        objective: The objective.
+        number: Requests of each run, at least; as many more as being steady takes.
+        on_run: Called after each service.
+    """
+    costs = _costs(deployment)
+    idle = _IDLE / _alone_seconds(deployment, limits, costs[0])
+    searches = [_Search(deployment, limits, objective, cost, number, on_run) for cost in costs]
+    found = [search.largest(idle) for search in searches]
+    rate = float(np.median(found))
+    number = max(search.number for search in searches)
+    rows = []
+    for offered in [share * rate for share in SHARES] if rate else [idle]:
+        requests = poisson_requests(deployment, offered, number=number)
+        row = forecast(deployment, requests, limits, objective, costs=costs, settled=SETTLED, on_run=on_run)
+        rows.append({"rate_per_s": offered} | row)
+    intervals = {"max_rate_per_s": interval(found)} if len(found) > 1 else {}
+    return {"max_rate_per_s": rate, "intervals": intervals, "rows": rows}
+
+
+@dataclass
+class _Search:
+    """The search under one set of constants; ``number`` becomes what the rate that it finds took."""
+
+    deployment: Deployment
+    limits: Limits
+    objective: Objective
+    cost: Cost
+    number: int
+    on_run: Callable[[], None]
+
+    def largest(self, idle: float) -> float:
+        """The largest rate that keeps the objective, 0 if even ``idle`` does not."""
+        alone = self._serve(idle, self.number)
+        if alone["attainment"] < WANTED:
+            return 0.0
+        least, taken = self.number, {}
+
+        def attainment(rate: float) -> float:
+            number = max(least, round(_SPAN * rate * alone["e2e_mean_s"]))
+            most = _MOST * number
+            row = self._serve(rate, number)
+            while row["attainment"] >= WANTED and not _is_steady(row):
+                number *= 2
+                if number > most or row["waiting_max"] > _GROWING * row["requests"]:
+                    return 0.0
+                row = self._serve(rate, number)
+            taken[rate] = number
+            return float(row["attainment"])
+
+        rate = largest_rate(attainment, 1 / alone["e2e_mean_s"])
+        self.number = taken[rate]
+        return rate
+
+    def _serve(self, rate: float, number: int) -> Row:
+        requests = poisson_requests(self.deployment, rate, number=number)
+        row = forecast(self.deployment, requests, self.limits, self.objective, costs=[self.cost], settled=SETTLED)
+        self.on_run()
+        return row
+
+
+def _is_steady(row: Row) -> bool:
+    return bool(_SPAN * row["e2e_mean_s"] <= row["makespan_s"])
+
+
+def runs_of_curve(deployment: Deployment) -> int:
+    """About how many services a curve takes: two ends, a search of some ten rates and the curve, per set of constants."""
+    return len(constant_sets(deployment)) * (12 + len(SHARES))
+
+
+def _alone_seconds(deployment: Deployment, limits: Limits, cost: Cost) -> float:
+    """How long the first request of the workload takes alone."""
+    request = poisson_requests(deployment, 1.0, number=1)
+    return measure(run_service(request, limits, cost))["e2e_mean_s"]

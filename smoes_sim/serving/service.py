@@ -1,0 +1,192 @@
+"""Steps one after the other on SimPy's clock, while requests arrive."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from smoes_sim.errors import ConfigError
+from smoes_sim.serving.batching import BLOCK, Group, Limits, Plan
+from smoes_sim.serving.batching import Sequence as Going
+from smoes_sim.serving.requests import Request
+from smoes_sim.step_cost import StepBatch
+
+Cost = Callable[[StepBatch], float]
+Process = Generator[simpy.Event, None, None]
+_WAITING_WEIGHS = 4
+"""A waiting sequence counts as so many running ones when a group is chosen (vLLM's balancer: 4 * waiting + running)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The record of a service; N requests in the order of their arrival.
+
+    Attributes:
+        arrival: Seconds, float64 [N].
+        first_token: Seconds when the first token was there, float64 [N].
+        finish: Seconds when the last token was there, float64 [N].
+        prompt_tokens: int64 [N].
+        output_tokens: int64 [N].
+        steps: Steps taken.
+        busy: Seconds during which a step ran.
+        preemptions: How often a sequence lost its cache.
+        waiting: Waiting requests, mean over time from the first arrival to the last finish.
+        most_waiting: Largest number of them.
+        running: Running requests, mean over time.
+        cache_use: Share of the cache's blocks in use, mean over time.
+        most_cache_use: Largest share.
+    """
+
+    arrival: NDArray[np.float64]
+    first_token: NDArray[np.float64]
+    finish: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    steps: int
+    busy: float
+    preemptions: int
+    waiting: float
+    most_waiting: int
+    running: float
+    cache_use: float
+    most_cache_use: float
+
+    @property
+    def makespan(self) -> float:
+        """Seconds from the first arrival to the last finish."""
+        return float(self.finish.max() - self.arrival[0])
+
+
+def run_service(requests: Sequence[Request], limits: Limits, cost: Cost) -> Service:
+    """Serve requests until the last is answered.
+
+    An arriving request joins the attention group with the smallest 4 * waiting + running. All groups take their steps
+    together, as dispatch and combine join their ranks; whoever arrives during a step waits for its end. Between steps no
+    time passes: what the engine's host does counts only if ``cost`` contains it.
+
+    Args:
+        requests: In the order of their arrival.
+        limits: What bounds a batch.
+        cost: Seconds of a step.
+
+    Raises:
+        ConfigError: If a request can never fit into the cache of a group.
+
+    Example:
+        Steps of 1 s, two requests of one output token at 0 s and 0.5 s: first tokens at 1 s and 2 s.
+    """
+    room = limits.cache_blocks * BLOCK
+    for request in requests:
+        if request.prompt_tokens + request.output_tokens - 1 > room:
+            raise ConfigError(
+                f"a request of {request.prompt_tokens} + {request.output_tokens} tokens: the KV cache of an attention group "
+                f"holds {room}. Use shorter requests, more ranks, or a smaller --max-batch-tokens."
+            )
+    return _Run(requests, limits, cost).result()
+
+
+class _Watch:
+    """Means over time and maxima of waiting and running sequences and blocks in use."""
+
+    def __init__(self, start: float) -> None:
+        self._last = start
+        self._now = (0, 0, 0)
+        self._areas = [0.0, 0.0, 0.0]
+        self.most = [0, 0, 0]
+
+    def note(self, moment: float, waiting: int, running: int, blocks: int) -> None:
+        """From this moment on there are so many."""
+        now = (waiting, running, blocks)
+        if now == self._now:
+            return
+        duration = moment - self._last
+        self._areas = [area + count * duration for area, count in zip(self._areas, self._now, strict=True)]
+        self.most = [max(pair) for pair in zip(self.most, now, strict=True)]
+        self._last, self._now = moment, now
+
+    def means(self, duration: float) -> list[float]:
+        """Mean of each over a duration, at whose end all are zero."""
+        return [area / duration for area in self._areas]
+
+
+class _Run:
+    def __init__(self, requests: Sequence[Request], limits: Limits, cost: Cost) -> None:
+        self.limits, self.cost = limits, cost
+        self.going = [Going(request) for request in requests]
+        self.groups = [Group(limits) for _ in range(limits.groups)]
+        self.watch = _Watch(requests[0].arrival)
+        self.steps, self.busy = 0, 0.0
+        self.env = simpy.Environment(initial_time=requests[0].arrival)
+        self.woken = self.env.event()
+
+    def result(self) -> Service:
+        """Run until every request is answered."""
+        self.env.process(self._arrivals())
+        self.env.run(self.env.process(self._take_steps()))
+        requests = [sequence.request for sequence in self.going]
+        blocks = self.limits.groups * self.limits.cache_blocks
+        waiting, running, used = self.watch.means(self.env.now - requests[0].arrival)
+        return Service(
+            arrival=np.array([request.arrival for request in requests]),
+            first_token=np.array([sequence.first_token for sequence in self.going]),
+            finish=np.array([sequence.finish for sequence in self.going]),
+            prompt_tokens=np.array([request.prompt_tokens for request in requests]),
+            output_tokens=np.array([request.output_tokens for request in requests]),
+            steps=self.steps,
+            busy=self.busy,
+            preemptions=sum(group.preemptions for group in self.groups),
+            waiting=waiting,
+            most_waiting=self.watch.most[0],
+            running=running,
+            cache_use=used / blocks,
+            most_cache_use=self.watch.most[2] / blocks,
+        )
+
+    def _arrivals(self) -> Process:
+        for moment, together in itertools.groupby(self.going, key=lambda sequence: sequence.request.arrival):
+            yield self.env.timeout(max(0.0, moment - self.env.now))
+            for sequence in together:
+                group = min(self.groups, key=lambda group: _WAITING_WEIGHS * len(group.waiting) + len(group.running))
+                group.waiting.append(sequence)
+            self._note()
+            if not self.woken.triggered:
+                self.woken.succeed()
+
+    def _take_steps(self) -> Process:
+        left = len(self.going)
+        while left:
+            plans = [group.plan() for group in self.groups]
+            if not any(plans):
+                self.woken = self.env.event()
+                yield self.woken
+                continue
+            self._note()
+            duration = self.cost(_batch_of(plans))
+            yield self.env.timeout(duration)
+            self.steps += 1
+            self.busy += duration
+            left -= sum(group.complete(plan, self.env.now) for group, plan in zip(self.groups, plans, strict=True))
+            self._note()
+
+    def _note(self) -> None:
+        self.watch.note(
+            self.env.now,
+            sum(len(group.waiting) for group in self.groups),
+            sum(len(group.running) for group in self.groups),
+            sum(self.limits.cache_blocks - group.free for group in self.groups),
+        )
+
+
+def _batch_of(plans: Sequence[Plan]) -> StepBatch:
+    """What all groups compute together."""
+    parts = [part for plan in plans for part in plan]
+    return StepBatch(
+        prefill=[(number, going.computed) for going, number in parts if not going.is_decoding],
+        decode=[going.computed + 1 for going, _ in parts if going.is_decoding],
+        images=sum(going.request.images for going, _ in parts if not going.is_encoded),
+    )
