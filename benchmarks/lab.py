@@ -27,7 +27,7 @@ from smoes_sim.validate import predictor, validate
 
 SEED = 11
 """Of matrices and traces that are reported; models were chosen on seeds 1 and 7 (docs/lab-accuracy.md)."""
-REPEATS, QUICK_REPEATS = 5, 2
+REPEATS = 5
 
 
 def main(arguments: list[str]) -> None:
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     names = [name for name in (QUICK if options.quick else TOPOLOGIES) if not options.only or name in options.only]
     for name in names:
         if not (options.out / name / TABLE).is_file():
-            measure_lab(name, options.out / name, seed=options.seed, repeats=QUICK_REPEATS if options.quick else REPEATS)
+            measure_lab(name, options.out / name, seed=options.seed, repeats=REPEATS)
     accuracy = assess(options.out, names)
     if options.json:
         print(json.dumps(accuracy.document(), indent=1))

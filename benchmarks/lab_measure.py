@@ -18,10 +18,6 @@ from smoes_sim.lab.check import check_lab
 from smoes_sim.measurements import Measurement, read_measurements, write_measurements
 from smoes_sim.topology import find_topology
 
-class BusyMachine(SystemExit):
-    """The lab does not keep its rates here and now, so nothing was measured."""
-
-
 AGAIN = "-again"
 """Ends the name of a table of the same exchanges, measured once more."""
 TABLE = "rows.csv"
@@ -31,8 +27,7 @@ def measure_lab(name: str, folder: Path, *, seed: int, repeats: int) -> None:
     """Measure all cases of a topology; the tables in ``folder`` are complete when ``rows.csv`` is there.
 
     Raises:
-        BusyMachine: If the lab does not keep its rates.
-        SystemExit: If a rank fails.
+        SystemExit: If the lab does not keep its rates or a rank fails.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -41,7 +36,7 @@ def measure_lab(name: str, folder: Path, *, seed: int, repeats: int) -> None:
         checked = check_lab(lab)
         say(f"{name}: {checked.verdict()}")
         if not checked.is_passed:
-            raise BusyMachine(f"{name}: {checked.verdict()}")
+            raise SystemExit(f"{name}: the lab does not keep its rates. Measure when the machine is quiet.")
         topology = folder / "lab.yaml"
         topology.write_bytes(lab.topology_file.read_bytes())
         scenarios = layer_scenarios(name, seed=seed)
