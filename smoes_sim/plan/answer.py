@@ -134,9 +134,17 @@ def _nothing_meets(document: Row) -> str:
 
 def _limit(row: Row) -> str:
     """The thing that is nearest to its limit, and what holds it back."""
-    name = {"ttft_s": "TTFT", "tpot_s": "TPOT", "tokens_per_s": "throughput"}[row["tightest"]]
-    value = f"{row['tokens_per_s']:.4g} tokens/s" if row["tightest"] == "tokens_per_s" else f"{row[row['tightest']]:.3g} s"
+    key = row["tightest"]
+    name, unit = {"ttft_s": ("TTFT", "s"), "tpot_s": ("TPOT", "s"), "tokens_per_s": ("throughput", "tokens/s")}[key]
+    low_high = row["intervals"].get(key)
+    ends = f" [{_number(low_high[0])}, {_number(low_high[1])}]" if low_high else ""
+    value = f"{_number(row[key])}{ends} {unit}"
     return f"tightest is {name} with {value} ({row['margin']:.2f} times what is asked), bound by {row['binds']}"
+
+
+def _number(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _asked(slo: Row) -> str:
