@@ -28,9 +28,9 @@ _IDLE = 1e-3
 """Requests per second times seconds of a request at which requests are alone."""
 _SPAN = 20
 """A service is steady if it takes at least so many times as long as a request."""
-_MOST, _GROWING = 64, 0.25
-"""It counts as overloaded if it is not steady with so many times the requests that it would take without load, or if so
-large a share of them waits at a time."""
+_MOST, _GROWING = 16, 0.1
+"""It counts as overloaded if it is not steady with twice the requests that this would take without load while more than a
+tenth of them wait at a time, or with 16 times as many."""
 Row = dict[str, Any]
 
 
@@ -213,10 +213,12 @@ class _Search:
             most = _MOST * number
             row = self._serve(rate, number)
             while row["attainment"] >= WANTED and not _is_steady(row):
-                number *= 2
-                if number > most or row["waiting_max"] > _GROWING * row["requests"]:
+                if number == most:
                     return 0.0
+                number *= 2
                 row = self._serve(rate, number)
+                if not _is_steady(row) and row["waiting_max"] > _GROWING * number:
+                    return 0.0
             taken[rate] = number
             return float(row["attainment"])
 
