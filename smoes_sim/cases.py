@@ -63,15 +63,22 @@ class ExchangeCase:
     @property
     def constants(self) -> tuple[str, ...]:
         """Of the software, and of the link kinds that are crossed."""
-        return (*_of_software(self.row), *_of_links(self.network, self._phases(self.network)))
+        phases = [flows for matrix in self._ways for flows in self._phases(self.network, matrix)]
+        return (*_of_software(self.row), *_of_links(self.network, phases))
 
     def duration(self, constants: Mapping[str, float]) -> float:
-        """Seconds until the last rank is done."""
+        """Seconds until the last rank is done; of a message there and back half of both, whose routes may differ."""
         network = network_under(self.network, constants)
-        return exchange_time(network, self._phases(network), tolerance=_TOLERANCE).duration
+        ways = [self._phases(network, matrix) for matrix in self._ways]
+        return float(np.mean([exchange_time(network, phases, tolerance=_TOLERANCE).duration for phases in ways]))
 
-    def _phases(self, network: Network) -> list[Flows]:
-        return phases_of(network, [self.matrix], schedule=self.schedule, order=self.order, rendezvous=True)
+    @property
+    def _ways(self) -> list[Matrix]:
+        """What is sent, one after the other: with ``sendrecv`` of a matrix it comes back."""
+        return [self.matrix, self.matrix.T] if self.row.mode == "sendrecv" and self.row.matrix else [self.matrix]
+
+    def _phases(self, network: Network, matrix: Matrix) -> list[Flows]:
+        return phases_of(network, [matrix], schedule=self.schedule, order=self.order, rendezvous=True)
 
 
 def _exchange_case(row: Measurement) -> ExchangeCase:

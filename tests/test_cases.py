@@ -93,3 +93,15 @@ def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
     assert read_case(replace(base, phase="experts")).constants == ("flops_efficiency", "memory_efficiency", "launch")
     with pytest.raises(MeasurementError, match=r"layer = 16: the scenario has the MoE layers 0 to 15"):
         read_case(replace(base, phase="layer", layer=16))
+
+
+def test_a_message_there_and_back_takes_half_of_both_ways(row: Measurement) -> None:
+    # 1 MB there at 1 GB/s, back at 0.25 GB/s: (1 + 4) / 2 ms
+    links = "".join(
+        f"  - {{from: {a}, to: {b}, bandwidth: {rate} GB/s, latency: 0 us, duplex: false}}\n"
+        for a, b, rate in (("a", "b", 1), ("b", "a", 0.25))
+    )
+    (row.folder / "ab.yaml").write_text(f"kind: graph\ndevices: [a, b]\nnodes: [[a], [b]]\nlinks:\n{links}")
+    np.savetxt(row.folder / "m.txt", [[0, 1e6], [0, 0]], fmt="%d")
+    case = read_case(replace(row, nodes=2, topology="ab.yaml", mode="sendrecv", op="sendrecv", matrix="m.txt"))
+    assert case.duration({}) == pytest.approx(2.5e-3)
