@@ -168,18 +168,42 @@ class StepCase:
         if phase == "step":
             return time_step(self.deployment, step, network, rates).duration
         times = [compute_times(self.deployment.model, batch.load, rates) for batch in step.batches]
-        if phase == "experts":
-            return max(computed(self.deployment, part.experts[index]) for part in times)
-        if phase == "shared":
-            return max(computed(self.deployment, part.shared) for part in times)
-        if phase == "layer":
-            return layer_time(self.deployment, step, times, network, index, tolerance=_TOLERANCE)
-        layer = step.batches[0].exchanges[index]
-        phases = layer.dispatch if phase == "dispatch" else layer.combine
-        return exchange_time(network, phases, tolerance=_TOLERANCE).duration
+        return phase_time(self.deployment, step, times, network, index, phase=phase, tolerance=_TOLERANCE)
 
 
-def layer_time(
+def phase_time(
+    deployment: Deployment,
+    step: Step,
+    times: Sequence[ComputeTimes],
+    network: Network,
+    index: int,
+    *,
+    phase: str,
+    tolerance: float,
+) -> float:
+    """Seconds of a part of one MoE layer from a common start of all ranks until the last is done.
+
+    Args:
+        deployment: What is run.
+        step: A forward pass of it.
+        times: Compute times of each of its batches.
+        network: What it travels on.
+        index: Which MoE layer.
+        phase: ``dispatch``, ``experts``, ``combine``, ``shared`` or ``layer``, all of them without barriers between.
+        tolerance: Relative error of an exchange with many messages.
+    """
+    if phase == "experts":
+        return max(computed(deployment, part.experts[index]) for part in times)
+    if phase == "shared":
+        return max(computed(deployment, part.shared) for part in times)
+    if phase == "layer":
+        return _layer_time(deployment, step, times, network, index, tolerance=tolerance)
+    layer = step.batches[0].exchanges[index]
+    phases = layer.dispatch if phase == "dispatch" else layer.combine
+    return exchange_time(network, phases, tolerance=tolerance).duration
+
+
+def _layer_time(
     deployment: Deployment,
     step: Step,
     times: Sequence[ComputeTimes],

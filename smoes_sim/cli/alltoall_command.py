@@ -58,7 +58,8 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
-def _option(text: str, group: str, *names: str, **more: Any) -> Any:
+def option(text: str, group: str, *names: str, **more: Any) -> Any:
+    """An option that the help lists under ``group``."""
     return typer.Option(*names, help=text, rich_help_panel=group, **more)
 
 
@@ -66,76 +67,76 @@ def alltoall(
     context: typer.Context,
     topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
     size: Annotated[
-        Optional[str], _option("Bytes a rank sends, its own block too. [64 MiB]", _SIZES, "--bytes", metavar="SIZE")
+        Optional[str], option("Bytes a rank sends, its own block too. [64 MiB]", _SIZES, "--bytes", metavar="SIZE")
     ] = None,
     sweep: Annotated[
-        Optional[str], _option('Sizes from LOW to HIGH, doubling: "1 KiB:1 GiB".', _SIZES, metavar="LOW:HIGH")
+        Optional[str], option('Sizes from LOW to HIGH, doubling: "1 KiB:1 GiB".', _SIZES, metavar="LOW:HIGH")
     ] = None,
-    zipf: Annotated[Optional[float], _option("Destinations are popular by this Zipf exponent.", _SKEW, metavar="S")] = None,
+    zipf: Annotated[Optional[float], option("Destinations are popular by this Zipf exponent.", _SKEW, metavar="S")] = None,
     per_source: Annotated[
-        bool, _option("With --zipf: each rank has its own popular destinations.", _SKEW, "--per-source")
+        bool, option("With --zipf: each rank has its own popular destinations.", _SKEW, "--per-source")
     ] = False,
     lognormal: Annotated[
-        Optional[float], _option("Destinations are popular log-normally, with this sigma.", _SKEW, metavar="SIGMA")
+        Optional[float], option("Destinations are popular log-normally, with this sigma.", _SKEW, metavar="SIGMA")
     ] = None,
-    workload: Annotated[Optional[str], _option(_WORKLOADS, _SKEW, metavar="NAME")] = None,
-    step: Annotated[Optional[int], _option("With --workload: its step. [0]", _SKEW, min=0, metavar="N")] = None,
-    trace: Annotated[Optional[Path], _option("In the proportions of a routing trace (.npz).", _SKEW, metavar="FILE")] = None,
+    workload: Annotated[Optional[str], option(_WORKLOADS, _SKEW, metavar="NAME")] = None,
+    step: Annotated[Optional[int], option("With --workload: its step. [0]", _SKEW, min=0, metavar="N")] = None,
+    trace: Annotated[Optional[Path], option("In the proportions of a routing trace (.npz).", _SKEW, metavar="FILE")] = None,
     matrix: Annotated[
         Optional[Path],
-        _option("File of bytes [from][to], nccl-tests' alltoallv form; sets the size too.", _SKEW, metavar="FILE"),
+        option("File of bytes [from][to], nccl-tests' alltoallv form; sets the size too.", _SKEW, metavar="FILE"),
     ] = None,
     schedule: Annotated[
         Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency", "all_to_all_single"],
-        _option(
+        option(
             "What is posted when: direct, pairwise, two_hop, hierarchical, low_latency, all_to_all_single (gloo's).",
             _LIBRARY,
             metavar="NAME",
         ),
     ] = "direct",
     message_size: Annotated[
-        Optional[str], _option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY, metavar="SIZE")
+        Optional[str], option("With --schedule low_latency: bytes of a copy, one message each.", _LIBRARY, metavar="SIZE")
     ] = None,
     order: Annotated[
-        Literal["naive", "shifted", "rail", "random"], _option("In which order a rank posts its messages.", _LIBRARY)
+        Literal["naive", "shifted", "rail", "random"], option("In which order a rank posts its messages.", _LIBRARY)
     ] = "shifted",
     calibration: Annotated[
         Optional[str],
-        _option("Fitted constants (smoes-sim calibrate): an interval.", _LIBRARY, metavar="FILE"),
+        option("Fitted constants (smoes-sim calibrate): an interval.", _LIBRARY, metavar="FILE"),
     ] = None,
-    per_message: Annotated[str, _option("Sender's time per message.", _LIBRARY, metavar="TIME")] = "0 us",
+    per_message: Annotated[str, option("Sender's time per message.", _LIBRARY, metavar="TIME")] = "0 us",
     fidelity: Annotated[
         Literal["bound", "fluid", "fifo", "packet"],
-        _option(
+        option(
             "bound: no schedule beats it; fluid: links are shared fairly; fifo: message order counts; packet: every "
             "packet, small cases.",
             _MODEL,
         ),
     ] = "fluid",
-    tolerance: Annotated[float, _option("fluid: relative error aimed at; 0 is exact.", _MODEL, metavar="E")] = 1e-4,
+    tolerance: Annotated[float, option("fluid: relative error aimed at; 0 is exact.", _MODEL, metavar="E")] = 1e-4,
     injection: Annotated[
-        Literal["fifo", "round_robin"], _option("fifo, packet: messages of a rank one by one, or taking turns.", _MODEL)
+        Literal["fifo", "round_robin"], option("fifo, packet: messages of a rank one by one, or taking turns.", _MODEL)
     ] = "fifo",
     window: Annotated[
         Optional[str],
-        _option(
+        option(
             'fifo, packet: bytes of a message before its receiver must answer, or "inf". [64 KiB - 1: TCP]',
             _MODEL,
             metavar="SIZE",
         ),
     ] = None,
     chunk: Annotated[
-        Optional[str], _option("fifo: bytes served together. [a packet, or more in large cases]", _MODEL, metavar="SIZE")
+        Optional[str], option("fifo: bytes served together. [a packet, or more in large cases]", _MODEL, metavar="SIZE")
     ] = None,
     seed: Annotated[
-        int, _option("Of the skew, the random order and the choice between equal routes.", _MODEL, min=0, metavar="N")
+        int, option("Of the skew, the random order and the choice between equal routes.", _MODEL, min=0, metavar="N")
     ] = 0,
-    links: Annotated[Optional[int], _option("Name the busiest links, this many lines.", _OUTPUT, min=1, metavar="K")] = None,
+    links: Annotated[Optional[int], option("Name the busiest links, this many lines.", _OUTPUT, min=1, metavar="K")] = None,
     plot: Annotated[
         Optional[Path],
-        _option("SVG or PNG: bandwidth over size, or of one size the busiest links over time.", _OUTPUT, metavar="FILE"),
+        option("SVG or PNG: bandwidth over size, or of one size the busiest links over time.", _OUTPUT, metavar="FILE"),
     ] = None,
-    as_json: Annotated[bool, _option("Print one JSON document.", _OUTPUT, "--json")] = False,
+    as_json: Annotated[bool, option("Print one JSON document.", _OUTPUT, "--json")] = False,
 ) -> None:
     """Time an all-to-all, in nccl-tests' columns.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 import typer
 
 from smoes_sim.cli import show
-from smoes_sim.cli.alltoall_command import _option as option
+from smoes_sim.cli.alltoall_command import option
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import write_bytes
 
@@ -152,8 +152,9 @@ def _launch(context: typer.Context, demand: Demand) -> int:
 
 def _launch_in_lab(context: typer.Context, demand: Demand, command: list[str]) -> int:
     """Use the lab of that name, or build one and take it down."""
-    from smoes_sim.cli.lab_commands import _check, _ending_on_signals, _plan
-    from smoes_sim.lab import Lab, standing_labs
+    from smoes_sim.cli.lab_commands import built_lab
+    from smoes_sim.lab import standing_labs
+    from smoes_sim.topology import find_topology
 
     name = context.params["lab"]
     if context.params["topology"] is not None:
@@ -162,12 +163,9 @@ def _launch_in_lab(context: typer.Context, demand: Demand, command: list[str]) -
     if standing:
         _cases(context, demand, len(standing[0].ranks))
         return _run_in(standing[0], command, context.params["out"])
-    with _ending_on_signals():
-        plan = _plan(name, scale=None, seed=0)
-        _cases(context, demand, len(plan.ranks))
-        with Lab.up(plan) as lab:
-            _check(lab)
-            return _run_in(lab, command, context.params["out"])
+    _cases(context, demand, find_topology(name).num_ranks)
+    with built_lab(name) as lab:
+        return _run_in(lab, command, context.params["out"])
 
 
 def _run_in(lab: Lab, command: list[str], out: Path | None) -> int:

@@ -99,14 +99,22 @@ def down(
 @app.command()
 def run(topology: Topology, command: Command, scale: Scale = None, seed: Seed = 0, check: Check = True) -> None:
     """Build a topology, run a program in every rank, take it down; a failing rank ends the others within a second."""
-    from smoes_sim.lab import Lab
     from smoes_sim.lab.launch import run_everywhere
+
+    with built_lab(topology, scale=scale, seed=seed, check=check) as lab:
+        code = run_everywhere(lab, command)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def built_lab(topology: str, *, scale: float | None = None, seed: int = 0, check: bool = True) -> Iterator[Lab]:
+    """A lab of a shipped topology or a file, measured if ``check``, and taken down whatever ends the command."""
+    from smoes_sim.lab import Lab
 
     with _ending_on_signals(), Lab.up(_plan(topology, scale=scale, seed=seed)) as lab:
         if check:
             _check(lab)
-        code = run_everywhere(lab, command)
-    raise typer.Exit(code)
+        yield lab
 
 
 @contextmanager

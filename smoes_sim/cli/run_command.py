@@ -60,21 +60,21 @@ def run(
 
 def _launch(name: str, overrides: list[str], ranks: int | None, lab: str | None, folder: Path, own: list[str]) -> int:
     """Start every rank with the scenario as it is to be executed, and wait for them."""
+    from smoes_sim.cli.lab_commands import built_lab
     from smoes_sim.config import load_scenario
     from smoes_sim.distributed import launch
     from smoes_sim.distributed.runnable import as_executed, check_runnable, num_ranks_of, with_trace, write_scenario
-    from smoes_sim.lab import Lab, plan_lab
-    from smoes_sim.topology.shipped import find_spec, find_topology
+    from smoes_sim.topology.shipped import find_spec
 
     asked = load_scenario(name, overrides)
     check_runnable(asked)
     scenario = as_executed(asked)
-    if scenario != asked:
+    if scenario.communication.library != asked.communication.library:
         show.talk("two_hop with deduplicate node: its stages run, and are predicted, one after the other (as direct)")
     with ExitStack() as stack:
         built = None
         if lab is not None:
-            built = stack.enter_context(Lab.up(plan_lab(find_topology(lab), seed=scenario.seed)))
+            built = stack.enter_context(built_lab(lab, seed=scenario.seed))
             scenario = scenario.model_copy(update={"topology": find_spec(str(built.topology_file))})
         num_ranks = num_ranks_of(scenario)
         if ranks is not None and ranks != num_ranks:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smoes_sim.cases import layer_time
+from smoes_sim.cases import phase_time
 from smoes_sim.compute import ComputeRates, compute_times
 from smoes_sim.deployment import Deployment
-from smoes_sim.network import Network, exchange_time
-from smoes_sim.simulate import computed, constant_sets, interval, network_with, rates_with
+from smoes_sim.network import Network
+from smoes_sim.simulate import constant_sets, interval, network_with, rates_with
 from smoes_sim.steps import Step
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")
@@ -51,12 +51,8 @@ def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRa
     (batch,) = step.batches
     tolerance = deployment.scenario.communication.tolerance
     times = compute_times(deployment.model, batch.load, rates)
-    found: dict[tuple[int, str], float] = {}
-    for layer, exchanges in enumerate(batch.exchanges):
-        for name in ("dispatch", "combine"):
-            phases = getattr(exchanges, name)
-            found[layer, name] = exchange_time(network, phases, tolerance=tolerance).duration
-        found[layer, "experts"] = computed(deployment, times.experts[layer])
-        found[layer, "shared"] = computed(deployment, times.shared)
-        found[layer, "layer"] = layer_time(deployment, step, [times], network, layer, tolerance=tolerance)
-    return found
+    return {
+        (layer, phase): phase_time(deployment, step, [times], network, layer, phase=phase, tolerance=tolerance)
+        for layer in range(len(batch.exchanges))
+        for phase in PHASES
+    }

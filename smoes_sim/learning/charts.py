@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from smoes_sim.errors import ConfigError
+from smoes_sim.report.charts import load_altair
 
 if TYPE_CHECKING:
     import altair as alt
@@ -22,7 +22,7 @@ def share_chart(results: Mapping[str, Mapping[str, Any]]) -> alt.HConcatChart:
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
-    alt = _altair()
+    alt = load_altair()
     panels = []
     for number, (title, result) in enumerate(results.items()):
         test = result["sets"]["test"]
@@ -61,11 +61,3 @@ def _cells(layer: int, text_shares: list[float | None]) -> list[dict[str, Any]]:
         {"layer": f"layer {layer}", "place": place, "expert": expert, "vision": vision}
         for place, (vision, expert) in enumerate(sorted(used))
     ]
-
-
-def _altair() -> Any:
-    try:
-        import altair  # noqa: PLC0415  an extra, imported when asked for
-    except ImportError:
-        raise ConfigError("plots need the report extra. Install it with: pip install 'smoes-sim[report]'") from None
-    return altair

@@ -15,7 +15,7 @@ from smoes_sim.sweep.study import PlotSpec, text_at
 if TYPE_CHECKING:
     import altair as alt
 
-_COLOURS = ("#7a8793", "#0b7a75", "#d1495b", "#edae49", "#30638e")
+COLOURS = ("#7a8793", "#0b7a75", "#d1495b", "#edae49", "#30638e")
 _PANELS = (
     ("prefill_rate", "tokens that need another rank, prefill (%)", 100.0, None),
     ("bytes_remote", "bytes between ranks, prefill (GB)", 1e-9, None),
@@ -54,7 +54,7 @@ def comparison_chart(rows: Sequence[dict[str, Any]]) -> alt.HConcatChart:
             x=alt.X("value:Q", title=title),
             color=alt.Color(
                 "policy:N",
-                scale=alt.Scale(domain=policies, range=list(_COLOURS[: len(policies)])),
+                scale=alt.Scale(domain=policies, range=list(COLOURS[: len(policies)])),
                 legend=alt.Legend(orient="top", title=None),
             ),
             tooltip=["row:N", "value:Q", "low:Q", "high:Q"],
@@ -88,7 +88,7 @@ def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: st
         highest, _ = alltoall_bandwidth(row["size_bytes"], row["bound_s"], num_ranks)
         times = {"predicted": row["busbw_GBps"], "bound": highest * (num_ranks - 1) / num_ranks / 1e9}
         data += [{"size": row["size_bytes"], "busbw": value, "what": what} for what, value in times.items()]
-    scale = alt.Scale(domain=["predicted", "bound"], range=[_COLOURS[1], _COLOURS[0]])
+    scale = alt.Scale(domain=["predicted", "bound"], range=[COLOURS[1], COLOURS[0]])
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X("size:Q", scale=alt.Scale(type="log", base=2), title="size", axis=alt.Axis(labelExpr=BINARY_SIZE)),
         y=alt.Y("busbw:Q", title="busbw (GB/s)", scale=alt.Scale(zero=True)),
@@ -114,7 +114,7 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     heading = alt.TitleParams(title, subtitle="use of the busiest links, % of capacity", anchor="start")
     return (
         alt.Chart(alt.Data(values=data))
-        .mark_area(interpolate="step-after", opacity=0.85, color=_COLOURS[1])
+        .mark_area(interpolate="step-after", opacity=0.85, color=COLOURS[1])
         .encode(
             x=alt.X("ms:Q", title="time (ms)", scale=alt.Scale(nice=False)),
             y=alt.Y("percent:Q", title="%", stack=None, scale=percent, axis=alt.Axis(values=[0, 50, 100])),
@@ -176,7 +176,7 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
 def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:
     alt = load_altair()
     names = by["sort"]
-    palette = {"range": list(_COLOURS[: len(names)])} if len(names) <= len(_COLOURS) else {"scheme": "viridis"}
+    palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
     legend = alt.Legend(orient="top", labelLimit=300, symbolOpacity=1) if by["title"] else None
     base = base.encode(color=alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend, **by))
     band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from smoes_sim.report.charts import _COLOURS, load_altair
+from smoes_sim.report.charts import COLOURS, load_altair
 
 if TYPE_CHECKING:
     import altair as alt
@@ -32,16 +32,16 @@ def goodput_chart(rows: Sequence[dict[str, Any]], *, max_rate: float, wanted: fl
         x = alt.X("rate:Q", title="arrivals (requests/s)", scale=alt.Scale(zero=True))
         scale = alt.Scale(domain=[0, 100]) if key == "attainment" else alt.Scale(zero=True)
         base = alt.Chart(alt.Data(values=data)).encode(x=x)
-        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.2, color=_COLOURS[1])
+        band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.2, color=COLOURS[1])
         layers = [
             band.encode(y=alt.Y("low:Q", title=name, scale=scale), y2="high:Q"),
-            base.mark_line(point=True, color=_COLOURS[1]).encode(
+            base.mark_line(point={"color": COLOURS[1]}, color=COLOURS[1]).encode(
                 y=alt.Y("value:Q", title=name, scale=scale), tooltip=["rate:Q", "value:Q", "low:Q", "high:Q"]
             ),
-            alt.Chart(alt.Data(values=[{"rate": max_rate}])).mark_rule(strokeDash=[5, 3], color=_COLOURS[0]).encode(x=x),
+            alt.Chart(alt.Data(values=[{"rate": max_rate}])).mark_rule(strokeDash=[5, 3], color=COLOURS[0]).encode(x=x),
         ]
         if key == "attainment":
-            rule = alt.Chart(alt.Data(values=[{"value": factor * wanted}])).mark_rule(strokeDash=[5, 3], color=_COLOURS[0])
+            rule = alt.Chart(alt.Data(values=[{"value": factor * wanted}])).mark_rule(strokeDash=[5, 3], color=COLOURS[0])
             layers.append(rule.encode(y=alt.Y("value:Q", title=name, scale=scale)))
         panels.append(alt.layer(*layers).properties(width=300, height=240))
     heading = alt.TitleParams(title, anchor="start")
