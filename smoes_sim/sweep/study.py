@@ -109,18 +109,27 @@ class SweepFile(Spec):
             return []
         points = self.settings()
         in_list = {key: value for key, value in self.against.items() if key not in self.grid}
-        entries = [entry for entry in self.entries if in_list.items() <= entry.items()]
-        if in_list and len(entries) != 1:
-            raise ValueError(f"against: {len(entries)} entries of list set {in_one_line(in_list)}; it must be one.")
         found = []
         for point in points:
             base = {**point, **self.against}
             if in_list:
-                base = {**entries[0], **{key: value for key, value in base.items() if key in self.grid}}
+                base = {**self._entry_like(point, in_list), **{key: base[key] for key in self.grid}}
             if base not in points:
                 raise ValueError(f"against: no point sets {in_one_line(base)}. Add it, or leave out what differs.")
             found.append(points.index(base))
         return found
+
+    def _entry_like(self, point: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+        """The entry of ``list`` that has the wanted settings and, if several have, shares most others with the point."""
+        entries = [entry for entry in self.entries if wanted.items() <= entry.items()]
+        shared = [sum(point.get(key, entry) == value for key, value in entry.items()) for entry in entries]
+        if not shared or shared.count(max(shared)) > 1:
+            count = shared.count(max(shared, default=0))
+            raise ValueError(
+                f"against: {count} entries of list set {in_one_line(wanted)} and are as near to {in_one_line(point)}; "
+                "it must be one."
+            )
+        return entries[shared.index(max(shared))]
 
     def settings(self) -> list[dict[str, Any]]:
         """What each point sets, in order: the last key of the grid changes fastest."""

@@ -21,6 +21,13 @@ list:
   - {label: longer, workload.text_tokens: 16}
 grid: {routing.policy: [standard, smoes]}
 """
+NEAR = """\
+list:
+  - {label: a, seed: 1, routing.policy: standard}
+  - {label: b, seed: 1, routing.policy: smoes, workload.text_tokens: 9}
+  - {label: c, seed: 2, routing.policy: standard}
+  - {label: d, seed: 2, routing.policy: smoes}
+"""
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,7 @@ grid: {routing.policy: [standard, smoes]}
         (LABELLED + "against: {routing.policy: standard}\n", [0, 0, 2, 2]),
         (LABELLED + "against: {label: today}\n", [0, 1, 0, 1]),
         (LABELLED + "against: {workload.text_tokens: 16, routing.policy: standard}\n", [2] * 4),
+        (NEAR + "against: {routing.policy: standard}\n", [0, 0, 2, 2]),
         (GRID, []),
     ],
 )
@@ -43,7 +51,14 @@ def test_every_point_has_the_base_that_against_names(tmp_path, text, bases):
     [
         (GRID + "against: {routing.polcy: standard}\n", r'against: "routing\.polcy" is not swept\. Did you mean'),
         (GRID + "against: {routing.policy: hard}\n", r"against: no point sets routing\.policy=hard workload\.batch=1\. Add"),
-        (LABELLED + "against: {label: tomorrow}\n", r"against: 0 entries of list set label=tomorrow; it must be one\."),
+        (
+            LABELLED + "against: {label: tomorrow}\n",
+            r"against: 0 entries of list set label=tomorrow and are as near to label=",
+        ),
+        (
+            NEAR.replace("seed: 2", "seed: 1") + "against: {routing.policy: standard}\n",
+            "against: 2 entries of list set routing",
+        ),
         ("list: [{label: a, seed: 1}, {label: a, seed: 2}]\n", "list: labels must be words, one for each entry, none twice"),
         ("list: [{label: a, seed: 1}, {seed: 2}]\n", "list: labels must be words, one for each entry, none twice"),
         ("list: [{label: 1, seed: 1}, {label: 2, seed: 2}]\n", "list: labels must be words, one for each entry"),
