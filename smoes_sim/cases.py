@@ -89,7 +89,7 @@ class ExchangeCase:
 def _exchange_case(row: Measurement) -> ExchangeCase:
     if not row.topology:
         raise MeasurementError("topology is empty. Name the shipped topology or the file that was measured.")
-    network = _network(row.topology_name)
+    network = _network(row.topology_name, row.send_buffer or 0.0)
     num_ranks = network.topology.num_ranks
     if row.num_ranks != num_ranks:
         raise MeasurementError(
@@ -110,8 +110,8 @@ def _exchange_case(row: Measurement) -> ExchangeCase:
 
 
 @lru_cache(maxsize=64)
-def _network(name: str) -> Network:
-    return Network(topology=find_topology(name))
+def _network(name: str, send_buffer: float) -> Network:
+    return Network(topology=find_topology(name), send_buffer=send_buffer)
 
 
 def _matrix(row: Measurement, num_ranks: int) -> Matrix:

@@ -17,7 +17,7 @@ from smoes_sim.placement import ExpertRule, TokenRule
 from smoes_sim.routing import Policy, Rates
 from smoes_sim.topology import TopologySpec
 from smoes_sim.traffic import Deduplicate, ElementType
-from smoes_sim.units import Duration
+from smoes_sim.units import Duration, Size
 from smoes_sim.workload import WorkloadSpec
 
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
@@ -81,6 +81,10 @@ class CommunicationSpec(Spec):
     combine: ElementType = "bf16"
     rendezvous: bool = Field(
         False, description="Messages wait until their receiver has entered the exchange (gloo, NCCL), not in a buffer there."
+    )
+    send_buffer: Size = Field(
+        0.0,
+        description="Last bytes of a message that count as sent once the sender's kernel has them (TCP).",
     )
     tolerance: Annotated[float, Field(ge=0, le=0.1, description="Relative error aimed at in large exchanges.")] = 1e-3
     per_message: Duration = Field(0.0, description="Sender's time per message, one after the other.")

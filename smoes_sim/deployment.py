@@ -99,6 +99,7 @@ def deploy(scenario: Scenario) -> Deployment:
         topology=topology,
         per_message=scenario.communication.per_message,
         per_exchange=scenario.communication.per_exchange,
+        send_buffer=scenario.communication.send_buffer,
         seed=scenario.seed,
     )
     tensor = scenario.parallelism.tensor

@@ -223,6 +223,7 @@ def _write(out: Path, cases: Sequence[Case], document: Row, *, system: str, topo
                 nodes=document["nodes"],
                 topology=topology,
                 clock=document["clock"],
+                send_buffer=document["send_buffer_bytes"],
             )
         )
     facts: dict[str, Any] = {key: value for key, value in document.items() if key != "rows"}

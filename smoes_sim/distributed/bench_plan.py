@@ -176,7 +176,17 @@ def files_folder(out: Path) -> Path:
 
 
 def measurement(
-    case: Case, row: Row, *, out: Path, index: int, system: str, library: str, nodes: int, topology: str | None, clock: str
+    case: Case,
+    row: Row,
+    *,
+    out: Path,
+    index: int,
+    system: str,
+    library: str,
+    nodes: int,
+    topology: str | None,
+    clock: str,
+    send_buffer: float | None,
 ) -> Measurement:
     """The row of the measurements table; the matrix is where :func:`matrix_file` says."""
     num_ranks = len(case.matrix)
@@ -195,6 +205,7 @@ def measurement(
         repeats=row["repeats"],
         schedule=row["schedule"],
         order="" if row["schedule"] == "all_to_all_single" else "shifted",
+        send_buffer=send_buffer,
         topology="" if topology is None else _beside(out, topology),
         matrix="" if case.is_even else _beside(out, str(matrix_file(out, index))),
         source=f"smoes-sim bench {__version__}",

@@ -26,7 +26,7 @@ from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
 from smoes_sim.distributed.dispatch import Plan, Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts, seeded_generator
-from smoes_sim.distributed.facts import library_name, rank_facts, run_facts
+from smoes_sim.distributed.facts import fixed_send_buffer, library_name, rank_facts, run_facts
 from smoes_sim.distributed.group import Backend, RankGroup, join
 from smoes_sim.distributed.journal import Journal
 from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
@@ -67,7 +67,7 @@ def execute(
     check_runnable(scenario)
     with ExitStack() as context:
         group = context.enter_context(join(timeout=timeout, backend=backend))
-        deployment = deploy(as_executed(scenario))
+        deployment = deploy(as_executed(scenario, send_buffer=fixed_send_buffer(group.backend)))
         _check_fits(deployment, group)
         stack = _Stack(deployment, group)
         clock = context.enter_context(clock_of(group))

@@ -69,15 +69,17 @@ def num_ranks_of(scenario: Scenario) -> int:
     return (find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")).num_ranks
 
 
-def as_executed(scenario: Scenario) -> Scenario:
+def as_executed(scenario: Scenario, *, send_buffer: float | None = None) -> Scenario:
     """The scenario as it runs, so that its prediction is of what ran: messages wait for their receivers.
+
+    ``send_buffer`` is what the kernel takes of each message, where that is known (:func:`facts.fixed_send_buffer`).
 
     ``two_hop`` under ``node`` deduplication becomes ``direct``: each of its two stages (to the rank of the own index in the
     other node, then inside the node) is an exchange of its own, the second begun when the first is done. The simulator's
     ``two_hop`` would forward in 8 parts while the rest still arrives.
     """
     communication = scenario.communication
-    changed: dict[str, object] = {"rendezvous": True}
+    changed: dict[str, object] = {"rendezvous": True, "send_buffer": send_buffer or 0.0}
     if (communication.library, communication.deduplicate) == ("two_hop", "node"):
         changed["library"] = "direct"
     return scenario.model_copy(update={"communication": communication.model_copy(update=changed)})

@@ -53,6 +53,7 @@ _COLUMNS = {
     "matrix": _Column("matrix"),
     "schedule": _Column("schedule"),
     "order": _Column("order"),
+    "send_buffer_bytes": _Column("send_buffer", "number"),
     "scenario": _Column("scenario"),
     "phase": _Column("phase"),
     "layer": _Column("layer", "index"),
@@ -101,6 +102,7 @@ class Measurement:
         matrix: File of bytes from rank to rank, relative to ``folder``; equal blocks when empty.
         schedule: What the library posts (``network.Schedule``).
         order: In which order a rank posts its messages.
+        send_buffer: Last bytes of a message that the sender's kernel takes early, where it takes as many of each.
         scenario: Resolved scenario file, relative to ``folder``.
         phase: Part of a step: ``dispatch``, ``experts``, ``combine``, ``layer``, ...
         layer: MoE layer, from 0.
@@ -139,6 +141,7 @@ class Measurement:
     matrix: str = ""
     schedule: str = ""
     order: str = ""
+    send_buffer: float | None = None
     scenario: str = ""
     phase: str = ""
     layer: int | None = None

@@ -145,8 +145,9 @@ class Engine:
         return self._flight.solves
 
     def open_all(self, phases: Sequence[Flows]) -> list[Exchange]:
-        """The phases of an exchange, of which nothing moves until messages are posted."""
-        opened = [self._open(flows, sized) for flows, sized in zip(phases, self.network.sized_all(phases), strict=True)]
+        """The phases of an exchange, of which nothing moves until messages are posted; two for one if senders buffer."""
+        cut, sized = (self.network.buffered(flows) for flows in (phases, self.network.sized_all(phases)))
+        opened = [self._open(flows, longer) for flows, longer in zip(cut, sized, strict=True)]
         for exchange in opened:
             if exchange.flows.behind >= 0:
                 opened[exchange.flows.behind].follower = exchange

@@ -64,9 +64,16 @@ def take_part(engine: Engine, phases: Sequence[Exchange], rank: int) -> Processe
     for phase in itertools.dropwhile(lambda phase: phase.flows.after < 0, phases):
         if phase.flows.after >= 0:
             before = phases[phase.flows.after]
-            yield before.received[rank] & before.sent[rank] if phase.flows.after_sent else before.received[rank]
+            received, sent = before.received[rank], _sent(phases, before)[rank]
+            yield received & sent if phase.flows.after_sent else received
         _post(engine, phase, rank)
-    yield engine.env.all_of([event for phase in phases for event in (phase.sent[rank], phase.received[rank])])
+    ends = [event for phase in phases for event in (_sent(phases, phase)[rank], phase.received[rank])]
+    yield engine.env.all_of(ends)
+
+
+def _sent(phases: Sequence[Exchange], phase: Exchange) -> list[simpy.Event]:
+    """When a phase counts as sent, for each rank: with its last byte, or when the kernel takes the rest."""
+    return phases[phase.flows.behind].sent if phase.flows.is_buffered else phase.sent
 
 
 def _post(engine: Engine, phase: Exchange, rank: int, *, at: float | None = None) -> None:
@@ -94,7 +101,7 @@ def exchange_time(
     Example:
         4 ranks on a star of 50 GB/s, 64 MiB a rank, 16 MiB a pair: 3 * 16777216 / 50e9 s = 1.006633 ms.
     """
-    if len(phases) == 1:
+    if len(phases) == 1 and not network.send_buffer:
         return _single_phase(network, phases[0], tolerance, record_links)
     durations: list[float] = []
     error, solves = math.inf, 0

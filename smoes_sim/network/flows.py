@@ -16,6 +16,8 @@ from smoes_sim.topology import Router, Routes, Topology
 Rendezvous = Literal["none", "entry", "phase"]
 """What a message waits for at its receiver: nothing (it has a buffer there), that it has entered the exchange and so posted
 all its receives, or that it has posted its own part of the phase."""
+_FIRST = 1e-3
+"""Share of a message that leaves first where all of it would fit into the kernel's buffer: as good as nothing."""
 _FREE = 1e30
 """B/s of a network that costs nothing: a GB takes 1e-21 s, below the resolution of any clock."""
 
@@ -37,6 +39,8 @@ class Flows:
         rendezvous: What messages wait for at their receiver.
         behind: Index of the phase whose messages, between the same ranks, go before these on the same connections; -1 for
             none. Only a fluid needs to be told: first in, first out does it by itself.
+        is_buffered: Whether these are what the sender's kernel takes in at once: sent for their rank when what goes before
+            them has left.
     """
 
     source: NDArray[np.int64]
@@ -50,6 +54,7 @@ class Flows:
     after_sent: bool = False
     rendezvous: Rendezvous = "none"
     behind: int = -1
+    is_buffered: bool = False
 
     @property
     def messages(self) -> NDArray[np.float64]:
@@ -78,6 +83,7 @@ class Network:
         half_size: Bytes of a message that reaches half of that share, per link kind; see :meth:`sized`.
         curve: Exponent of that loss.
         jitter: Scatter of the moment when a link is done, s per root of the seconds it took; see :meth:`straggling`.
+        send_buffer: Last bytes of a message that the sender's kernel takes while they wait to leave; see :meth:`buffered`.
         seed: Seed of the ECMP hash.
     """
 
@@ -88,6 +94,7 @@ class Network:
     half_size: dict[str, float] = field(default_factory=dict)
     curve: float = 0.5
     jitter: float = 0.0
+    send_buffer: float = 0.0
     seed: int = 0
 
     @cached_property
@@ -138,6 +145,27 @@ class Network:
         sized = [self.sized(flows) for flows in phases]
         factor = self.straggling(sized)
         return sized if factor == 1 else [replace(flows, size=flows.size * factor) for flows in sized]
+
+    def buffered(self, phases: Sequence[Flows]) -> list[Flows]:
+        """The phases of an exchange, each cut in two where the kernel buffers what is sent: what goes first, and the rest.
+
+        A message counts as sent when all but its last ``send_buffer`` bytes have left: its sender goes on, and what it sends
+        next shares the link with them. A shorter one counts as sent when a thousandth has.
+
+        Example:
+            ``send_buffer`` 100 B, messages of 150 and 60 B: 50 and 0.06 B, behind them 100 and 59.94 B.
+        """
+        if not self.send_buffer:
+            return list(phases)
+        cut = []
+        for number, flows in enumerate(phases):
+            first = np.maximum(flows.size - self.send_buffer, _FIRST * flows.size)
+            after = -1 if flows.after < 0 else 2 * flows.after + 1
+            behind = -1 if flows.behind < 0 else 2 * flows.behind + 1
+            cut.append(replace(flows, size=first, after=after, behind=behind))
+            rest = replace(flows, size=flows.size - first, after=after, copies=np.zeros(len(flows)))
+            cut.append(replace(rest, behind=2 * number, is_buffered=True))
+        return cut
 
     def straggling(self, phases: Sequence[Flows]) -> float:
         """How much longer an exchange takes because it ends with the last of its links.

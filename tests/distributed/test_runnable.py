@@ -7,6 +7,7 @@ from layer_cases import Case, scenario_of
 
 from smoes_sim.config import Scenario, load_scenario
 from smoes_sim.deployment import deploy
+from smoes_sim.distributed import facts
 from smoes_sim.distributed.runnable import (
     as_executed,
     check_memory,
@@ -62,3 +63,21 @@ def test_experts_that_do_not_fit_are_refused_with_their_size() -> None:
     wide = changed(deployment.scenario, combine="fp32")
     with pytest.raises(ConfigError, match=r"on each of 2 ranks"):
         check_memory(deploy(wide), num_ranks=2, free=34559 / 0.8)
+
+
+def test_what_the_kernel_takes_of_a_message_is_known_where_it_does_not_vary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "_TCP", tmp_path)
+    assert facts.fixed_send_buffer("gloo") is None
+    (tmp_path / "tcp_wmem").write_text("4096\t131072\t131072\n")
+    assert facts.fixed_send_buffer("gloo") == 108790  # 0.83 * 131072
+    assert facts.fixed_send_buffer("nccl") is None
+    (tmp_path / "tcp_wmem").write_text("4096\t16384\t4194304\n")
+    assert facts.fixed_send_buffer("gloo") is None
+
+
+def test_the_send_buffer_is_part_of_the_scenario_as_executed() -> None:
+    scenario = as_executed(load_scenario("olmoe-two-orin"), send_buffer=1000)
+    assert scenario.communication.send_buffer == 1000
+    assert deploy(scenario).network.send_buffer == 1000
