@@ -51,6 +51,19 @@ def test_attention_groups_pay_for_gathers_which_are_not_expert_communication(tmp
     assert grouped["ep_exposed_s"] <= grouped["step_s"] - grouped["tp_comm_s"]
 
 
+def test_a_dense_model_in_groups_gathers_and_scatters_around_feed_forward_layers_too(tmp_path):
+    dense = "model=olmoe-1b-7b-dense-active"
+    one, row = (
+        values(tmp_path, dense, f"parallelism.tensor={tensor}", "workload.output_tokens=1", "compute.flops_efficiency=0.5")
+        for tensor in (1, 2)
+    )
+    # each rank sends 256 tokens of 4096 bytes, over two links of 5 us; 16 layers, attention and feed-forward, in and out
+    assert row["tp_comm_s"] == pytest.approx(16 * 4 * (256 * 4096 / 10e9 + 10e-6), rel=1e-6)
+    # ranks are alike and nothing overlaps: a pass is its exchanges and half of the work of twice the tokens
+    assert row["step_s"] == pytest.approx(one["step_s"] + row["tp_comm_s"], rel=0.02)
+    assert row["ep_comm_s"] == 0
+
+
 def test_the_vision_tower_is_counted_unless_a_prefill_outside_the_layers_is_given(tmp_path):
     clip = "model.vision={layers: 24, hidden: 1024, ffn: 4096, patch: 14, class_tokens: 1, projector: 512, source: made up}"
     fixed = ("compute.flops_efficiency=0.5", "compute.memory_efficiency=1", "compute.launch=0 us")
