@@ -387,10 +387,13 @@ def _not_counted(deployment: Deployment) -> list[str]:
 
 
 def _policy(deployment: Deployment) -> str:
-    """The router's name; for a trace file the policy in its metadata (``trace synthesize``), else ``captured``."""
+    """The router's name; for a trace file the policy in its metadata (``trace synthesize``), else ``captured``.
+
+    ``+skip`` behind it where slots are left out.
+    """
     routing, trace = deployment.scenario.routing, deployment.trace
     if trace is None:
         return "dense"
     if routing.trace is None:
-        return routing.policy
-    return str(trace.metadata.get("policy", "captured"))
+        return routing.name
+    return str(trace.metadata.get("policy", "captured")) + ("" if routing.skip is None else "+skip")

@@ -77,6 +77,15 @@ def test_the_vision_tower_is_counted_unless_a_prefill_outside_the_layers_is_give
     assert values(tmp_path, IMAGES, clip, "compute.per_prefill=1 s", *fixed)["outside_s"] == 1
 
 
+def test_what_is_skipped_neither_travels_nor_is_computed_and_the_answer_says_so(tmp_path):
+    whole, left = values(tmp_path), values(tmp_path, "routing.skip={text: 0.5}")
+    assert (whole["policy"], left["policy"]) == ("standard", "standard+skip")
+    # of two slots one stays, so every token has one copy
+    assert left["bytes_total"] == 3 * 1024 * 2 * 1024  # 3 MoE layers, 1024 tokens, 1024 bytes there and back
+    assert left["bytes_remote"] < 0.6 * whole["bytes_remote"]
+    assert left["step_s"] < whole["step_s"]
+
+
 def test_memory_stands_beside_the_times(tmp_path):
     found = values(tmp_path, "compute.memory_share=1e-4")["memory"]
     assert not found["fits"]
