@@ -28,6 +28,14 @@ _COLUMNS = {
 }
 
 
+_CHANGES = {
+    "TTFT change (%)": "ttft_s",
+    "TPOT change (%)": "tpot_s",
+    "tokens/s change (%)": "tokens_per_s",
+    "EP time change (%)": "ep_comm_s",
+}
+
+
 def sweep(
     study: Annotated[str, typer.Argument(help="A shipped sweep study or a file.")],
     overrides: Annotated[
@@ -107,18 +115,23 @@ def _plot(loaded: Sweep, rows: Sequence[Row], out: Path) -> Path | None:
 
 
 def points_table(loaded: Sweep, rows: Sequence[Row]) -> str:
-    """The swept keys and the main quantities of each point; a failed point has dashes."""
+    """The swept keys and the main quantities of each point, then what changes; a failed point has dashes."""
+    from smoes_sim.sweep.study import in_one_line
+
+    text = _table(loaded, rows, list(_COLUMNS), lambda row: [cell(row, *column) for column in _COLUMNS.values()])
+    if loaded.file.against is None:
+        return text
+    text += f"\nChange from the point with {in_one_line(loaded.file.against)}, draw by draw\n"
+    return text + _table(loaded, rows, list(_CHANGES), lambda row: [show.change(row, key) for key in _CHANGES.values()])
+
+
+def _table(loaded: Sweep, rows: Sequence[Row], header: Sequence[str], cells: Callable[[Row], list[str]]) -> str:
     from smoes_sim.sweep.study import text_at
 
     keys = loaded.swept()
-    body = [
-        [
-            *(text_at(row["set"], key) for key in keys),
-            *(cell(row, name, factor) for name, factor in _COLUMNS.values()),
-        ]
-        for row in rows
-    ]
-    return show.table([*keys, *_COLUMNS], body, left=len(keys))
+    return show.table(
+        [*keys, *header], [[*(text_at(row["set"], key) for key in keys), *cells(row)] for row in rows], left=len(keys)
+    )
 
 
 def cell(row: Row, name: str, factor: float) -> str:

@@ -126,7 +126,7 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
 
 
 def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
-    """A metric of a sweep over a swept key: lines with the interval over the calibration's draws, or a heat map.
+    """A metric of a sweep over a swept key: lines or bars with their intervals, or a heat map.
 
     Numbers are laid out as numbers, all else in the order of the study; points without the metric are left out.
 
@@ -135,6 +135,8 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     """
     alt = load_altair()
     data = _cells(rows, plot)
+    if plot.kind == "bars":
+        return _bars(data, plot)
     places = list(dict.fromkeys(cell["over"] for cell in data))
     axis = {"title": plot.over, "axis": alt.Axis(labelAngle=0, labelLimit=140, values=places)}
     if plot.kind == "lines" and all(type(place) in {int, float} for place in places):
@@ -165,12 +167,33 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
             "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
             "by": text_at(row["set"], plot.by) if plot.by else "",
             "value": columns[plot.metric],
-            "low": columns.get(f"intervals_{plot.metric}_low"),
-            "high": columns.get(f"intervals_{plot.metric}_high"),
+            **_ends(columns, plot.metric),
         }
         for row, columns in zip(rows, table, strict=True)
         if columns.get(plot.metric) is not None
     ]
+
+
+def _ends(columns: dict[str, Any], metric: str) -> dict[str, float | None]:
+    """The interval of a metric, or of a change."""
+    known = {end: columns.get(f"intervals_{metric}_{end}") for end in ("low", "high")}
+    return {end: columns.get(f"{metric}_interval_{end}") if value is None else value for end, value in known.items()}
+
+
+def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+    """A bar for each place and each line's value, with its interval, one below the other in the order of the study."""
+    alt = load_altair()
+    places, names = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("over", "by"))
+    rows = alt.Y("over:N", sort=places, title=None, axis=alt.Axis(labelLimit=320))
+    base = alt.Chart(alt.Data(values=list(cells))).encode(y=rows, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
+    if plot.by is not None:
+        base = base.encode(yOffset=alt.YOffset("by:N", sort=names))
+    legend = alt.Legend(orient="top", title=plot.by, labelLimit=300) if plot.by else None
+    palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
+    colour = alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend)
+    bars = base.mark_bar(height={"band": 0.8}).encode(x=alt.X("value:Q", title=plot.metric), color=colour)
+    ends = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+    return (bars + ends).properties(width=420, height=max(18 * len(cells), 60))
 
 
 def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:
