@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from smoes_sim.compute import Precision, Range, Share, find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, named_document
-from smoes_sim.models import ModelShape, find_model
+from smoes_sim.models import ModelShape, dense_equal, find_model
 from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
 from smoes_sim.routing import GROUPED, KEPT_GROUPS, NUM_GROUPS, Policy, Rates, SkipShares
@@ -38,10 +38,11 @@ class RoutingSpec(Spec):
     ``rates`` and ``msi`` are what the synthetic router must show; ``rates: published`` takes the published rates and index
     of the policy, and with neither given the published index alone. ``device_limited`` and ``group_balanced`` choose by
     groups of neighbouring experts from the scores of the standard router; ``hard`` and ``hybrid`` are given by their split.
-    ``skip`` leaves slots out of any routing, a trace's too.
+    ``dense`` has no router: the model is replaced by its dense counterpart of equal total parameters. ``skip`` leaves slots
+    out of any routing, a trace's too.
     """
 
-    policy: Policy = "standard"
+    policy: Policy | Literal["dense"] = "standard"
     score: Literal["attention"] | None = Field(None, description="Modality score that SMoES was trained with.")
     rates: Literal["published"] | Rates | None = None
     msi: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -54,6 +55,12 @@ class RoutingSpec(Spec):
     )
     skip: SkipShares | None = Field(None, description="Shares of slots that are left out, lowest relative weight first.")
     trace: str | None = Field(None, description="A trace file; replaces the synthetic router.")
+
+    @model_validator(mode="after")
+    def _dense_has_no_slots(self) -> RoutingSpec:
+        if self.policy == "dense" and self.skip is not None:
+            raise ValueError("skip: policy dense routes nothing that could be skipped. Leave it out.")
+        return self
 
     @model_validator(mode="after")
     def _groups_are_used(self) -> RoutingSpec:
@@ -75,7 +82,7 @@ class RoutingSpec(Spec):
     @property
     def fitted(self) -> RoutingSpec:
         """What decides the router's parameters: groups and skipping do not."""
-        policy: Policy = "standard" if self.policy in GROUPED else self.policy
+        policy = "standard" if self.policy in GROUPED else self.policy
         return self.model_copy(update={"policy": policy, "groups": None, "keep": None, "skip": None})
 
     @property
@@ -207,8 +214,9 @@ class Scenario(Spec):
 
     @property
     def model_shape(self) -> ModelShape:
-        """The model, shipped or written in place."""
-        return find_model(self.model) if isinstance(self.model, str) else self.model
+        """The model, shipped or written in place; its dense counterpart under policy ``dense``."""
+        shape = find_model(self.model) if isinstance(self.model, str) else self.model
+        return dense_equal(shape, of="total") if self.routing.policy == "dense" and shape.experts else shape
 
     @property
     def expert_rule(self) -> ExpertRule | ExpertFile:

@@ -269,6 +269,8 @@ def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[Syn
     Raises:
         ConfigError: If the policy cannot choose among the model's experts.
     """
+    if routing.policy == "dense":
+        raise ConfigError("routing.policy = dense routes nothing. Choose another policy.")
     try:
         router = SyntheticRouter(
             policy=routing.policy,
@@ -287,6 +289,7 @@ def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[Syn
 @lru_cache(maxsize=8)
 def _parameters(routing: RoutingSpec, model: ModelShape, seed: int) -> RouterParameters:
     """The parameters under which a policy shows what the scenario asks for."""
+    assert routing.policy != "dense", "a dense model has no router"
     router = SyntheticRouter(
         policy=routing.policy,
         num_experts=model.experts,
