@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,10 +74,9 @@ def adapt(
     """
     rule = _rule(scenario)
     deployment = deploy(scenario)
-    trace = scenario.routing.trace
     cut = (
-        windows_of_trace(Path(trace), windows=windows)
-        if trace
+        windows_of_trace(scenario.routing, windows=windows)
+        if scenario.routing.trace
         else drifting_windows(scenario, windows=windows, images=images)
     )
     maker = _Maker(deployment, rule, cut)

@@ -152,7 +152,7 @@ class StepCase:
     @property
     def family(self) -> str:
         """Phase and policy."""
-        return f"{self.row.phase}, {self.deployment.scenario.routing.policy}"
+        return f"{self.row.phase}, {self.deployment.scenario.routing.name}"
 
     @property
     def kind(self) -> str:

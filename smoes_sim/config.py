@@ -14,7 +14,7 @@ from smoes_sim.files import Document, Spec, named_document
 from smoes_sim.models import ModelShape, dense_equal, find_model
 from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
-from smoes_sim.routing import Policy, Rates
+from smoes_sim.routing import GROUPED, KEPT_GROUPS, NUM_GROUPS, Policy, Rates, SkipShares
 from smoes_sim.topology import TopologySpec
 from smoes_sim.traffic import Deduplicate, ElementType
 from smoes_sim.units import Duration, Size
@@ -36,8 +36,10 @@ class RoutingSpec(Spec):
     """Where the routing comes from: a trace file, or a synthetic router of a policy.
 
     ``rates`` and ``msi`` are what the synthetic router must show; ``rates: published`` takes the published rates and index
-    of the policy, and with neither given the published index alone. ``dense``: no routing, the dense model of equal total
-    parameters instead.
+    of the policy, and with neither given the published index alone. ``device_limited`` and ``group_balanced`` choose by
+    groups of neighbouring experts from the scores of the standard router; ``hard`` and ``hybrid`` are given by their split.
+    ``dense`` has no router: the model is replaced by its dense counterpart of equal total parameters. ``skip`` leaves slots
+    out of any routing, a trace's too.
     """
 
     policy: Policy | Literal["dense"] = "standard"
@@ -45,13 +47,48 @@ class RoutingSpec(Spec):
     rates: Literal["published"] | Rates | None = None
     msi: Annotated[float, Field(ge=0, le=1)] | None = None
     popularity: Annotated[float, Field(ge=0, description="Spread of expert popularity, in nats.")] = 0.1
+    groups: Annotated[int, Field(ge=1)] | None = Field(
+        None, description=f"Groups of experts of device_limited and group_balanced; left out: {NUM_GROUPS}."
+    )
+    keep: Annotated[int, Field(ge=1)] | None = Field(
+        None, description=f"Groups in which a token of device_limited may choose; left out: {KEPT_GROUPS}."
+    )
+    skip: SkipShares | None = Field(None, description="Shares of slots that are left out, lowest relative weight first.")
     trace: str | None = Field(None, description="A trace file; replaces the synthetic router.")
+
+    @model_validator(mode="after")
+    def _dense_has_no_slots(self) -> RoutingSpec:
+        if self.policy == "dense" and self.skip is not None:
+            raise ValueError("skip: policy dense routes nothing that could be skipped. Leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_used(self) -> RoutingSpec:
+        if self.groups is not None and self.policy not in GROUPED:
+            raise ValueError(f"groups = {self.groups} belong to {' and '.join(GROUPED)}, not {self.policy}. Leave them out.")
+        if self.keep is not None and self.policy != "device_limited":
+            raise ValueError(f"keep = {self.keep} belongs to policy device_limited, not {self.policy}. Leave it out.")
+        groups, kept = self.groups or NUM_GROUPS, self.keep or KEPT_GROUPS
+        if self.policy == "device_limited" and kept > groups:
+            raise ValueError(f"keep = {kept} is more than groups = {groups}. Give keep as 1 to {groups}.")
+        return self
 
     @model_validator(mode="after")
     def _score_is_smoes(self) -> RoutingSpec:
         if self.score is not None and self.policy != "smoes":
             raise ValueError(f'score = "{self.score}" belongs to policy smoes, not {self.policy}. Leave it out.')
         return self
+
+    @property
+    def fitted(self) -> RoutingSpec:
+        """What decides the router's parameters: groups and skipping do not."""
+        policy = "standard" if self.policy in GROUPED else self.policy
+        return self.model_copy(update={"policy": policy, "groups": None, "keep": None, "skip": None})
+
+    @property
+    def name(self) -> str:
+        """The policy, and whether slots are skipped. Example: standard+skip."""
+        return self.policy if self.skip is None else f"{self.policy}+skip"
 
 
 class ExpertFile(Spec):
@@ -64,7 +101,7 @@ class ExpertFile(Spec):
 
 
 class PlacementSpec(Spec):
-    """Where experts and tokens live; experts left out: ``bins`` for smoes and hard, ``contiguous`` otherwise."""
+    """Where experts and tokens live; experts left out: ``bins`` for smoes, hard and hybrid, else ``contiguous``."""
 
     experts: ExpertRule | ExpertFile | None = None
     spare: Annotated[int, Field(ge=0, description="Slots of each rank for replicas, beside its share of the experts.")] = 0
@@ -134,7 +171,9 @@ class ParallelismSpec(Spec):
     """How attention is divided; experts are spread over all ranks (or EP groups of them) in any case."""
 
     tensor: Annotated[int, Field(ge=1)] = Field(
-        1, description="Neighbouring ranks that share the attention of their sequences; 1: each rank has its own."
+        1,
+        description="Neighbouring ranks that share the attention of their sequences, and a dense model's feed-forward "
+        "layers; 1: each rank has its own.",
     )
     prefill_chunk: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Prompt tokens that such a group takes in one step; left out: all of the batch at once."
@@ -186,7 +225,7 @@ class Scenario(Spec):
     @property
     def expert_rule(self) -> ExpertRule | ExpertFile:
         """How experts are placed."""
-        default: ExpertRule = "contiguous" if self.routing.policy == "standard" else "bins"
+        default: ExpertRule = "bins" if self.routing.policy in {"smoes", "hard", "hybrid"} else "contiguous"
         return self.placement.experts or default
 
 

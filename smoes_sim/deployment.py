@@ -16,6 +16,8 @@ from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts, read_placement
 from smoes_sim.routing import (
+    KEPT_GROUPS,
+    NUM_GROUPS,
     RouterParameters,
     RoutingTrace,
     SyntheticRouter,
@@ -23,6 +25,7 @@ from smoes_sim.routing import (
     find_parameters,
     load_trace,
     published,
+    skip_slots,
 )
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.steps import Step, StepParts, decode_steps, make_step, prefill_chunks
@@ -188,7 +191,7 @@ def _tokens_and_routing(scenario: Scenario, model: ModelShape) -> tuple[Workload
     if not model.experts:
         return workload, None
     check_fits(trace, model, _tokens(workload), name=file)
-    return workload, trace
+    return workload, skipped(trace, scenario.routing, name=file)
 
 
 def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:
@@ -208,8 +211,31 @@ def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks
 
 @lru_cache(maxsize=8)
 def _route(routing: RoutingSpec, workload: WorkloadSpec, model: ModelShape, seed: int) -> RoutingTrace:
+    return route(routing, _tokens(make_workload(workload, model, seed)), model, seed)
+
+
+def route(routing: RoutingSpec, tokens: Tokens, model: ModelShape, seed: int) -> RoutingTrace:
+    """Synthetic routing of some tokens.
+
+    Raises:
+        ConfigError: If the policy cannot choose among the model's experts, or too much shall be skipped.
+    """
     router, parameters = make_router(routing, model, seed)
-    return router.route(_tokens(make_workload(workload, model, seed)), parameters)
+    return skipped(router.route(tokens, parameters), routing, name=model.name)
+
+
+def skipped(trace: RoutingTrace, routing: RoutingSpec, *, name: str) -> RoutingTrace:
+    """The trace without the slots that the scenario leaves out; ``name`` is what errors say of it.
+
+    Raises:
+        TraceError: If the trace has no weights, or too much shall be skipped.
+    """
+    if routing.skip is None:
+        return trace
+    try:
+        return skip_slots(trace, routing.skip)
+    except TraceError as error:
+        raise error.at(name) from None
 
 
 def synthesize_trace(scenario: Scenario) -> RoutingTrace:
@@ -228,24 +254,43 @@ def synthesize_trace(scenario: Scenario) -> RoutingTrace:
     metadata = {
         "source": "synthetic",
         "model": model.name,
-        "policy": scenario.routing.policy,
+        "policy": scenario.routing.name,
         "seed": scenario.seed,
         "parameters": asdict(parameters),
     }
     return replace(trace, metadata=metadata, moe_layers=np.array(model.moe_layer_indices, dtype=np.int32))
 
 
-@lru_cache(maxsize=8)
 def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[SyntheticRouter, RouterParameters]:
     """The synthetic router of a policy on a model.
 
     It is fitted on the workload of the published figures whatever the scenario's own workload is: a router does not
-    change with what it is asked.
+    change with what it is asked. Policies that choose by groups have the scores of the standard router.
+
+    Raises:
+        ConfigError: If the policy cannot choose among the model's experts.
     """
     if routing.policy == "dense":
         raise ConfigError("routing.policy = dense routes nothing. Choose another policy.")
-    if model.experts % 2:
-        raise ConfigError(f"{model.name}: {model.experts} experts cannot be split into two sides. Use a trace instead.")
+    try:
+        router = SyntheticRouter(
+            policy=routing.policy,
+            num_experts=model.experts,
+            top_k=model.top_k,
+            num_layers=model.num_moe_layers,
+            seed=seed,
+            num_groups=routing.groups or NUM_GROUPS,
+            kept_groups=routing.keep or KEPT_GROUPS,
+        )
+    except ConfigError as error:
+        raise error.at(model.name) from None
+    return router, _parameters(routing.fitted, model, seed)
+
+
+@lru_cache(maxsize=8)
+def _parameters(routing: RoutingSpec, model: ModelShape, seed: int) -> RouterParameters:
+    """The parameters under which a policy shows what the scenario asks for."""
+    assert routing.policy != "dense", "a dense model has no router"
     router = SyntheticRouter(
         policy=routing.policy,
         num_experts=model.experts,
@@ -256,15 +301,13 @@ def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[Syn
     known = published()[routing.policy]
     rates = known.rates if routing.rates == "published" else routing.rates
     use_index = routing.msi is None and (routing.rates is None or routing.rates == "published")
-    reference = _tokens(make_workload(_REFERENCE, model, seed))
-    parameters = find_parameters(
+    return find_parameters(
         router,
-        reference,
+        _tokens(make_workload(_REFERENCE, model, seed)),
         rates=rates,
         msi=known.msi if use_index else routing.msi,
         popularity=routing.popularity,
     )
-    return router, parameters
 
 
 def check_fits(trace: RoutingTrace, model: ModelShape, tokens: Tokens, *, name: str) -> None:

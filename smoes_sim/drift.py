@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from smoes_sim.config import Scenario
-from smoes_sim.deployment import make_router, make_workload
+from smoes_sim.config import RoutingSpec, Scenario
+from smoes_sim.deployment import make_workload, route, skipped
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RoutingTrace, Tokens, load_trace
 from smoes_sim.routing.trace import IMAGE, PREFILL, TEXT
@@ -53,8 +53,7 @@ def drifting_windows(scenario: Scenario, *, windows: int, images: tuple[float, f
         sequence_id=(sequence + base.num_sequences * number[:, None]).astype(np.int32).ravel(),
         phase=np.full(len(shares) * len(sequence), PREFILL, dtype=np.uint8),
     )
-    router, parameters = make_router(scenario.routing, model, scenario.seed)
-    return _cut(router.route(tokens, parameters), num_windows=len(shares))
+    return _cut(route(scenario.routing, tokens, model, scenario.seed), num_windows=len(shares))
 
 
 def _has_images(count: int, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -62,13 +61,14 @@ def _has_images(count: int, share: float) -> np.ndarray[tuple[int], np.dtype[np.
     return np.diff(np.floor(np.arange(count + 1) * share + 0.5)) > 0
 
 
-def windows_of_trace(path: Path, *, windows: int) -> list[Window]:
-    """The prompts of a trace, cut by sequence into ``windows`` + 1 even runs in the order of their ids.
+def windows_of_trace(routing: RoutingSpec, *, windows: int) -> list[Window]:
+    """The prompts of the trace of a scenario, cut by sequence into ``windows`` + 1 even runs in the order of their ids.
 
     Raises:
         ConfigError: If it has fewer sequences than windows.
     """
-    trace = load_trace(path)
+    path = Path(routing.trace or "")
+    trace = skipped(load_trace(path), routing, name=str(path))
     prompt = np.flatnonzero(trace.phase == PREFILL)
     number = len(np.unique(trace.sequence_id[prompt]))
     if number < windows + 1:

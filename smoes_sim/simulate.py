@@ -38,7 +38,7 @@ class PhaseTimes:
         step_s: The pass.
         ep_comm_s: Its exchanges, each alone on the network, added up.
         ep_exposed_s: What the pass would save if dispatch and combine took no time.
-        tp_comm_s: Gathers and scatters around attention, each alone on the network, added up.
+        tp_comm_s: Gathers and scatters of attention groups, each alone on the network, added up.
         bound_s: Lower bound of ``ep_comm_s``.
         network_error: Largest relative error of an exchange alone (``ExchangeTime.error_bound``); 0 is exact.
         lateness_s: Longest wait of a message for the network's next window (see ``Engine``); 0 is exact.
@@ -254,7 +254,8 @@ def phase_times(
         around = [alone.time(phases) for group in groups for phases in (group.gather, group.scatter)]
         communication = sum(exchange.duration for exchange in exchanges)
         bound = sum(exchange.bound for exchange in exchanges)
-        shared = deployment.model.layers * sum(exchange.duration for exchange in around)
+        tensor = deployment.scenario.parallelism.tensor
+        shared = deployment.model.gathers(tensor) * sum(exchange.duration for exchange in around)
         rows.append((real.duration, communication, real.duration - free.duration, shared, bound))
         errors += [exchange.error_bound for exchange in exchanges + around]
         waits.append(real.lateness)
@@ -386,10 +387,13 @@ def _not_counted(deployment: Deployment) -> list[str]:
 
 
 def _policy(deployment: Deployment) -> str:
-    """The router's name; for a trace file the policy in its metadata (``trace synthesize``), else ``captured``."""
+    """The router's name; for a trace file the policy in its metadata (``trace synthesize``), else ``captured``.
+
+    ``+skip`` behind it where slots are left out.
+    """
     routing, trace = deployment.scenario.routing, deployment.trace
     if trace is None:
         return "dense"
     if routing.trace is None:
-        return routing.policy
-    return str(trace.metadata.get("policy", "captured"))
+        return routing.name
+    return str(trace.metadata.get("policy", "captured")) + ("" if routing.skip is None else "+skip")

@@ -178,9 +178,9 @@ class _Costs:
         sizes = [size for size in sizes if any(size)]
         batches = [self._micro_batch(*size, delay / len(sizes)) for size in sizes]
         group = [batch.group for batch in batches if batch.group is not None]
-        dense = model.layers - model.num_moe_layers
+        elsewhere = max(0, model.gathers(self.tensor) - model.num_moe_layers)  # those of MoE layers are simulated with them
         around = sum(exchange_time(self.network, phases).duration for one in group for phases in (one.gather, one.scatter))
-        return self._over_layers(batches) + dense * float(around) / len(batches)  # one of two travels while the other works
+        return self._over_layers(batches) + elsewhere * float(around) / len(batches)  # one of two travels while one works
 
     def _over_layers(self, batches: Sequence[MicroBatch]) -> float:
         """Rest of all MoE layers."""

@@ -1,15 +1,16 @@
 """When everything in a step happens: SimPy processes of ranks over the layers of the model.
 
 Per MoE layer: attention, gate, dispatch, routed experts, combine; where ranks share attention, a gather before and a
-scatter behind it, in dense layers too. Shared experts come before dispatch, or with ``shared_expert`` overlap while tokens
-travel; with ``two_batch`` the tokens of every rank go through in two halves, one of
-which computes while the other travels. A rank starts its experts when all it receives has arrived, and its next layer when
-its own results are back; nobody waits for a barrier, so stragglers are seen where they bite.
+scatter behind it, in dense layers too, and in dense models around the feed-forward layers as well. Shared experts come
+before dispatch, or with ``shared_expert`` overlap while tokens travel; with ``two_batch`` the tokens of every rank go
+through in two halves, one of which computes while the other travels. A rank starts its experts when all it receives has
+arrived, and its next layer when its own results are back; nobody waits for a barrier, so stragglers are seen where they
+bite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -54,7 +55,7 @@ class LayerExchanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupExchanges:
-    """Phases of the gather before attention and of the scatter behind it, the same in every layer."""
+    """Phases of the gather before what a group shares and of the scatter behind it, the same in every layer."""
 
     gather: Sequence[Flows]
     scatter: Sequence[Flows]
@@ -67,7 +68,7 @@ class MicroBatch:
     Attributes:
         times: Seconds of each part on each rank.
         exchanges: Dispatch and combine, one entry per MoE layer.
-        group: Around attention; None where every rank has its own.
+        group: Around attention (and the feed-forward layers of a dense model); None where every rank has its own.
     """
 
     times: ComputeTimes
@@ -160,7 +161,7 @@ class _Step:
         self._cores = cores
         self.env, self.overlap = engine.env, overlap
         self._engine, self._experts = engine, experts
-        self.num_layers = model.layers
+        self.num_layers, self._shares_feed_forward = model.layers, model.shares_feed_forward
         self.moe_index = {layer: index for index, layer in enumerate(model.moe_layer_indices)}
         num_ranks = engine.network.topology.num_ranks
         self.finish = np.zeros(num_ranks)
@@ -171,37 +172,48 @@ class _Step:
         """Start every rank on a micro-batch."""
         experts = [(_open(self._experts, layer.dispatch), _open(self._experts, layer.combine)) for layer in batch.exchanges]
         group = batch.group
-        around = [
-            None if group is None else (_open(self._engine, group.gather), _open(self._engine, group.scatter))
-            for _ in range(self.num_layers)
-        ]
+        attention = self._open_around(group)
+        feed_forward = self._open_around(group if self._shares_feed_forward else None)
         for rank in range(len(self.finish)):
-            self.env.process(self._run(rank, batch.times, experts, around))
+            self.env.process(self._run(rank, batch.times, experts, attention, feed_forward))
+
+    def _open_around(self, group: GroupExchanges | None) -> list[tuple[_Opened, _Opened] | None]:
+        """A gather and a scatter for each layer; None where the ranks share nothing."""
+        if group is None:
+            return [None] * self.num_layers
+        return [(_open(self._engine, group.gather), _open(self._engine, group.scatter)) for _ in range(self.num_layers)]
 
     def _run(
         self,
         rank: int,
         times: ComputeTimes,
         experts: Sequence[tuple[_Opened, _Opened]],
-        around: Sequence[tuple[_Opened, _Opened] | None],
+        around_attention: Sequence[tuple[_Opened, _Opened] | None],
+        around_feed_forward: Sequence[tuple[_Opened, _Opened] | None],
     ) -> Processes:
         """A micro-batch on one rank; work that nothing interrupts is done in one go."""
         todo: list[_Work] = []
-        for layer, group in enumerate(around):
+        for layer, groups in enumerate(zip(around_attention, around_feed_forward, strict=True)):
             attention = _Work(layer, "attention", float(times.attention[rank]))
-            if group is None:
-                todo.append(attention)
-            else:
-                yield from self._exchange(rank, layer, "gather", group[0], before=todo)
-                yield from self._exchange(rank, layer, "scatter", group[1], before=[attention])
-                todo = []
+            todo = yield from self._shared(rank, attention, groups[0], before=todo)
             if layer not in self.moe_index:
-                todo.append(_Work(layer, "dense", float(times.dense[rank])))
+                dense = _Work(layer, "dense", float(times.dense[rank]))
+                todo = yield from self._shared(rank, dense, groups[1], before=todo)
                 continue
             yield from self._experts_of(rank, layer, times, experts[self.moe_index[layer]], before=todo)
             todo = []
         yield from self._compute(rank, [*todo, _Work(self.num_layers, "head", float(times.head[rank]))], then=None)
         self.finish[rank] = max(self.finish[rank], self.env.now)
+
+    def _shared(
+        self, rank: int, work: _Work, around: tuple[_Opened, _Opened] | None, *, before: list[_Work]
+    ) -> Generator[simpy.Event, object, list[_Work]]:
+        """Work that a group may share, between a gather and a scatter; returns what is still to do behind it."""
+        if around is None:
+            return [*before, work]
+        yield from self._exchange(rank, work.layer, "gather", around[0], before=before)
+        yield from self._exchange(rank, work.layer, "scatter", around[1], before=[work])
+        return []
 
     def _experts_of(
         self, rank: int, layer: int, times: ComputeTimes, opened: tuple[_Opened, _Opened], *, before: list[_Work]

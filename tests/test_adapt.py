@@ -11,7 +11,7 @@ import pytest
 
 from smoes_sim.adapt import adapt
 from smoes_sim.cli import main
-from smoes_sim.config import Scenario
+from smoes_sim.config import RoutingSpec, Scenario
 from smoes_sim.drift import drifting_windows, windows_of_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RoutingTrace, load_trace, save_trace
@@ -59,12 +59,22 @@ def test_the_mix_goes_in_a_straight_line_and_steps_stay_as_long() -> None:
 
 def test_a_trace_is_cut_by_sequence(tmp_path: Path) -> None:
     save_trace(two_sided(6, swap_at=3), tmp_path / "t.npz")
-    windows = windows_of_trace(tmp_path / "t.npz", windows=2)
+    routing = RoutingSpec(trace=str(tmp_path / "t.npz"))
+    windows = windows_of_trace(routing, windows=2)
     assert [window.trace.num_tokens for window in windows] == [16, 16, 16]
     assert [int(window.trace.expert_ids.max()) for window in windows] == [1, 3, 3]
     assert [window.workload.num_sequences for window in windows] == [2, 2, 2]
     with pytest.raises(ConfigError, match=r"its 6 sequences make no 6 windows and one before them. Use at most 5"):
-        windows_of_trace(tmp_path / "t.npz", windows=6)
+        windows_of_trace(routing, windows=6)
+
+
+def test_drifting_batches_leave_out_what_the_scenario_skips() -> None:
+    whole, left = (
+        drifting_windows(scenario(routing={"policy": "standard", **changes}), windows=2, images=(1.0, 0.0))
+        for changes in ({}, {"skip": {"vision": 0.5, "text": 0.5}})
+    )
+    used = [sum(int((window.trace.expert_ids >= 0).sum()) for window in windows) for windows in (whole, left)]
+    assert used[0] == 2 * used[1]
 
 
 def of_trace(tmp_path: Path, **changes: Any) -> dict[str, Any]:

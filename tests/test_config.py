@@ -52,6 +52,9 @@ def test_what_is_left_out_has_its_default(tmp_path):
         ([], "contiguous"),
         (["routing.policy=smoes"], "bins"),
         (["routing.policy=hard"], "bins"),
+        (["routing.policy=hybrid"], "bins"),
+        (["routing.policy=device_limited"], "contiguous"),
+        (["routing.policy=group_balanced"], "contiguous"),
         (["routing.policy=smoes", "placement.experts=random"], "random"),
         (["placement.experts=bins"], "bins"),
     ],
@@ -110,6 +113,15 @@ def test_a_scenario_printed_and_read_again_is_the_same(overrides):
         ("routing.polcy=smoes", r'unknown key "polcy"\. Did you mean "policy"\?'),
         ("placement.token=modality", r'unknown key "token"\. Did you mean "tokens"\?'),
         ("routing.score=attention", 'score = "attention" belongs to policy smoes, not standard. Leave it out'),
+        ("routing={policy: dense, skip: {text: 0.5}}", r"policy dense routes nothing that could be skipped\. Leave it out"),
+        ("routing.groups=4", r"groups = 4 belong to device_limited and group_balanced, not standard\. Leave them out"),
+        ("routing={policy: group_balanced, keep: 2}", r"keep = 2 belongs to policy device_limited, not group_balanced"),
+        ("routing={policy: device_limited, keep: 9}", r"keep = 9 is more than groups = 8\. Give keep as 1 to 8"),
+        ("routing={policy: device_limited, groups: 2}", r"keep = 3 is more than groups = 2\. Give keep as 1 to 2"),
+        ("routing={policy: device_limited, groups: 0}", r"routing\.groups = 0: .* greater than or equal to 1"),
+        ("routing.skip=0.5", r"routing\.skip = 0\.5"),
+        ("routing.skip={vision: 1}", r"skip\.vision = 1: .* less than 1"),
+        ("routing.skip={images: 0.5}", r'unknown key "images"'),
         ("routing.popularity=-1", r"routing\.popularity = -1: .* greater than or equal to 0"),
         ("routing.msi=1.5", r"routing\.msi = 1\.5: .* less than or equal to 1"),
         ("routing.rates={prefill_vision: 0.1, prefill: 2, decode: 0.1}", r"rates\.prefill = 2: .* less than or equal to 1"),
@@ -132,6 +144,11 @@ def test_a_mistake_is_one_line_with_the_override_the_value_and_the_way_out(overr
         load_scenario("olmoe-two-orin", [override])
     assert "\n" not in str(caught.value)
     assert override in str(caught.value)
+
+
+def test_policy_dense_replaces_the_model_by_its_dense_counterpart_of_equal_total_size():
+    asked = load_scenario("olmoe-two-orin", ["routing.policy=dense"]).model_shape
+    assert asked == load_scenario("olmoe-two-orin", ["model=olmoe-1b-7b-dense-total"]).model_shape
 
 
 def test_a_mistake_in_a_file_is_shown_where_it_stands(tmp_path):

@@ -51,6 +51,19 @@ def test_attention_groups_pay_for_gathers_which_are_not_expert_communication(tmp
     assert grouped["ep_exposed_s"] <= grouped["step_s"] - grouped["tp_comm_s"]
 
 
+def test_a_dense_model_in_groups_gathers_and_scatters_around_feed_forward_layers_too(tmp_path):
+    dense = "model=olmoe-1b-7b-dense-active"
+    one, row = (
+        values(tmp_path, dense, f"parallelism.tensor={tensor}", "workload.output_tokens=1", "compute.flops_efficiency=0.5")
+        for tensor in (1, 2)
+    )
+    # each rank sends 256 tokens of 4096 bytes, over two links of 5 us; 16 layers, attention and feed-forward, in and out
+    assert row["tp_comm_s"] == pytest.approx(16 * 4 * (256 * 4096 / 10e9 + 10e-6), rel=1e-6)
+    # ranks are alike and nothing overlaps: a pass is its exchanges and half of the work of twice the tokens
+    assert row["step_s"] == pytest.approx(one["step_s"] + row["tp_comm_s"], rel=0.02)
+    assert row["ep_comm_s"] == 0
+
+
 def test_the_vision_tower_is_counted_unless_a_prefill_outside_the_layers_is_given(tmp_path):
     clip = "model.vision={layers: 24, hidden: 1024, ffn: 4096, patch: 14, class_tokens: 1, projector: 512, source: made up}"
     fixed = ("compute.flops_efficiency=0.5", "compute.memory_efficiency=1", "compute.launch=0 us")
@@ -62,6 +75,15 @@ def test_the_vision_tower_is_counted_unless_a_prefill_outside_the_layers_is_give
     assert seeing["ttft_s"] == pytest.approx(seeing["step_s"] + seeing["outside_s"])
     assert "vision encoder" not in seeing["not_counted"]
     assert values(tmp_path, IMAGES, clip, "compute.per_prefill=1 s", *fixed)["outside_s"] == 1
+
+
+def test_what_is_skipped_neither_travels_nor_is_computed_and_the_answer_says_so(tmp_path):
+    whole, left = values(tmp_path), values(tmp_path, "routing.skip={text: 0.5}")
+    assert (whole["policy"], left["policy"]) == ("standard", "standard+skip")
+    # of two slots one stays, so every token has one copy
+    assert left["bytes_total"] == 3 * 1024 * 2 * 1024  # 3 MoE layers, 1024 tokens, 1024 bytes there and back
+    assert left["bytes_remote"] < 0.6 * whole["bytes_remote"]
+    assert left["step_s"] < whole["step_s"]
 
 
 def test_memory_stands_beside_the_times(tmp_path):

@@ -32,6 +32,13 @@ def test_the_deployments_own_steps_cost_what_they_take(tmp_path, overlap, tensor
     assert step_cost(deployment, first) == pytest.approx(exact(deployment, deployment.decode[0]), rel=error)
 
 
+def test_steps_of_a_dense_model_in_groups_cost_what_they_take(tmp_path):
+    deployment = deploy(small(tmp_path, "model=olmoe-1b-7b-dense-active", "parallelism.tensor=2"))
+    assert step_cost(deployment, PROMPTS) == pytest.approx(exact(deployment, deployment.prefill), rel=0.02)
+    first = StepBatch(decode=(65,) * 16)
+    assert step_cost(deployment, first) == pytest.approx(exact(deployment, deployment.decode[0]), rel=0.02)
+
+
 def test_a_mixed_step_costs_what_it_takes(tmp_path):
     deployment = deploy(small(tmp_path, "parallelism.prefill_chunk=64"))
     # the third of 4 chunks: a whole sequence a rank, and the fifth of 8 decode steps: 64 + 5 tokens

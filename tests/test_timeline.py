@@ -262,13 +262,17 @@ def test_ranks_of_a_group_gather_before_attention_and_scatter_behind_it():
     # gather: rank 0 sends 4 B, gone at 4 and there at 6; rank 1 2 B, gone at 2 and there at 4: done at 4 and 6.
     # attention until 5 and 7. Scatter: rank 0 2 B at 5, gone 7, there 9; rank 1 4 B at 7, gone 11, there 13: done at 13
     # and 11, then 1 s of dense layer
-    model = model_of(1, experts=0, top_k=0, shared_experts=0, expert_ffn=0)
+    beside_experts = model_of(1, dense_layers=1)
     network = network_of(2)
     batch = MicroBatch(
         times=times_of(2, attention=[1, 1], dense=[1, 1]), exchanges=[], group=group_of(network, [[0, 4], [2, 0]])
     )
-    step = step_time(model, [batch], network)
+    step = step_time(beside_experts, [batch], network)
     assert step.finish == pytest.approx([14, 12])
+    # a dense model gathers for its feed-forward layer as well: 4 B from 13 gone at 17, there at 19, 2 B from 11 there at 15:
+    # dense until 18 and 20; 2 B back at 18 there at 22, 4 B at 20 gone at 24, there at 26
+    dense = model_of(1, experts=0, top_k=0, shared_experts=0, expert_ffn=0)
+    assert step_time(dense, [batch], network).finish == pytest.approx([26, 24])
     assert events(step, 0) == [
         (0, "gather", 0, 4),
         (0, "attention", 4, 5),

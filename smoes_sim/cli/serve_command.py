@@ -115,7 +115,7 @@ def _about(deployment: Deployment, limits: Limits, objective: Objective | None) 
         "model": deployment.model.name,
         "topology": deployment.topology.name,
         "ranks": deployment.topology.num_ranks,
-        "policy": deployment.scenario.routing.policy,
+        "policy": deployment.scenario.routing.name,
         "slo": None if objective is None else str(objective),
         "limits": asdict(limits),
     }

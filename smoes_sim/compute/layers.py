@@ -110,15 +110,16 @@ def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, ten
         load: What the ranks have to do.
         rates: What a device reaches.
         tensor: Neighbouring ranks that share attention and the head of what lives on any of them: each has its part of the
-            weights, heads and vocabulary. Router, shared and dense experts work on the tokens of the rank itself.
+            weights, heads and vocabulary, and in a dense model of the feed-forward layers. Router and shared experts, and
+            dense layers beside experts, work on the tokens of the rank itself.
 
     Example:
         OLMoE's routed experts on 1,000 slots: 2 * 6291456 * 1000 = 12.58 GFLOP.
     """
-    tokens = load.tokens.astype(np.float64)
+    own, group = load.tokens.astype(np.float64), of_group(load.tokens, tensor)
     hidden, element = model.hidden, ELEMENT_SIZE[rates.weights]
 
-    def mlp(parameters: float, precision: Precision) -> Floats:
+    def mlp(parameters: float, precision: Precision, tokens: Floats = own) -> Floats:
         moved = ELEMENT_SIZE[precision] * parameters * (tokens > 0) + _ACTIVATION * 2 * hidden * tokens
         return rates.time(2.0 * parameters * tokens, moved * (parameters > 0), precision=precision)
 
@@ -127,11 +128,12 @@ def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, ten
     experts_bytes = model.expert_bytes(element) * active + _ACTIVATION * 2.0 * hidden * slots
     head_weights = hidden * model.vocab / tensor
     outputs = of_group(load.outputs, tensor)
+    dense = 3 * hidden * model.dense_ffn
     return ComputeTimes(
         attention=attention_times(model, load, rates, tensor=tensor),
         gate=mlp(hidden * model.experts, "bf16"),
         shared=mlp(model.shared_experts * model.expert_parameters, rates.weights),
-        dense=mlp(3 * hidden * model.dense_ffn, rates.weights),
+        dense=mlp(dense / tensor, rates.weights, group) if model.shares_feed_forward else mlp(dense, rates.weights),
         head=rates.time(2.0 * head_weights * outputs, np.where(outputs > 0, _ACTIVATION * head_weights, 0.0)),
         experts=rates.time(experts_flops, experts_bytes, precision=rates.weights),
     )

@@ -65,9 +65,10 @@ def memory_of_rank(
 ) -> MemoryNeed:
     """What the busiest rank holds.
 
-    Attention, embedding and head are divided over the ``tensor`` ranks of an attention group; router, shared and dense
-    experts and the vision tower are on every rank. Buffers are those of one layer, one after the other at the same place:
-    an estimate, as engines differ (graphs, workspaces and fragmentation are what ``memory_share`` leaves).
+    Attention, embedding and head are divided over the ``tensor`` ranks of an attention group, and so are the feed-forward
+    layers of a dense model; router, shared experts, dense layers beside experts and the vision tower are on every rank.
+    Buffers are those of one layer, one after the other at the same place: an estimate, as engines differ (graphs, workspaces
+    and fragmentation are what ``memory_share`` leaves).
 
     Args:
         model: The model's shape.
@@ -83,13 +84,14 @@ def memory_of_rank(
     """
     size, hidden, moe = ELEMENT_SIZE[weights], model.hidden, model.num_moe_layers
     embeddings = model.embedding_parameters * (1 if model.tie_embeddings else 2)
+    dense_parts = tensor if model.shares_feed_forward else 1
     tower = model.vision.parameters(hidden) if model.vision is not None and step.has_images else 0
     return MemoryNeed(
         weights={
             "attention": size * model.layers * model.attention_parameters / tensor,
             "router": float(_BF16 * moe * model.experts * hidden),
             "shared": float(size * moe * model.shared_experts * model.expert_parameters),
-            "dense": float(size * (model.layers - moe) * 3 * hidden * model.dense_ffn),
+            "dense": size * (model.layers - moe) * 3 * hidden * model.dense_ffn / dense_parts,
             "experts": float(size * moe * slots * model.expert_parameters),
             "embeddings": _BF16 * embeddings / tensor,
             "norms": float(_BF16 * (2 * model.layers + 1) * hidden),

@@ -95,7 +95,8 @@ def with_trace(scenario: Scenario, folder: Path) -> Scenario:
         return scenario
     path = folder / "trace.npz"
     save_trace(synthesize_trace(scenario), path)
-    return scenario.model_copy(update={"routing": scenario.routing.model_copy(update={"trace": str(path)})})
+    changed = {"trace": str(path), "skip": None}  # what is skipped is missing in the file already
+    return scenario.model_copy(update={"routing": scenario.routing.model_copy(update=changed)})
 
 
 def write_scenario(scenario: Scenario, folder: Path) -> Path:

@@ -105,6 +105,19 @@ class ModelShape(Spec):
         return len(self.moe_layer_indices)
 
     @property
+    def shares_feed_forward(self) -> bool:
+        """Whether ranks that share attention also share the feed-forward layers: in a dense model, which has no experts."""
+        return self.experts == 0
+
+    def gathers(self, tensor: int) -> int:
+        """Gathers, and as many scatters, of ``tensor`` ranks that share attention, in one pass.
+
+        Example:
+            2 ranks on OLMoE, around attention: 16. On its dense counterpart, around the feed-forward layers too: 32.
+        """
+        return 0 if tensor == 1 else self.layers * (2 if self.shares_feed_forward else 1)
+
+    @property
     def attention_parameters(self) -> int:
         """Parameters of attention in one layer.
 

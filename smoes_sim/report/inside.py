@@ -92,7 +92,9 @@ def _flows(deployment: Deployment, step: Step) -> list[Flows]:
     for batch in step.batches:
         flows += [part for layer in batch.exchanges for part in (*layer.dispatch, *layer.combine)]
         if batch.group is not None:
-            flows += [*batch.group.gather, *batch.group.scatter] * deployment.model.layers
+            flows += [*batch.group.gather, *batch.group.scatter] * deployment.model.gathers(
+                deployment.scenario.parallelism.tensor
+            )
     return flows
 
 

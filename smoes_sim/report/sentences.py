@@ -179,7 +179,7 @@ def _routing(scenario: Scenario) -> str:
         return "none, the model is dense."
     rates = scenario.routing.rates
     fitted = "published rates and index" if rates == "published" else "given rates" if rates else "the published index"
-    return f"synthetic, policy {scenario.routing.policy}, fitted to {fitted}; not captured from a model."
+    return f"synthetic, policy {scenario.routing.name}, fitted to {fitted}; not captured from a model."
 
 
 def _constants(scenario: Scenario) -> str:

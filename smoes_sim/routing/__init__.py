@@ -5,15 +5,28 @@
 """
 
 from smoes_sim.routing.information import expert_counts, gini, modality_specialisation, text_share
-from smoes_sim.routing.synthetic import Policy, RouterParameters, SyntheticRouter, Tokens
+from smoes_sim.routing.skipping import SkipShares, skip_slots
+from smoes_sim.routing.synthetic import (
+    GROUPED,
+    KEPT_GROUPS,
+    NUM_GROUPS,
+    Policy,
+    RouterParameters,
+    SyntheticRouter,
+    Tokens,
+)
 from smoes_sim.routing.targets import Rates, find_parameters, published
 from smoes_sim.routing.trace import RoutingTrace, load_trace, save_trace
 
 __all__ = [
+    "GROUPED",
+    "KEPT_GROUPS",
+    "NUM_GROUPS",
     "Policy",
     "Rates",
     "RouterParameters",
     "RoutingTrace",
+    "SkipShares",
     "SyntheticRouter",
     "Tokens",
     "expert_counts",
@@ -23,5 +36,6 @@ __all__ = [
     "modality_specialisation",
     "published",
     "save_trace",
+    "skip_slots",
     "text_share",
 ]

@@ -1,16 +1,17 @@
 """A seeded router: traces with a wanted modality structure, for models whose weights are not at hand.
 
 In each layer every expert belongs to one of two *sides* (for SMoES the experts that lean to text and those that lean to
-vision, spread over the expert ids at random; for a standard router two communities of neighbouring ids). The score of
-expert e for token t in layer l is::
+vision, spread over the expert ids at random; for a router that knows nothing of modality two communities of neighbouring
+ids). The score of expert e for token t in layer l is::
 
     s[t, l, e] = popularity[l, e] + preference[m(t)] * taste[l, e] + side[e] / 2 * (affinity[m(t), phase] * depth[l]
                  + slot_correlation[m(t), phase] * x[t, l]) + Gumbel noise
 
-and the token goes to the K best. ``side`` is +1 for text (or the upper half) and -1 otherwise; ``taste`` is a normal
-draw per expert (a standard router's own, unplaced, modality preference); ``x`` is a normal draw per token and layer that
-all its K slots share, so they tend to one side together; x of neighbouring layers is correlated. ``depth`` falls linearly
-over the layers, because specialisation is reported high in shallow layers and low in deep ones (SMoES notes).
+and the token goes to the K best of those that its policy allows. ``side`` is +1 for text (or the upper half) and -1
+otherwise, 0 for an expert that serves both; ``taste`` is a normal draw per expert (a standard router's own, unplaced,
+modality preference); ``x`` is a normal draw per token and layer that all its K slots share, so they tend to one side
+together; x of neighbouring layers is correlated. ``depth`` falls linearly over the layers, because specialisation is
+reported high in shallow layers and low in deep ones (SMoES notes).
 
 It reproduces: token-level transmission rates or the modality specialisation index, popularity skew, correlated slots.
 It does not reproduce: which expert a word likes, drift within a sequence, dependence of experts across layers.
@@ -18,15 +19,24 @@ It does not reproduce: which expert a word likes, drift within a sequence, depen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smoes_sim.errors import ConfigError
+from smoes_sim.routing.choice import FORBIDDEN, best_experts, best_of_each_group, only_best_groups
 from smoes_sim.routing.trace import DECODE, IMAGE, TEXT, VIDEO, RoutingTrace
 
-Policy = Literal["standard", "smoes", "hard"]
+Policy = Literal["standard", "smoes", "hard", "hybrid", "device_limited", "group_balanced"]
+GROUPED: tuple[Policy, ...] = ("device_limited", "group_balanced")
+"""Policies that choose by groups of neighbouring experts; their scores are those of a standard router."""
+NUM_GROUPS = 8
+"""Groups of DeepSeek-V2 and V3 (deepseek-ai/DeepSeek-V3 inference/configs) and of Pangu Pro MoE (its model card)."""
+KEPT_GROUPS = 3
+"""Groups that a token keeps in DeepSeek-V2 (config_236B.json: n_limited_groups); V3 keeps 4, by its two best experts."""
 POPULATIONS = ("prefill_vision", "prefill_text", "decode")
 
 
@@ -73,22 +83,67 @@ class SyntheticRouter:
     Args:
         policy: ``standard``: sides are halves of the expert ids. ``smoes``: sides are random halves per layer, to be
             found again by a placement by bins. ``hard``: as ``smoes``, and a token only ever uses its own side.
+            ``hybrid``: at random per layer half of the experts are text's, a quarter is vision's, and a quarter is on no
+            side and serves both (MoIIE, t32-v16-s16 of 64). ``device_limited``: as ``standard``, but only the best groups
+            of a token count. ``group_balanced``: as ``standard``, but equally many experts from every group.
         num_experts: E, even.
         top_k: K.
         num_layers: MoE layers, L.
         seed: Everything is drawn from it.
+        num_groups: Groups of ``device_limited`` and ``group_balanced``.
+        kept_groups: Groups that a token keeps under ``device_limited``.
+
+    Raises:
+        ConfigError: If the policy cannot choose K of so many experts, with the numbers.
     """
 
-    def __init__(self, *, policy: Policy, num_experts: int, top_k: int, num_layers: int, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        num_experts: int,
+        top_k: int,
+        num_layers: int,
+        seed: int,
+        num_groups: int = NUM_GROUPS,
+        kept_groups: int = KEPT_GROUPS,
+    ) -> None:
         self.policy = policy
         self.num_experts, self.top_k, self.num_layers = num_experts, top_k, num_layers
+        self._num_groups, self._kept_groups = num_groups, kept_groups
+        self._check()
         self._seed = seed
         rng = np.random.default_rng([seed, 0])
         halves = np.where(np.arange(num_experts) < num_experts // 2, -1, 1).astype(np.float32)
-        shuffled = np.stack([rng.permutation(halves) for _ in range(num_layers)])
-        self.side = np.tile(halves, (num_layers, 1)) if policy == "standard" else shuffled
+        quarter = np.arange(num_experts) * 4 // num_experts
+        sides = np.array([-1, 0, 1, 1], dtype=np.float32)[quarter] if policy == "hybrid" else halves
+        shuffled = np.stack([rng.permutation(sides) for _ in range(num_layers)])
+        self.side = np.tile(halves, (num_layers, 1)) if policy == "standard" or policy in GROUPED else shuffled
         self._popularity = rng.standard_normal((num_layers, num_experts), dtype=np.float32)
         self._taste = rng.standard_normal((num_layers, num_experts), dtype=np.float32)
+
+    def _check(self) -> None:
+        E, K, groups = self.num_experts, self.top_k, self._num_groups
+        parts = 4 if self.policy == "hybrid" else 2
+        if E % parts:
+            raise ConfigError(f"{E} experts do not divide by {parts}, which policy {self.policy} needs. Use a trace.")
+        if self.policy in {"hard", "hybrid"} and E // 2 < K:
+            raise ConfigError(f"policy {self.policy} leaves a token {E // 2} experts, fewer than top_k = {K}. Use another.")
+        if self.policy not in GROUPED:
+            return
+        if E % groups:
+            raise ConfigError(f"routing.groups = {groups} does not divide {E} experts. Use {_divisors(E)}.")
+        if self.policy == "group_balanced" and K % groups:
+            raise ConfigError(
+                f"routing.groups = {groups} does not divide top_k = {K}, so that every group would give equally many. "
+                f"Use {_divisors(math.gcd(K, E))}."
+            )
+        size, kept = E // groups, self._kept_groups
+        if self.policy == "device_limited" and not K <= kept * size <= E:
+            raise ConfigError(
+                f"routing.keep = {kept} of {groups} groups of {size} experts cannot hold top_k = {K}. "
+                f"Keep {-(-K // size)} to {groups}."
+            )
 
     def depth(self, decay: float) -> NDArray[np.float64]:
         """Factor of the pull in each layer, mean 1, (L,)."""
@@ -124,13 +179,12 @@ class SyntheticRouter:
         ids = np.empty((T, L, K), dtype=np.int16)
         weights = np.empty((T, L, K), dtype=np.float16)
         pull = self.pull(tokens, parameters)
-        forbidden = np.float32(-1e9)
-        is_text = (tokens.modality == TEXT)[:, None]
+        own_side = np.where(tokens.modality == TEXT, 1, -1)[:, None]
         for layer in range(L):
             scores = self.base_scores(tokens, parameters, layer) + pull[:, layer, None] * self.side[layer] / 2
-            if self.policy == "hard":
-                scores = np.where(is_text == (self.side[layer] > 0)[None, :], scores, forbidden)
-            best = np.argpartition(scores, -K, axis=1)[:, -K:]
+            if self.policy in {"hard", "hybrid"}:
+                scores = np.where(own_side * self.side[layer] >= 0, scores, FORBIDDEN)
+            best = self._choose(scores)
             value = np.take_along_axis(scores, best, axis=1)
             order = np.argsort(-value, axis=1, kind="stable")
             ids[:, layer] = np.take_along_axis(best, order, axis=1)
@@ -145,6 +199,14 @@ class SyntheticRouter:
             moe_layers=np.arange(L, dtype=np.int32),
             num_experts=self.num_experts,
         )
+
+    def _choose(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The experts that the policy takes, in no particular order, (T, K)."""
+        if self.policy == "group_balanced":
+            return best_of_each_group(scores, self.top_k, num_groups=self._num_groups)
+        if self.policy == "device_limited":
+            scores = only_best_groups(scores, num_groups=self._num_groups, kept=self._kept_groups)
+        return best_experts(scores, self.top_k)
 
     def pull(self, tokens: Tokens, parameters: RouterParameters) -> NDArray[np.float32]:
         """Pull to the text side of each token in each layer, (T, L)."""
@@ -175,3 +237,8 @@ class SyntheticRouter:
                 kth = np.partition(scores[rows][:, mine], -self.top_k, axis=1)[:, -self.top_k]
                 result[rows, layer] = scores[rows][:, ~mine].max(axis=1) - kth
         return result
+
+
+def _divisors(number: int) -> str:
+    """All divisors as text. 6: 1, 2, 3, 6."""
+    return ", ".join(str(value) for value in range(1, number + 1) if number % value == 0)

@@ -71,13 +71,13 @@ def find_parameters(
 
     The rates fix the affinity to a side (``smoes``) or the correlation of slots (``standard``). The index then fixes what
     is left: the correlation of slots (``smoes``: the same rate with less specialisation needs slots that move together) or
-    the unplaced preferences (``standard``).
+    the unplaced preferences (``standard``). ``hard`` and ``hybrid`` are given by their split: there is nothing to find.
 
     Raises:
         TraceError: If a rate cannot be reached, naming the population and what can be.
     """
     start = RouterParameters(popularity=popularity)
-    if router.policy == "hard":
+    if router.policy in {"hard", "hybrid"}:
         return start
 
     def fitted(free: float) -> RouterParameters:

@@ -152,6 +152,13 @@ CASES = [
     (f"{ORIN} workload.preset=mmu", r'preset = "mmu" is unknown\. Did you mean "mmmu"\?'),
     (f"{ORIN} workload.decode_batch=9", r"decode_batch = 9 is more than batch = 8.*Use 1\.\.8"),
     (f"{ORIN} routing.policy=smos", r'"smos" is unknown\. Did you mean "smoes"\?'),
+    (f"{ORIN} routing.skip.vision=0.9", r"skip\.vision = 0\.9: the best slot of a token always stays, so 0\.875 can be"),
+    (
+        f"{ORIN} routing.policy=group_balanced routing.groups=16",
+        r"olmoe-1b-7b: .*groups = 16 does not divide top_k = 8",
+    ),
+    (f"{ORIN} routing.policy=device_limited routing.groups=5", r"groups = 5 does not divide 64 experts\. Use 1, 2, 4, 8"),
+    (f"{ORIN} routing.groups=5", r"groups = 5 belong to device_limited and group_balanced, not standard"),
     (f"{ORIN} seed", r'"seed": is not key=value'),
     (f"{ORIN} seed=-1", r"seed = -1"),
     (f"{ORIN} compute.flops_efficiency=.nan", r"flops_efficiency = nan"),

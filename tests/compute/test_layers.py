@@ -144,6 +144,17 @@ def test_attention_groups_share_weights_and_heads_and_gather_their_tokens():
     assert nanoseconds(LOAD, memory="1000 TB/s", tensor=2)["head"] == np.array([40, 40])
 
 
+def test_the_feed_forward_layers_of_a_dense_model_are_shared_too_and_dense_layers_beside_experts_are_not():
+    changes = {"experts": 0, "top_k": 0, "shared_experts": 0, "expert_ffn": 0}
+    dense = ModelShape.model_validate(TOY.model_dump() | changes)
+    alone, shared = (nanoseconds(LOAD, model=dense, memory="1000 TB/s", tensor=tensor)["dense"] for tensor in (1, 2))
+    assert (alone, shared) == (np.array([2 * 192 * 3, 0.0]), np.array([192 * 3] * 2))
+    # bytes: half of the weights, the 3 tokens of the group in and out
+    moved = nanoseconds(LOAD, model=dense, flops="1000 PFLOPS", tensor=2)["dense"]
+    assert moved == np.array([2 * (96 + 2 * 4 * 3)] * 2)
+    assert nanoseconds(LOAD, memory="1000 TB/s", tensor=2)["dense"] == np.array([2 * 192 * 3, 0.0])
+
+
 def test_fp8_halves_bytes_of_weights_and_doubles_the_rate_of_their_products_only():
     fast = {"peak_fp8": "2 GFLOPS", "weights": "fp8"}
     # projections at 2 GFLOPS, scores at 1; gate and head stay bf16

@@ -40,6 +40,12 @@ def test_attention_groups_divide_attention_and_vocabulary_but_no_latent_cache():
     assert need("deepseek-v3", tensor=2).cache_per_token == need("deepseek-v3").cache_per_token == 61 * 576 * 2
 
 
+def test_attention_groups_divide_the_feed_forward_layers_of_dense_models_only():
+    whole, halved = (need("olmoe-1b-7b-dense-total", slots=0, tensor=tensor).weights["dense"] for tensor in (1, 2))
+    assert (whole, halved) == (16 * 3 * 2048 * 65536 * 2, 16 * 3 * 2048 * 65536)
+    assert need("deepseek-v3", tensor=2).weights["dense"] == need("deepseek-v3").weights["dense"]
+
+
 def test_fp8_halves_projections_experts_and_cache():
     small, large = need(weights="fp8", cache="fp8"), need()
     for part in ("attention", "experts"):

@@ -21,9 +21,9 @@ def change(shape: ModelShape, **changes: object) -> ModelShape:
     return ModelShape.model_validate(shape.model_dump() | changes)
 
 
-def test_seventeen_models_are_shipped_under_unique_names():
+def test_eighteen_models_are_shipped_under_unique_names():
     names = [model["name"] for model in shipped_document().data["models"]]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 18
     assert tuple(sorted(names)) == model_names()
 
 
@@ -78,6 +78,21 @@ def test_deepseek_v3_by_hand():
     assert v3.kv_bytes_per_token(2) == 70_272  # 61 * (512 + 64) * 2, against 61 * 2 * 128 * 192 without MLA
     assert v3.attention_flops_per_pair == 81_920  # 2 * 128 * (192 + 128)
     assert v3.expert_bytes(2) == 84 * 2**20  # the reference prints 84 MiB
+
+
+def test_pangu_pro_moe_by_hand():
+    pangu = find_model("pangu-pro-moe-72b")
+    assert pangu.expert_parameters == 20_643_840  # 3 * 5120 * 1344
+    assert pangu.attention_parameters == 62_914_560  # 2 * 5120 * 128 * (40 + 8)
+    # embedding and head, norms, and 48 layers of attention, router, 64 + 4 experts
+    layer = 62_914_560 + 64 * 5120 + 68 * 20_643_840
+    assert pangu.total_parameters == 2 * 153_376 * 5120 + 97 * 5120 + 48 * layer  # 71.99e9
+    assert pangu.total_parameters - pangu.active_parameters == 48 * 56 * 20_643_840
+
+
+def test_ranks_that_share_attention_gather_once_a_layer_and_twice_in_a_dense_model():
+    assert [find_model("olmoe-1b-7b").gathers(tensor) for tensor in (1, 2, 8)] == [0, 16, 16]
+    assert [find_model("olmoe-1b-7b-dense-total").gathers(tensor) for tensor in (1, 2, 8)] == [0, 32, 32]
 
 
 def test_the_leading_layer_of_deepseekmoe_is_dense():
