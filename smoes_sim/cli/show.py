@@ -173,7 +173,7 @@ def _exposed(row: Row, phase: str) -> str:
     return f"{_with_range(row, f'{phase}ep_exposed_s', seconds)} = {share} % of the pass"
 
 
-def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
+def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]], *, baseline: int) -> str:
     """Several deployments: what is counted, then what is timed, then what is not known."""
     counted = [_counted(row) for row in rows]
     timed = [_timed(row) for row in rows]
@@ -186,7 +186,7 @@ def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]])
         timed,
         left=3,
     )
-    return text + _changes(rows) + _unknown(deployments)
+    return text + _changes(rows, baseline) + _unknown(deployments)
 
 
 def _meaning_of_brackets(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
@@ -217,7 +217,7 @@ def _timed(row: Row) -> list[str]:
     ]
 
 
-def _changes(rows: Sequence[Row]) -> str:
+def _changes(rows: Sequence[Row], baseline: int) -> str:
     def cell(row: Row, key: str) -> str:
         value, interval = row["change"].get(key), row["change"].get(f"{key}_interval")
         if value is None:
@@ -229,7 +229,8 @@ def _changes(rows: Sequence[Row]) -> str:
         [row["policy"], row["expert_placement"], row["token_placement"], *(cell(row, key) for key in keys)] for row in rows
     ]
     header = ["routing", "experts", "tokens", "TTFT", "TPOT", "output tokens/s", "EP time of prefill", "bytes"]
-    return "\nChange from the first row (%)\n" + table(header, body, left=3)
+    base = f"row {baseline + 1}" if baseline else "the first row"
+    return f"\nChange from {base} (%)\n" + table(header, body, left=3)
 
 
 def _unknown(deployments: Sequence[tuple[str, Scenario]]) -> str:

@@ -170,7 +170,14 @@ def _tables(results: Results) -> list[Row]:
         for name, row in zip(say.names_of(results.rows), shown, strict=False)
     ]
     more = f", the first {len(shown)} of {len(results.rows)}" if len(shown) < len(results.rows) else ""
-    return [_table(f"All deployments{more}", header, body, left=1, words=[0])]
+    return [_table(f"All deployments{more}", header, body, left=1, words=[0]), *_failed(results)]
+
+
+def _failed(results: Results) -> list[Row]:
+    """The points of a sweep that have no prediction, and why."""
+    body = [[row["name"], row["error"]] for row in results.document["rows"] if row.get("error") is not None]
+    title = f"{len(body)} of {len(results.document['rows'])} points failed"
+    return [_table(title, ["point", "why"], body[:_MOST_ROWS], left=2, words=[0, 1])] if body else []
 
 
 def _plan_tables(document: Row) -> list[Row]:

@@ -42,7 +42,7 @@ def answer(results: Results) -> str:
         return f"{best['model']} on {best['topology']}: {times(best)}; {share}."
     names = names_of(rows)
     text = f"Most output of {len(rows)} deployments: {names[subject(results)]}, {times(best)}."
-    return text + (_against_baseline(best) if results.kind == "compare" else _worst(rows, names))
+    return text + (_against_baseline(results, names) if results.kind == "compare" else _worst(rows, names))
 
 
 def times(row: Row) -> str:
@@ -86,11 +86,15 @@ def names_of(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _against_baseline(row: Row) -> str:
+def _against_baseline(results: Results, names: Sequence[str]) -> str:
+    chosen, base = subject(results), results.document.get("baseline", 0)
+    if chosen == base:
+        return " It is the row that the others are compared with."
+    row = results.rows[chosen]
     change, ends = row["change"].get("tokens_per_s"), row["change"].get("tokens_per_s_interval")
     if change is None or not (change or ends):
         return ""
-    text = f" Against the first row that is {100 * change:+.1f} %"
+    text = f" Against {names[base] if base else 'the first row'} that is {100 * change:+.1f} %"
     if ends is None:
         return text + "."
     text += f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from report.outline import assert_stands_alone, outline_of
 from small_scenario import small
 
+from smoes_sim.cli import main
 from smoes_sim.compare import compare
 from smoes_sim.deployment import deploy
 from smoes_sim.errors import ConfigError
@@ -49,36 +50,13 @@ def folder(tmp_path_factory):
     return path / "out"
 
 
-class Outline(HTMLParser):
-    """Tags, event handlers, and whatever would be fetched from elsewhere."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags: list[str] = []
-        self.fetched: list[str] = []
-        self.handlers: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.fetched += [value for name, value in attrs if name in {"src", "href", "xlink:href", "srcset"}]
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-
-
 def test_the_page_needs_nothing_else_and_escapes_everything(folder, tmp_path):
     write_report(folder, tmp_path / "p.html")
+    assert_stands_alone(tmp_path / "p.html")
     text = (tmp_path / "p.html").read_text()
-    outline = Outline()
-    outline.feed(text)
-    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(outline.tags)
-    assert outline.fetched == []
-    assert outline.handlers == []
-    assert "url(" not in text.replace("url(#", "")
-    assert "@import" not in text
     assert HOSTILE not in text
     assert "&lt;script&gt;" in text
-    assert outline.tags.count("figure") == 4
-    ids = re.findall(r' id="([^"]+)"', text)
-    assert len(set(ids)) == len(ids)
+    assert outline_of(tmp_path / "p.html").tags.count("figure") == 4
 
 
 def test_the_answer_comes_first_with_its_interval(folder, tmp_path):
@@ -89,6 +67,24 @@ def test_the_answer_comes_first_with_its_interval(folder, tmp_path):
     assert f"{best['tokens_per_s']:,.0f} [{low:,.0f}, {high:,.0f}] output tokens/s" in answer
     text = (tmp_path / "p.html").read_text()
     assert text.index('class="answer"') < text.index("<figure")
+
+
+def test_the_row_that_others_are_compared_with_is_named(tmp_path, capsys):
+    small(tmp_path)
+    arguments = ["compare", str(tmp_path / "small.yaml"), *QUICK, "topology.link.bandwidth=1 MB/s,1 GB/s,20 GB/s", "--out"]
+    answers, texts = [], []
+    for baseline in (0, 1, 2):
+        out = tmp_path / str(baseline)
+        assert main([*arguments, str(out), "--baseline", str(baseline)]) == 0
+        texts.append(capsys.readouterr().out)
+        answers.append(write_report(out, tmp_path / "p.html"))
+    rows = json.loads((tmp_path / "1" / "summary.json").read_text())["rows"]
+    gain = rows[2]["change"]["tokens_per_s"]
+    assert f" Against topology.link.bandwidth=1 GB/s that is {100 * gain:+.1f} %" in answers[1]
+    assert " Against the first row that is " in answers[0]
+    assert answers[2].endswith("It is the row that the others are compared with.")
+    assert "Change from the first row (%)" in texts[0]
+    assert "Change from row 2 (%)" in texts[1]
 
 
 def test_the_same_results_give_the_same_bytes(folder, tmp_path):
@@ -118,8 +114,8 @@ def test_results_that_no_longer_hold_are_told(folder, tmp_path):
     ("summary", "problem"),
     [
         ("{", "is not JSON"),
-        ("[]", "neither rows nor options"),
-        ('{"rows": [1]}', "neither rows"),
+        ("[]", "is not of simulate, compare, sweep or plan"),
+        ('{"rows": [1]}', "is not of simulate"),
         ('{"rows": []}', "no prediction"),
     ],
 )
