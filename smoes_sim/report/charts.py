@@ -24,6 +24,8 @@ _PANELS = (
     ("tpot_s", "TPOT (s)", 1.0, "tpot_s"),
 )
 _PALE = ("#f1efe9", "#6fb9b4")
+_LETTER = 6
+"""Width of a letter beside an axis, pixels."""
 _WIDE = 16
 """Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
 BINARY_SIZE = (
@@ -125,10 +127,11 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     )
 
 
-def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart:
     """A metric of a sweep over a swept key: lines with the interval over the calibration's draws, or a heat map.
 
-    Numbers are laid out as numbers, all else in the order of the study; points without the metric are left out.
+    Numbers are laid out as numbers, all else in the order of the study, with slanted labels where they would touch; points
+    without the metric are left out.
 
     Raises:
         ConfigError: If no row has the metric as a number, or the plotting libraries are not installed.
@@ -136,7 +139,8 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     alt = load_altair()
     data = _cells(rows, plot)
     places = list(dict.fromkeys(cell["over"] for cell in data))
-    axis = {"title": plot.over, "axis": alt.Axis(labelAngle=0, labelLimit=140, values=places)}
+    angle = 0 if _LETTER * sum(len(str(place)) + 1 for place in places) < width else -35
+    axis = {"title": plot.over, "axis": alt.Axis(labelAngle=angle, labelLimit=140, values=places)}
     if plot.kind == "lines" and all(type(place) in {int, float} for place in places):
         over = alt.X("over:Q", scale=_scale(places, zero=False), **axis)
     else:
@@ -145,7 +149,7 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": plot.by}
     height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
     picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
-    return picture.properties(width=560, height=320)
+    return picture.properties(width=width, height=320)
 
 
 def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:

@@ -93,7 +93,7 @@ class _Offered(_Part):
 
 class _Option(_Offered, _Predicted):
     margin: Positive
-    tightest: str
+    tightest: Literal["ttft_s", "tpot_s", "tokens_per_s"]
     binds: str
 
 

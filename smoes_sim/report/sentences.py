@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from smoes_sim.report.inline import unit_of
 from smoes_sim.report.read_results import Results
 
 Row = dict[str, Any]
+_SETTING = re.compile(r"\s+(?=[\w.]+=)")
+"""Between two settings of a name; a value may have blanks inside, such as "10 Gb/s"."""
 
 
 def subject(results: Results) -> int:
@@ -38,7 +41,7 @@ def answer(results: Results) -> str:
     if results.kind == "plan":
         return str(results.document["answer"])
     if results.kind == "simulate":
-        share = f"{100 * best['ep_overhead']:.0f} % of prefill is added by expert-parallel communication"
+        share = f"{ranged(best, 'ep_overhead', factor=100)} % of prefill is added by expert-parallel communication"
         return f"{best['model']} on {best['topology']}: {times(best)}; {share}."
     names = names_of(rows)
     text = f"Most output of {len(rows)} deployments: {names[subject(results)]}, {times(best)}."
@@ -75,10 +78,10 @@ def _number(value: float) -> str:
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:
-    """The rows' names without the words that all of them share; options of a plan with what is tried."""
+    """The rows' names without the settings that all of them share; options of a plan with what is tried."""
     if "try" in rows[0]:
         return [f"{row['name']} ({row['try']})" for row in rows]
-    words = [str(row["name"]).split() for row in rows]
+    words = [_SETTING.split(str(row["name"])) for row in rows]
     shared = set(words[0]).intersection(*words[1:]) if len(rows) > 1 else set()
     return [
         " ".join(word for word in name if word not in shared) or str(row["name"])

@@ -136,13 +136,34 @@ def test_missing_scenarios_are_refused(folder, tmp_path):
 def test_parts_of_a_pass_add_up_and_links_carry_all_bytes(tmp_path):
     scenario = small(tmp_path, *QUICK)
     prediction = simulate(scenario)
-    inside = look_inside(scenario, ttft_s=prediction.values["ttft_s"])
+    inside = look_inside(scenario, prediction.values)
     total = sum(row["seconds"] for row in inside.parts if row["pass"] == "prefill")
-    assert total == pytest.approx(prediction.values["step_s"], rel=1e-9)
+    assert total == pytest.approx(prediction.values["ttft_s"], rel=1e-9)
+    assert inside.step_s == pytest.approx(prediction.values["step_s"], rel=1e-9)
     assert inside.ttft_s == pytest.approx(prediction.values["ttft_s"], rel=1e-9)
     topology = inside.deployment.topology  # a star: every byte between ranks crosses two links
     carried = float((inside.busy * topology.link_bandwidth).sum())
     assert carried == pytest.approx(2 * prediction.values["bytes_remote"], rel=1e-9)
+
+
+def test_the_set_of_constants_shown_is_the_nearest(tmp_path):
+    scenario = small(tmp_path, *QUICK, "routing.popularity=2")
+    prediction = simulate(scenario)
+    for number, overhead in enumerate(prediction.draws["ep_overhead"]):
+        row = {key: prediction.draws[key][number] for key in ("ttft_s", "tpot_s", "ep_overhead")}
+        inside = look_inside(scenario, row)
+        assert inside.ttft_s == pytest.approx(row["ttft_s"], rel=1e-9)
+        assert inside.ep_overhead == pytest.approx(overhead, rel=1e-9)
+    assert inside.num_sets == 3
+
+
+def test_the_rank_shown_is_the_one_that_others_wait_for(tmp_path):
+    # slow devices on fast links: on an idle rank combine would last as long as the experts of the busiest
+    slow = ("compute.flops_efficiency=1e-4", "compute.memory_efficiency=1e-4", "routing.popularity=3")
+    scenario = small(tmp_path, *QUICK, *slow)
+    inside = look_inside(scenario, simulate(scenario).values)
+    spent = {part["part"]: part["seconds"] for part in inside.parts if part["pass"] == "prefill"}
+    assert spent["dispatch"] + spent["combine"] < 0.1 * spent["experts"]
 
 
 def test_modality_of_an_expert_by_hand(tmp_path):
@@ -174,6 +195,7 @@ def test_the_busiest_link_is_red_and_idle_ones_are_grey():
 
 def test_names_lose_what_all_share():
     assert names_of([{"name": "olmoe a=1 b=1"}, {"name": "olmoe a=2 b=1"}]) == ["a=1", "a=2"]
+    assert names_of([{"name": "a.b=10 Gb/s c=1"}, {"name": "a.b=25 Gb/s c=1"}]) == ["a.b=10 Gb/s", "a.b=25 Gb/s"]
     assert names_of([{"name": "olmoe"}]) == ["olmoe"]
     assert names_of([{"name": "x"}, {"name": "x"}]) == ["x", "x"]
 

@@ -86,7 +86,9 @@ def test_one_deployment_is_told_with_its_intervals(simulated, tmp_path, capsys):
     (row,) = json.loads((simulated / "summary.json").read_text())["rows"]
     ends = row["intervals"]["tokens_per_s"]
     assert f"{row['tokens_per_s']:,.0f} [{ends[0]:,.0f}, {ends[1]:,.0f}] output tokens/s" in answer
-    assert f"{100 * row['ep_overhead']:.0f} % of prefill is added by expert-parallel communication" in answer
+    low, high = row["intervals"]["ep_overhead"]
+    share = f"{100 * row['ep_overhead']:.3g} [{100 * low:.3g}, {100 * high:.3g}]"
+    assert f"{share} % of prefill is added by expert-parallel communication" in answer
     assert outline_of(page).tags.count("figure") == 3  # nothing to compare with: time, experts, links
 
 
@@ -103,10 +105,19 @@ def test_every_point_stands_in_the_table_and_what_failed_is_told(swept, tmp_path
     assert rows[1]["error"].split(": ")[-1] in words
 
 
+def test_what_was_swept_is_drawn_over_the_key_with_most_values(tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text(BASE + "grid:\n  routing.policy: [standard, smoes]\n  workload.batch: [1, 2, 3]\n")
+    assert main(["sweep", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]) == 0
+    page, _ = page_of(tmp_path / "out", tmp_path, capsys)
+    words = outline_of(page).words
+    assert words.count("workload.batch") == words.count("routing.policy") == 2  # axis and legend of two pictures
+    assert "Latency and output; up and to the left is better, bars are intervals" not in words
+
+
 def test_the_scenario_on_the_page_gives_the_numbers_again(results, tmp_path, capsys):
     page, _ = page_of(results, tmp_path, capsys)
     words = outline_of(page).words
-    assert any(word.startswith("Save the scenario as scenario.yaml.") for word in words)
+    assert any(word.startswith("Save the scenario as scenario.yaml") for word in words)
     text = re.search(r"<pre>(.*?)</pre>", page.read_text(), re.DOTALL)
     assert text
     written = text[1].replace("&lt;", "<").replace("&gt;", ">").replace("&#34;", '"').replace("&#39;", "'")
