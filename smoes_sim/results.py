@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,19 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def write_results(folder: Path, rows: Sequence[dict[str, Any]], scenarios: Sequence[tuple[str, Scenario]]) -> None:
-    """Write ``runs.parquet``, ``summary.json`` and ``scenario.resolved.yaml`` into a folder.
+def write_results(
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    scenarios: Sequence[tuple[str, Scenario]],
+    *,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``runs.parquet``, ``summary.json`` and ``scenario.resolved.yaml`` into a folder; ``about`` is of all rows.
 
     Raises:
         ConfigError: If the folder cannot be written.
     """
-    write_tables(folder, rows, {"rows": rows})
+    write_tables(folder, rows, {**(about or {}), "rows": rows})
     write_bytes(folder / "scenario.resolved.yaml", resolved_yaml(scenarios))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from small_scenario import small
@@ -51,6 +52,13 @@ def test_throughput_is_tokens_over_the_cost_of_a_step(figure, tmp_path):
 def test_a_time_to_first_token_is_that_of_one_prompt(figure, tmp_path):
     cost = step_cost(deploy(small(tmp_path)), StepBatch(prefill=((100, 0),)))
     assert predict_figure(replace(figure, phase="prefill", quantity="ttft_s"))[1] == pytest.approx(cost)
+
+
+def test_every_figure_stands_in_the_documents_with_its_measured_value():
+    table = Path("docs/models.md").read_text().partition("| figure | measured |")[2].partition("\n\n")[0]
+    cells = [line.split("|")[2].strip() for line in table.splitlines()[2:]]
+    shown = [float(cell.removesuffix(" ms").replace(",", "")) * (1e-3 if cell.endswith("ms") else 1) for cell in cells]
+    assert shown == pytest.approx([figure.measured for figure in read_figures()], rel=1e-3)
 
 
 def test_the_command_prints_the_rows_that_are_named(capsys):

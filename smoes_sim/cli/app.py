@@ -104,10 +104,12 @@ def compare(
     with compilation_told(may_compile=True), show.progress("deployments", len(deployments)) as advance:
         rows = compare_all(deployments, baseline=baseline, on_row=advance)
     if out is not None:
-        results.write_results(out, rows, deployments)
+        results.write_results(out, rows, deployments, about={"baseline": baseline})
         plots = show.save_comparison(rows, out)
         show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
-    typer.echo(results.to_json({"rows": rows}) if as_json else show.comparison(rows, deployments), nl=False)
+    document = {"baseline": baseline, "rows": rows}
+    text = results.to_json(document) if as_json else show.comparison(rows, deployments, baseline=baseline)
+    typer.echo(text, nl=False)
     if out is not None and plots and not as_json:
         typer.echo(f"plot: {plots[0]}")
 

@@ -173,7 +173,7 @@ def _exposed(row: Row, phase: str) -> str:
     return f"{_with_range(row, f'{phase}ep_exposed_s', seconds)} = {share} % of the pass"
 
 
-def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
+def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]], *, baseline: int) -> str:
     """Several deployments: what is counted, then what is timed, then what is not known."""
     counted = [_counted(row) for row in rows]
     timed = [_timed(row) for row in rows]
@@ -186,7 +186,7 @@ def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]])
         timed,
         left=3,
     )
-    return text + _changes(rows) + _unknown(deployments)
+    return text + _changes(rows, baseline) + _unknown(deployments)
 
 
 def _meaning_of_brackets(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
@@ -225,13 +225,14 @@ def change(row: Row, key: str) -> str:
     return f"{100 * value:+.1f}" + (f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else "")
 
 
-def _changes(rows: Sequence[Row]) -> str:
+def _changes(rows: Sequence[Row], baseline: int) -> str:
     keys = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "bytes_remote")
     body = [
         [row["policy"], row["expert_placement"], row["token_placement"], *(change(row, key) for key in keys)] for row in rows
     ]
     header = ["routing", "experts", "tokens", "TTFT", "TPOT", "output tokens/s", "EP time of prefill", "bytes"]
-    return "\nChange from the first row (%)\n" + table(header, body, left=3)
+    base = f"row {baseline + 1}" if baseline else "the first row"
+    return f"\nChange from {base} (%)\n" + table(header, body, left=3)
 
 
 def _unknown(deployments: Sequence[tuple[str, Scenario]]) -> str:

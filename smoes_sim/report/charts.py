@@ -24,6 +24,8 @@ _PANELS = (
     ("tpot_s", "TPOT (s)", 1.0, "tpot_s"),
 )
 _PALE = ("#f1efe9", "#6fb9b4")
+_LETTER = 6
+"""Width of a letter beside an axis, pixels."""
 _WIDE = 16
 """Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
 BINARY_SIZE = (
@@ -125,10 +127,11 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     )
 
 
-def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart:
     """A metric of a sweep over a swept key: lines or bars with their intervals, or a heat map.
 
-    Numbers are laid out as numbers, all else in the order of the study; points without the metric are left out.
+    Numbers are laid out as numbers, all else in the order of the study, with slanted labels where they would touch; points
+    without the metric are left out.
 
     Raises:
         ConfigError: If no row has the metric as a number, or the plotting libraries are not installed.
@@ -136,9 +139,10 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     alt = load_altair()
     data = _cells(rows, plot)
     if plot.kind == "bars":
-        return _bars(data, plot)
+        return _bars(data, plot, width=width)
     places = list(dict.fromkeys(cell["over"] for cell in data))
-    axis = {"title": plot.over, "axis": alt.Axis(labelAngle=0, labelLimit=140, values=places)}
+    angle = 0 if _LETTER * sum(len(str(place)) + 1 for place in places) < width else -35
+    axis = {"title": plot.over, "axis": alt.Axis(labelAngle=angle, labelLimit=140, values=places)}
     if plot.kind == "lines" and all(type(place) in {int, float} for place in places):
         over = alt.X("over:Q", scale=_scale(places, zero=False), **axis)
     else:
@@ -147,7 +151,7 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": plot.by}
     height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
     picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
-    return picture.properties(width=560, height=320)
+    return picture.properties(width=width, height=320)
 
 
 def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
@@ -180,7 +184,7 @@ def _ends(columns: dict[str, Any], metric: str) -> dict[str, float | None]:
     return {end: columns.get(f"{metric}_interval_{end}") if value is None else value for end, value in known.items()}
 
 
-def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt.LayerChart:
     """A bar for each place and each line's value, with its interval, one below the other in the order of the study."""
     alt = load_altair()
     places, names = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("over", "by"))
@@ -193,7 +197,7 @@ def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
     colour = alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend)
     bars = base.mark_bar(height={"band": 0.8}).encode(x=alt.X("value:Q", title=plot.metric), color=colour)
     ends = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
-    return (bars + ends).properties(width=420, height=max(18 * len(cells), 60))
+    return (bars + ends).properties(width=3 * width // 4, height=max(18 * len(cells), 60))
 
 
 def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:

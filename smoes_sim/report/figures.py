@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smoes_sim.report.charts import load_altair
+from smoes_sim.report.charts import load_altair, sweep_chart
 from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg, seconds, unit_of
+from smoes_sim.sweep.study import PlotSpec
 
 Row = dict[str, Any]
-_PARTS = ("attention", "gate", "shared", "dense", "experts", "head", "gather", "scatter", "dispatch", "combine", "waiting")
+_PARTS = (
+    "outside layers", "attention", "gate", "shared", "dense", "experts", "head", "gather", "scatter",
+    "dispatch", "combine", "waiting"
+)  # fmt: skip
 _PART_COLOURS = (
-    "#4a86b8", "#8fb3d1", "#8a6bb1", "#b39ad1", "#0f8f88", "#7f9c3b", "#c46a9b", "#e0a3c4", "#d1495b", "#e0992f", "#9aa6af"
+    "#5f6b73", "#4a86b8", "#8fb3d1", "#8a6bb1", "#b39ad1", "#0f8f88", "#7f9c3b", "#c46a9b", "#e0a3c4",
+    "#d1495b", "#e0992f", "#9aa6af"
 )  # fmt: skip
 _TEXT_IMAGE = ("#4a86b8", "#d9dee2", "#d1495b")
 
@@ -54,8 +59,20 @@ def trade_svg(points: Sequence[Row]) -> str:
     return inline_svg(across + along + base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y), height=260)
 
 
+def sweep_svg(rows: Sequence[Row], metric: str, over: str, by: str | None) -> str:
+    """A metric over a swept key, a line for each value of another, with its interval.
+
+    Args:
+        rows: Of a sweep.
+        metric: A column, such as ``ttft_s``.
+        over: The swept key along the axis.
+        by: The swept key that makes the lines; None for one line.
+    """
+    return inline_svg(sweep_chart(rows, PlotSpec(metric=metric, over=over, by=by), width=WIDTH), height=240)
+
+
 def time_svg(parts: Sequence[Row]) -> str:
-    """Where the time of a pass goes on the rank that ends last, in percent.
+    """Where the time of a pass goes on one rank, in percent.
 
     Args:
         parts: ``pass``, ``part``, ``seconds``.

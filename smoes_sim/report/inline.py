@@ -8,7 +8,7 @@ from typing import Any
 COLOURS = ("#0f8f88", "#d1495b", "#e0992f", "#4a86b8", "#8a6bb1", "#7f9c3b", "#c46a9b")
 """Seen on white and on black."""
 GREY = "#7a8793"
-WIDTH = 400
+WIDTH = 340
 _ID = re.compile(r'(?<= id=")\w+(?=")|(?<=url\(#)\w+(?=\))')
 
 

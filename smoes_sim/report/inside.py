@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,16 @@ from smoes_sim.network.hot import hot_links
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
-from smoes_sim.simulate import constant_sets, network_with, outside_layers, rates_with, time_step
+from smoes_sim.simulate import constant_sets, network_with, rates_with, time_step, times_with
 from smoes_sim.steps import Step
+from smoes_sim.timeline import StepTime
 
 Row = dict[str, Any]
 _TEXT = 0
 _MOST_LAYERS = 24
 _HOT = 6
+_EXCHANGES = ("dispatch", "combine", "gather", "scatter")
+_FIGURES = ("ttft_s", "tpot_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +36,14 @@ class Inside:
         deployment: The deployment.
         busy: Seconds that each link needs for the bytes of the prefill at full rate, (H,).
         hot: The busiest links, as rows of ``hot_links``.
-        parts: Seconds by pass and part of the rank that ends last: ``pass``, ``part``, ``seconds``.
+        parts: Seconds by pass and part of the rank that is shown: ``pass``, ``part``, ``seconds``;
+            those of prefill add up to ``ttft_s``.
         modality: Share of tokens that are not text by MoE layer and slot, slots in the order of their ranks: ``layer``,
             ``slot``, ``rank``, ``share`` (None where an expert got no token).
         step_s: Prefill under those constants, seconds.
         ttft_s: The same with what is outside the layers.
+        num_sets: Sets of constants, of which one is shown.
+        ep_overhead: Share of the prefill that communication adds, under the one shown.
     """
 
     deployment: Deployment
@@ -47,19 +53,28 @@ class Inside:
     modality: Sequence[Row]
     step_s: float
     ttft_s: float
+    num_sets: int
+    ep_overhead: float
 
 
-def look_inside(scenario: Scenario, *, ttft_s: float) -> Inside:
-    """Simulate prefill and a decode step once more and keep what happens.
+def look_inside(scenario: Scenario, row: Mapping[str, Any]) -> Inside:
+    """Simulate a deployment once more and keep what happens in prefill and in the middle step of decode.
 
-    Under the set of constants whose TTFT is nearest ``ttft_s``.
+    Under the set of constants whose figures are all nearest those of the row.
+
+    Args:
+        scenario: The deployment.
+        row: What was predicted: ``ttft_s``, and as much of ``tpot_s`` and ``ep_overhead`` as is known.
 
     Raises:
         ConfigError: If the scenario cannot be deployed here, such as for a trace that is gone.
     """
     deployment = deploy(scenario)
-    times = [(abs(_ttft(deployment, constants) - ttft_s), constants) for constants in constant_sets(deployment)]
-    constants = min(times, key=lambda item: item[0])[1]
+    sets = constant_sets(deployment)
+    single: dict[Any, Any] = {}
+    known = [times_with(deployment, constants, alone=single) for constants in sets]
+    chosen = min(range(len(sets)), key=lambda index: _distance(known[index], row))
+    constants, times = sets[chosen], known[chosen]
     network = network_with(deployment, constants)
     phases = [flows for step in deployment.chunks for flows in _flows(deployment, step)]
     load = np.zeros(network.topology.num_links)
@@ -67,23 +82,28 @@ def look_inside(scenario: Scenario, *, ttft_s: float) -> Inside:
         load += link_load(flows, len(load))
     passes = [("prefill", deployment.chunks), ("decode", deployment.decode[len(deployment.decode) // 2 :][:1])]
     parts = [row for name, steps in passes if steps for row in _parts(deployment, name, steps, network, constants)]
-    step_s = sum(row["seconds"] for row in parts if row["pass"] == "prefill")
+    if times["outside_s"]:
+        parts.insert(0, {"pass": "prefill", "part": "outside layers", "seconds": times["outside_s"]})
     trace, placement = deployment.trace, deployment.placement
     return Inside(
         deployment=deployment,
         busy=load / network.capacity,
-        hot=[found.row() for found in hot_links(network, phases, duration=step_s, most=_HOT)],
+        hot=[found.row() for found in hot_links(network, phases, duration=times["step_s"], most=_HOT)],
         parts=parts,
         modality=[] if trace is None or placement is None else modality_of_slots(trace, placement),
-        step_s=step_s,
-        ttft_s=_ttft(deployment, constants),
+        step_s=times["step_s"],
+        ttft_s=times["ttft_s"],
+        num_sets=len(sets),
+        ep_overhead=times["ep_overhead"],
     )
 
 
-def _ttft(deployment: Deployment, constants: dict[str, float]) -> float:
-    network, rates = network_with(deployment, constants), rates_with(deployment, constants)
-    steps = sum(time_step(deployment, step, network, rates).duration for step in deployment.chunks)
-    return steps + outside_layers(deployment, constants, rates)
+def _distance(times: Mapping[str, float], row: Mapping[str, Any]) -> float:
+    """How far figures are from those of a row: the largest difference, relative or of shares."""
+    away = [abs(times[key] / row[key] - 1) for key in _FIGURES if row.get(key) and key in times]
+    if row.get("ep_overhead") is not None:
+        away.append(abs(times["ep_overhead"] - row["ep_overhead"]))
+    return max(away)
 
 
 def _flows(deployment: Deployment, step: Step) -> list[Flows]:
@@ -101,17 +121,18 @@ def _flows(deployment: Deployment, step: Step) -> list[Flows]:
 def _parts(
     deployment: Deployment, name: str, steps: Sequence[Step], network: Network, constants: dict[str, float]
 ) -> list[Row]:
-    """Seconds of each part on the rank that ends last, and what is left, which is waiting.
+    """Seconds of each part on the busiest of the ranks that end last, and what is left, which is waiting.
 
+    On another rank dispatch and combine would hold the time in which it waits for the busiest.
     Where parts overlap they are cut to the pass in proportion.
     """
     seconds: dict[str, float] = {}
     for step in steps:
         time = time_step(deployment, step, network, rates_with(deployment, constants))
-        last = int(time.finish.argmax())
+        busiest = _busiest(time)
         mine: dict[str, float] = {}
         for span in time.spans:
-            if span.rank == last:
+            if span.rank == busiest:
                 mine[span.name] = mine.get(span.name, 0.0) + span.end - span.start
         total = sum(mine.values())
         shrink = min(1.0, time.duration / total) if total else 1.0
@@ -119,6 +140,15 @@ def _parts(
             seconds[part] = seconds.get(part, 0.0) + shrink * value
         seconds["waiting"] = seconds.get("waiting", 0.0) + time.duration - shrink * total
     return [{"pass": name, "part": part, "seconds": value} for part, value in seconds.items() if value > 0]
+
+
+def _busiest(time: StepTime) -> int:
+    """Of the ranks that end within 1% of the last the one with most work of its own."""
+    work = np.zeros(len(time.finish))
+    for span in time.spans:
+        if span.name not in _EXCHANGES:
+            work[span.rank] += span.end - span.start
+    return int(np.where(time.finish >= 0.99 * time.finish.max(), work, -1.0).argmax())
 
 
 def modality_of_slots(trace: RoutingTrace, placement: ExpertPlacement) -> list[Row]:

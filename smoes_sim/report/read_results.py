@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -16,9 +16,9 @@ from ruamel.yaml.error import YAMLError
 from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import read_text
+from smoes_sim.report.expected import Kind, check_summary
 
 Row = dict[str, Any]
-Kind = Literal["simulate", "compare", "sweep", "plan"]
 _REMEDY = "Name the --out folder of simulate, compare, sweep or plan."
 
 
@@ -51,7 +51,8 @@ def read_results(folder: Path) -> Results:
     document = _json(path)
     kind = _kind(document)
     if kind is None:
-        raise ConfigError(f"{path}: has neither rows nor options. {_REMEDY}")
+        raise ConfigError(f"{path}: is not of simulate, compare, sweep or plan. {_REMEDY}")
+    check_summary(document, kind, path)
     rows = [row for row in document["options" if kind == "plan" else "rows"] if row.get("ttft_s") is not None]
     if not rows:
         raise ConfigError(f"{path}: holds no prediction, so there is nothing to report. Mend what failed and run it again.")
@@ -65,15 +66,18 @@ def read_results(folder: Path) -> Results:
 
 
 def _kind(document: Any) -> Kind | None:
+    """The command that wrote a document; None if it is of another, such as ``serve``."""
     if not isinstance(document, dict):
         return None
-    if isinstance(document.get("options"), list):
-        return "plan"
-    rows = document.get("rows")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    rows = document.get("options", document.get("rows"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
         return None
+    if "options" in document:
+        return "plan"
     if "points" in document:
         return "sweep"
+    if not all("ttft_s" in row for row in rows):
+        return None
     return "compare" if any("change" in row for row in rows) else "simulate"
 
 
@@ -100,7 +104,7 @@ def _scenario(document: Any, path: Path) -> Scenario:
         return Scenario.model_validate(document)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join(str(part) for part in problem["loc"]) or "a scenario"
         raise ConfigError(f"{path}: {place}: {problem['msg']}. Run the command again with this version.") from None
 
 

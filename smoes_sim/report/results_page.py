@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,19 @@ from smoes_sim.report.inside import Inside, look_inside
 from smoes_sim.report.page import picture, write_page
 from smoes_sim.report.read_results import Results, read_results
 from smoes_sim.results import resolved_yaml
+from smoes_sim.sweep.study import text_at
 from smoes_sim.topology.picture import draw_topology
 
 Row = dict[str, Any]
 _MOST_ROWS = 200
+_SWEPT = {"ttft_s": "TTFT (s)", "tokens_per_s": "Output tokens per second"}
+_SHORT = {"ttft_s": "TTFT", "tpot_s": "TPOT", "tokens_per_s": "tokens/s"}
 _SAME = 0.05
 """Relative difference of TTFT above which the page says that the model has changed since; medians of an even number of draws
 lie between two of them."""
-_COMMANDS = {
-    "simulate": "smoes-sim simulate scenario.yaml",
-    "compare": "smoes-sim compare first.yaml second.yaml ...",
-    "sweep": "smoes-sim sweep STUDY, with the points below in its list",
-    "plan": "smoes-sim plan PLAN, and one option of it: smoes-sim simulate scenario.yaml",
-}
+_MOST_SCENARIOS = 12
+_BLANK_INSIDE = re.compile(r"(?<=,) (?=[^\[\]]*\])|(?<=\]) ")
+"""Blanks of "39 [30, 60] ms" where no line may end."""
 
 
 def write_report(folder: Path, path: Path) -> str:
@@ -44,13 +45,13 @@ def write_report(folder: Path, path: Path) -> str:
     scenario = results.scenarios[chosen]
     figures, tables, notes = _overview(results), _tables(results), []
     try:
-        inside = look_inside(scenario, ttft_s=results.rows[chosen]["ttft_s"])
+        inside = look_inside(scenario, results.rows[chosen])
     except ConfigError as error:
         notes.append(f"The inside of the deployment cannot be shown: {error}")
     else:
         figures += _inside_figures(inside)
         tables.append(_hot_table(inside))
-        notes += _changed(inside, results.rows[chosen])
+        notes += [*_one_of(inside, say.names_of(results.rows)[chosen]), *_changed(inside, results.rows[chosen])]
     write_page(
         path,
         "results.html",
@@ -61,7 +62,7 @@ def write_report(folder: Path, path: Path) -> str:
         tables=tables,
         notes=notes,
         assumptions=say.assumptions(results, scenario),
-        reproduce=f"Save the scenario as scenario.yaml. {_COMMANDS[results.kind]}",
+        reproduce=_reproduce(results),
         scenarios=_scenarios(results, chosen),
         versions=f"smoes_sim {__version__}, Python {platform.python_version()}, NumPy {np.__version__}",
     )
@@ -80,11 +81,27 @@ def _overview(results: Results) -> list[Row]:
         return [_figure(caption, draw.frontier_svg(points, currency=results.document["currency"]))]
     if len(results.rows) == 1:
         return []
+    if results.kind == "sweep" and (axes := _axes(results.rows)):
+        return [
+            _figure(f"{name} over what was swept; bands are intervals", draw.sweep_svg(results.rows, key, *axes))
+            for key, name in _SWEPT.items()
+        ]
     points = [
         {"label": name} | _ends(row, "ttft_s", "ttft") | _ends(row, "tokens_per_s", "rate")
         for name, row in zip(say.names_of(results.rows), results.rows, strict=True)
     ]
     return [_figure("Latency and output; up and to the left is better, bars are intervals", draw.trade_svg(points))]
+
+
+def _axes(rows: Sequence[Row]) -> tuple[str, str | None] | None:
+    """The swept key with most values and the other one, if there are no more than two; None if a picture has other axes."""
+    keys = dict.fromkeys(key for row in rows for key in row["set"])
+    values = {key: len({text_at(row["set"], key) for row in rows}) for key in keys}
+    swept = sorted((key for key in keys if values[key] > 1), key=lambda key: -values[key])
+    places = {tuple(text_at(row["set"], key) for key in swept) for row in rows}
+    if not 1 <= len(swept) <= 2 or len(places) < len(rows):
+        return None
+    return swept[0], swept[1] if len(swept) == 2 else None
 
 
 def _frontier_point(row: Row) -> Row:
@@ -106,7 +123,7 @@ def _ends(row: Row, key: str, name: str) -> Row:
 
 def _inside_figures(inside: Inside) -> list[Row]:
     topology = inside.deployment.topology
-    figures = [_figure("Where the time goes, on the rank that ends last", draw.time_svg(inside.parts))]
+    figures = [_figure("Where the time goes, on the busiest of the ranks that end last", draw.time_svg(inside.parts))]
     if inside.modality:
         caption = "Which experts take images (red) and text (blue); lines divide ranks"
         figures.append(_figure(caption, draw.modality_svg(inside.modality)))
@@ -126,8 +143,16 @@ def _hot_table(inside: Inside) -> Row:
         ]
         for row in inside.hot
     ]
-    header = ["link", "kind", "MB", "GB/s", "busy (ms)", "of the pass (%)"]
+    header = ["link", "kind", "MB", "reached (GB/s)", "busy (ms)", "of the pass (%)"]
     return _table("Busiest links in prefill", header, body, left=2)
+
+
+def _one_of(inside: Inside, name: str) -> list[str]:
+    """Which deployment and which set of constants the pictures of the inside are of."""
+    text = f"Times inside, experts and links are those of {name}"
+    if inside.num_sets > 1:
+        text += f", under the one of {inside.num_sets} sets of constants whose times are nearest the values above"
+    return [f"{text}; there communication adds {100 * inside.ep_overhead:.3g} % to the layers' prefill."]
 
 
 def _changed(inside: Inside, row: Row) -> list[str]:
@@ -141,7 +166,8 @@ def _changed(inside: Inside, row: Row) -> list[str]:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, words: Sequence[int] = ()) -> Row:
-    return {"title": title, "header": header, "rows": rows, "left": left, "words": words}
+    tied = [[_BLANK_INSIDE.sub("\N{NO-BREAK SPACE}", cell) for cell in row] for row in rows]
+    return {"title": title, "header": header, "rows": tied, "left": left, "words": words}
 
 
 def _tables(results: Results) -> list[Row]:
@@ -173,13 +199,33 @@ def _tables(results: Results) -> list[Row]:
         for name, row in zip(say.names_of(results.rows), shown, strict=False)
     ]
     more = f", the first {len(shown)} of {len(results.rows)}" if len(shown) < len(results.rows) else ""
-    return [_table(f"All deployments{more}", header, body, left=1, words=[0])]
+    return [
+        _table(f"All deployments{more}" if len(results.rows) > 1 else "The deployment", header, body, left=1, words=[0]),
+        *_failed(results),
+    ]
+
+
+def _failed(results: Results) -> list[Row]:
+    """The points of a sweep that have no prediction, and why."""
+    body = [[row["name"], row["error"]] for row in results.document["rows"] if row.get("error") is not None]
+    title = f"{len(body)} of {len(results.document['rows'])} points failed"
+    return [_table(title, ["point", "why"], body[:_MOST_ROWS], left=2, words=[0, 1])] if body else []
 
 
 def _plan_tables(document: Row) -> list[Row]:
     options = sorted(document["options"], key=lambda row: (row["cost_per_hour"], row["name"], row["tried"]))
     currency = document["currency"]
-    header = ["option", "tried", f"{currency}/h", "TTFT", "TPOT", "tokens/s", "margin", "meets", "bound by"]
+    header = [
+        "option",
+        "tried",
+        f"{currency}/h",
+        "TTFT",
+        "TPOT",
+        "tokens/s",
+        "margin",
+        "meets (sets of constants)",
+        "bound by",
+    ]
     body = [
         [
             row["name"],
@@ -219,7 +265,7 @@ def _binding_table(document: Row, options: Sequence[Row]) -> Row:
         [
             row["name"],
             row["try"],
-            row["tightest"].removesuffix("_s"),
+            _SHORT[row["tightest"]],
             *(_share(row["sensitivity"].get(name)) for name in names),
         ]
         for row in known[:_MOST_ROWS]
@@ -233,12 +279,38 @@ def _share(value: float | None) -> str:
 
 
 def _scenarios(results: Results, chosen: int) -> list[Row]:
-    """The scenario of the answer, then that of the first row if it is another."""
-    numbers = dict.fromkeys([chosen, 0])
+    """The scenario of the answer, then the others that the command needs to get it again."""
+    names, numbers = say.names_of(results.rows), dict.fromkeys([chosen, 0])
+    if results.kind == "compare":
+        numbers = dict.fromkeys([chosen, *range(min(len(names), _MOST_SCENARIOS))])
     return [
         {
-            "name": f"scenario of {say.names_of(results.rows)[number]}",
+            "name": f"{_file_of(results, number, chosen)}: scenario of {names[number]}",
             "text": resolved_yaml([("", results.scenarios[number])]).decode(),
         }
         for number in numbers
     ]
+
+
+def _file_of(results: Results, number: int, chosen: int) -> str:
+    """The name under which a scenario is to be saved."""
+    if results.kind == "compare":
+        return f"{number + 1}.yaml"
+    return "scenario.yaml" if number == chosen else "first.yaml"
+
+
+def _reproduce(results: Results) -> str:
+    """The commands that give it again from the scenarios on the page."""
+    if results.kind == "simulate":
+        return "Save the scenario as scenario.yaml: smoes-sim simulate scenario.yaml"
+    if results.kind == "compare":
+        number = len(results.rows)
+        if number > _MOST_SCENARIOS:
+            shown = f"the first {_MOST_SCENARIOS} of {number} and that of the answer"
+            return f"smoes-sim compare 1.yaml 2.yaml ...; here are {shown}."
+        files = " ".join(f"{index + 1}.yaml" for index in range(number))
+        baseline = results.document.get("baseline", 0)
+        return f"Save the scenarios: smoes-sim compare {files}" + (f" --baseline {baseline}" if baseline else "")
+    what = "point" if results.kind == "sweep" else "option"
+    text = f"Save the scenario as scenario.yaml, for this {what} alone: smoes-sim simulate scenario.yaml"
+    return f"{text}; for all of them: smoes-sim {results.kind} with the file that was used then."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from smoes_sim.report.read_results import Results
 from smoes_sim.sweep.study import in_one_line
 
 Row = dict[str, Any]
+_SETTING = re.compile(r"\s+(?=[\w.]+=)")
+"""Between two settings of a name; a value may have blanks inside, such as "10 Gb/s"."""
 
 
 def subject(results: Results) -> int:
@@ -39,12 +42,12 @@ def answer(results: Results) -> str:
     if results.kind == "plan":
         return str(results.document["answer"])
     if results.kind == "simulate":
-        share = f"{100 * best['ep_overhead']:.0f} % of prefill is added by expert-parallel communication"
+        share = f"{ranged(best, 'ep_overhead', factor=100)} % of prefill is added by expert-parallel communication"
         return f"{best['model']} on {best['topology']}: {times(best)}; {share}."
     names = names_of(rows)
     text = f"Most output of {len(rows)} deployments: {names[subject(results)]}, {times(best)}."
     if results.kind == "compare":
-        return text + _against_baseline(best)
+        return text + _against_baseline(results, names)
     return _compared(results) or text + _worst(rows, names)
 
 
@@ -78,10 +81,10 @@ def _number(value: float) -> str:
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:
-    """The rows' names without the words that all of them share; options of a plan with what is tried."""
+    """The rows' names without the settings that all of them share; options of a plan with what is tried."""
     if "try" in rows[0]:
         return [f"{row['name']} ({row['try']})" for row in rows]
-    words = [str(row["name"]).split() for row in rows]
+    words = [_SETTING.split(str(row["name"])) for row in rows]
     shared = set(words[0]).intersection(*words[1:]) if len(rows) > 1 else set()
     return [
         " ".join(word for word in name if word not in shared) or str(row["name"])
@@ -89,11 +92,15 @@ def names_of(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _against_baseline(row: Row) -> str:
+def _against_baseline(results: Results, names: Sequence[str]) -> str:
+    chosen, base = subject(results), results.document.get("baseline", 0)
+    if chosen == base:
+        return " It is the row that the others are compared with."
+    row = results.rows[chosen]
     change, ends = row["change"].get("tokens_per_s"), row["change"].get("tokens_per_s_interval")
     if change is None or not (change or ends):
         return ""
-    text = f" Against the first row that is {100 * change:+.1f} %"
+    text = f" Against {names[base] if base else 'the first row'} that is {100 * change:+.1f} %"
     if ends is None:
         return text + "."
     text += f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from report.outline import assert_stands_alone, outline_of
 from small_scenario import small
 
+from smoes_sim.cli import main
 from smoes_sim.compare import compare
 from smoes_sim.deployment import deploy
 from smoes_sim.errors import ConfigError
@@ -49,36 +50,13 @@ def folder(tmp_path_factory):
     return path / "out"
 
 
-class Outline(HTMLParser):
-    """Tags, event handlers, and whatever would be fetched from elsewhere."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags: list[str] = []
-        self.fetched: list[str] = []
-        self.handlers: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.fetched += [value for name, value in attrs if name in {"src", "href", "xlink:href", "srcset"}]
-        self.handlers += [name for name, _ in attrs if name.startswith("on")]
-
-
 def test_the_page_needs_nothing_else_and_escapes_everything(folder, tmp_path):
     write_report(folder, tmp_path / "p.html")
+    assert_stands_alone(tmp_path / "p.html")
     text = (tmp_path / "p.html").read_text()
-    outline = Outline()
-    outline.feed(text)
-    assert {"script", "link", "img", "iframe", "object"}.isdisjoint(outline.tags)
-    assert outline.fetched == []
-    assert outline.handlers == []
-    assert "url(" not in text.replace("url(#", "")
-    assert "@import" not in text
     assert HOSTILE not in text
     assert "&lt;script&gt;" in text
-    assert outline.tags.count("figure") == 4
-    ids = re.findall(r' id="([^"]+)"', text)
-    assert len(set(ids)) == len(ids)
+    assert outline_of(tmp_path / "p.html").tags.count("figure") == 4
 
 
 def test_the_answer_comes_first_with_its_interval(folder, tmp_path):
@@ -89,6 +67,24 @@ def test_the_answer_comes_first_with_its_interval(folder, tmp_path):
     assert f"{best['tokens_per_s']:,.0f} [{low:,.0f}, {high:,.0f}] output tokens/s" in answer
     text = (tmp_path / "p.html").read_text()
     assert text.index('class="answer"') < text.index("<figure")
+
+
+def test_the_row_that_others_are_compared_with_is_named(tmp_path, capsys):
+    small(tmp_path)
+    arguments = ["compare", str(tmp_path / "small.yaml"), *QUICK, "topology.link.bandwidth=1 MB/s,1 GB/s,20 GB/s", "--out"]
+    answers, texts = [], []
+    for baseline in (0, 1, 2):
+        out = tmp_path / str(baseline)
+        assert main([*arguments, str(out), "--baseline", str(baseline)]) == 0
+        texts.append(capsys.readouterr().out)
+        answers.append(write_report(out, tmp_path / "p.html"))
+    rows = json.loads((tmp_path / "1" / "summary.json").read_text())["rows"]
+    gain = rows[2]["change"]["tokens_per_s"]
+    assert f" Against topology.link.bandwidth=1 GB/s that is {100 * gain:+.1f} %" in answers[1]
+    assert " Against the first row that is " in answers[0]
+    assert answers[2].endswith("It is the row that the others are compared with.")
+    assert "Change from the first row (%)" in texts[0]
+    assert "Change from row 2 (%)" in texts[1]
 
 
 def test_the_same_results_give_the_same_bytes(folder, tmp_path):
@@ -118,8 +114,8 @@ def test_results_that_no_longer_hold_are_told(folder, tmp_path):
     ("summary", "problem"),
     [
         ("{", "is not JSON"),
-        ("[]", "neither rows nor options"),
-        ('{"rows": [1]}', "neither rows"),
+        ("[]", "is not of simulate, compare, sweep or plan"),
+        ('{"rows": [1]}', "is not of simulate"),
         ('{"rows": []}', "no prediction"),
     ],
 )
@@ -140,13 +136,34 @@ def test_missing_scenarios_are_refused(folder, tmp_path):
 def test_parts_of_a_pass_add_up_and_links_carry_all_bytes(tmp_path):
     scenario = small(tmp_path, *QUICK)
     prediction = simulate(scenario)
-    inside = look_inside(scenario, ttft_s=prediction.values["ttft_s"])
+    inside = look_inside(scenario, prediction.values)
     total = sum(row["seconds"] for row in inside.parts if row["pass"] == "prefill")
-    assert total == pytest.approx(prediction.values["step_s"], rel=1e-9)
+    assert total == pytest.approx(prediction.values["ttft_s"], rel=1e-9)
+    assert inside.step_s == pytest.approx(prediction.values["step_s"], rel=1e-9)
     assert inside.ttft_s == pytest.approx(prediction.values["ttft_s"], rel=1e-9)
     topology = inside.deployment.topology  # a star: every byte between ranks crosses two links
     carried = float((inside.busy * topology.link_bandwidth).sum())
     assert carried == pytest.approx(2 * prediction.values["bytes_remote"], rel=1e-9)
+
+
+def test_the_set_of_constants_shown_is_the_nearest(tmp_path):
+    scenario = small(tmp_path, *QUICK, "routing.popularity=2")
+    prediction = simulate(scenario)
+    for number, overhead in enumerate(prediction.draws["ep_overhead"]):
+        row = {key: prediction.draws[key][number] for key in ("ttft_s", "tpot_s", "ep_overhead")}
+        inside = look_inside(scenario, row)
+        assert inside.ttft_s == pytest.approx(row["ttft_s"], rel=1e-9)
+        assert inside.ep_overhead == pytest.approx(overhead, rel=1e-9)
+    assert inside.num_sets == 3
+
+
+def test_the_rank_shown_is_the_one_that_others_wait_for(tmp_path):
+    # slow devices on fast links: on an idle rank combine would last as long as the experts of the busiest
+    slow = ("compute.flops_efficiency=1e-4", "compute.memory_efficiency=1e-4", "routing.popularity=3")
+    scenario = small(tmp_path, *QUICK, *slow)
+    inside = look_inside(scenario, simulate(scenario).values)
+    spent = {part["part"]: part["seconds"] for part in inside.parts if part["pass"] == "prefill"}
+    assert spent["dispatch"] + spent["combine"] < 0.1 * spent["experts"]
 
 
 def test_modality_of_an_expert_by_hand(tmp_path):
@@ -178,6 +195,7 @@ def test_the_busiest_link_is_red_and_idle_ones_are_grey():
 
 def test_names_lose_what_all_share():
     assert names_of([{"name": "olmoe a=1 b=1"}, {"name": "olmoe a=2 b=1"}]) == ["a=1", "a=2"]
+    assert names_of([{"name": "a.b=10 Gb/s c=1"}, {"name": "a.b=25 Gb/s c=1"}]) == ["a.b=10 Gb/s", "a.b=25 Gb/s"]
     assert names_of([{"name": "olmoe"}]) == ["olmoe"]
     assert names_of([{"name": "x"}, {"name": "x"}]) == ["x", "x"]
 
