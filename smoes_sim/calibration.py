@@ -21,6 +21,7 @@ CONSTANTS = (
     "per_exchange",
     "curve",
     "jitter",
+    "per_receive",
     "flops_efficiency",
     "memory_efficiency",
     "launch",
@@ -163,6 +164,7 @@ def network_under(network: Network, constants: Mapping[str, float]) -> Network:
         half_size=of_links("half_size."),
         curve=constants.get("curve", network.curve),
         jitter=constants.get("jitter", network.jitter),
+        per_receive=constants.get("per_receive", network.per_receive),
     )
 
 

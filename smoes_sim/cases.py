@@ -128,8 +128,8 @@ def _matrix(row: Measurement, num_ranks: int) -> Matrix:
 
 
 def _of_software(row: Measurement) -> tuple[str, ...]:
-    """Constants of whatever sends: gloo's streams through the kernel also scatter."""
-    return ("per_exchange", "per_message", *(("jitter",) if "gloo" in row.library.lower() else ()))
+    """Constants of whatever sends: gloo's streams through the kernel also scatter, and each receive sends a notice."""
+    return ("per_exchange", "per_message", *(("jitter", "per_receive") if "gloo" in row.library.lower() else ()))
 
 
 def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:

@@ -24,7 +24,7 @@ from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic import transmission_rate
 
-_OF_NETWORK = ("efficiency.", "half_size.", "curve", "jitter", "per_message", "per_exchange")
+_OF_NETWORK = ("efficiency.", "half_size.", "curve", "jitter", "per_receive", "per_message", "per_exchange")
 """Beginnings of the names of constants that exchanges depend on."""
 _STATED = (0.0, 0.5, 1.0)
 """Draws of a prediction without calibration: both efficiencies at the low end, the middle, the high end of their ranges."""

@@ -38,6 +38,7 @@ _PRIORS = {
     # both, so that nothing but data says which of the two a start-up is made of.
     "per_exchange": Prior(value=20e-6, spread=_FACTOR_10, meaning="software seconds per exchange"),
     "per_message": Prior(value=20e-6, spread=_FACTOR_10, meaning="software seconds per message"),
+    "per_receive": Prior(value=20e-6, spread=_FACTOR_10, meaning="software seconds per message made ready to receive"),
     # Single-node NCCL all-to-alls of published.csv were best fitted by 0.1 to 6 MB and exponents of 0.4 to 0.9.
     "half_size": Prior(value=1e6, spread=_FACTOR_10, meaning="bytes of a message that reaches half of that share"),
     "curve": Prior(value=0.5, spread=0.3, most=2.0, meaning="exponent of the loss of small messages"),

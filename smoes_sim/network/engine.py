@@ -174,9 +174,18 @@ class Engine:
         self._meet(exchange, np.arange(first, last))
 
     def expect(self, exchange: Exchange, rank: int, *, at: float | None = None) -> None:
-        """A rank is ready for its messages of an exchange with a rendezvous, now or from a later, known moment on."""
-        exchange.expected[rank] = self.env.now if at is None else at
-        self._meet(exchange, np.flatnonzero(exchange.flows.destination == rank))
+        """A rank makes ready for its messages of an exchange with a rendezvous, now or from a later, known moment on.
+
+        It pays ``per_receive`` for one after the other, and is ready for all of them after the last.
+        """
+        mine = np.flatnonzero(exchange.flows.destination == rank)
+        ready = self.env.now if at is None else at
+        if self.network.per_receive and len(mine):
+            begin = max(float(self._sender_free[rank]), ready)
+            ready = begin + self.network.per_receive * float(exchange.flows.messages[mine].sum())
+            self._sender_free[rank] = ready
+        exchange.expected[rank] = ready
+        self._meet(exchange, mine)
 
     def _meet(self, exchange: Exchange, flows: NDArray[np.int64]) -> None:
         """Send off those messages that are posted, expected and next on their connection; what comes last calls this."""

@@ -101,7 +101,7 @@ def exchange_time(
     Example:
         4 ranks on a star of 50 GB/s, 64 MiB a rank, 16 MiB a pair: 3 * 16777216 / 50e9 s = 1.006633 ms.
     """
-    if len(phases) == 1 and not network.send_buffer:
+    if len(phases) == 1 and not (network.send_buffer or network.per_receive):
         return _single_phase(network, phases[0], tolerance, record_links)
     durations: list[float] = []
     error, solves = math.inf, 0

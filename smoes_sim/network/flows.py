@@ -79,6 +79,8 @@ class Network:
         topology: What is wired to what.
         efficiency: Share of nominal bandwidth that the transport reaches, per link kind; 1 where not named.
         per_message: Seconds that a sender spends on each message, one after the other.
+        per_receive: Seconds that a rank spends on each message that it makes ready to receive, before it sends anything;
+            where there is no rendezvous nothing is made ready.
         per_exchange: Seconds that a rank spends entering an exchange, whatever it sends.
         half_size: Bytes of a message that reaches half of that share, per link kind; see :meth:`sized`.
         curve: Exponent of that loss.
@@ -90,6 +92,7 @@ class Network:
     topology: Topology
     efficiency: dict[str, float] = field(default_factory=dict)
     per_message: float = 0.0
+    per_receive: float = 0.0
     per_exchange: float = 0.0
     half_size: dict[str, float] = field(default_factory=dict)
     curve: float = 0.5
@@ -118,6 +121,7 @@ class Network:
         half_size: dict[str, float] | None = None,
         curve: float = 0.5,
         jitter: float = 0.0,
+        per_receive: float = 0.0,
     ) -> Network:
         """The same topology and routes under other constants."""
         other = replace(
@@ -128,6 +132,7 @@ class Network:
             half_size=half_size or {},
             curve=curve,
             jitter=jitter,
+            per_receive=per_receive,
         )
         other.__dict__["router"] = self.router
         return other

@@ -1,4 +1,4 @@
-"""What the sender's kernel takes in counts as sent, and what is sent next shares the link with it."""
+"""What the sender's kernel takes in counts as sent, what is sent next shares the link with it; receives take time too."""
 
 from __future__ import annotations
 
@@ -60,3 +60,22 @@ def test_no_byte_is_lost(schedule: str) -> None:
         assert first.messages.tolist() == flows.messages.tolist()
         assert not rest.messages.any()
         assert (rest.size <= 20).all()
+
+
+def test_receives_are_made_ready_one_by_one_before_anything_is_sent() -> None:
+    # rank 0 makes two receives ready in 2 s and then sends; ranks 1 and 2 have one each, 1 s
+    sizes = matrix(3, {(0, 1): 10, (0, 2): 10, (1, 0): 10, (2, 0): 10})
+    assert finish(on_star(3), sizes, "direct") == pytest.approx([2, 2, 2])
+    # to rank 0 from 2 s on, to be there at 4 s; from rank 0 from 2 s on as well
+    assert finish(on_star(3, per_receive=1), sizes, "direct") == pytest.approx([4, 4, 4])
+
+
+def test_in_rounds_each_receive_is_made_ready_when_its_round_comes() -> None:
+    sizes = np.full((3, 3), 10.0)  # two rounds of 1 s
+    assert finish(on_star(3), sizes) == pytest.approx([2, 2, 2])
+    assert finish(on_star(3, per_receive=0.25), sizes) == pytest.approx([2.5, 2.5, 2.5])
+
+
+def test_without_a_rendezvous_nothing_is_made_ready() -> None:
+    phases = phases_of(on_star(3), [np.full((3, 3), 10.0)])
+    assert exchange_time(on_star(3, per_receive=1), phases).duration == pytest.approx(2)
