@@ -78,7 +78,8 @@ class Solution:
         draws: The same for each draw, (B, P).
         residuals: log(predicted / measured) at ``best``, (N,).
         left_out: The same where the row's group was left out of the fit, (N,).
-        spread: Standard deviation of the model's own error, by the 80th percentile of ``left_out``.
+        spread: Standard deviation of the model's own error, by the 80th percentile of ``left_out``, beyond what draws differ
+            by: left-out rows err by both.
         spreads: That of each row's kind, (N,).
     """
 
@@ -127,20 +128,21 @@ def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solu
         sigma = _noise(problem, 1.4826 * float(np.median(np.abs(tangent.residuals))))  # a normal one's, by its median
     left_out = _left_out(problem, tangent, sigma)
     spread = error_spread(left_out)
-    spreads = _spreads(left_out, problem.kinds)
+    spreads = _by_kind(left_out, problem.kinds, error_spread)
     sigma = _noise(problem, spreads)
     draws = []
     for _ in range(num_draws):
         middle = problem.middle + problem.spread * rng.standard_normal(len(problem.middle))
         sample = _Sample(sigma=sigma, middle=middle, shake=sigma * rng.standard_normal(len(sigma)))
         draws.append(_fit(problem, tangent, sample, _TANGENTS_OF_DRAW).at)
+    known = np.var([problem.log_times(draw) for draw in draws], axis=0) if draws else np.zeros_like(silent)
     return Solution(
         best=tangent.at,
         draws=np.array(draws),
         residuals=tangent.residuals,
         left_out=left_out,
-        spread=spread,
-        spreads=spreads,
+        spread=float(_beyond(spread, known.mean())),
+        spreads=_beyond(spreads, _by_kind(known, problem.kinds, np.mean)),
     )
 
 
@@ -156,13 +158,19 @@ def error_spread(errors: Array) -> float:
     return float(np.quantile(np.abs(errors), 0.8, method="weibull")) / _NORMAL_90
 
 
-def _spreads(errors: Array, kinds: NDArray[np.int64]) -> Array:
-    """:func:`error_spread` of each row's kind, (N,); of all rows where a kind has too few."""
-    result = np.full_like(errors, error_spread(errors))
+def _by_kind(values: Array, kinds: NDArray[np.int64], what: Callable[[Array], float]) -> Array:
+    """A figure of the values of each row's kind, (N,); of all rows where a kind has too few."""
+    result = np.full_like(values, what(values))
     for kind in np.unique(kinds):
         rows = kinds == kind
         if rows.sum() >= _KIND_ROWS:
-            result[rows] = error_spread(errors[rows])
+            result[rows] = what(values[rows])
+    return result
+
+
+def _beyond(spread: Array | float, known: Array | float) -> Array:
+    """What is left of a standard deviation when a variance is known. 5 and 16: 3."""
+    result: Array = np.sqrt(np.maximum(np.square(spread) - known, 0.0))
     return result
 
 
