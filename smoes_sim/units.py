@@ -23,6 +23,7 @@ _DATA = {f"{prefix}B": float(factor) for prefix, factor in _PREFIXES.items()} | 
     f"{prefix}{bit}": factor / 8 for prefix, factor in _PREFIXES.items() for bit in ("b", "bit")
 }
 _TIME = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+_ARRIVALS = {"/s": 1.0}
 _RATE = {f"{unit}{per}": factor for unit, factor in _DATA.items() for per in ("/s", "ps")}
 _FLOPS = {f"{prefix}FLOPS": float(10**power) for prefix, power in (("", 0), ("G", 9), ("T", 12), ("P", 15))}
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
@@ -61,6 +62,14 @@ def parse_duration(value: Any) -> float:
     return _parse(value, _TIME, "time", '"3 us" or "1.5 ms"')
 
 
+def parse_arrivals(value: Any) -> float:
+    """Requests per second of a string such as ``2/s``; ValueError without a unit or at zero."""
+    result = _parse(value, _ARRIVALS, "arrivals", '"2/s"')
+    if result <= 0:
+        raise ValueError(f'"{value}" is zero; a rate of arrivals must be > 0. Write "2/s".')
+    return result
+
+
 def parse_size(value: Any) -> float:
     """Bytes of a string such as ``64 MiB`` (2**20) or ``64 MB`` (10**6); ValueError without a unit."""
     return _parse(value, _DATA, "data", '"64 MiB" or "64 MB"')
@@ -89,6 +98,11 @@ def print_duration(value: float) -> str:
     return _print(value, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1.0, "s")))
 
 
+def print_arrivals(value: float) -> str:
+    """``2.0`` as ``2/s``; reads back as the same float."""
+    return f"{value:.15g}/s" if float(f"{value:.15g}") == value else f"{value!r}/s"
+
+
 def print_size(value: float) -> str:
     """``67108864`` as ``64 MiB``; reads back as the same float."""
     return _print(value, ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")))
@@ -109,5 +123,6 @@ Bandwidth = Annotated[
 Duration = Annotated[
     float, BeforeValidator(parse_duration), PlainSerializer(print_duration), _string_schema("3 us", "1.5 ms")
 ]
+Arrivals = Annotated[float, BeforeValidator(parse_arrivals), PlainSerializer(print_arrivals), _string_schema("2/s")]
 Size = Annotated[float, BeforeValidator(parse_size), PlainSerializer(print_size), _string_schema("64 MiB", "64 MB")]
 Flops = Annotated[float, BeforeValidator(parse_flops), PlainSerializer(print_flops), _string_schema("989 TFLOPS")]

@@ -14,6 +14,7 @@ KINDS = {
     "bandwidth": (parse_bandwidth, units.print_bandwidth, '"400 Gb/s" or "50 GB/s"'),
     "time": (parse_duration, units.print_duration, '"3 us" or "1.5 ms"'),
     "data": (parse_size, units.print_size, '"64 MiB" or "64 MB"'),
+    "arrivals": (units.parse_arrivals, units.print_arrivals, '"2/s"'),
     "compute rate": (parse_flops, units.print_flops, '"989 TFLOPS"'),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)

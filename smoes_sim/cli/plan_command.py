@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -13,6 +14,7 @@ from smoes_sim.cli.sweep_command import cell
 
 Row = dict[str, Any]
 _CELLS = {"TTFT (s)": "ttft_s", "TPOT (s)": "tpot_s", "tokens/s": "tokens_per_s", "margin": "margin"}
+_SERVED = {"TTFT (s)": "ttft_s", "TPOT (s)": "tpot_s", "requests/s": "max_rate_per_s", "margin": "margin"}
 
 
 def plan(
@@ -43,8 +45,12 @@ def plan(
 def plan_text(document: Row) -> str:
     """The answer, every option, and what each entry of ``try`` would change."""
     rows = document["options"]
-    header = ["option", "tried", "ranks", f"{document['currency']}/h", *_CELLS, "meets", "bound by (gain if halved)"]
-    body = [_line(row) for row in sorted(rows, key=lambda row: (row["cost_per_hour"], row["name"], row["tried"]))]
+    cells = _CELLS if document["serving"] is None else _SERVED
+    header = ["option", "tried", "ranks", f"{document['currency']}/h", *cells, "meets", "bound by (gain if halved)"]
+    body = [
+        _line(row, list(cells.values()))
+        for row in sorted(rows, key=lambda row: (row["cost_per_hour"], row["name"], row["tried"]))
+    ]
     text = document["answer"] + "\n\n" + show.table(header, body, left=2)
     text += "\nCheapest that meets it, by what is tried\n"
     cheapest = [
@@ -59,8 +65,10 @@ def plan_text(document: Row) -> str:
     return f"{text}\n{document['meaning']}\n"
 
 
-def _line(row: Row) -> list[str]:
-    cells = [cell(row, key, 1.0) for key in _CELLS.values()]
-    verdict = f"{'yes' if row['meets_slo'] else 'no'} ({100 * row['meets_share']:.0f}%)" if row["margin"] else "-"
+def _line(row: Row, keys: Sequence[str]) -> list[str]:
+    cells = [cell(row, key, 1.0) for key in keys]
+    verdict = (
+        f"{'yes' if row['meets_slo'] else 'no'} ({100 * row['meets_share']:.0f}%)" if row["margin"] is not None else "-"
+    )
     bound = row["problem"] or f"{row['binds']} ({100 * max(row['sensitivity'].values()):.0f}%)"
     return [row["name"], row["try"], str(row["ranks"] or "-"), f"{row['cost_per_hour']:g}", *cells, verdict, bound]

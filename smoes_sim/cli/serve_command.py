@@ -100,14 +100,12 @@ def _check(*, rate: str | None, arrivals: Path | None, slo: str | None, requests
 
 def _rate(text: str) -> float:
     """Requests per second of ``2/s``."""
-    number, separator, unit = text.partition("/")
+    from smoes_sim.units import parse_arrivals
+
     try:
-        value = float(number) if separator and unit.strip() == "s" else 0.0
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise ConfigError(f'--rate = "{text}": must be a positive number of requests per second. Write for example 2/s.')
-    return value
+        return parse_arrivals(text)
+    except ValueError as error:
+        raise ConfigError(f"--rate = {error}") from None
 
 
 def _about(deployment: Deployment, limits: Limits, objective: Objective | None) -> Row:

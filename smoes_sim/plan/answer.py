@@ -8,11 +8,25 @@ from typing import Any
 from smoes_sim import __version__
 from smoes_sim.plan.options import Option, all_options, wins
 from smoes_sim.plan.plan_file import Plan
+from smoes_sim.serving import WANTED
 
 Row = dict[str, Any]
+_QUANTITIES = {
+    "ttft_s": ("TTFT", "s"),
+    "tpot_s": ("TPOT", "s"),
+    "tokens_per_s": ("throughput", "tokens/s"),
+    "max_rate_per_s": ("the rate that keeps it", "requests/s"),
+}
 MEANING = (
     "Step level: a batch arrives together at each replica, TTFT and TPOT are those of one replica, tokens_per_s is output "
     "tokens over the time of the batch, times the replicas. No queue, no arrival process: keep a reserve for both."
+)
+
+
+SERVED = (
+    "Under load: requests come as a Poisson process, dealt out to the replicas by chance; max_rate_per_s is the largest "
+    f"rate at which {100 * WANTED:g}% of them meet the times, as serve finds it, times the replicas. TTFT, TPOT and "
+    "tokens_per_s are of a batch that arrives together; what binds is what binds its throughput."
 )
 
 
@@ -35,6 +49,7 @@ def make_plan(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None) -
     document: Row = {
         "description": plan.file.description,
         "slo": plan.file.slo.model_dump(mode="json", exclude_none=True),
+        "serving": plan.file.serving and plan.file.serving.model_dump(mode="json"),
         "currency": plan.file.currency,
         "options": [option.row for option in options],
         "cheapest": cheapest,
@@ -42,7 +57,7 @@ def make_plan(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None) -
         "safe": next((index for index in ranked(options) if options[index].row["meets_share"] == 1), None),
         "indistinguishable": _rivals(options, cheapest),
         "by_try": [_of_try(options, tried, name) for tried, name in enumerate(plan.try_names)],
-        "meaning": MEANING,
+        "meaning": MEANING if plan.file.serving is None else SERVED,
         "version": __version__,
     }
     return document | {"answer": answer(document)}
@@ -91,7 +106,7 @@ def answer(document: Row) -> str:
     if document["cheapest"] is None:
         return _nothing_meets(document)
     best = options[document["cheapest"]]
-    text = f"Rent {best['name']} ({best['try']}): the cheapest that meets {_asked(document['slo'])}, at "
+    text = f"Rent {best['name']} ({best['try']}): the cheapest that meets {_asked(document)}, at "
     text += f"{best['cost_per_hour']:g} {currency}/h; {_limit(best)}."
     if document["runner_up"] is not None:
         other = options[document["runner_up"]]
@@ -123,7 +138,7 @@ def _certainty(document: Row) -> str:
 
 def _nothing_meets(document: Row) -> str:
     predicted = [row for row in document["options"] if row["margin"] is not None]
-    text = f"Nothing on offer meets {_asked(document['slo'])}."
+    text = f"Nothing on offer meets {_asked(document)}."
     if predicted:
         near = max(predicted, key=lambda row: row["margin"])
         text += f" Nearest: {near['name']} ({near['try']}), {_limit(near)}."
@@ -135,7 +150,7 @@ def _nothing_meets(document: Row) -> str:
 def _limit(row: Row) -> str:
     """The thing that is nearest to its limit, and what holds it back."""
     key = row["tightest"]
-    name, unit = {"ttft_s": ("TTFT", "s"), "tpot_s": ("TPOT", "s"), "tokens_per_s": ("throughput", "tokens/s")}[key]
+    name, unit = _QUANTITIES[key]
     low_high = row["intervals"].get(key)
     ends = f" [{_number(low_high[0])}, {_number(low_high[1])}]" if low_high else ""
     value = f"{_number(row[key])}{ends} {unit}"
@@ -147,7 +162,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _asked(slo: Row) -> str:
+def _asked(document: Row) -> str:
     """What must be reached, in words."""
     words = {"ttft": "TTFT <= {}", "tpot": "TPOT <= {}", "tokens_per_s": "{:g} tokens/s"}
-    return ", ".join(words[key].format(value) for key, value in slo.items())
+    text = ", ".join(words[key].format(value) for key, value in document["slo"].items())
+    if document["serving"] is None:
+        return text
+    rate = document["serving"]["rate"]
+    return f"{text} for {100 * WANTED:g} % of requests at {rate}"

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.deployment import deploy
+from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.memory import memory
 from smoes_sim.plan.binding import resource_label, sensitivity
-from smoes_sim.plan.plan_file import Offer, Plan, Slo
+from smoes_sim.plan.plan_file import Offer, Plan, PlanFile, Serving, Slo
+from smoes_sim.serving import Objective, largest_rates, limits_of
 from smoes_sim.simulate import Prediction, interval, middle_constants, predict
 
 Row = dict[str, Any]
 Series = NDArray[np.float64]
 _TIMES = ("ttft_s", "tpot_s", "tokens_per_s")
+_RATES = ("tokens_per_s", "max_rate_per_s")
+"""What grows with the number of replicas."""
 _COUNTS = ("imbalance", "transmission_rate", "policy", "token_placement", "expert_placement", "not_counted")
 
 
@@ -58,7 +61,7 @@ def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
     draws: Mapping[str, Series] = {}
     weigh: Callable[[str], Row] = _nothing
     try:
-        shared, draws, weigh = _predicted(offer, shared)
+        shared, draws, weigh = _predicted(offer, shared, plan.file)
     except (ConfigError, SimulationError) as error:
         shared |= {"problem": str(error)}
     binding: dict[str, Row] = {}
@@ -68,7 +71,7 @@ def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
         row["ranks"] = row["ranks_per_replica"] and replicas * row["ranks_per_replica"]
         margin = np.empty(0)
         if draws:
-            margins = margins_of(plan.file.slo, draws, replicas)
+            margins = margins_of(plan.file.slo, draws, replicas, serving=plan.file.serving)
             margin = np.min(list(margins.values()), axis=0)
             tightest = min(margins, key=lambda key: float(np.median(margins[key])))
             if tightest not in binding:
@@ -95,7 +98,7 @@ def _row(offer: Offer, replicas: int) -> Row:
         "cost_per_hour": replicas * candidate.cost_per_hour,
         "cost_source": candidate.source,
         "settings": dict(offer.point.settings),
-        **dict.fromkeys(_TIMES),
+        **dict.fromkeys((*_TIMES, "max_rate_per_s")),
         "intervals": {},
         "meets_slo": False,
         "meets_share": 0.0,
@@ -109,7 +112,7 @@ def _row(offer: Offer, replicas: int) -> Row:
     }
 
 
-def _predicted(offer: Offer, shared: Row) -> tuple[Row, Mapping[str, Series], Callable[[str], Row]]:
+def _predicted(offer: Offer, shared: Row, file: PlanFile) -> tuple[Row, Mapping[str, Series], Callable[[str], Row]]:
     """What all numbers of replicas share, the draws of one replica, and a function that tells what binds a quantity.
 
     Raises:
@@ -127,25 +130,40 @@ def _predicted(offer: Offer, shared: Row) -> tuple[Row, Mapping[str, Series], Ca
     prediction = predict(deployment)
 
     def weigh(quantity: str) -> Row:
+        quantity = "tokens_per_s" if quantity == "max_rate_per_s" else quantity  # of the batch: what is nearest to it
         found = sensitivity(deployment, middle_constants(deployment, prediction), quantity=quantity)
         largest = max(found, key=lambda name: found[name])
         return {"binds": resource_label(largest, deployment.topology), "sensitivity": found}
 
-    return row | {key: prediction.values[key] for key in _COUNTS}, _series(prediction), weigh
+    draws = _series(prediction)
+    if file.serving is not None:
+        draws["max_rate_per_s"] = np.array(_largest_rates(deployment, file.slo, file.serving))
+    return row | {key: prediction.values[key] for key in _COUNTS}, draws, weigh
+
+
+def _largest_rates(deployment: Deployment, slo: Slo, serving: Serving) -> list[float]:
+    """Requests per second of one replica of which 90% meet the times, for every set of constants."""
+    limits = limits_of(deployment, max_batch_tokens=serving.max_batch_tokens, max_sequences=serving.max_sequences)
+    objective = Objective(ttft=slo.ttft, tpot=slo.tpot)
+    return largest_rates(deployment, limits, objective, number=serving.requests)
 
 
 def _series(prediction: Prediction) -> dict[str, Series]:
     return {key: np.array(prediction.draws[key]) for key in _TIMES if key in prediction.draws}
 
 
-def margins_of(slo: Slo, draws: Mapping[str, Series], replicas: int) -> dict[str, Series]:
+def margins_of(slo: Slo, draws: Mapping[str, Series], replicas: int, *, serving: Serving | None = None) -> dict[str, Series]:
     """How far each thing that is asked is exceeded, per draw, shape (D,) each: 1 is just met, 2 is twice as good.
 
-    A batch without a token after the first has no TPOT and meets any.
+    A batch without a token after the first has no TPOT and meets any. Where requests arrive one by one there is one margin,
+    the largest rate that keeps the times over the rate that is asked.
 
     Example:
-        TTFT 0.5 s with at most 1 s: 2. Two replicas of 30 tokens per second with at least 80: 0.75.
+        TTFT 0.5 s with at most 1 s: 2. Two replicas of 30 tokens per second with at least 80: 0.75. Two replicas that can
+        serve 3 requests/s each where 4 arrive: 1.5.
     """
+    if serving is not None:
+        return {"max_rate_per_s": replicas * draws["max_rate_per_s"] / serving.rate}
     margins: dict[str, Series] = {}
     for key, limit in (("ttft_s", slo.ttft), ("tpot_s", slo.tpot)):
         if limit is not None:
@@ -157,7 +175,7 @@ def margins_of(slo: Slo, draws: Mapping[str, Series], replicas: int) -> dict[str
 
 def _timed(draws: Mapping[str, Series], margin: Series, replicas: int) -> Row:
     """Times, rates and margin of all replicas: the median over the draws, and an interval."""
-    all_of = {key: replicas * values if key == "tokens_per_s" else values for key, values in draws.items()}
+    all_of = {key: replicas * values if key in _RATES else values for key, values in draws.items()}
     all_of["margin"] = margin
     many = len(margin) > 1
     return {key: float(np.median(values)) for key, values in all_of.items()} | {

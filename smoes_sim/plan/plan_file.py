@@ -14,7 +14,7 @@ from smoes_sim.config import scenario_document
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Spec, named_document
 from smoes_sim.sweep import Point, in_one_line, make_point
-from smoes_sim.units import Duration
+from smoes_sim.units import Arrivals, Duration
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "plans"
 _DATE = re.compile(r"\b20\d\d-\d\d\b")
@@ -22,7 +22,10 @@ Money = Annotated[float, Field(gt=0)]
 
 
 class Slo(Spec):
-    """What must be reached: times of one replica, output tokens per second of all replicas together."""
+    """What must be reached: times of one replica, output tokens per second of all replicas together.
+
+    With ``serving`` the times are those of single requests, of which 90% must meet both.
+    """
 
     ttft: Duration | None = Field(None, description="Most seconds until the first token of a batch that arrives together.")
     tpot: Duration | None = Field(None, description="Most seconds per output token after the first.")
@@ -35,6 +38,15 @@ class Slo(Spec):
         if 0.0 in {self.ttft, self.tpot}:
             raise ValueError("a time of 0 s cannot be met. Give a longer one.")
         return self
+
+
+class Serving(Spec):
+    """Requests that arrive one by one, as ``serve`` takes them; without this section a batch arrives together."""
+
+    rate: Arrivals = Field(description="Requests per second that come as a Poisson process, over all replicas.")
+    requests: Annotated[int, Field(ge=1, description="Requests of each run of the search, at least.")] = 400
+    max_batch_tokens: Annotated[int, Field(ge=1, description="Tokens of an attention group in a step.")] = 8192
+    max_sequences: Annotated[int, Field(ge=1, description="Sequences of a group that run at a time.")] = 256
 
 
 class Candidate(Spec):
@@ -77,12 +89,19 @@ class PlanFile(Spec):
         str | dict[str, Any], Field(description="A shipped scenario, a file, or one written in place without a topology.")
     ]
     slo: Slo
+    serving: Serving | None = None
     currency: Annotated[str, Field(min_length=1)] = "USD"
     candidates: Annotated[list[Candidate], Field(min_length=1)]
     tries: Annotated[
         list[dict[str, Any]],
         Field(alias="try", min_length=1, description="Routings and placements; the first is what is done today."),
     ] = Field([{}])
+
+    @model_validator(mode="after")
+    def _served_is_asked_once(self) -> PlanFile:
+        if self.serving is not None and self.slo.tokens_per_s is not None:
+            raise ValueError("serving.rate and slo.tokens_per_s both say how much is to be served. Leave one out.")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from smoes_sim.errors import ConfigError
 
 Kind = Literal["simulate", "compare", "sweep", "plan"]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
 Index = Annotated[int, Field(ge=0)]
 _REMEDY = "Run the command again with this version."
@@ -83,7 +84,7 @@ class _Offered(_Part):
     cost_source: str
     meets_slo: bool
     meets_share: float
-    margin: Positive | None
+    margin: NotNegative | None
     tightest: str | None
     binds: str | None
     sensitivity: dict[str, float]
@@ -92,8 +93,8 @@ class _Offered(_Part):
 
 
 class _Option(_Offered, _Predicted):
-    margin: Positive
-    tightest: Literal["ttft_s", "tpot_s", "tokens_per_s"]
+    margin: NotNegative
+    tightest: Literal["ttft_s", "tpot_s", "tokens_per_s", "max_rate_per_s"]
     binds: str
 
 

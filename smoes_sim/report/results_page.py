@@ -25,7 +25,7 @@ from smoes_sim.topology.picture import draw_topology
 Row = dict[str, Any]
 _MOST_ROWS = 200
 _SWEPT = {"ttft_s": "TTFT (s)", "tokens_per_s": "Output tokens per second"}
-_SHORT = {"ttft_s": "TTFT", "tpot_s": "TPOT", "tokens_per_s": "tokens/s"}
+_SHORT = {"ttft_s": "TTFT", "tpot_s": "TPOT", "tokens_per_s": "tokens/s", "max_rate_per_s": "requests/s"}
 _SAME = 0.05
 """Relative difference of TTFT above which the page says that the model has changed since; medians of an even number of draws
 lie between two of them."""
@@ -76,7 +76,11 @@ def _figure(caption: str, svg: str, *, style: str = "") -> Row:
 def _overview(results: Results) -> list[Row]:
     """Price against what is asked; without prices, latency against output."""
     if results.kind == "plan":
-        points = [_frontier_point(row) for row in results.rows]
+        points = [_frontier_point(row) for row in results.rows if row["margin"]]
+        if not points:
+            return []
+        lowest = min(point[key] for point in points for key in ("low", "margin") if point[key]) / 2
+        points = [point | {"low": max(point["low"], lowest)} for point in points]  # the axis is logarithmic
         caption = "Price, and how far inside what is asked: options above the line meet everything; bars are intervals"
         return [_figure(caption, draw.frontier_svg(points, currency=results.document["currency"]))]
     if len(results.rows) == 1:
@@ -215,6 +219,7 @@ def _failed(results: Results) -> list[Row]:
 def _plan_tables(document: Row) -> list[Row]:
     options = sorted(document["options"], key=lambda row: (row["cost_per_hour"], row["name"], row["tried"]))
     currency = document["currency"]
+    rate = "tokens_per_s" if document.get("serving") is None else "max_rate_per_s"
     header = [
         "option",
         "tried",
@@ -233,7 +238,7 @@ def _plan_tables(document: Row) -> list[Row]:
             f"{row['cost_per_hour']:g}",
             say.time(row, "ttft_s"),
             say.time(row, "tpot_s"),
-            say.ranged(row, "tokens_per_s"),
+            say.ranged(row, rate),
             say.ranged(row, "margin"),
             "-" if row["margin"] is None else f"{'yes' if row['meets_slo'] else 'no'} ({100 * row['meets_share']:.0f} %)",
             row["problem"] or row["binds"],

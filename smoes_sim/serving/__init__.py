@@ -8,7 +8,7 @@ costs and memory underneath, ``search`` finds the largest rate that keeps a serv
 from __future__ import annotations
 
 from smoes_sim.serving.batching import Limits
-from smoes_sim.serving.forecast import forecast, forecast_curve, limits_of, runs_of_curve
+from smoes_sim.serving.forecast import forecast, forecast_curve, largest_rates, limits_of, runs_of_curve
 from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests, read_requests
 from smoes_sim.serving.search import WANTED
@@ -22,6 +22,7 @@ __all__ = [
     "Service",
     "forecast",
     "forecast_curve",
+    "largest_rates",
     "limits_of",
     "measure",
     "poisson_requests",

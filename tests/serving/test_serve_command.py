@@ -68,7 +68,7 @@ def test_with_an_objective_alone_the_largest_rate_is_found_and_drawn(capsys, sce
     ("arguments", "message"),
     [
         ([], "nothing says when requests arrive"),
-        (["--rate", "2"], '--rate = "2": must be a positive number of requests per second'),
+        (["--rate", "2"], '--rate = "2" has no unit of arrivals'),
         (["--rate", "0/s"], '--rate = "0/s"'),
         (["--rate", "many/s"], '--rate = "many/s"'),
         (["--rate", "nan/s"], '--rate = "nan/s"'),
