@@ -28,6 +28,8 @@ from smoes_sim.routing.trace import DECODE, IMAGE, TEXT, VIDEO, RoutingTrace
 
 Policy = Literal["standard", "smoes", "hard"]
 POPULATIONS = ("prefill_vision", "prefill_text", "decode")
+_BLOCK = 4096
+"""Tokens that are routed at a time: their scores stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +108,20 @@ class SyntheticRouter:
 
     def base_scores(self, tokens: Tokens, parameters: RouterParameters, layer: int) -> NDArray[np.float32]:
         """Scores before the pull of the sides, (T, E)."""
-        rng = np.random.default_rng([self._seed, 2, layer])
-        uniform = rng.random((len(tokens.modality), self.num_experts), dtype=np.float32)
+        return self._scores(self._noise(layer), tokens.modality, parameters, layer)
+
+    def _noise(self, layer: int) -> np.random.Generator:
+        """The noise of a layer from its first token on."""
+        return np.random.default_rng([self._seed, 2, layer])
+
+    def _scores(
+        self, rng: np.random.Generator, modality: NDArray[np.uint8], parameters: RouterParameters, layer: int
+    ) -> NDArray[np.float32]:
+        """Base scores of the next tokens of a layer, (T, E); as many as are asked for at a time, all together the same."""
+        uniform = rng.random((len(modality), self.num_experts), dtype=np.float32)
         scores = -np.log(-np.log(np.clip(uniform, 1e-12, 1 - 1e-7)))
         scores += parameters.popularity * self._popularity[layer]
-        lean = np.where(tokens.modality == TEXT, 0.5, -0.5).astype(np.float32)
+        lean = np.where(modality == TEXT, 0.5, -0.5).astype(np.float32)
         scores += parameters.preference * lean[:, None] * self._taste[layer]
         return scores
 
@@ -125,17 +136,21 @@ class SyntheticRouter:
         weights = np.empty((T, L, K), dtype=np.float16)
         pull = self.pull(tokens, parameters)
         forbidden = np.float32(-1e9)
-        is_text = (tokens.modality == TEXT)[:, None]
         for layer in range(L):
-            scores = self.base_scores(tokens, parameters, layer) + pull[:, layer, None] * self.side[layer] / 2
-            if self.policy == "hard":
-                scores = np.where(is_text == (self.side[layer] > 0)[None, :], scores, forbidden)
-            best = np.argpartition(scores, -K, axis=1)[:, -K:]
-            value = np.take_along_axis(scores, best, axis=1)
-            order = np.argsort(-value, axis=1, kind="stable")
-            ids[:, layer] = np.take_along_axis(best, order, axis=1)
-            exponent = np.exp(np.take_along_axis(value, order, axis=1) - value.max(axis=1, keepdims=True))
-            weights[:, layer] = exponent / exponent.sum(axis=1, keepdims=True)
+            rng = self._noise(layer)
+            for first in range(0, T, _BLOCK):
+                block = slice(first, first + _BLOCK)
+                modality = tokens.modality[block]
+                scores = self._scores(rng, modality, parameters, layer) + pull[block, layer, None] * self.side[layer] / 2
+                if self.policy == "hard":
+                    is_text = (modality == TEXT)[:, None]
+                    scores = np.where(is_text == (self.side[layer] > 0)[None, :], scores, forbidden)
+                best = np.argpartition(scores, -K, axis=1)[:, -K:]
+                value = np.take_along_axis(scores, best, axis=1)
+                order = np.argsort(-value, axis=1, kind="stable")
+                ids[block, layer] = np.take_along_axis(best, order, axis=1)
+                exponent = np.exp(np.take_along_axis(value, order, axis=1) - value.max(axis=1, keepdims=True))
+                weights[block, layer] = exponent / exponent.sum(axis=1, keepdims=True)
         return RoutingTrace(
             expert_ids=ids,
             expert_weights=weights,
