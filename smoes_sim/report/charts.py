@@ -24,6 +24,8 @@ _PANELS = (
     ("tpot_s", "TPOT (s)", 1.0, "tpot_s"),
 )
 _PALE = ("#f1efe9", "#6fb9b4")
+_PANEL_WIDTH = 300
+"""Pixels of one of several panels of a sweep's picture."""
 _WIDE = 16
 """Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
 BINARY_SIZE = (
@@ -125,7 +127,7 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     )
 
 
-def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart | alt.FacetChart:
     """A metric of a sweep over a swept key: lines with the interval over the calibration's draws, or a heat map.
 
     Numbers are laid out as numbers, all else in the order of the study; points without the metric are left out.
@@ -142,10 +144,15 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     else:
         over = alt.X("over:O", sort=places, **axis)
     base = alt.Chart(alt.Data(values=data)).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
-    by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": plot.by}
+    by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": ", ".join(plot.lines) or None}
     height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
     picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
-    return picture.properties(width=560, height=320)
+    if plot.panels is None:
+        return picture.properties(width=560, height=320)
+    panels = list(dict.fromkeys(cell["panel"] for cell in data))
+    header = alt.Header(labelFontWeight="bold", labelLimit=_PANEL_WIDTH)
+    picture = picture.properties(width=_PANEL_WIDTH, height=320)
+    return picture.facet(column=alt.Column("panel:N", sort=panels, title=None, header=header))
 
 
 def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
@@ -163,11 +170,12 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
     return [
         {
             "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
-            "by": text_at(row["set"], plot.by) if plot.by else "",
+            "by": ", ".join(text_at(row["set"], key) for key in plot.lines),
             "value": columns[plot.metric],
             "low": columns.get(f"intervals_{plot.metric}_low"),
             "high": columns.get(f"intervals_{plot.metric}_high"),
         }
+        | ({"panel": text_at(row["set"], plot.panels)} if plot.panels else {})
         for row, columns in zip(rows, table, strict=True)
         if columns.get(plot.metric) is not None
     ]

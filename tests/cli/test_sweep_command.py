@@ -110,3 +110,16 @@ def test_a_heat_map_keeps_the_order_of_the_study():
 def test_a_metric_that_no_row_has_names_the_nearest():
     with pytest.raises(ConfigError, match=r'plot\.metric = "ttft" is no number of this sweep\. Did you mean "ttft_s"\?'):
         sweep_chart([row(1, "a", 2.0)], PlotSpec(metric="ttft", over="batch"))
+
+
+def test_a_picture_has_a_line_for_each_setting_of_several_keys_and_a_panel_for_each_value_of_one():
+    rows = [
+        {"set": {"batch": batch, "policy": policy, "seed": seed, "overlap": overlap}, "ttft_s": 1.0, "intervals": {}}
+        for overlap in ("two_batch", "none")
+        for policy, seed in (("smoes", 0), ("standard", 1))
+        for batch in (1, 2)
+    ]
+    drawn = sweep_chart(rows, PlotSpec(metric="ttft_s", over="batch", by=["policy", "seed"], panels="overlap")).to_dict()
+    assert drawn["facet"]["column"]["sort"] == ["two_batch", "none"]
+    assert drawn["spec"]["layer"][1]["encoding"]["color"]["sort"] == ["smoes, 0", "standard, 1"]
+    assert {cell["panel"] for cell in drawn["data"]["values"]} == {"two_batch", "none"}
