@@ -279,7 +279,7 @@ def time_calibrated(network: Network, matrix: Matrix, options: AlltoallOptions, 
         for index in range(calibration.num_draws)
     ]
     durations = [time.row["time_s"] for time in timed]
-    middle, low, high = interval_of(durations, spread=max(calibration.spread, calibration.repeat_spread))
+    middle, low, high = interval_of(durations, spread=calibration.spread_of(options.schedule))
     nearest = timed[int(np.argmin(np.abs(np.array(durations) - middle)))]
     algbw, busbw = alltoall_bandwidth(nearest.row["size_bytes"], middle, network.topology.num_ranks)
     row = nearest.row | {

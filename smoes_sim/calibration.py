@@ -64,7 +64,8 @@ class Calibration(Spec):
 
     ``draws`` hold sets of constants that explain the data equally well; every prediction is made with each of them.
     ``spread`` is the model's own error: standard deviation of log(measured / predicted) on rows left out of a fit; 0 where
-    it was not estimated. ``repeat_spread`` is that of the repetitions of one row, which no model can undercut.
+    it was not estimated. ``spreads`` is that of some kinds of rows: a schedule, ``sendrecv``, a phase. ``repeat_spread`` is
+    that of the repetitions of one row, which no model can undercut.
     """
 
     scenario: str = ""
@@ -72,6 +73,7 @@ class Calibration(Spec):
     draws: Annotated[dict[str, list[float]], Field(min_length=1)]
     fitted_on: list[FittedRow]
     spread: Annotated[float, Field(ge=0)] = 0.0
+    spreads: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     repeat_spread: Annotated[float, Field(ge=0)] = 0.0
     sizes: list[float] | None = Field(
         None, min_length=2, max_length=2, description="Bytes per rank: least, largest of what was fitted."
@@ -84,6 +86,10 @@ class Calibration(Spec):
     def num_draws(self) -> int:
         """Draws, the same number for every constant."""
         return len(next(iter(self.draws.values())))
+
+    def spread_of(self, kind: str) -> float:
+        """Standard deviation of the error of a prediction of this kind; that of all rows if the kind was not fitted."""
+        return max(self.spreads.get(kind, self.spread), self.repeat_spread)
 
     def draw(self, index: int) -> dict[str, float]:
         """One set of constants."""

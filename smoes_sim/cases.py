@@ -61,6 +61,11 @@ class ExchangeCase:
         return f"{name}, {self.schedule}"
 
     @property
+    def kind(self) -> str:
+        """What errs alike: the schedule, or ``sendrecv``."""
+        return "sendrecv" if self.row.mode == "sendrecv" else self.schedule
+
+    @property
     def constants(self) -> tuple[str, ...]:
         """Of the software, and of the link kinds that are crossed."""
         phases = [flows for matrix in self._ways for flows in self._phases(self.network, matrix)]
@@ -148,6 +153,11 @@ class StepCase:
     def family(self) -> str:
         """Phase and policy."""
         return f"{self.row.phase}, {self.deployment.scenario.routing.policy}"
+
+    @property
+    def kind(self) -> str:
+        """What errs alike: the phase."""
+        return self.row.phase
 
     @property
     def constants(self) -> tuple[str, ...]:
@@ -245,4 +255,4 @@ def _deployment(path: str) -> Deployment:
 
 
 Case = ExchangeCase | StepCase
-"""What can be predicted: both have ``row``, ``family``, ``constants`` and ``duration(constants)``."""
+"""What can be predicted: both have ``row``, ``family``, ``kind``, ``constants`` and ``duration(constants)``."""

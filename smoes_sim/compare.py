@@ -6,13 +6,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
+from smoes_sim.changes import changes
 from smoes_sim.config import Scenario, load_scenario
 from smoes_sim.errors import ConfigError
-from smoes_sim.simulate import Prediction, interval, simulate
-
-CHANGES = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "decode_ep_comm_s", "bytes_remote")
+from smoes_sim.simulate import simulate
 
 
 def expand(names: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Scenario]]:
@@ -60,27 +57,6 @@ def compare(
         predictions.append(simulate(scenario))
         on_row(number)
     return [
-        {"name": name} | prediction.values | {"change": _change(prediction, predictions[baseline])}
+        {"name": name} | prediction.values | {"change": changes(prediction, predictions[baseline])}
         for (name, _), prediction in zip(deployments, predictions, strict=True)
     ]
-
-
-def _change(prediction: Prediction, base: Prediction) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    for key in CHANGES:
-        mine, theirs = _series(prediction, key), _series(base, key)
-        if mine is None or theirs is None or (theirs == 0).any():
-            continue
-        paired = len(mine) == len(theirs)
-        ratio = mine / theirs - 1 if paired else np.median(mine) / np.median(theirs, keepdims=True) - 1
-        changes[key] = float(np.median(ratio))
-        if paired and len(ratio) > 1:
-            changes[f"{key}_interval"] = interval(ratio.tolist())
-    return changes
-
-
-def _series(prediction: Prediction, key: str) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    if key in prediction.draws:
-        return np.array(prediction.draws[key])
-    value = prediction.values.get(key)
-    return None if value is None else np.array([float(value)])

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from smoes_sim.compute import Precision, Range, Share, find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Document, Spec, named_document
-from smoes_sim.models import ModelShape, find_model
+from smoes_sim.models import ModelShape, dense_equal, find_model
 from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
 from smoes_sim.routing import Policy, Rates
@@ -36,10 +36,11 @@ class RoutingSpec(Spec):
     """Where the routing comes from: a trace file, or a synthetic router of a policy.
 
     ``rates`` and ``msi`` are what the synthetic router must show; ``rates: published`` takes the published rates and index
-    of the policy, and with neither given the published index alone.
+    of the policy, and with neither given the published index alone. ``dense``: no routing, the dense model of equal total
+    parameters instead.
     """
 
-    policy: Policy = "standard"
+    policy: Policy | Literal["dense"] = "standard"
     score: Literal["attention"] | None = Field(None, description="Modality score that SMoES was trained with.")
     rates: Literal["published"] | Rates | None = None
     msi: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -177,8 +178,9 @@ class Scenario(Spec):
 
     @property
     def model_shape(self) -> ModelShape:
-        """The model, shipped or written in place."""
-        return find_model(self.model) if isinstance(self.model, str) else self.model
+        """The model, shipped or written in place; its dense counterpart under policy ``dense``."""
+        shape = find_model(self.model) if isinstance(self.model, str) else self.model
+        return dense_equal(shape, of="total") if self.routing.policy == "dense" and shape.experts else shape
 
     @property
     def expert_rule(self) -> ExpertRule | ExpertFile:

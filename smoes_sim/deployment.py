@@ -256,6 +256,8 @@ def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[Syn
     It is fitted on the workload of the published figures whatever the scenario's own workload is: a router does not
     change with what it is asked.
     """
+    if routing.policy == "dense":
+        raise ConfigError("routing.policy = dense routes nothing. Choose another policy.")
     if model.experts % 2:
         raise ConfigError(f"{model.name}: {model.experts} experts cannot be split into two sides. Use a trace instead.")
     router = SyntheticRouter(

@@ -104,7 +104,7 @@ def _simulated(row: Measurement, calibration: Calibration | None) -> Predicted |
     if calibration is None:
         return Predicted(seconds=case.duration({}), family=case.family, system=system, doubt="nothing is fitted")
     draws = [case.duration(calibration.draw(index)) for index in range(calibration.num_draws)]
-    spread = max(calibration.spread, calibration.repeat_spread)
+    spread = calibration.spread_of(case.kind)
     seconds, low, high = interval_of(draws, spread=spread)
     doubt = _doubt(case, calibration, seconds, is_open=interval_of(draws, spread=0.0)[2] > seconds * math.exp(spread))
     return Predicted(seconds=seconds, low=low, high=high, family=case.family, system=system, doubt=doubt)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from smoes_sim.config import load_scenario
-from smoes_sim.deployment import deploy
+from smoes_sim.deployment import deploy, synthesize_trace
+from smoes_sim.errors import ConfigError
 from smoes_sim.simulate import simulate
 from smoes_sim.traffic import transmission_rate
 
@@ -39,6 +40,21 @@ def test_a_dense_model_of_equal_active_size_communicates_nothing() -> None:
     assert (values["bytes_total"], values["ep_comm_s"]) == (0, 0)
     assert values["ep_exposed_s"] == pytest.approx(0, abs=1e-12)
     assert values["ttft_s"] > 0
+
+
+def test_policy_dense_is_the_dense_model_of_equal_total_size() -> None:
+    overrides = ["calibration=null", "workload.output_tokens=2"]
+    by_policy, by_name = (
+        simulate(load_scenario("olmoe-two-orin", [*overrides, asked])).values
+        for asked in ("routing.policy=dense", "model=olmoe-1b-7b-dense-total")
+    )
+    assert by_policy == by_name
+    assert by_policy["bytes_total"] == 0
+
+
+def test_nothing_can_be_synthesized_of_a_dense_model() -> None:
+    with pytest.raises(ConfigError, match="a dense model routes nothing"):
+        synthesize_trace(load_scenario("olmoe-two-orin", ["routing.policy=dense"]))
 
 
 @pytest.mark.parametrize("deduplicate", ["none", "rank", "node"])

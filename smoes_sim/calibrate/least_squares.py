@@ -36,6 +36,8 @@ _GOOD_ENOUGH = 0.1
 """A tangent will do where it is right to this share of sigma."""
 _LEAST = 0.05
 """A tangent never predicts less than this share of the time where it touches."""
+_KIND_ROWS = 4
+"""Rows of one kind that tell its own error; with fewer the largest error would be the width."""
 _NORMAL_90 = 1.2816
 """90th percentile of the standard normal distribution: half the width of an 80% interval."""
 
@@ -53,6 +55,7 @@ class Problem:
         most: Logarithms of the largest values, (P,).
         powers: 1 for constants that times grow with, -1 for shares, with whose inverse they grow, (P,).
         groups: Rows of one group are left out together when the model's error is estimated, (N,).
+        kinds: Rows of one kind err alike, (N,).
     """
 
     log_times: Callable[[Array], Array]
@@ -63,6 +66,7 @@ class Problem:
     most: Array
     powers: Array
     groups: NDArray[np.int64]
+    kinds: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,7 @@ class Solution:
         residuals: log(predicted / measured) at ``best``, (N,).
         left_out: The same where the row's group was left out of the fit, (N,).
         spread: Standard deviation of the model's own error, by the 80th percentile of ``left_out``.
+        spreads: That of each row's kind, (N,).
     """
 
     best: Array
@@ -82,6 +87,7 @@ class Solution:
     residuals: Array
     left_out: Array
     spread: float
+    spreads: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +127,21 @@ def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solu
         sigma = _noise(problem, 1.4826 * float(np.median(np.abs(tangent.residuals))))  # a normal one's, by its median
     left_out = _left_out(problem, tangent, sigma)
     spread = error_spread(left_out)
-    sigma = _noise(problem, spread)
+    spreads = _spreads(left_out, problem.kinds)
+    sigma = _noise(problem, spreads)
     draws = []
     for _ in range(num_draws):
         middle = problem.middle + problem.spread * rng.standard_normal(len(problem.middle))
         sample = _Sample(sigma=sigma, middle=middle, shake=sigma * rng.standard_normal(len(sigma)))
         draws.append(_fit(problem, tangent, sample, _TANGENTS_OF_DRAW).at)
-    return Solution(best=tangent.at, draws=np.array(draws), residuals=tangent.residuals, left_out=left_out, spread=spread)
+    return Solution(
+        best=tangent.at,
+        draws=np.array(draws),
+        residuals=tangent.residuals,
+        left_out=left_out,
+        spread=spread,
+        spreads=spreads,
+    )
 
 
 def error_spread(errors: Array) -> float:
@@ -142,6 +156,16 @@ def error_spread(errors: Array) -> float:
     return float(np.quantile(np.abs(errors), 0.8, method="weibull")) / _NORMAL_90
 
 
+def _spreads(errors: Array, kinds: NDArray[np.int64]) -> Array:
+    """:func:`error_spread` of each row's kind, (N,); of all rows where a kind has too few."""
+    result = np.full_like(errors, error_spread(errors))
+    for kind in np.unique(kinds):
+        rows = kinds == kind
+        if rows.sum() >= _KIND_ROWS:
+            result[rows] = error_spread(errors[rows])
+    return result
+
+
 def _start(problem: Problem, rng: np.random.Generator) -> Array:
     """The best of some draws from the prior: a cost that hides behind the transfer has no slope where it is small."""
     shape = (_STARTS, len(problem.middle))
@@ -152,9 +176,9 @@ def _start(problem: Problem, rng: np.random.Generator) -> Array:
     return result
 
 
-def _noise(problem: Problem, error: float) -> Array:
+def _noise(problem: Problem, error: float | Array) -> Array:
     """Standard deviation of each row: the model's error and the scatter of the measured median."""
-    result: Array = np.hypot(max(error, _LEAST_SIGMA), problem.scatter)
+    result: Array = np.hypot(np.maximum(error, _LEAST_SIGMA), problem.scatter)
     return result
 
 

@@ -143,6 +143,7 @@ def _solution(cases: Sequence[Case], names: Sequence[str], seed: int, *, num_dra
         most=np.log([prior.most for prior in priors]),
         powers=np.array([-1.0 if prior.is_share else 1.0 for prior in priors]),
         groups=_groups(cases),
+        kinds=np.unique([case.kind for case in cases], return_inverse=True)[1].astype(np.int64),
     )
     return solve(problem, num_draws=num_draws, rng=np.random.default_rng(seed))
 
@@ -175,6 +176,7 @@ def _calibration(path: Path, cases: Sequence[Case], names: Sequence[str], soluti
         draws={name: [float(value) for value in values[:, index]] for index, name in enumerate(names)},
         fitted_on=[FittedRow(id=row.id, quantity=row.op, seconds=measured_time(row) or 0.0) for row in rows],
         spread=solution.spread,
+        spreads={case.kind: float(spread) for case, spread in zip(cases, solution.spreads, strict=True)},
         repeat_spread=float(np.median([value for value in scatter if value] or [0.0])),
         sizes=[min(sizes), max(sizes)] if sizes else None,
         data_hash=data_hash(path),

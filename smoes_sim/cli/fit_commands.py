@@ -106,6 +106,8 @@ def _calibration_text(fitted: Fitted, *, held_out: int) -> str:
     text += f"\nModel's own error, on rows left out of the fit: {100 * calibration.spread:.2g} % (standard deviation)"
     if calibration.repeat_spread:
         text += f"; repeats of one row scatter by {100 * calibration.repeat_spread:.2g} %"
+    if len(calibration.spreads) > 1:
+        text += "\nBy kind: " + ", ".join(f"{kind} {100 * spread:.2g} %" for kind, spread in calibration.spreads.items())
     return text + (f"\n{held_out} rows are held out; smoes-sim validate predicts them\n" if held_out else "\n")
 
 

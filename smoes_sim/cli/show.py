@@ -217,16 +217,18 @@ def _timed(row: Row) -> list[str]:
     ]
 
 
-def _changes(rows: Sequence[Row]) -> str:
-    def cell(row: Row, key: str) -> str:
-        value, interval = row["change"].get(key), row["change"].get(f"{key}_interval")
-        if value is None:
-            return "-"
-        return f"{100 * value:+.1f}" + (f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else "")
+def change(row: Row, key: str) -> str:
+    """A relative change in % with its interval."""
+    value, interval = row["change"].get(key), row["change"].get(f"{key}_interval")
+    if value is None:
+        return "-"
+    return f"{100 * value:+.1f}" + (f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else "")
 
+
+def _changes(rows: Sequence[Row]) -> str:
     keys = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "bytes_remote")
     body = [
-        [row["policy"], row["expert_placement"], row["token_placement"], *(cell(row, key) for key in keys)] for row in rows
+        [row["policy"], row["expert_placement"], row["token_placement"], *(change(row, key) for key in keys)] for row in rows
     ]
     header = ["routing", "experts", "tokens", "TTFT", "TPOT", "output tokens/s", "EP time of prefill", "bytes"]
     return "\nChange from the first row (%)\n" + table(header, body, left=3)

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from smoes_sim.config import scenario_document
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import Spec, named_document
-from smoes_sim.sweep import Point, make_point
+from smoes_sim.sweep import Point, in_one_line, make_point
 from smoes_sim.units import Duration
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "plans"
@@ -114,7 +114,7 @@ def _try_name(offer: Offer) -> str:
         for key, value in offer.point.settings.items()
         if key != "topology" and key not in offer.candidate.settings
     }
-    return Point(settings=own, scenario=None).name or "as it is"
+    return in_one_line(own) or "as it is"
 
 
 def plan_names() -> list[str]:

@@ -128,7 +128,7 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
 
 
 def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart | alt.FacetChart:
-    """A metric of a sweep over a swept key: lines with the interval over the calibration's draws, or a heat map.
+    """A metric of a sweep over a swept key: lines or bars with their intervals, or a heat map.
 
     Numbers are laid out as numbers, all else in the order of the study; points without the metric are left out.
 
@@ -137,22 +137,28 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChar
     """
     alt = load_altair()
     data = _cells(rows, plot)
+    picture = _bars(data, plot) if plot.kind == "bars" else _over(data, plot)
+    if plot.panels is None:
+        return picture
+    panels = list(dict.fromkeys(cell["panel"] for cell in data))
+    header = alt.Header(labelFontWeight="bold", labelLimit=_PANEL_WIDTH)
+    return picture.facet(column=alt.Column("panel:N", sort=panels, title=None, header=header))
+
+
+def _over(data: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+    """Lines or a heat map over the values of a swept key."""
+    alt = load_altair()
     places = list(dict.fromkeys(cell["over"] for cell in data))
     axis = {"title": plot.over, "axis": alt.Axis(labelAngle=0, labelLimit=140, values=places)}
     if plot.kind == "lines" and all(type(place) in {int, float} for place in places):
         over = alt.X("over:Q", scale=_scale(places, zero=False), **axis)
     else:
         over = alt.X("over:O", sort=places, **axis)
-    base = alt.Chart(alt.Data(values=data)).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
+    base = alt.Chart(alt.Data(values=list(data))).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
     by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": ", ".join(plot.lines) or None}
     height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
     picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
-    if plot.panels is None:
-        return picture.properties(width=560, height=320)
-    panels = list(dict.fromkeys(cell["panel"] for cell in data))
-    header = alt.Header(labelFontWeight="bold", labelLimit=_PANEL_WIDTH)
-    picture = picture.properties(width=_PANEL_WIDTH, height=320)
-    return picture.facet(column=alt.Column("panel:N", sort=panels, title=None, header=header))
+    return picture.properties(width=560 if plot.panels is None else _PANEL_WIDTH, height=320)
 
 
 def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
@@ -172,13 +178,34 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
             "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
             "by": ", ".join(text_at(row["set"], key) for key in plot.lines),
             "value": columns[plot.metric],
-            "low": columns.get(f"intervals_{plot.metric}_low"),
-            "high": columns.get(f"intervals_{plot.metric}_high"),
+            **_ends(columns, plot.metric),
         }
         | ({"panel": text_at(row["set"], plot.panels)} if plot.panels else {})
         for row, columns in zip(rows, table, strict=True)
         if columns.get(plot.metric) is not None
     ]
+
+
+def _ends(columns: dict[str, Any], metric: str) -> dict[str, float | None]:
+    """The interval of a metric, or of a change."""
+    known = {end: columns.get(f"intervals_{metric}_{end}") for end in ("low", "high")}
+    return {end: columns.get(f"{metric}_interval_{end}") if value is None else value for end, value in known.items()}
+
+
+def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec) -> alt.LayerChart:
+    """A bar for each place and each line's value, with its interval, one below the other in the order of the study."""
+    alt = load_altair()
+    places, names = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("over", "by"))
+    rows = alt.Y("over:N", sort=places, title=None, axis=alt.Axis(labelLimit=320))
+    base = alt.Chart(alt.Data(values=list(cells))).encode(y=rows, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
+    if plot.by is not None:
+        base = base.encode(yOffset=alt.YOffset("by:N", sort=names))
+    legend = alt.Legend(orient="top", title=", ".join(plot.lines), labelLimit=300) if plot.lines else None
+    palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
+    colour = alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend)
+    bars = base.mark_bar(height={"band": 0.8}).encode(x=alt.X("value:Q", title=plot.metric), color=colour)
+    ends = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+    return (bars + ends).properties(width=420, height=max(18 * len(cells), 60))
 
 
 def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:

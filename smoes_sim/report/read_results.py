@@ -113,7 +113,7 @@ def _of_points(folder: Path, rows: Sequence[Row]) -> list[Scenario]:
             known[_key(point["values"])] = (point.get("scenario"), path)
     found = []
     for row in rows:
-        values = {key: value for key, value in row.items() if key not in {"name", "set", "error"}}
+        values = {key: value for key, value in row.items() if key not in {"name", "set", "error", "change"}}
         if _key(values) not in known:
             raise ConfigError(f'{folder}: no file in points has the values of "{row["name"]}". Run the sweep again.')
         found.append(_scenario(*known[_key(values)]))

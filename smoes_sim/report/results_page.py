@@ -148,6 +148,7 @@ def _tables(results: Results) -> list[Row]:
     if results.kind == "plan":
         return _plan_tables(results.document)
     shown = results.rows[:_MOST_ROWS]
+    compared = ["TTFT change (%)", "tokens/s change (%)"] if all("change" in row for row in shown) else []
     header = [
         "deployment",
         "TTFT",
@@ -156,6 +157,7 @@ def _tables(results: Results) -> list[Row]:
         "EP overhead (%)",
         "GB between ranks",
         "max/mean load",
+        *compared,
     ]
     body = [
         [
@@ -166,6 +168,7 @@ def _tables(results: Results) -> list[Row]:
             say.ranged(row, "ep_overhead", factor=100),
             f"{row['bytes_remote'] / 1e9:.3g}",
             f"{row['imbalance']:.2f}",
+            *(say.changed_by(row["change"], key) for key in ("ttft_s", "tokens_per_s")[: len(compared)]),
         ]
         for name, row in zip(say.names_of(results.rows), shown, strict=False)
     ]

@@ -9,6 +9,7 @@ from smoes_sim.calibration import INTERVAL, load_calibration
 from smoes_sim.config import Scenario
 from smoes_sim.report.inline import unit_of
 from smoes_sim.report.read_results import Results
+from smoes_sim.sweep.study import in_one_line
 
 Row = dict[str, Any]
 
@@ -42,7 +43,9 @@ def answer(results: Results) -> str:
         return f"{best['model']} on {best['topology']}: {times(best)}; {share}."
     names = names_of(rows)
     text = f"Most output of {len(rows)} deployments: {names[subject(results)]}, {times(best)}."
-    return text + (_against_baseline(best) if results.kind == "compare" else _worst(rows, names))
+    if results.kind == "compare":
+        return text + _against_baseline(best)
+    return _compared(results) or text + _worst(rows, names)
 
 
 def times(row: Row) -> str:
@@ -97,6 +100,33 @@ def _against_baseline(row: Row) -> str:
     return text + ("." if ends[0] * ends[1] > 0 else "; what is known of the constants does not tell its sign.")
 
 
+def _compared(results: Results) -> str:
+    """What changes over a sweep whose points are compared with one another; "" if they are not."""
+    against = results.document.get("against")
+    known = [
+        (row["change"], name) for row, name in zip(results.rows, names_of(results.rows), strict=True) if "change" in row
+    ]
+    changed = [(change, name) for change, name in known if change.get("tokens_per_s")]
+    if not against or not changed:
+        return ""
+    most, least = (extreme(changed, key=lambda pair: pair[0]["tokens_per_s"]) for extreme in (max, min))
+    ends = [change.get("tokens_per_s_interval", [change["tokens_per_s"]] * 2) for change, _ in changed]
+    better, worse = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+    first, last = (f"{changed_by(change, 'tokens_per_s')} % ({name})" for change, name in (least, most))
+    return (
+        f"Against {in_one_line(against)}, output tokens/s change by {first} to {last}; of {len(changed)} points "
+        f"{better} gain, {worse} lose, {len(changed) - better - worse} cannot be told."
+    )
+
+
+def changed_by(change: Row, key: str) -> str:
+    """A relative change in percent with its interval."""
+    if key not in change:
+        return "-"
+    ends = change.get(f"{key}_interval")
+    return f"{100 * change[key]:+.1f}" + (f" [{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}]" if ends else "")
+
+
 def _worst(rows: Sequence[Row], names: Sequence[str]) -> str:
     worst = min(range(len(rows)), key=lambda index: rows[index]["tokens_per_s"])
     return f" Least: {names[worst]}, {times(rows[worst])}."
@@ -126,6 +156,8 @@ def assumptions(results: Results, scenario: Scenario) -> list[str]:
         "Network: links shared max-min fairly (fluid); no packets, no queues, no order of messages.",
         f"Not counted: {', '.join(row['not_counted'])}.",
     ]
+    if caution := results.document.get("caution"):
+        lines.insert(0, f"Where not to trust it: {caution}")
     if results.kind == "plan":
         prices = {option["topology"]: option["cost_source"] for option in results.document["options"]}
         lines += [results.document["meaning"], *(f"Price of {name}: {source}" for name, source in prices.items())]

@@ -7,7 +7,7 @@ depends on, ``run`` has what is missing computed by a backend of ``workers``, ``
 from __future__ import annotations
 
 from smoes_sim.sweep.run import Shard, Tally, run_sweep
-from smoes_sim.sweep.study import PlotSpec, Point, Sweep, SweepFile, load_sweep, make_point, sweep_names
+from smoes_sim.sweep.study import PlotSpec, Point, Sweep, SweepFile, in_one_line, load_sweep, make_point, sweep_names
 
 __all__ = [
     "PlotSpec",
@@ -16,6 +16,7 @@ __all__ = [
     "Sweep",
     "SweepFile",
     "Tally",
+    "in_one_line",
     "load_sweep",
     "make_point",
     "run_sweep",

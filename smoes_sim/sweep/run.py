@@ -131,11 +131,11 @@ def _share(digests: Sequence[str], shard: Shard) -> list[str]:
 
 def _is_finished(digest: str, point: Point, store: Store, others: Sequence[Store]) -> bool:
     """Whether the store holds a prediction of the point, its own or one taken over from another store."""
-    if "values" in (store.read(digest) or {}):
+    if "draws" in (store.read(digest) or {}):
         return True
     for other in others:
         outcome = other.read(digest)
-        if outcome is not None and "values" in outcome:
+        if outcome is not None and "draws" in outcome:
             store.write(digest, point, outcome)
             return True
     return False

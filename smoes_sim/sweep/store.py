@@ -23,7 +23,7 @@ from smoes_sim.sweep.study import Point
 from smoes_sim.topology.shipped import folder as topology_folder
 
 Outcome = dict[str, Any]
-"""``values`` of a prediction, or ``error`` in one line."""
+"""``values`` of a prediction and the ``draws`` of what may be compared, or ``error`` in one line."""
 _PACKAGE = Path(__file__).parents[1]
 _MODEL = ("smoes_sim.config", "smoes_sim.simulate")
 """The modules that turn a scenario into numbers; what they import counts too."""

@@ -17,19 +17,21 @@ from smoes_sim.files import Document, Spec, named_document, nearest
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "sweeps"
 Settings = Annotated[dict[str, Any], Field(min_length=1)]
+LABEL = "label"
+"""Key of an entry of ``list`` that names it and sets nothing."""
 
 
 class PlotSpec(Spec):
-    """The picture of a sweep: a metric over one swept key, lines or rows by others, perhaps in panels by one more."""
+    """The picture of a sweep: a metric over one swept key, lines, bars or rows by others, perhaps in panels by one more."""
 
-    metric: Annotated[str, Field(description="A column of runs.parquet, such as ttft_s.")]
+    metric: Annotated[str, Field(description="A column of runs.parquet, such as ttft_s or change_ttft_s.")]
     over: Annotated[str, Field(description="The swept key along the horizontal axis.")]
     by: Annotated[
         str | Annotated[list[str], Field(min_length=1)] | None,
         Field(description="The swept key, or keys, that make the lines, or the rows of a heat map."),
     ] = None
     panels: Annotated[str | None, Field(description="The swept key with a panel for each value.")] = None
-    kind: Literal["lines", "heat_map"] = "lines"
+    kind: Literal["lines", "bars", "heat_map"] = "lines"
 
     @model_validator(mode="after")
     def _heat_map_has_rows(self) -> PlotSpec:
@@ -51,7 +53,8 @@ class PlotSpec(Spec):
 class SweepFile(Spec):
     """The file: every entry of ``list`` under every combination of ``grid``, on top of ``scenario``.
 
-    Keys are those of overrides, such as ``workload.batch``. An entry of ``list`` changes several keys together.
+    Keys are those of overrides, such as ``workload.batch``. An entry of ``list`` changes several keys together; its
+    ``label`` is what tables and pictures call it.
     """
 
     description: str = ""
@@ -60,7 +63,11 @@ class SweepFile(Spec):
     ]
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="Values to try for each key.")
     entries: list[Settings] = Field([], alias="list", description="Points one by one: settings by key.")
+    against: Settings | None = Field(
+        None, description="Every point is compared with the one that has these settings, and otherwise its own of the grid."
+    )
     plot: PlotSpec | None = None
+    caution: str = Field("", description="Where the answer should not be trusted.")
 
     @model_validator(mode="after")
     def _something_is_swept(self) -> SweepFile:
@@ -69,6 +76,11 @@ class SweepFile(Spec):
         listed = {key for entry in self.entries for key in entry}
         if both := sorted(listed & self.grid.keys()):
             raise ValueError(f"{both[0]} is in grid and in list. Keep one of them.")
+        labels = [entry[LABEL] for entry in self.entries if LABEL in entry]
+        if labels and (
+            len(set(map(text_of, labels))) < len(self.entries) or not all(isinstance(name, str) for name in labels)
+        ):
+            raise ValueError("list: labels must be words, one for each entry, none twice. Mend them, or leave all out.")
         return self
 
     @model_validator(mode="after")
@@ -88,6 +100,50 @@ class SweepFile(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _points_have_their_base(self) -> SweepFile:
+        if self.against is not None:
+            known = {key for point in self.settings() for key in point}
+            if unknown := sorted(self.against.keys() - known):
+                raise ValueError(f'against: "{unknown[0]}" is not swept. {nearest(unknown[0], known)}')
+            self.bases()
+        return self
+
+    def bases(self) -> list[int]:
+        """Index of the point that each point is compared with; empty if nothing is compared.
+
+        Raises:
+            ValueError: If a point has none.
+
+        Example:
+            A grid of batch 1 and 2 and policies standard and smoes against policy standard: 0, 0, 2, 2.
+        """
+        if self.against is None:
+            return []
+        points = self.settings()
+        in_list = {key: value for key, value in self.against.items() if key not in self.grid}
+        found = []
+        for point in points:
+            base = {**point, **self.against}
+            if in_list:
+                base = {**self._entry_like(point, in_list), **{key: base[key] for key in self.grid}}
+            if base not in points:
+                raise ValueError(f"against: no point sets {in_one_line(base)}. Add it, or leave out what differs.")
+            found.append(points.index(base))
+        return found
+
+    def _entry_like(self, point: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+        """The entry of ``list`` that has the wanted settings and, if several have, shares most others with the point."""
+        entries = [entry for entry in self.entries if wanted.items() <= entry.items()]
+        shared = [sum(point.get(key, entry) == value for key, value in entry.items()) for entry in entries]
+        if not shared or shared.count(max(shared)) > 1:
+            count = shared.count(max(shared, default=0))
+            raise ValueError(
+                f"against: {count} entries of list set {in_one_line(wanted)} and are as near to {in_one_line(point)}; "
+                "it must be one."
+            )
+        return entries[shared.index(max(shared))]
+
     def settings(self) -> list[dict[str, Any]]:
         """What each point sets, in order: the last key of the grid changes fastest."""
         combinations = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
@@ -101,17 +157,14 @@ class Point:
     Attributes:
         settings: What it sets, by key.
         scenario: The scenario, or None if the settings break one of its rules.
+        name: The settings in one line; with a label only that and what the grid sets.
         problem: The rule that is broken, in one line; empty with a scenario.
     """
 
     settings: Mapping[str, Any]
     scenario: Scenario | None
+    name: str
     problem: str = ""
-
-    @property
-    def name(self) -> str:
-        """The settings in one line."""
-        return " ".join(f"{key}={text_of(value)}" for key, value in self.settings.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +175,16 @@ class Sweep:
     points: Sequence[Point]
 
     def swept(self) -> list[str]:
-        """Keys that have more than one value over the points."""
+        """Keys that have more than one value over the points; for a list with labels ``label`` and those of the grid."""
+        if any(LABEL in entry for entry in self.file.entries):
+            return [LABEL, *self.file.grid]
         keys = dict.fromkeys(key for point in self.points for key in point.settings)
         return [key for key in keys if len({text_at(point.settings, key) for point in self.points}) > 1]
+
+
+def in_one_line(settings: Mapping[str, Any]) -> str:
+    """Settings as overrides are written."""
+    return " ".join(f"{key}={text_of(value)}" for key, value in settings.items())
 
 
 def text_of(value: Any) -> str:
@@ -160,18 +220,20 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
             if f"{key}.".startswith(f"{swept}."):
                 raise ConfigError(f'"{assignment}": {swept} is swept by {document.name}. Leave the override out.')
         base.override(assignment)
-    points = [make_point(base, point) for point in settings]
+    points = [make_point(base, point, shown=[LABEL, *file.grid] if LABEL in point else None) for point in settings]
     if all(point.scenario is None for point in points):
         raise ConfigError(f"{document.name}: no point is a valid scenario: {points[0].problem}")
     return Sweep(file=file, points=points)
 
 
-def make_point(base: Document, settings: Mapping[str, Any]) -> Point:
-    """The base with settings put in, sections before what is inside them."""
+def make_point(base: Document, settings: Mapping[str, Any], *, shown: Sequence[str] | None = None) -> Point:
+    """The base with settings put in, sections before what is inside them; its name has the keys ``shown``, all if None."""
     document = base.fork()
+    name = in_one_line(settings if shown is None else {key: settings[key] for key in shown})
     try:
         for key in sorted(settings, key=lambda key: key.count(".")):
-            document.put(key, settings[key], said=f"{key}={text_of(settings[key])}")
-        return Point(settings=settings, scenario=document.validate(Scenario))
+            if key != LABEL:
+                document.put(key, settings[key], said=f"{key}={text_of(settings[key])}")
+        return Point(settings=settings, scenario=document.validate(Scenario), name=name)
     except ConfigError as error:
-        return Point(settings=settings, scenario=None, problem=str(error))
+        return Point(settings=settings, scenario=None, name=name, problem=str(error))

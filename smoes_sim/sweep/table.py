@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from smoes_sim.changes import changes
 from smoes_sim.results import write_tables
+from smoes_sim.simulate import Prediction
 from smoes_sim.sweep.store import Outcome
 from smoes_sim.sweep.study import Sweep, text_of
 
@@ -14,11 +16,24 @@ Row = dict[str, Any]
 
 
 def rows_of(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:
-    """A row per point in the order of the study: ``name``, what it ``set``, its ``error`` or null, what was predicted."""
-    return [
+    """A row per point in the order of the study: ``name``, what it ``set``, its ``error`` or null, what was predicted.
+
+    Where points are compared, also its ``change`` from its base, empty if one of the two failed.
+    """
+    rows = [
         {"name": point.name, "set": dict(point.settings), "error": outcome.get("error"), **outcome.get("values", {})}
         for point, outcome in zip(sweep.points, outcomes, strict=True)
     ]
+    for index, base in enumerate(sweep.file.bases()):
+        rows[index]["change"] = _change(outcomes[index], outcomes[base])
+    return rows
+
+
+def _change(mine: Outcome, base: Outcome) -> dict[str, Any]:
+    if "error" in mine or "error" in base:
+        return {}
+    predictions = [Prediction(values=outcome["values"], draws=outcome["draws"]) for outcome in (mine, base)]
+    return changes(*predictions)
 
 
 def write_sweep(out: Path, sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -32,7 +47,8 @@ def write_sweep(out: Path, sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Ro
     keys = dict.fromkeys(key for row in rows for key in row["set"])
     columns = {key: _column([row["set"].get(key) for row in rows]) for key in keys}
     tidy = [row | {"set": {key: columns[key][number] for key in keys}} for number, row in enumerate(rows)]
-    summary = {"description": sweep.file.description, "points": len(rows), "failed": failed, "rows": rows}
+    about = sweep.file.model_dump(include={"description", "against", "caution"})
+    summary = {**about, "points": len(rows), "failed": failed, "rows": rows}
     write_tables(out, tidy, summary)
     return rows
 

@@ -13,6 +13,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
+from smoes_sim.changes import CHANGES
 from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError, SimulationError, SmoesError
 from smoes_sim.simulate import simulate
@@ -29,14 +30,14 @@ def run_point(digest: str, scenario: Scenario) -> Outcome:
     meanwhile, are found out.
     """
     try:
-        values = simulate(scenario).values
+        prediction = simulate(scenario)
         if digest_of(scenario) != digest:
             raise ConfigError("the code or a file that the scenario names differs from when the sweep began. Run it again.")
     except SmoesError as error:
         return {"error": " ".join(str(error).split())}
     except Exception as error:  # a bug, or no memory left: the other points go on
         return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
-    return {"values": values}
+    return {"values": prediction.values, "draws": {key: prediction.draws[key] for key in CHANGES if key in prediction.draws}}
 
 
 def on_this_machine(tasks: Mapping[str, Scenario], jobs: int) -> Generator[tuple[str, Outcome]]:

@@ -17,7 +17,9 @@ def times(x: np.ndarray, sizes: np.ndarray, messages: np.ndarray) -> np.ndarray:
     return np.log(exchange + message * messages + sizes / (efficiency * RATE))
 
 
-def problem(measured: np.ndarray, sizes: np.ndarray = SIZES, messages: np.ndarray = MESSAGES) -> Problem:
+def problem(
+    measured: np.ndarray, sizes: np.ndarray = SIZES, messages: np.ndarray = MESSAGES, kinds: np.ndarray | None = None
+) -> Problem:
     return Problem(
         log_times=lambda x: times(x, sizes, messages),
         measured=measured,
@@ -27,6 +29,7 @@ def problem(measured: np.ndarray, sizes: np.ndarray = SIZES, messages: np.ndarra
         most=np.array([np.inf, np.inf, 0.0]),
         powers=np.array([1.0, 1.0, -1.0]),
         groups=np.arange(len(measured)),
+        kinds=np.zeros(len(measured), dtype=int) if kinds is None else kinds,
     )
 
 
@@ -63,6 +66,16 @@ def test_intervals_hold_the_truth_and_four_fifths_of_held_out_cases() -> None:
             inside.append(bottom <= measured <= top)
     assert 0.7 <= np.mean(inside) <= 0.9
     assert np.mean(truths) >= 0.6
+
+
+def test_kinds_of_rows_have_errors_of_their_own() -> None:
+    kinds = np.repeat([0, 1, 2], [6, 4, 2])
+    noise = np.where(kinds == 1, 0.2, 0.002) * np.tile([1.0, -1.0], 6)
+    solution = solve(problem(times(TRUTH, SIZES, MESSAGES) + noise, kinds=kinds), num_draws=4, rng=np.random.default_rng(0))
+    calm, wild, few = (solution.spreads[kinds == kind] for kind in range(3))
+    assert len(set(calm)) == len(set(wild)) == 1
+    assert 3 * calm[0] < wild[0]
+    assert set(few) == {solution.spread}, "two rows do not tell how wrong their kind is"
 
 
 def test_a_constant_without_data_keeps_its_prior_and_its_width() -> None:

@@ -24,7 +24,12 @@ _NOISE = 0.02
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder: Path = tmp_path_factory.mktemp("labs")
     for name in QUICK:
-        measure_lab(name, folder / name, seed=SEED, repeats=_REPEATS)
+        try:
+            measure_lab(name, folder / name, seed=SEED, repeats=_REPEATS)
+        except SystemExit as error:
+            if "does not keep its rates" in str(error):
+                pytest.skip(str(error))
+            pytest.fail(str(error))
     document = assess(folder, list(QUICK)).document()
     noise = document["groups"]["exchanges, receives posted first"]["floor_median"]
     if noise > _NOISE:
