@@ -185,6 +185,9 @@ class Scenario(Spec):
 
     description: str = ""
     topology: str | TopologySpec
+    ranks: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="The first so many ranks of the topology take part, on the same network; left out: all."
+    )
     model: str | ModelShape
     workload: WorkloadSpec
     routing: RoutingSpec = RoutingSpec()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.config import ExpertFile, RoutingSpec, Scenario
-from smoes_sim.errors import ConfigError, PlacementError, TraceError
+from smoes_sim.errors import ConfigError, PlacementError, TopologyError, TraceError
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts, read_placement
@@ -96,8 +96,7 @@ def deploy(scenario: Scenario) -> Deployment:
         ConfigError: If its parts do not fit together.
     """
     model = scenario.model_shape
-    asked = scenario.topology
-    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")
+    topology = topology_of(scenario)
     network = Network(
         topology=topology,
         per_message=scenario.communication.per_message,
@@ -133,6 +132,22 @@ def deploy(scenario: Scenario) -> Deployment:
         overlap=scenario.overlap,
     )
     return assemble(scenario, parts)
+
+
+def topology_of(scenario: Scenario) -> Topology:
+    """The ranks that take part, and what they are wired to.
+
+    Raises:
+        ConfigError: If the topology has fewer ranks than are asked for.
+    """
+    asked = scenario.topology
+    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")
+    if scenario.ranks is None:
+        return topology
+    try:
+        return topology.first(scenario.ranks)
+    except TopologyError as error:
+        raise error.at(f"ranks = {scenario.ranks}") from None
 
 
 def assemble(scenario: Scenario, parts: StepParts) -> Deployment:

@@ -214,6 +214,7 @@ def times_with(
     ttft = prefill.step_s + outside
     result = asdict(prefill) | {"ttft_s": ttft, "outside_s": outside, "ep_overhead": prefill.ep_exposed_s / prefill.step_s}
     result["tokens_per_s_prefill"] = deployment.workload.num_prefill_tokens / ttft
+    result["tokens_per_s_prefill_per_rank"] = result["tokens_per_s_prefill"] / deployment.topology.num_ranks
     if deployment.mixed is not None:
         result["mixed_step_s"] = time_step(deployment, deployment.mixed, network, rates).duration
         on_pass()

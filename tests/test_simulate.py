@@ -4,6 +4,7 @@ import pytest
 from small_scenario import small
 
 from smoes_sim.cli.show import prediction
+from smoes_sim.errors import ConfigError
 from smoes_sim.simulate import simulate
 
 IMAGES = "workload={batch: 8, text_tokens: 32, output_tokens: 2, images: 1, image_width: 336, image_height: 336}"
@@ -99,3 +100,20 @@ def test_what_does_not_fit_is_answered_and_said(tmp_path):
     assert "does not fit" in prediction(row)
     assert "no number of ranks helps" in prediction(row)
     assert "cache for" in prediction(values(tmp_path))
+
+
+def test_a_job_on_some_ranks_of_a_cluster_is_that_of_a_topology_of_so_many(tmp_path):
+    star = "topology={{kind: star, ranks: {}, link: {{kind: wire, bandwidth: 10 GB/s, latency: 5 us}}}}"
+    part, alone = values(tmp_path, star.format(8), "ranks=4"), values(tmp_path, star.format(4))
+    assert part == alone
+    assert part["ranks"] == 4
+
+
+def test_more_ranks_than_the_topology_has_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"^ranks = 5: scenario: has 4 ranks, not 5\. Use 1\.\.4\.$"):
+        values(tmp_path, "ranks=5")
+
+
+def test_prefill_tokens_per_second_are_told_for_each_rank_too(tmp_path):
+    row = values(tmp_path)  # 16 sequences of 64 tokens on 4 ranks
+    assert row["tokens_per_s_prefill_per_rank"] == pytest.approx(16 * 64 / row["ttft_s"] / 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,23 +115,28 @@ def _plot(loaded: Sweep, rows: Sequence[Row], out: Path) -> Path | None:
 
 
 def points_table(loaded: Sweep, rows: Sequence[Row]) -> str:
-    """The swept keys and the main quantities of each point, then what changes; a failed point has dashes."""
+    """The swept keys, the main quantities and what is plotted of each point, then what changes; a failed one has dashes."""
     from smoes_sim.sweep.study import in_one_line
 
-    text = _table(loaded, rows, list(_COLUMNS), lambda row: [cell(row, *column) for column in _COLUMNS.values()])
+    plot, columns = loaded.file.plot, dict(_COLUMNS)
+    if plot is not None and all(plot.metric != name for name, _ in columns.values()):
+        columns[plot.metric] = (plot.metric, 1.0)
+    text = _table(loaded, rows, {head: [cell(row, *column) for row in rows] for head, column in columns.items()})
     if loaded.file.against is None:
         return text
     text += f"\nChange from the point with {in_one_line(loaded.file.against)}, draw by draw\n"
-    return text + _table(loaded, rows, list(_CHANGES), lambda row: [show.change(row, key) for key in _CHANGES.values()])
+    return text + _table(loaded, rows, {head: [show.change(row, key) for row in rows] for head, key in _CHANGES.items()})
 
 
-def _table(loaded: Sweep, rows: Sequence[Row], header: Sequence[str], cells: Callable[[Row], list[str]]) -> str:
+def _table(loaded: Sweep, rows: Sequence[Row], columns: Mapping[str, Sequence[str]]) -> str:
+    """The swept keys and some columns, without those that no point has."""
     from smoes_sim.sweep.study import text_at
 
     keys = loaded.swept()
-    return show.table(
-        [*keys, *header], [[*(text_at(row["set"], key) for key in keys), *cells(row)] for row in rows], left=len(keys)
-    )
+    shown = {head: cells for head, cells in columns.items() if set(cells) != {"-"}}
+    places = [[text_at(row["set"], key) for key in keys] for row in rows]
+    body = [[*place, *cells] for place, *cells in zip(places, *shown.values(), strict=True)]
+    return show.table([*keys, *shown], body, left=len(keys))
 
 
 def cell(row: Row, name: str, factor: float) -> str:
@@ -139,5 +144,11 @@ def cell(row: Row, name: str, factor: float) -> str:
     if row.get(name) is None:
         return "-"
     interval = row["intervals"].get(name)
-    ends = " [{:.3g}, {:.3g}]".format(*(factor * end for end in interval)) if interval else ""
-    return f"{factor * row[name]:.3g}{ends}"
+    ends = " [{}, {}]".format(*(_digits(factor * end) for end in interval)) if interval else ""
+    return _digits(factor * row[name]) + ends
+
+
+def _digits(value: float) -> str:
+    """Three digits; from ten thousand on as 166,000 and not 1.66e+05."""
+    text = f"{value:.3g}"
+    return f"{float(text):,.0f}" if value >= 1e4 else text

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from smoes_sim.config import Scenario
-from smoes_sim.deployment import Deployment, synthesize_trace
+from smoes_sim.deployment import Deployment, synthesize_trace, topology_of
 from smoes_sim.errors import ConfigError
 from smoes_sim.files import write_bytes
 from smoes_sim.results import resolved_yaml
 from smoes_sim.routing.trace import save_trace
-from smoes_sim.topology import build, find_topology
 
 PATTERNS = ("direct", "pairwise", "two_hop", "all_to_all_single")
 """Schedules that :mod:`smoes_sim.distributed.patterns` can run."""
@@ -64,9 +63,8 @@ def check_memory(deployment: Deployment, *, num_ranks: int, free: float) -> None
 
 
 def num_ranks_of(scenario: Scenario) -> int:
-    """Ranks of the scenario's topology."""
-    asked = scenario.topology
-    return (find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")).num_ranks
+    """Ranks that take part in the scenario."""
+    return topology_of(scenario).num_ranks
 
 
 def as_executed(scenario: Scenario, *, send_buffer: float | None = None) -> Scenario:

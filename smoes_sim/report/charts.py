@@ -26,6 +26,8 @@ _PANELS = (
 _PALE = ("#f1efe9", "#6fb9b4")
 _LETTER = 6
 """Width of a letter beside an axis, pixels."""
+_PANEL_WIDTH = 300
+"""Pixels of one of several panels of a sweep's picture."""
 _WIDE = 16
 """Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
 BINARY_SIZE = (
@@ -127,7 +129,7 @@ def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: s
     )
 
 
-def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart:
+def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart | alt.FacetChart:
     """A metric of a sweep over a swept key: lines or bars with their intervals, or a heat map.
 
     Numbers are laid out as numbers, all else in the order of the study, with slanted labels where they would touch; points
@@ -138,8 +140,18 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 
     """
     alt = load_altair()
     data = _cells(rows, plot)
-    if plot.kind == "bars":
-        return _bars(data, plot, width=width)
+    width = width if plot.panels is None else _PANEL_WIDTH
+    picture = _bars(data, plot, width=width) if plot.kind == "bars" else _over(data, plot, width=width)
+    if plot.panels is None:
+        return picture
+    panels = list(dict.fromkeys(cell["panel"] for cell in data))
+    header = alt.Header(labelFontWeight="bold", labelLimit=_PANEL_WIDTH)
+    return picture.facet(column=alt.Column("panel:N", sort=panels, title=None, header=header))
+
+
+def _over(data: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt.LayerChart:
+    """Lines or a heat map over the values of a swept key."""
+    alt = load_altair()
     places = list(dict.fromkeys(cell["over"] for cell in data))
     angle = 0 if _LETTER * sum(len(str(place)) + 1 for place in places) < width else -35
     axis = {"title": plot.over, "axis": alt.Axis(labelAngle=angle, labelLimit=140, values=places)}
@@ -147,8 +159,8 @@ def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 
         over = alt.X("over:Q", scale=_scale(places, zero=False), **axis)
     else:
         over = alt.X("over:O", sort=places, **axis)
-    base = alt.Chart(alt.Data(values=data)).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
-    by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": plot.by}
+    base = alt.Chart(alt.Data(values=list(data))).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
+    by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": ", ".join(plot.lines) or None}
     height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
     picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
     return picture.properties(width=width, height=320)
@@ -169,10 +181,11 @@ def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any
     return [
         {
             "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
-            "by": text_at(row["set"], plot.by) if plot.by else "",
+            "by": ", ".join(text_at(row["set"], key) for key in plot.lines),
             "value": columns[plot.metric],
             **_ends(columns, plot.metric),
         }
+        | ({"panel": text_at(row["set"], plot.panels)} if plot.panels else {})
         for row, columns in zip(rows, table, strict=True)
         if columns.get(plot.metric) is not None
     ]
@@ -190,9 +203,9 @@ def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt
     places, names = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("over", "by"))
     rows = alt.Y("over:N", sort=places, title=None, axis=alt.Axis(labelLimit=320))
     base = alt.Chart(alt.Data(values=list(cells))).encode(y=rows, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
-    if plot.by is not None:
+    if plot.lines:
         base = base.encode(yOffset=alt.YOffset("by:N", sort=names))
-    legend = alt.Legend(orient="top", title=plot.by, labelLimit=300) if plot.by else None
+    legend = alt.Legend(orient="top", title=", ".join(plot.lines), labelLimit=300) if plot.lines else None
     palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
     colour = alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend)
     bars = base.mark_bar(height={"band": 0.8}).encode(x=alt.X("value:Q", title=plot.metric), color=colour)

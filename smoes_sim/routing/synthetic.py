@@ -38,6 +38,8 @@ NUM_GROUPS = 8
 KEPT_GROUPS = 3
 """Groups that a token keeps in DeepSeek-V2 (config_236B.json: n_limited_groups); V3 keeps 4, by its two best experts."""
 POPULATIONS = ("prefill_vision", "prefill_text", "decode")
+_BLOCK = 4096
+"""Tokens that are routed at a time: their scores stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,11 +163,20 @@ class SyntheticRouter:
 
     def base_scores(self, tokens: Tokens, parameters: RouterParameters, layer: int) -> NDArray[np.float32]:
         """Scores before the pull of the sides, (T, E)."""
-        rng = np.random.default_rng([self._seed, 2, layer])
-        uniform = rng.random((len(tokens.modality), self.num_experts), dtype=np.float32)
+        return self._scores(self._noise(layer), tokens.modality, parameters, layer)
+
+    def _noise(self, layer: int) -> np.random.Generator:
+        """The noise of a layer from its first token on."""
+        return np.random.default_rng([self._seed, 2, layer])
+
+    def _scores(
+        self, rng: np.random.Generator, modality: NDArray[np.uint8], parameters: RouterParameters, layer: int
+    ) -> NDArray[np.float32]:
+        """Base scores of the next tokens of a layer, (T, E); as many as are asked for at a time, all together the same."""
+        uniform = rng.random((len(modality), self.num_experts), dtype=np.float32)
         scores = -np.log(-np.log(np.clip(uniform, 1e-12, 1 - 1e-7)))
         scores += parameters.popularity * self._popularity[layer]
-        lean = np.where(tokens.modality == TEXT, 0.5, -0.5).astype(np.float32)
+        lean = np.where(modality == TEXT, 0.5, -0.5).astype(np.float32)
         scores += parameters.preference * lean[:, None] * self._taste[layer]
         return scores
 
@@ -181,15 +192,19 @@ class SyntheticRouter:
         pull = self.pull(tokens, parameters)
         own_side = np.where(tokens.modality == TEXT, 1, -1)[:, None]
         for layer in range(L):
-            scores = self.base_scores(tokens, parameters, layer) + pull[:, layer, None] * self.side[layer] / 2
-            if self.policy in {"hard", "hybrid"}:
-                scores = np.where(own_side * self.side[layer] >= 0, scores, FORBIDDEN)
-            best = self._choose(scores)
-            value = np.take_along_axis(scores, best, axis=1)
-            order = np.argsort(-value, axis=1, kind="stable")
-            ids[:, layer] = np.take_along_axis(best, order, axis=1)
-            exponent = np.exp(np.take_along_axis(value, order, axis=1) - value.max(axis=1, keepdims=True))
-            weights[:, layer] = exponent / exponent.sum(axis=1, keepdims=True)
+            rng = self._noise(layer)
+            for first in range(0, T, _BLOCK):
+                block = slice(first, first + _BLOCK)
+                scores = self._scores(rng, tokens.modality[block], parameters, layer)
+                scores += pull[block, layer, None] * self.side[layer] / 2
+                if self.policy in {"hard", "hybrid"}:
+                    scores = np.where(own_side[block] * self.side[layer] >= 0, scores, FORBIDDEN)
+                best = self._choose(scores)
+                value = np.take_along_axis(scores, best, axis=1)
+                order = np.argsort(-value, axis=1, kind="stable")
+                ids[block, layer] = np.take_along_axis(best, order, axis=1)
+                exponent = np.exp(np.take_along_axis(value, order, axis=1) - value.max(axis=1, keepdims=True))
+                weights[block, layer] = exponent / exponent.sum(axis=1, keepdims=True)
         return RoutingTrace(
             expert_ids=ids,
             expert_weights=weights,

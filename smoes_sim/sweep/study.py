@@ -22,11 +22,15 @@ LABEL = "label"
 
 
 class PlotSpec(Spec):
-    """The picture of a sweep: a metric over one swept key, and a line, bar or row for each value of another."""
+    """The picture of a sweep: a metric over one swept key, lines, bars or rows by others, perhaps in panels by one more."""
 
     metric: Annotated[str, Field(description="A column of runs.parquet, such as ttft_s or change_ttft_s.")]
     over: Annotated[str, Field(description="The swept key along the horizontal axis.")]
-    by: Annotated[str | None, Field(description="The swept key that makes the lines, or the rows of a heat map.")] = None
+    by: Annotated[
+        str | Annotated[list[str], Field(min_length=1)] | None,
+        Field(description="The swept key, or keys, that make the lines, or the rows of a heat map."),
+    ] = None
+    panels: Annotated[str | None, Field(description="The swept key with a panel for each value.")] = None
     kind: Literal["lines", "bars", "heat_map"] = "lines"
 
     @model_validator(mode="after")
@@ -34,6 +38,16 @@ class PlotSpec(Spec):
         if self.kind == "heat_map" and self.by is None:
             raise ValueError("kind = heat_map needs a second swept key. Give by, or kind: lines.")
         return self
+
+    @property
+    def lines(self) -> list[str]:
+        """The keys of ``by``."""
+        return [self.by] if isinstance(self.by, str) else self.by or []
+
+    @property
+    def axes(self) -> list[str]:
+        """All keys that give a point its place."""
+        return [self.over, *self.lines, *([self.panels] if self.panels else [])]
 
 
 class SweepFile(Spec):
@@ -75,13 +89,12 @@ class SweepFile(Spec):
             return self
         points = self.settings()
         known = {key for point in points for key in point}
-        axes = [key for key in (self.plot.over, self.plot.by) if key is not None]
-        for key in axes:
+        for key in self.plot.axes:
             if key not in known:
                 raise ValueError(f'plot: "{key}" is not swept. {nearest(key, known)}')
-        places = [tuple(text_at(point, key) for key in axes) for point in points]
+        places = [tuple(text_at(point, key) for key in self.plot.axes) for point in points]
         if len(set(places)) < len(places):
-            others = sorted(known - set(axes))
+            others = sorted(known - set(self.plot.axes))
             raise ValueError(
                 f"plot: several points share each place; {', '.join(others)} are swept too. Give them one value."
             )

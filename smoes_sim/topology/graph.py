@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -100,6 +101,41 @@ class Topology:
             )
         return nx.freeze(graph)
 
+    def first(self, num_ranks: int) -> Topology:
+        """The first ranks on the same network: a job that has a part of a cluster.
+
+        Devices of the other ranks are left out, and then NICs and switches that lead nowhere; no route between the ranks
+        that are kept changes its length, and links above them keep the capacity that the others would use too.
+
+        Raises:
+            TopologyError: If there are not so many ranks.
+
+        Example:
+            6 ranks of four nodes of 4 with a NIC each: two nodes, of 4 and of 2 ranks.
+        """
+        if not 1 <= num_ranks <= self.num_ranks:
+            raise TopologyError(f"{self.name}: has {self.num_ranks} ranks, not {num_ranks}. Use 1..{self.num_ranks}.")
+        kept = np.ones(len(self.vertex_names), dtype=bool)
+        kept[num_ranks : self.num_ranks] = False
+        kept = _without_dead_ends(kept, self.link_source, self.link_target, num_ranks=num_ranks)
+        links = np.flatnonzero(kept[self.link_source] & kept[self.link_target])
+        number = np.cumsum(kept, dtype=np.int32) - 1
+        return replace(
+            self,
+            vertex_names=tuple(itertools.compress(self.vertex_names, kept)),
+            vertex_kinds=tuple(itertools.compress(self.vertex_kinds, kept)),
+            node_of_rank=np.unique(self.node_of_rank[:num_ranks], return_inverse=True)[1].astype(np.int32),
+            index_in_node=self.index_in_node[:num_ranks],
+            link_source=number[self.link_source[links]],
+            link_target=number[self.link_target[links]],
+            link_bandwidth=self.link_bandwidth[links],
+            link_latency=self.link_latency[links],
+            link_kind=self.link_kind[links],
+            link_shared=self.link_shared[links],
+            incast_flows=self.incast_flows[links],
+            incast_efficiency=self.incast_efficiency[links],
+        )
+
     def rank_at(self, node: NDArray[np.int32], index: NDArray[np.int32]) -> NDArray[np.int64]:
         """The rank of a node that has an index there; an index beyond the node's size wraps; shapes broadcast."""
         order = np.lexsort((self.index_in_node, self.node_of_rank))
@@ -163,6 +199,21 @@ class Topology:
         into = [(number, there) for (_, b), number in groups.items() for there in b]
         reach, entry = (_matrix(*_columns(pairs), shape=(len(groups), num_parts)) for pairs in (out, into))
         return np.array(group), (reach @ entry.T).toarray() > 0
+
+
+def _without_dead_ends(
+    kept: NDArray[np.bool_], source: NDArray[np.int32], target: NDArray[np.int32], *, num_ranks: int
+) -> NDArray[np.bool_]:
+    """Those of the kept vertices that are ranks or join two others, (V,); the rest goes one after the other."""
+    while True:
+        both = kept[source] & kept[target]
+        ends = np.sort(np.column_stack([source[both], target[both]]), axis=1)
+        degree = np.bincount(np.unique(ends, axis=0).ravel(), minlength=len(kept))
+        dead = kept & (degree < 2)
+        dead[:num_ranks] = False
+        if not dead.any():
+            return kept
+        kept = kept & ~dead
 
 
 def _beyond(start: frozenset[int], one_way: dict[int, set[int]]) -> set[int]:

@@ -8,6 +8,7 @@ import pytest
 from sweep.cheap import GRID, written
 
 from smoes_sim.cli import main
+from smoes_sim.cli.sweep_command import cell
 from smoes_sim.errors import ConfigError
 from smoes_sim.report.charts import sweep_chart
 from smoes_sim.sweep import PlotSpec
@@ -44,6 +45,19 @@ def test_a_failed_point_is_told_and_the_exit_code_is_1(tmp_path, capsys):
     assert 'failed: workload.batch=0: "workload.batch=0": workload.batch = 0: ' in printed.err
     assert main(arguments) == 1
     assert capsys.readouterr().out.splitlines()[1].split() == ["0", *"------"]
+
+
+def test_the_table_has_what_is_plotted_and_no_column_that_is_empty(tmp_path, capsys):
+    text = "grid: {workload.output_tokens: [1], workload.batch: [1, 2]}\nplot: {metric: step_s, over: workload.batch}\n"
+    assert main(["sweep", written(tmp_path, text), "--out", str(tmp_path / "out")]) == 0
+    header, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[-2:] == ["max/mean", "step_s"]
+    assert "TPOT" not in header  # nothing is decoded
+
+
+def test_large_numbers_are_printed_in_thousands():
+    row = {"rate": 123456.0, "intervals": {"rate": [9994.0, 1.5e6]}}
+    assert cell(row, "rate", 1.0) == "123,000 [9.99e+03, 1,500,000]"
 
 
 def test_a_shard_says_that_tables_come_with_the_last_one(tmp_path, capsys):
@@ -110,3 +124,16 @@ def test_a_heat_map_keeps_the_order_of_the_study():
 def test_a_metric_that_no_row_has_names_the_nearest():
     with pytest.raises(ConfigError, match=r'plot\.metric = "ttft" is no number of this sweep\. Did you mean "ttft_s"\?'):
         sweep_chart([row(1, "a", 2.0)], PlotSpec(metric="ttft", over="batch"))
+
+
+def test_a_picture_has_a_line_for_each_setting_of_several_keys_and_a_panel_for_each_value_of_one():
+    rows = [
+        {"set": {"batch": batch, "policy": policy, "seed": seed, "overlap": overlap}, "ttft_s": 1.0, "intervals": {}}
+        for overlap in ("two_batch", "none")
+        for policy, seed in (("smoes", 0), ("standard", 1))
+        for batch in (1, 2)
+    ]
+    drawn = sweep_chart(rows, PlotSpec(metric="ttft_s", over="batch", by=["policy", "seed"], panels="overlap")).to_dict()
+    assert drawn["facet"]["column"]["sort"] == ["two_batch", "none"]
+    assert drawn["spec"]["layer"][1]["encoding"]["color"]["sort"] == ["smoes, 0", "standard, 1"]
+    assert {cell["panel"] for cell in drawn["data"]["values"]} == {"two_batch", "none"}

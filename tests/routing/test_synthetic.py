@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from smoes_sim.routing import RouterParameters, SyntheticRouter, Tokens, expert_counts, gini, save_trace
+from smoes_sim.routing import RouterParameters, SyntheticRouter, Tokens, expert_counts, gini, save_trace, synthetic
 
 NO_PULL = RouterParameters(popularity=0.0)
 
@@ -63,6 +63,15 @@ def test_the_weights_are_the_softmax_of_the_scores_of_the_chosen():
         exponent = np.exp(scores[token, best].astype(np.float64))
         assert trace.expert_ids[token, 1].tolist() == best
         assert trace.expert_weights[token, 1] == pytest.approx(exponent / exponent.sum(), abs=1e-3)
+
+
+def test_how_many_tokens_are_routed_at_a_time_changes_no_byte(monkeypatch, tmp_path):
+    tokens, parameters = tokens_of(60, 30, 11), RouterParameters(affinity=(-2, 1, 2), slot_correlation=(1, 1, 1))
+    contents = set()
+    for block in (1000, 7, 1):
+        monkeypatch.setattr(synthetic, "_BLOCK", block)
+        contents.add(content(router_of("hard", experts=10).route(tokens, parameters), tmp_path / "trace.npz"))
+    assert len(contents) == 1
 
 
 def test_hard_routing_never_leaves_the_side_of_the_modality():

@@ -8,6 +8,7 @@ import pytest
 from build_from import DRAGONFLY, EVERY_KIND, NODES, PODS, RACKS, SOCKETS, TORUS, TREE, graph, mesh, star, topology
 
 from smoes_sim.errors import ConfigError, TopologyError
+from smoes_sim.topology import Router
 
 GB = 1e9
 
@@ -339,3 +340,30 @@ def test_a_single_rank_is_a_topology(text):
 def test_a_topology_that_makes_no_sense_is_refused_with_the_rule(text, expected):
     with pytest.raises(ConfigError, match=rf"^test\.yaml:\d+:\d+: .*{expected}"):
         topology(text)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_the_first_ranks_keep_their_routes(name):
+    whole = topology(EVERY_KIND[name])
+    for ranks in range(1, whole.num_ranks + 1):
+        part = whole.first(ranks)
+        assert part.vertex_names[:ranks] == whole.vertex_names[:ranks]
+        assert "device" not in part.vertex_kinds[ranks:]
+        assert {ends: values for ends, values in links(whole).items() if ends in links(part)} == links(part)
+        source, destination = np.nonzero(~np.eye(ranks, dtype=bool))
+        if len(source):
+            part.check_connected()
+            lengths = [np.diff(Router(built).compile(source, destination).offsets).tolist() for built in (part, whole)]
+            assert lengths[0] == lengths[1]
+
+
+def test_a_part_of_a_cluster_loses_what_leads_nowhere():
+    part = topology(NODES).first(1)
+    assert vertices(part, "switch") == vertices(part, "nic") == []
+    whole = topology(NODES)
+    assert links(whole.first(whole.num_ranks)) == links(whole)
+
+
+def test_more_ranks_than_there_are_cannot_take_part():
+    with pytest.raises(TopologyError, match=r"has 4 ranks, not 5\. Use 1\.\.4\."):
+        topology("kind: star\nranks: 4\nlink: {bandwidth: 1 GB/s}\n").first(5)
