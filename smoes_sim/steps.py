@@ -123,10 +123,15 @@ def _place_among_equals(keys: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
     """The step that processes some tokens together, prefill, decode or both."""
-    groups = _halves(parts.home[tokens]) if parts.overlap == "two_batch" else [np.arange(len(tokens))]
+    traffic = _traffic(parts, tokens)
+    if parts.overlap == "two_batch":
+        halves = [tokens[half] for half in _halves(parts.home[tokens])]
+        batches = [_batch(parts, half, _traffic(parts, half)) for half in halves]
+    else:
+        batches = [_batch(parts, tokens, traffic)]
     return Step(
-        traffic=None if parts.trace is None else _traffic(parts, tokens),
-        batches=[_batch(parts, tokens[group]) for group in groups],
+        traffic=traffic,
+        batches=batches,
         dispatch_bytes=copy_bytes(parts.model.hidden, parts.communication.dispatch),
         combine_bytes=copy_bytes(parts.model.hidden, parts.communication.combine),
     )
@@ -138,8 +143,10 @@ def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return [half for half in (np.flatnonzero(is_first), np.flatnonzero(~is_first)) if len(half)]
 
 
-def _traffic(parts: StepParts, tokens: NDArray[np.int64]) -> Traffic:
-    assert parts.trace is not None
+def _traffic(parts: StepParts, tokens: NDArray[np.int64]) -> Traffic | None:
+    """The copies of some tokens; None for a dense model."""
+    if parts.trace is None:
+        return None
     assert parts.placement is not None
     return count_traffic(
         parts.trace.select(tokens),
@@ -150,13 +157,12 @@ def _traffic(parts: StepParts, tokens: NDArray[np.int64]) -> Traffic:
     )
 
 
-def _batch(parts: StepParts, tokens: NDArray[np.int64]) -> Batch:
+def _batch(parts: StepParts, tokens: NDArray[np.int64], traffic: Traffic | None) -> Batch:
     """What is sent and computed for some tokens."""
     model, num_ranks = parts.model, parts.network.topology.num_ranks
     exchanges: list[LayerExchanges] = []
     slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
-    if parts.trace is not None and parts.placement is not None:
-        traffic = _traffic(parts, tokens)
+    if traffic is not None:
         exchanges = layer_exchanges(traffic, parts)
         slots, active = traffic.slots, traffic.active_experts
     load = _load(parts, tokens, slots=slots, active=active)
