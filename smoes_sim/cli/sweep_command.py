@@ -143,8 +143,8 @@ def cell(row: Row, name: str, factor: float) -> str:
     """A value with its interval over the calibration's draws."""
     if row.get(name) is None:
         return "-"
-    low, high = row["intervals"].get(name) or (None, None)
-    ends = "" if low is None else f" [{_digits(factor * low)}, {_digits(factor * high)}]"
+    interval = row["intervals"].get(name)
+    ends = " [{}, {}]".format(*(_digits(factor * end) for end in interval)) if interval else ""
     return _digits(factor * row[name]) + ends
 
 
