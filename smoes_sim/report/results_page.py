@@ -219,14 +219,14 @@ def _failed(results: Results) -> list[Row]:
 def _plan_tables(document: Row) -> list[Row]:
     options = sorted(document["options"], key=lambda row: (row["cost_per_hour"], row["name"], row["tried"]))
     currency = document["currency"]
-    rate = "tokens_per_s" if document.get("serving") is None else "max_rate_per_s"
+    rate, of_batch = ("tokens_per_s", "") if document.get("serving") is None else ("max_rate_per_s", " of a batch")
     header = [
         "option",
         "tried",
         f"{currency}/h",
-        "TTFT",
-        "TPOT",
-        "tokens/s",
+        f"TTFT{of_batch}",
+        f"TPOT{of_batch}",
+        _SHORT[rate],
         "margin",
         "meets (sets of constants)",
         "bound by",
