@@ -25,8 +25,8 @@ from smoes_sim.measurements import Measurement, measured_time, read_measurements
 from smoes_sim.report.validation_page import write_validation_page
 from smoes_sim.validate import predictor, validate
 
-SEED = 23
-"""Of matrices and traces that are reported; models were chosen on seeds 1, 7 and 11 (docs/lab-accuracy.md)."""
+SEED = 31
+"""Of matrices and traces that are reported; models were chosen on seeds 1, 7, 11 and 23 (docs/lab-accuracy.md)."""
 REPEATS = 5
 
 
