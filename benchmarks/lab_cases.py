@@ -12,9 +12,9 @@ import numpy as np
 from smoes_sim.distributed.bench_plan import Case
 from smoes_sim.distributed.matrix import Matrix, aligned, even_blocks, one_way
 from smoes_sim.network import Network, lower_bound, phases_of
-from smoes_sim.skew import Matrix as Bytes
-from smoes_sim.skew import uniform_matrix, workload_matrix, zipf_matrix
 from smoes_sim.topology import find_topology
+from smoes_sim.traffic.skewed import Matrix as Bytes
+from smoes_sim.traffic.skewed import uniform_matrix, workload_matrix, zipf_matrix
 
 TOPOLOGIES = (
     "lab-star-4",

@@ -24,9 +24,9 @@ from smoes_sim.errors import SmoesError
 from smoes_sim.network import Flows, Network, exchange_time, phases_of
 from smoes_sim.network.fifo import fifo_exchange_time
 from smoes_sim.simulate import network_with, predict, rates_with, time_step
-from smoes_sim.skew import uniform_matrix, zipf_matrix
 from smoes_sim.topology import build
 from smoes_sim.topology.shipped import TopologyFile
+from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
 
 _RANK_BYTES = 64 * 2**20
 """What each rank sends in every exchange here, its own block included."""

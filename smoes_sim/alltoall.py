@@ -20,7 +20,7 @@ from smoes_sim.network.fifo import TCP_WINDOW, Injection, fifo_exchange_time
 from smoes_sim.network.fluid import LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
 from smoes_sim.routing import load_trace
-from smoes_sim.skew import (
+from smoes_sim.traffic.skewed import (
     full_workload_name,
     lognormal_matrix,
     read_matrix,

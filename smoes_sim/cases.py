@@ -21,10 +21,10 @@ from smoes_sim.files import nearest
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
 from smoes_sim.simulate import computed, network_with, rates_with, time_step
-from smoes_sim.skew import Matrix, read_matrix, uniform_matrix
 from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, step_time
 from smoes_sim.topology import find_topology
+from smoes_sim.traffic.skewed import Matrix, read_matrix, uniform_matrix
 
 _TOLERANCE = 1e-4
 """Relative error of an exchange with many messages; those with few are exact."""

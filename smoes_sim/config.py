@@ -16,7 +16,7 @@ from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
 from smoes_sim.routing import GROUPED, KEPT_GROUPS, NUM_GROUPS, Policy, Rates, SkipShares
 from smoes_sim.topology import TopologySpec
-from smoes_sim.traffic import Deduplicate, ElementType
+from smoes_sim.traffic.copies import Deduplicate, ElementType
 from smoes_sim.units import Duration, Size
 from smoes_sim.workload import WorkloadSpec
 

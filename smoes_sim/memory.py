@@ -9,7 +9,7 @@ import numpy as np
 from smoes_sim.compute import MemoryNeed, StepSize, find_device, memory_of_rank
 from smoes_sim.deployment import Deployment
 from smoes_sim.routing.trace import PREFILL
-from smoes_sim.traffic import copy_bytes
+from smoes_sim.traffic.copies import copy_bytes
 
 _MOST_RANKS = 4096
 """Largest system that is tried."""

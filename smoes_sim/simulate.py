@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from smoes_sim.calibration import INTERVAL, load_calibration, network_under
 from smoes_sim.compute import ComputeRates, Range, compute_times, find_device, vision_time
+from smoes_sim.compute.cores import shared_finish
 from smoes_sim.config import Scenario
-from smoes_sim.cores import shared_finish
 from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.memory import memory
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
 from smoes_sim.routing import modality_specialisation
 from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, StepTime, step_time
-from smoes_sim.traffic import transmission_rate
+from smoes_sim.traffic.copies import transmission_rate
 
 _OF_NETWORK = ("efficiency.", "half_size.", "curve", "jitter", "per_receive", "per_message", "per_exchange")
 """Beginnings of the names of constants that exchanges depend on."""

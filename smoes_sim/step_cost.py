@@ -24,7 +24,7 @@ from smoes_sim.routing.trace import PREFILL
 from smoes_sim.simulate import network_with, outside_layers, rates_with
 from smoes_sim.steps import group_exchanges, layer_exchanges
 from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
-from smoes_sim.traffic import count_traffic
+from smoes_sim.traffic.copies import count_traffic
 
 _FEW_LAYERS = 24
 """Up to so many MoE layers every one is simulated."""

@@ -19,7 +19,7 @@ import simpy
 from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
-from smoes_sim.cores import Cores
+from smoes_sim.compute.cores import Cores
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Engine, Exchange, Flows, LinkUse, Network, Processes, announce, take_part
 

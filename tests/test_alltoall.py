@@ -11,7 +11,7 @@ from build_from import NODES, star, topology
 from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices, sweep_sizes, time_alltoall
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import Network
-from smoes_sim.skew import lognormal_matrix, uniform_matrix, workload_matrix, zipf_matrix
+from smoes_sim.traffic.skewed import lognormal_matrix, uniform_matrix, workload_matrix, zipf_matrix
 
 MIB = 2.0**20
 

@@ -8,7 +8,7 @@ from smoes_sim.config import load_scenario
 from smoes_sim.deployment import deploy, synthesize_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.simulate import simulate
-from smoes_sim.traffic import transmission_rate
+from smoes_sim.traffic.copies import transmission_rate
 
 PUBLISHED = {  # public notes on arXiv 2604.23996: OLMoE, two devices, MMMU
     ("standard", "data_parallel"): (0.977, 0.980, 0.865),

@@ -1,7 +1,7 @@
 """Which rows a rank sends, receives and computes in one MoE layer, and the exchanges that move them.
 
 The plan of a layer follows from the replayed routing, which every rank knows; so nothing but the rows themselves travels
-(as with the cached handle of a library whose routing does not change), and their bytes are those of ``smoes_sim.traffic``.
+(as with the cached handle of a library whose routing does not change), and their bytes are those of ``smoes_sim.traffic.copies``.
 Every stage of dispatch is an exchange; combine takes the same stages backwards and sums where dispatch made copies: with
 ``node`` deduplication inside the node first.
 """
@@ -21,7 +21,7 @@ from smoes_sim.distributed.wire import Wire
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.topology import Topology
-from smoes_sim.traffic import Deduplicate
+from smoes_sim.traffic.copies import Deduplicate
 
 Ints = NDArray[np.int64]
 

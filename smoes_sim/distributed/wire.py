@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smoes_sim.traffic import FP8_BLOCK, ElementType, copy_bytes
+from smoes_sim.traffic.copies import FP8_BLOCK, ElementType, copy_bytes
 
 _FP8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FP8).max

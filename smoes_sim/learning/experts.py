@@ -70,7 +70,7 @@ class DispatchOverRanks:
     """The same sum with experts on R ranks: every exchange is a real buffer, and its rows are counted.
 
     A token is sent once to each rank that holds some of its experts (deduplicated by rank), its experts there are run on
-    the rows that arrived, and their partial sum goes back: what ``smoes_sim.traffic`` predicts from a trace.
+    the rows that arrived, and their partial sum goes back: what ``smoes_sim.traffic.copies`` predicts from a trace.
 
     Args:
         expert_rank: Rank of each expert in this layer, shape (E,).

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.placement import TOKEN_RULES, ExpertPlacement, home_tokens
 from smoes_sim.routing import RoutingTrace, expert_counts, modality_specialisation, text_share
-from smoes_sim.traffic import copy_bytes, count_traffic, transmission_rate
+from smoes_sim.traffic.copies import copy_bytes, count_traffic, transmission_rate
 
 
 def place_by_counts(training_counts: NDArray[np.float64], *, experts: str, num_ranks: int) -> ExpertPlacement:

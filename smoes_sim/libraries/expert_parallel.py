@@ -26,7 +26,7 @@ from smoes_sim.libraries.expert_parallel_constants import LOW_LATENCY_CONSTANTS,
 from smoes_sim.libraries.family import Family
 from smoes_sim.libraries.stage import Matrix, Stage, stage_of
 from smoes_sim.libraries.uniform_routing import Visits, expected_visits
-from smoes_sim.traffic import copy_bytes
+from smoes_sim.traffic.copies import copy_bytes
 
 _NEEDED = ("tokens_per_rank", "hidden", "bytes_per_element", "top_k", "experts")
 _OPERATIONS = {"dispatch": ("dispatch",), "combine": ("combine",), "dispatch+combine": ("dispatch", "combine")}

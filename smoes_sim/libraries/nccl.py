@@ -24,7 +24,7 @@ from smoes_sim.libraries.case import Case, Layout, Skip, network_of
 from smoes_sim.libraries.family import Constant, Family
 from smoes_sim.libraries.stage import Stage, soft_max, stage_of
 from smoes_sim.measurements import measured_time
-from smoes_sim.skew import uniform_matrix
+from smoes_sim.traffic.skewed import uniform_matrix
 
 _LL_MOST = 16384.0
 """Bytes of a block up to which NCCL uses LL (NCCL_P2P_LL_THRESHOLD, NVIDIA/nccl src/enqueue.cc)."""

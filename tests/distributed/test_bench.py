@@ -19,7 +19,7 @@ from smoes_sim.distributed.journal import read_journals
 from smoes_sim.distributed.matrix import one_way
 from smoes_sim.errors import ConfigError, RunError
 from smoes_sim.measurements import read_measurements
-from smoes_sim.skew import read_matrix
+from smoes_sim.traffic.skewed import read_matrix
 
 REPEATS = 3
 

@@ -8,7 +8,7 @@ from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.topology import build
 from smoes_sim.topology.shipped import TopologyFile
-from smoes_sim.traffic import Deduplicate
+from smoes_sim.traffic.copies import Deduplicate
 
 PLACEMENT = ExpertPlacement(physical_to_logical_map=np.array([[3, 0, 2, 1]]), slot_rank=np.arange(4))
 """Ranks 0 to 3 hold experts 3, 0, 2 and 1."""

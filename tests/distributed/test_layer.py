@@ -12,7 +12,7 @@ from layer_cases import CASES, HIDDEN, INNER, LEVELS, Built, Case, build, expert
 from smoes_sim.distributed.experts import seeded_experts
 from smoes_sim.distributed.reference import reference_layer
 from smoes_sim.distributed.wire import TOLERANCE
-from smoes_sim.traffic import copy_bytes, count_traffic
+from smoes_sim.traffic.copies import copy_bytes, count_traffic
 
 Ranks = list[dict[str, torch.Tensor]]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smoes_sim.distributed.wire import Wire, dtype_of
-from smoes_sim.traffic import ElementType, copy_bytes
+from smoes_sim.traffic.copies import ElementType, copy_bytes
 
 ELEMENTS: list[ElementType] = ["bf16", "fp16", "fp32", "fp8"]
 

@@ -10,7 +10,7 @@ from smoes_sim.learning.selection import Rule, Selection, SkipByRatio
 from smoes_sim.placement import home_tokens, place_experts
 from smoes_sim.placement.tokens import TOKEN_RULES, TokenRule
 from smoes_sim.routing import RoutingTrace
-from smoes_sim.traffic import count_traffic
+from smoes_sim.traffic.copies import count_traffic
 
 MODALITY = torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 0, 1] * 4)
 

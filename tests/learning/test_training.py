@@ -29,7 +29,7 @@ from smoes_sim.learning.training import (
 from smoes_sim.learning.unit import run_unit, training_counts
 from smoes_sim.placement import home_tokens
 from smoes_sim.placement.tokens import TOKEN_RULES
-from smoes_sim.traffic import count_traffic
+from smoes_sim.traffic.copies import count_traffic
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ from reference import INFINITE, exact_fluid, float_fluid, problem_from, problem_
 from smoes_sim.errors import SimulationError, TopologyError
 from smoes_sim.network import Network, exchange_time, phases_of
 from smoes_sim.network.fluid import fluid_times
-from smoes_sim.skew import zipf_matrix
+from smoes_sim.traffic.skewed import zipf_matrix
 
 TEN = Network(topology=topology(star(10, bandwidth="10 B/s")))
 TOLERANCES = pytest.mark.parametrize("tolerance", [0.0, 1e-3])

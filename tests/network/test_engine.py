@@ -12,7 +12,7 @@ from build_from import star, topology
 from smoes_sim.network import Engine, Network, announce, exchange_time, phases_of, take_part
 from smoes_sim.network.flight import Block, Flight, Links
 from smoes_sim.network.waterfill import ONE, backend
-from smoes_sim.skew import zipf_matrix
+from smoes_sim.traffic.skewed import zipf_matrix
 
 SHARED_NICS = """
 kind: two_level

@@ -28,7 +28,7 @@ from reference import (
 
 from smoes_sim.network import Network, exchange_time, phases_of
 from smoes_sim.network.fluid import fluid_times
-from smoes_sim.skew import zipf_matrix
+from smoes_sim.traffic.skewed import zipf_matrix
 
 KINDS = {name: topology(text) for name, text in EVERY_KIND.items()}
 THIN = NODES.replace("ranks_per_node: 4", "ranks_per_node: 8") + "fabric: {oversubscription: 4, latency: 3 us}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from smoes_sim.network import Network, exchange_time, link_load, phases_of
 from smoes_sim.network.hot import hot_links, use_over_time
-from smoes_sim.skew import uniform_matrix, zipf_matrix
+from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
 
 
 def on_star(ranks, *, latency="0 us"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import INFINITE, problem_from, problem_of, random_problem, side_by_side
 
 from smoes_sim.network import Network, exchange_time, phases_of
-from smoes_sim.skew import zipf_matrix
+from smoes_sim.traffic.skewed import zipf_matrix
 
 FEW, MANY = 1, 170
 """Cases side by side: solved by arrays, or some 600 flows: by compiled loops, after a look for symmetry."""

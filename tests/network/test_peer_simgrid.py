@@ -13,7 +13,7 @@ from reference import flows_as_lists
 
 from smoes_sim.network import Network, phases_of
 from smoes_sim.network.fluid import fluid_times
-from smoes_sim.skew import zipf_matrix
+from smoes_sim.traffic.skewed import zipf_matrix
 
 PYTHON = "/usr/bin/python3"
 DRIVER = Path(__file__).with_name("simgrid_driver.py")

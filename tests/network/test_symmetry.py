@@ -11,7 +11,7 @@ from build_from import DRAGONFLY, EVERY_KIND, NODES, PODS, RACKS, SOCKETS, TREE,
 from reference import float_fluid, problem_from, problem_of
 
 from smoes_sim.network import Network, phases_of
-from smoes_sim.skew import uniform_matrix
+from smoes_sim.traffic.skewed import uniform_matrix
 
 LARGER = {
     "star": star(24, latency="1 us"),

@@ -15,7 +15,7 @@ from smoes_sim.placement import (
 )
 from smoes_sim.placement.formats import write_placement
 from smoes_sim.routing import RoutingTrace
-from smoes_sim.traffic import count_traffic, transmission_rate
+from smoes_sim.traffic.copies import count_traffic, transmission_rate
 
 
 def trace_of(expert_ids, modality, *, num_experts, sequence=None):

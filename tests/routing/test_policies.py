@@ -12,7 +12,7 @@ from smoes_sim.placement import home_tokens, place_experts
 from smoes_sim.routing import RouterParameters, SyntheticRouter, Tokens, expert_counts, modality_specialisation, published
 from smoes_sim.routing.choice import best_of_each_group, only_best_groups
 from smoes_sim.routing.trace import save_trace
-from smoes_sim.traffic import count_traffic, transmission_rate
+from smoes_sim.traffic.copies import count_traffic, transmission_rate
 
 EVEN = RouterParameters(popularity=0.0)
 NEW = ("hybrid", "device_limited", "group_balanced")

@@ -8,7 +8,7 @@ import pytest
 from smoes_sim.errors import TraceError
 from smoes_sim.placement import place_experts
 from smoes_sim.routing import RouterParameters, RoutingTrace, SkipShares, SyntheticRouter, Tokens, skip_slots
-from smoes_sim.traffic import count_traffic
+from smoes_sim.traffic.copies import count_traffic
 
 
 def trace_of(weights, ids, modality=None):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.routing import RoutingTrace
-from smoes_sim.skew import (
+from smoes_sim.traffic.skewed import (
     full_workload_name,
     lognormal_matrix,
     read_matrix,

@@ -10,7 +10,7 @@ from reference_traffic import count_copies, remote_share
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.topology import Builder
-from smoes_sim.traffic import copy_bytes, count_traffic, remote_tokens, transmission_rate
+from smoes_sim.traffic.copies import copy_bytes, count_traffic, remote_tokens, transmission_rate
 
 
 def trace_of(expert_ids, *, num_experts, modality=None, phase=None):

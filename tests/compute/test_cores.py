@@ -8,7 +8,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoes_sim.cores import Cores, shared_finish
+from smoes_sim.compute.cores import Cores, shared_finish
 
 
 def test_ranks_get_equal_shares_until_there_is_a_core_for_each() -> None:

@@ -12,7 +12,7 @@ from smoes_sim.errors import ConfigError, TraceError
 from smoes_sim.files import nearest, read_text
 from smoes_sim.placement import home_tokens, place_experts
 from smoes_sim.routing import RoutingTrace
-from smoes_sim.traffic import count_traffic
+from smoes_sim.traffic.copies import count_traffic
 
 Matrix = NDArray[np.float64]
 _EXPERTS_PER_RANK = 8
