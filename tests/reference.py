@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array, csr_array, vstack
 
 from smoes_sim.network import max_min_rates
-from smoes_sim.network.fluid import fluid_times
+from smoes_sim.network.fluid.solve import fluid_times
 
 INFINITE = float("inf")
 

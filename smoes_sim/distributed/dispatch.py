@@ -1,7 +1,8 @@
 """Which rows a rank sends, receives and computes in one MoE layer, and the exchanges that move them.
 
 The plan of a layer follows from the replayed routing, which every rank knows; so nothing but the rows themselves travels
-(as with the cached handle of a library whose routing does not change), and their bytes are those of ``smoes_sim.traffic.copies``.
+(as with the cached handle of a library whose routing does not change), and their bytes are those that
+``smoes_sim.traffic.copies`` counts.
 Every stage of dispatch is an exchange; combine takes the same stages backwards and sums where dispatch made copies: with
 ``node`` deduplication inside the node first.
 """

@@ -20,7 +20,7 @@ from smoes_sim.libraries.case import Case, Layout, Skip, network_of
 from smoes_sim.libraries.family import Constant, Family
 from smoes_sim.libraries.stage import Stage, soft_max, stage_of
 from smoes_sim.network import lower_bound, phases_of
-from smoes_sim.network.fifo import fifo_exchange_time
+from smoes_sim.network.fifo.exchange import fifo_exchange_time
 
 _SIMULATED = 2.0**23
 """Bytes of a message in the simulation of the order: long against windows, as in a test that runs for a while."""

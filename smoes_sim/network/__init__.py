@@ -5,12 +5,12 @@ SimPy's clock, ``schedules`` say what a library posts and in which order, ``exch
 nothing of experts or tokens.
 """
 
-from smoes_sim.network.engine import Engine, Exchange
 from smoes_sim.network.exchange import ExchangeTime, Processes, announce, exchange_time, take_part
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
-from smoes_sim.network.fluid import LinkUse
+from smoes_sim.network.fluid.engine import Engine, Exchange
+from smoes_sim.network.fluid.sharing import max_min_rates
+from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.schedules import Order, Schedule, phases_of
-from smoes_sim.network.sharing import max_min_rates
 
 __all__ = [
     "Engine",

@@ -12,9 +12,9 @@ import simpy
 from numpy.typing import NDArray
 
 from smoes_sim.errors import SimulationError
-from smoes_sim.network.engine import Engine, Exchange
 from smoes_sim.network.flows import Flows, Network, lower_bound
-from smoes_sim.network.fluid import UNSEEN, LinkUse, fluid_times, last_difference
+from smoes_sim.network.fluid.engine import Engine, Exchange
+from smoes_sim.network.fluid.solve import UNSEEN, LinkUse, fluid_times, last_difference
 
 _ATTEMPTS = 5
 """Windows tried for an exchange of several phases, each half as wide as the one before."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.network.flows import Flows, Network, link_load
-from smoes_sim.network.fluid import LinkUse
+from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.topology import Topology
 
 _EQUAL = 1e-12

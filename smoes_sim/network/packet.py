@@ -2,7 +2,7 @@
 
 Each directed link is a port with an endless FIFO queue in front: a packet is served for ``bytes / capacity``, travels
 for the link's latency and joins the next queue (store and forward, no loss, no back-pressure). The rules of phases,
-injection and window are those of :mod:`smoes_sim.network.fifo`, whose figures this module must reproduce by itself.
+injection and window are those of :mod:`smoes_sim.network.fifo.exchange`, whose figures this module must reproduce.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import simpy
 
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.network.exchange import ExchangeTime
-from smoes_sim.network.fifo import (
+from smoes_sim.network.fifo.exchange import (
     PACKET,
     TCP_WINDOW,
     Injection,
@@ -29,7 +29,7 @@ from smoes_sim.network.fifo import (
     pieces,
     whole_packets,
 )
-from smoes_sim.network.fifo_kernel import ANSWER_SIZE
+from smoes_sim.network.fifo.kernel import ANSWER_SIZE
 from smoes_sim.network.flows import Flows, Network
 
 _MOST_HOPS = 2_000_000
@@ -48,7 +48,7 @@ def packet_exchange_time(
 ) -> ExchangeTime:
     """Simulate one exchange that starts everywhere at once, packet by packet.
 
-    Arguments as in :func:`~smoes_sim.network.fifo.fifo_times`; ``rate_changes`` counts the packets.
+    Arguments as in :func:`~smoes_sim.network.fifo.exchange.fifo_times`; ``rate_changes`` counts the packets.
 
     Raises:
         ConfigError: If a size is not positive, ``injection`` is unknown, or the case is too large.
@@ -70,7 +70,7 @@ def packet_times(
     window: float = TCP_WINDOW,
     injection: Injection = "fifo",
 ) -> MessageTimes:
-    """Send every packet of every message; arguments as in :func:`~smoes_sim.network.fifo.fifo_times`.
+    """Send every packet of every message; arguments as in :func:`~smoes_sim.network.fifo.exchange.fifo_times`.
 
     Returns:
         Times of the last byte; ``num_events`` counts the packets.

@@ -9,7 +9,7 @@ from reference import INFINITE, exact_fluid, float_fluid, problem_from, problem_
 
 from smoes_sim.errors import SimulationError, TopologyError
 from smoes_sim.network import Network, exchange_time, phases_of
-from smoes_sim.network.fluid import fluid_times
+from smoes_sim.network.fluid.solve import fluid_times
 from smoes_sim.traffic.skewed import zipf_matrix
 
 TEN = Network(topology=topology(star(10, bandwidth="10 B/s")))

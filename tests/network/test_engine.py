@@ -10,8 +10,8 @@ import simpy
 from build_from import star, topology
 
 from smoes_sim.network import Engine, Network, announce, exchange_time, phases_of, take_part
-from smoes_sim.network.flight import Block, Flight, Links
-from smoes_sim.network.waterfill import ONE, backend
+from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links
+from smoes_sim.network.fluid.waterfill import ONE, backend
 from smoes_sim.traffic.skewed import zipf_matrix
 
 SHARED_NICS = """
@@ -90,7 +90,7 @@ def test_an_exchange_of_several_phases_prints_how_far_windows_may_be_off():
 
 
 def flight_of(links, *, routes, size, weight=ONE):
-    flight = Flight(links, backend(compiled=False), window=0.0, exact_below=0)
+    flight = ActiveFlows(links, backend(compiled=False), window=0.0, exact_below=0)
     offsets = np.concatenate([[0], np.cumsum([len(route) for route in routes])])
     flight.announce(
         Block(

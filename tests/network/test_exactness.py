@@ -27,7 +27,7 @@ from reference import (
 )
 
 from smoes_sim.network import Network, exchange_time, phases_of
-from smoes_sim.network.fluid import fluid_times
+from smoes_sim.network.fluid.solve import fluid_times
 from smoes_sim.traffic.skewed import zipf_matrix
 
 KINDS = {name: topology(text) for name, text in EVERY_KIND.items()}

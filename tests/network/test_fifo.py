@@ -8,7 +8,7 @@ import pytest
 from build_from import EVERY_KIND, topology
 
 from smoes_sim.network import Flows, Network, exchange_time, lower_bound, phases_of
-from smoes_sim.network.fifo import TCP_WINDOW, MessageTimes, fifo_exchange_time, fifo_times
+from smoes_sim.network.fifo.exchange import TCP_WINDOW, MessageTimes, fifo_exchange_time, fifo_times
 from smoes_sim.topology import Topology
 
 MIB = 1 << 20

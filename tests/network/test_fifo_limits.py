@@ -14,7 +14,7 @@ from test_fifo import MIB, one_message, random_case, star, times, uniform
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import Network, phases_of
-from smoes_sim.network.fifo import TCP_WINDOW, fifo_exchange_time
+from smoes_sim.network.fifo.exchange import TCP_WINDOW, fifo_exchange_time
 from smoes_sim.topology import Topology
 
 

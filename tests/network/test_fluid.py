@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smoes_sim.network import Network, exchange_time, phases_of
-from smoes_sim.network.fluid import fluid_times
+from smoes_sim.network.fluid.solve import fluid_times
 from smoes_sim.topology import find_topology
 from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
 

@@ -6,7 +6,7 @@ import simpy
 from build_from import NODES, star, topology
 
 from smoes_sim.network import Engine, Network, exchange_time, phases_of
-from smoes_sim.network.fifo import fifo_exchange_time
+from smoes_sim.network.fifo.exchange import fifo_exchange_time
 from smoes_sim.traffic.skewed import uniform_matrix
 
 FOUR = topology(star(4, bandwidth="1 GB/s", latency="0 us"))

@@ -11,7 +11,7 @@ from test_fifo import KINDS, random_case, two_nodes, uniform
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import Flows, Network, exchange_time, phases_of
-from smoes_sim.network.fifo import TCP_WINDOW, MessageTimes, fifo_exchange_time, fifo_times
+from smoes_sim.network.fifo.exchange import TCP_WINDOW, MessageTimes, fifo_exchange_time, fifo_times
 from smoes_sim.network.packet import packet_exchange_time, packet_times
 from smoes_sim.topology import Topology
 

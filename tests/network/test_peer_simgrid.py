@@ -12,7 +12,7 @@ from build_from import NODES, star, topology
 from reference import flows_as_lists
 
 from smoes_sim.network import Network, phases_of
-from smoes_sim.network.fluid import fluid_times
+from smoes_sim.network.fluid.solve import fluid_times
 from smoes_sim.traffic.skewed import zipf_matrix
 
 PYTHON = "/usr/bin/python3"

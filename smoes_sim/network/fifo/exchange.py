@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.network.exchange import ExchangeTime
-from smoes_sim.network.fifo_kernel import ENTRY, GATE, LINK, MESSAGE, PHASE, QUEUE, RANK, Work, compiled_run, run
+from smoes_sim.network.fifo.kernel import ENTRY, GATE, LINK, MESSAGE, PHASE, QUEUE, RANK, Work, compiled_run, run
 from smoes_sim.network.flows import Flows, Network, lower_bound
 
 Injection = Literal["fifo", "round_robin"]

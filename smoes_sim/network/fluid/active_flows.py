@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.waterfill import ONE, ArrayWaterfill, Ids, Longs, Reals
+from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, Ids, Longs, Reals
 
 Mask = NDArray[np.bool_]
 _SAME_INSTANT = 1e-12
@@ -87,7 +87,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class NextEvent:
     """What happens next if nothing else becomes known.
 
     Attributes:
@@ -109,7 +109,7 @@ class Plan:
     rate: Reals
 
 
-class Flight:
+class ActiveFlows:
     """The flows in flight on some links, and a clock.
 
     Args:
@@ -160,7 +160,7 @@ class Flight:
         self._new.append((first, block))
         return first
 
-    def plan(self) -> Plan | None:
+    def plan(self) -> NextEvent | None:
         """The next interval or window from the clock on; None if no known flow has a ready time."""
         self._take_in()
         ready = self.ready[self._ids]
@@ -175,7 +175,7 @@ class Flight:
             return self._interval(ready_now, then)
         return self._windowed(ready, ready_now, then)
 
-    def follow(self, plan: Plan, until: float) -> None:
+    def follow(self, plan: NextEvent, until: float) -> None:
         """Bring all flows to a moment of a plan, its end for a window."""
         is_over = until >= plan.end
         self._remaining -= plan.rate * (plan.width if is_over else until - self.clock)
@@ -190,12 +190,12 @@ class Flight:
         weights = np.repeat(rate, np.diff(self._offsets)) * self._weight
         return np.bincount(self._entries, weights=weights, minlength=len(self._links.capacity)).astype(np.float64)
 
-    def _idle_until(self, moment: float) -> Plan:
+    def _idle_until(self, moment: float) -> NextEvent:
         nothing, rate = np.empty(0, np.int64), np.zeros(len(self._ids))
         width = moment - self.clock
-        return Plan(end=moment, width=width, ids=nothing, times=np.empty(0), is_window=False, places=nothing, rate=rate)
+        return NextEvent(end=moment, width=width, ids=nothing, times=np.empty(0), is_window=False, places=nothing, rate=rate)
 
-    def _interval(self, ready_now: Mask, then: float) -> Plan:
+    def _interval(self, ready_now: Mask, then: float) -> NextEvent:
         """Constant rates until a flow ends or the next is ready."""
         rate, _ = self._fill(np.where(ready_now, self._ceiling, 0.0), ONE)
         left = np.divide(self._remaining, rate, out=np.full(len(rate), np.inf), where=rate > 0)
@@ -205,9 +205,9 @@ class Flight:
             step, end = max(then - self.clock, 0.0), then
         places = np.flatnonzero(left <= step + _SAME_INSTANT * end)
         times = self.clock + left[places]
-        return Plan(end=end, width=step, ids=self._ids[places], times=times, is_window=False, places=places, rate=rate)
+        return NextEvent(end=end, width=step, ids=self._ids[places], times=times, is_window=False, places=places, rate=rate)
 
-    def _windowed(self, ready: Reals, ready_now: Mask, then: float) -> Plan:
+    def _windowed(self, ready: Reals, ready_now: Mask, then: float) -> NextEvent:
         """A window, narrowed while more ends in it than is allowed."""
         running = int(np.count_nonzero(ready_now))
         most = max(self._most_ended * running, _FEWEST)
@@ -223,7 +223,7 @@ class Flight:
             after = self._times_in_window(places, rate, level, part, width)
             width = float(np.partition(after, int(most))[int(most)])
         after = self._times_in_window(places, rate, level, part, width)
-        return Plan(
+        return NextEvent(
             end=self.clock + width,
             width=width,
             ids=self._ids[places],

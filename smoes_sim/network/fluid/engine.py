@@ -3,7 +3,7 @@
 A message is posted by its sender, waits for the sender's overhead (messages of a sender one after the other) and, where
 there is a rendezvous, until its receiver expects it, drains at its max-min fair rate, and arrives after the latency of its
 route. There is no process per flow: the engine wakes at the
-end of each plan of its :class:`~smoes_sim.network.flight.Flight`, and stale wake-ups are told by a generation number.
+end of each :class:`~smoes_sim.network.fluid.active_flows.NextEvent`; stale wake-ups are recognised by a generation number.
 
 With few flows, or tolerance 0, every change is followed as it happens. With many a plan is a window in which many
 messages end, at moments known when it begins. A post may be announced ahead of time, as a rank knows when its computation
@@ -20,10 +20,10 @@ import simpy
 from numpy.typing import NDArray
 from simpy.events import EventPriority
 
-from smoes_sim.network.flight import Block, Flight, Links, Plan
 from smoes_sim.network.flows import Flows, Network
-from smoes_sim.network.fluid import LinkUse
-from smoes_sim.network.waterfill import ONE, backend
+from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links, NextEvent
+from smoes_sim.network.fluid.solve import LinkUse
+from smoes_sim.network.fluid.waterfill import ONE, backend
 
 _AFTER_ALL_POSTS = EventPriority(2)
 """SimPy priority of the engine: after everything else that happens at the same moment."""
@@ -123,7 +123,7 @@ class Engine:
         self.used_windows = False
         self.link_use: list[LinkUse] = []
         largest = max((len(flows) for flows in phases), default=0)
-        self._flight = Flight(
+        self._flight = ActiveFlows(
             _links(network),
             backend(compiled=largest > _SMALL),
             window=min(_WIDEST, _WIDTH * math.sqrt(tolerance)),
@@ -135,7 +135,7 @@ class Engine:
         self._exchanges: list[Exchange] = []
         self._firsts: list[int] = []
         self._sender_free = np.zeros(network.topology.num_ranks)
-        self._plan: Plan | None = None
+        self._plan: NextEvent | None = None
         self._generation = 0
         self._wakes_at = math.inf
 
@@ -249,7 +249,7 @@ class Engine:
             flight.follow(plan, plan.end)
         self._wake(plan.end)
 
-    def _end(self, plan: Plan) -> None:
+    def _end(self, plan: NextEvent) -> None:
         """Tell exchanges which of their messages a plan ends."""
         owner = np.searchsorted(self._firsts, plan.ids, side="right") - 1
         for number in np.unique(owner):

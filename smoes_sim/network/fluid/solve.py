@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import SimulationError
-from smoes_sim.network.flight import Block, Flight, Links
-from smoes_sim.network.symmetry import collapse
-from smoes_sim.network.waterfill import ONE, ArrayWaterfill, Longs, Reals, backend
+from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links
+from smoes_sim.network.fluid.symmetry import collapse
+from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, Longs, Reals, backend
 
 _SMALL = 500
 """Up to this many flows arrays are quick enough that nothing is compiled or loaded from the cache."""
@@ -174,7 +174,9 @@ def last_difference(makespans: Sequence[float]) -> float:
 
 def _run(problem: _Problem, tool: ArrayWaterfill, *, window: float, record_links: bool) -> tuple[Reals, int, list[LinkUse]]:
     """One solution: finish times, solves, use of the links."""
-    flight = Flight(problem.links, tool, window=window, exact_below=_TAIL, most_ended=1.25 * window, prune=not record_links)
+    flight = ActiveFlows(
+        problem.links, tool, window=window, exact_below=_TAIL, most_ended=1.25 * window, prune=not record_links
+    )
     flight.announce(problem.flows)
     flight.ready[:] = problem.ready
     drained, use = np.empty(len(problem.ready)), []
