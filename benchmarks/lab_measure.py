@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.lab_cases import exchange_groups, layer_scenarios
-from smoes_sim.config import Scenario
 from smoes_sim.distributed import launch
 from smoes_sim.distributed.runnable import as_executed, with_trace, write_scenario
 from smoes_sim.lab import Lab, plan_lab
 from smoes_sim.lab.check import check_lab
 from smoes_sim.measurements import Measurement, read_measurements, write_measurements
+from smoes_sim.scenario import Scenario
 from smoes_sim.topology import find_topology
 
 AGAIN = "-again"

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab_cases import Group, exchange_groups
-from smoes_sim.config import load_scenario
 from smoes_sim.distributed.bench import BenchOptions, run_bench
 from smoes_sim.distributed.rows import summarise, write_run
 from smoes_sim.distributed.run import execute
 from smoes_sim.distributed.runnable import SCENARIO
+from smoes_sim.scenario import load_scenario
 from smoes_sim.topology import find_topology
 
 _TIMEOUT = 60.0

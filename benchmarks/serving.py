@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from smoes_sim.config import load_scenario
 from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.metrics import relative_error
+from smoes_sim.scenario import load_scenario
 from smoes_sim.simulate import constant_sets
 from smoes_sim.step_cost import StepBatch, step_cost
 

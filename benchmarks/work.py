@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.case import Case, topology_spec
-from smoes_sim.config import Scenario
 from smoes_sim.deployment import deploy
 from smoes_sim.errors import SmoesError
 from smoes_sim.network import Flows, Network, exchange_time, phases_of
 from smoes_sim.network.fifo.exchange import fifo_exchange_time
+from smoes_sim.scenario import Scenario
 from smoes_sim.simulate import network_with, predict, rates_with, time_step
 from smoes_sim.topology import build
 from smoes_sim.topology.shipped import TopologyFile

@@ -12,8 +12,8 @@ from pydantic import Field, ValidationError
 from scipy.stats import norm
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Spec, nearest, read_text, write_bytes
 from smoes_sim.network import Network
+from smoes_sim.yaml_files import Spec, nearest, read_text, write_bytes
 
 _SHIPPED = Path(__file__).parent / "data" / "calibrations"
 CONSTANTS = (

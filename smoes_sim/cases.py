@@ -14,17 +14,17 @@ import numpy as np
 
 from smoes_sim.calibration import network_under
 from smoes_sim.compute import ComputeTimes, compute_times
-from smoes_sim.config import load_scenario
 from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.errors import MeasurementError
-from smoes_sim.files import nearest
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
+from smoes_sim.scenario import load_scenario
 from smoes_sim.simulate import computed, network_with, rates_with, time_step
 from smoes_sim.steps import Step
 from smoes_sim.timeline import MicroBatch, step_time
 from smoes_sim.topology import find_topology
 from smoes_sim.traffic.skewed import Matrix, read_matrix, uniform_matrix
+from smoes_sim.yaml_files import nearest
 
 _TOLERANCE = 1e-4
 """Relative error of an exchange with many messages; those with few are exact."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from smoes_sim.changes import changes
-from smoes_sim.config import Scenario, load_scenario
 from smoes_sim.errors import ConfigError
+from smoes_sim.scenario import Scenario, load_scenario
 from smoes_sim.simulate import simulate
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.config import ExpertFile, RoutingSpec, Scenario
 from smoes_sim.errors import ConfigError, PlacementError, TopologyError, TraceError
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
@@ -28,6 +27,7 @@ from smoes_sim.routing import (
     skip_slots,
 )
 from smoes_sim.routing.trace import PREFILL
+from smoes_sim.scenario import ExpertFile, RoutingSpec, Scenario
 from smoes_sim.steps import Step, StepParts, decode_steps, make_step, prefill_chunks
 from smoes_sim.topology import Topology, build, find_topology
 from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_of_tokens

@@ -12,8 +12,8 @@ import polars as pl
 from ruamel.yaml import YAML
 
 from smoes_sim import __version__
-from smoes_sim.config import Scenario
-from smoes_sim.files import write_bytes
+from smoes_sim.scenario import Scenario
+from smoes_sim.yaml_files import write_bytes
 
 
 def to_json(document: Any) -> bytes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from smoes_sim.calibration import Calibration
-from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import nearest
 from smoes_sim.measurements import COLUMNS, NUMBERS
 from smoes_sim.plan import PlanFile
+from smoes_sim.scenario import Scenario
 from smoes_sim.sweep import SweepFile
 from smoes_sim.topology.shipped import TopologyFile
+from smoes_sim.yaml_files import nearest
 
 KINDS = ("scenario", "topology", "calibration", "measurements", "sweep", "plan")
 

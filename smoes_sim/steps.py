@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import RankLoad
-from smoes_sim.config import CommunicationSpec, ParallelismSpec
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Flows, Network, phases_of
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
+from smoes_sim.scenario import CommunicationSpec, ParallelismSpec
 from smoes_sim.timeline import GroupExchanges, LayerExchanges, Overlap
 from smoes_sim.traffic.copies import Traffic, copy_bytes, count_traffic
 from smoes_sim.workload import Workload

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from smoes_sim.files import Document
 from smoes_sim.topology import Topology, build
 from smoes_sim.topology.shipped import TopologyFile
+from smoes_sim.yaml_files import Document
 
 NODES = """
 kind: two_level

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoes_sim.config import Scenario, load_scenario
+from smoes_sim.scenario import Scenario, load_scenario
 
 MODEL = """
 name: small

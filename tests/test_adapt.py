@@ -11,10 +11,10 @@ import pytest
 
 from smoes_sim.adapt import adapt
 from smoes_sim.cli import main
-from smoes_sim.config import RoutingSpec, Scenario
 from smoes_sim.drift import drifting_windows, windows_of_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RoutingTrace, load_trace, save_trace
+from smoes_sim.scenario import RoutingSpec, Scenario
 
 # 4 sequences of an image and some text
 SCENARIO: dict[str, Any] = {

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from smoes_sim.cli import main
-from smoes_sim.config import load_scenario
 from smoes_sim.deployment import deploy
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RoutingTrace, save_trace
+from smoes_sim.scenario import load_scenario
 
 # two sequences: text image image | image text, then decoded tokens: one of the first, two of the second
 MODALITY = np.array([0, 1, 1, 1, 0, 0, 0, 0], dtype=np.uint8)

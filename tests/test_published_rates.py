@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from smoes_sim.config import load_scenario
 from smoes_sim.deployment import deploy, synthesize_trace
 from smoes_sim.errors import ConfigError
+from smoes_sim.scenario import load_scenario
 from smoes_sim.simulate import simulate
 from smoes_sim.traffic.copies import transmission_rate
 

@@ -16,9 +16,9 @@ from smoes_sim.calibrate.priors import prior_of
 from smoes_sim.calibration import INTERVAL, Calibration, FittedRow, Parameter
 from smoes_sim.cases import Case, ExchangeCase, read_case
 from smoes_sim.errors import CalibrationError, ConfigError
-from smoes_sim.files import nearest
 from smoes_sim.measurements import COLUMNS, Measurement, data_hash, measured_time, value_of
 from smoes_sim.units import parse_size
+from smoes_sim.yaml_files import nearest
 
 _NUM_DRAWS = 32
 _IDENTIFIED = 1.5

@@ -19,10 +19,10 @@ from scipy.stats import qmc
 
 from smoes_sim import __version__
 from smoes_sim.calibration import Calibration, FittedRow, Parameter
-from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.errors import CalibrationError, MeasurementError
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
+from smoes_sim.scenario import Scenario
 from smoes_sim.simulate import network_with, rates_with, time_step
 
 _NUM_DRAWS = 16

@@ -33,7 +33,7 @@ def adapt(
     """Place experts anew as the mix of modalities drifts: time saved, weights moved, break-even."""
     from smoes_sim import results
     from smoes_sim.adapt import adapt as compare
-    from smoes_sim.config import load_scenario
+    from smoes_sim.scenario import load_scenario
 
     loaded = load_scenario(scenario, overrides or [])
     if loaded.routing.trace is not None and images is not None:

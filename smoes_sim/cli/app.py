@@ -60,9 +60,9 @@ def simulate(
 ) -> None:
     """Predict one deployment."""
     from smoes_sim import results
-    from smoes_sim.config import load_scenario
     from smoes_sim.deployment import deploy
     from smoes_sim.export.chrome import write_chrome_trace
+    from smoes_sim.scenario import load_scenario
     from smoes_sim.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
 
     loaded = load_scenario(scenario, overrides or [])

@@ -13,7 +13,7 @@ import typer
 from smoes_sim.cli import show
 from smoes_sim.cli.alltoall_command import option
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import write_bytes
+from smoes_sim.yaml_files import write_bytes
 
 if TYPE_CHECKING:
     from smoes_sim.alltoall import Demand

@@ -80,7 +80,7 @@ def _calibrate_step(measurements: Path, scenario: str, out: Path, *, seed: int, 
     from smoes_sim import results
     from smoes_sim.calibrate import fit_step_latencies
     from smoes_sim.calibration import save_calibration
-    from smoes_sim.config import load_scenario
+    from smoes_sim.scenario import load_scenario
 
     calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
     save_calibration(calibration, out)

@@ -65,8 +65,8 @@ def _rule(name: str) -> ExpertRule:
     from typing import get_args
 
     from smoes_sim.errors import ConfigError
-    from smoes_sim.files import nearest
     from smoes_sim.placement import ExpertRule
+    from smoes_sim.yaml_files import nearest
 
     for rule in get_args(ExpertRule):
         if rule == name:

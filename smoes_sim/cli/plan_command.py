@@ -27,8 +27,8 @@ def plan(
 ) -> None:
     """Find the cheapest system on a price list that meets an SLO, and what holds each back."""
     from smoes_sim import results
-    from smoes_sim.files import write_bytes
     from smoes_sim.plan import load_plan, make_plan
+    from smoes_sim.yaml_files import write_bytes
 
     loaded = load_plan(file, overrides or [])
     with compilation_told(may_compile=True), show.progress("offers", len(loaded.offers)) as advance:

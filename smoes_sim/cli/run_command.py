@@ -61,9 +61,9 @@ def run(
 def _launch(name: str, overrides: list[str], ranks: int | None, lab: str | None, folder: Path, own: list[str]) -> int:
     """Start every rank with the scenario as it is to be executed, and wait for them."""
     from smoes_sim.cli.lab_commands import built_lab
-    from smoes_sim.config import load_scenario
     from smoes_sim.distributed import launch
     from smoes_sim.distributed.runnable import as_executed, check_runnable, num_ranks_of, with_trace, write_scenario
+    from smoes_sim.scenario import load_scenario
     from smoes_sim.topology.shipped import find_spec
 
     asked = load_scenario(name, overrides)
@@ -99,9 +99,9 @@ def _take_part(
 ) -> None:
     """Be one of the ranks that ``torchrun`` or :func:`_launch` started; rank 0 writes and prints."""
     from smoes_sim import results
-    from smoes_sim.config import load_scenario
     from smoes_sim.distributed.rows import summarise, write_run
     from smoes_sim.distributed.run import execute
+    from smoes_sim.scenario import load_scenario
 
     scenario = load_scenario(name, overrides)
     measured = execute(scenario, repeats=repeats, folder=out, backend=backend, timeout=timeout)

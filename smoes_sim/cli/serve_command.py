@@ -58,8 +58,8 @@ def serve(
 ) -> None:
     """Let requests arrive: TTFT, TPOT, goodput; or the largest rate that keeps an objective."""
     from smoes_sim import results
-    from smoes_sim.config import load_scenario
     from smoes_sim.deployment import deploy
+    from smoes_sim.scenario import load_scenario
     from smoes_sim.serving import Objective, limits_of
 
     per_second = None if rate is None else _rate(rate)

@@ -15,7 +15,7 @@ from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_b
 
 if TYPE_CHECKING:
     from smoes_sim.calibration import Calibration, Parameter
-    from smoes_sim.config import Scenario
+    from smoes_sim.scenario import Scenario
 
 Row = dict[str, Any]
 _TCP_WINDOW = "65535 B (TCP's first)"

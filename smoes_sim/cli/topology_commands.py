@@ -36,10 +36,10 @@ def show_topology(
 ) -> None:
     """Show the size, links and sources of a topology; with --svg also a picture."""
     from smoes_sim import results
-    from smoes_sim.files import write_bytes
     from smoes_sim.topology import find_spec, find_topology
     from smoes_sim.topology.metrics import describe
     from smoes_sim.topology.picture import draw_topology
+    from smoes_sim.yaml_files import write_bytes
 
     topology = find_topology(name)
     document = describe(topology) | {"sources": find_spec(name).sources}

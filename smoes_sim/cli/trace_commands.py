@@ -33,9 +33,9 @@ def synthesize(
     as_json: Json = False,
 ) -> None:
     """Write the synthetic routing of a scenario as a trace file."""
-    from smoes_sim.config import load_scenario
     from smoes_sim.deployment import synthesize_trace
     from smoes_sim.routing import save_trace
+    from smoes_sim.scenario import load_scenario
 
     trace = synthesize_trace(load_scenario(scenario, overrides or []))
     save_trace(trace, out)

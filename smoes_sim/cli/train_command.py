@@ -30,8 +30,8 @@ def train(
 ) -> None:
     """Train every variant and seed of a study, measure routing and traffic, judge the claims."""
     from smoes_sim import results
-    from smoes_sim.files import write_bytes
     from smoes_sim.learning.study_file import load_study
+    from smoes_sim.yaml_files import write_bytes
 
     loaded = load_study(study, overrides or [])
     if missing := [name for name in _EXTRA if find_spec(name) is None]:

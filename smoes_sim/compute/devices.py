@@ -9,8 +9,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, nearest
 from smoes_sim.units import Bandwidth, Flops, Size
+from smoes_sim.yaml_files import Document, Spec, nearest
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

@@ -22,9 +22,9 @@ from smoes_sim.distributed.journal import Journal
 from smoes_sim.distributed.matrix import write_matrix
 from smoes_sim.distributed.patterns import Exchange, exchange
 from smoes_sim.errors import ConfigError, RunError
-from smoes_sim.files import write_bytes
 from smoes_sim.measurements import Measurement, write_measurements
 from smoes_sim.topology import Topology
+from smoes_sim.yaml_files import write_bytes
 
 _SHIFTS = 4093
 """Offsets into the test pattern; messages of one exchange start at different ones. Prime, so that steps reach all."""

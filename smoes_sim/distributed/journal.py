@@ -9,7 +9,7 @@ from typing import Any, Self
 import orjson
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import read_text
+from smoes_sim.yaml_files import read_text
 
 
 class Journal:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import write_bytes
+from smoes_sim.yaml_files import write_bytes
 
 Matrix = NDArray[np.int64]
 ALIGNMENT = 16

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from smoes_sim.distributed.two_hop import Pair, part_of, plan_hops
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import nearest
+from smoes_sim.yaml_files import nearest
 
 Counts = Sequence[int]
 Messages = list[tuple[int, Tensor]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, synthesize_trace, topology_of
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import write_bytes
 from smoes_sim.results import resolved_yaml
 from smoes_sim.routing.trace import save_trace
+from smoes_sim.scenario import Scenario
+from smoes_sim.yaml_files import write_bytes
 
 PATTERNS = ("direct", "pairwise", "two_hop", "all_to_all_single")
 """Schedules that :mod:`smoes_sim.distributed.patterns` can run."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from smoes_sim.files import write_bytes
 from smoes_sim.network.hot import link_groups, use_over_time
 from smoes_sim.timeline import StepTime
 from smoes_sim.topology import Topology
+from smoes_sim.yaml_files import write_bytes
 
 _COMMUNICATION = ("dispatch", "combine")
 _MOST_LINKS = 16

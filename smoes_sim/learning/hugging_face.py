@@ -13,8 +13,8 @@ import transformers
 from pydantic import ValidationError
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Spec, read_text
 from smoes_sim.learning.capture import Inputs
+from smoes_sim.yaml_files import Spec, read_text
 
 
 class Prompt(Spec):

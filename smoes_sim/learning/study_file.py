@@ -11,7 +11,7 @@ import orjson
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Spec, load, named_document, nearest, write_bytes
+from smoes_sim.yaml_files import Spec, load, named_document, nearest, write_bytes
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "studies"
 _MEASURED_BY = 2

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import replacing
 from smoes_sim.learning.batches import BatchMaker, make_layout, text_stream
 from smoes_sim.learning.data import COLOURS, SHAPES, Images, Tokenizer, load_images, load_topics, make_tokenizer
 from smoes_sim.learning.objective import Objective
 from smoes_sim.learning.selection import Selection
 from smoes_sim.learning.study_file import Study
 from smoes_sim.learning.tiny_vlm import FEATURES, Shape, TinyVLM, VisionEncoder
+from smoes_sim.yaml_files import replacing
 
 _ENCODER_BATCH = 32
 _ENCODER_RATE = 5e-3

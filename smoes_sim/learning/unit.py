@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import nearest, write_bytes
 from smoes_sim.learning.evaluation import HeldOutData, calibrate_skips, capture_routing, load_held_out_data, score
 from smoes_sim.learning.measures import placement_rows, routing_summary
 from smoes_sim.learning.study_file import Study, saved_study
 from smoes_sim.learning.tiny_vlm import VisionEncoder
 from smoes_sim.learning.training import Run, TrainingData, load_encoder, load_training_data, train
 from smoes_sim.routing import RoutingTrace, save_trace
+from smoes_sim.yaml_files import nearest, write_bytes
 
 _CALIBRATION_SEQUENCES = (28, 12)
 """Sequences of images and of text on which skipping is calibrated."""

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from smoes_sim.errors import MeasurementError
-from smoes_sim.files import read_text
+from smoes_sim.yaml_files import read_text
 
 OPERATIONS = ("alltoall", "alltoallv", "sendrecv")
 """Tests that can be predicted; rows of others are left out."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from smoes_sim.errors import MeasurementError
-from smoes_sim.files import nearest, read_text, write_bytes
+from smoes_sim.yaml_files import nearest, read_text, write_bytes
 
 
 class _Column(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Spec
+from smoes_sim.yaml_files import Spec
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -13,9 +13,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, nearest
 from smoes_sim.models.image_tokens import ImageTokens
 from smoes_sim.models.vision import VisionTower
+from smoes_sim.yaml_files import Document, Spec, nearest
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

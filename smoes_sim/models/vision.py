@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from smoes_sim.files import Spec
+from smoes_sim.yaml_files import Spec
 
 Positive = Annotated[int, Field(ge=1)]
 

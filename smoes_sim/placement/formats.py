@@ -18,8 +18,8 @@ import orjson
 from numpy.typing import NDArray
 
 from smoes_sim.errors import PlacementError
-from smoes_sim.files import write_bytes
 from smoes_sim.placement.experts import ExpertPlacement
+from smoes_sim.yaml_files import write_bytes
 
 _MAP = "physical_to_logical_map"
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from smoes_sim.config import scenario_document
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Spec, named_document
+from smoes_sim.scenario import scenario_document
 from smoes_sim.sweep import Point, in_one_line, make_point
 from smoes_sim.units import Arrivals, Duration
+from smoes_sim.yaml_files import Spec, named_document
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "plans"
 _DATE = re.compile(r"\b20\d\d-\d\d\b")

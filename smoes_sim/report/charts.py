@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import nearest, replacing
 from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.results import flat
 from smoes_sim.sweep.study import PlotSpec, text_at
+from smoes_sim.yaml_files import nearest, replacing
 
 if TYPE_CHECKING:
     import altair as alt

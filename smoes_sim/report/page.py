@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import write_bytes
+from smoes_sim.yaml_files import write_bytes
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

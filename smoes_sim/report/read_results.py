@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import read_text
 from smoes_sim.report.expected import Kind, check_summary
+from smoes_sim.scenario import Scenario
+from smoes_sim.yaml_files import read_text
 
 Row = dict[str, Any]
 _REMEDY = "Name the --out folder of simulate, compare, sweep or plan."

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from smoes_sim.calibration import INTERVAL, load_calibration
-from smoes_sim.config import Scenario
 from smoes_sim.report.inline import unit_of
 from smoes_sim.report.read_results import Results
+from smoes_sim.scenario import Scenario
 from smoes_sim.sweep.study import in_one_line
 
 Row = dict[str, Any]

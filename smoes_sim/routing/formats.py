@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from smoes_sim.errors import ConfigError, TraceError
-from smoes_sim.files import Spec
 from smoes_sim.routing.trace import AUDIO, DECODE, PREFILL, TEXT, RoutingTrace
+from smoes_sim.yaml_files import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

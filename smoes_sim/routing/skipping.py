@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from smoes_sim.errors import TraceError
-from smoes_sim.files import Spec
 from smoes_sim.routing.trace import RoutingTrace
+from smoes_sim.yaml_files import Spec
 
 _Part = Annotated[float, Field(ge=0, lt=1)]
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from smoes_sim.errors import TraceError
-from smoes_sim.files import Document, Spec
 from smoes_sim.routing.information import modality_specialisation
 from smoes_sim.routing.synthetic import POPULATIONS, RouterParameters, SyntheticRouter, Tokens
 from smoes_sim.routing.trace import TEXT
+from smoes_sim.yaml_files import Document, Spec
 
 _STEPS = 40
 _MSI_TOKENS = 1500

@@ -14,7 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from smoes_sim.errors import TraceError
-from smoes_sim.files import replacing
+from smoes_sim.yaml_files import replacing
 
 TEXT, IMAGE, VIDEO, AUDIO = range(4)
 PREFILL, DECODE = range(2)

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import nearest
 from smoes_sim.serving.service import Service
 from smoes_sim.units import parse_duration, print_duration
+from smoes_sim.yaml_files import nearest
 
 PERCENTILES = (50, 90, 99)
 _NAMES = ("ttft", "tpot", "e2e")

@@ -15,8 +15,8 @@ import orjson
 
 from smoes_sim.deployment import Deployment
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import nearest, read_text
 from smoes_sim.workload import build_workload
+from smoes_sim.yaml_files import nearest, read_text
 
 _BLOCK = 1000
 """Requests drawn at a time."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError
+from smoes_sim.scenario import Scenario
 from smoes_sim.sweep.store import Outcome, Store, digest_of_point
 from smoes_sim.sweep.study import Point, Sweep
 from smoes_sim.sweep.table import Row, write_sweep

@@ -15,17 +15,17 @@ from typing import Any
 import orjson
 
 from smoes_sim import __version__
-from smoes_sim.config import Scenario
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import write_bytes
 from smoes_sim.results import to_json
+from smoes_sim.scenario import Scenario
 from smoes_sim.sweep.study import Point
 from smoes_sim.topology.shipped import folder as topology_folder
+from smoes_sim.yaml_files import write_bytes
 
 Outcome = dict[str, Any]
 """``values`` of a prediction and the ``draws`` of what may be compared, or ``error`` in one line."""
 _PACKAGE = Path(__file__).parents[1]
-_MODEL = ("smoes_sim.config", "smoes_sim.simulate")
+_MODEL = ("smoes_sim.scenario", "smoes_sim.simulate")
 """The modules that turn a scenario into numbers; what they import counts too."""
 _NO_INPUT = {"measurements", "plans", "scenarios", "studies", "sweeps"}
 """Folders of shipped data that no prediction reads; scenarios count once they are resolved."""

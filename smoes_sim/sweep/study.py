@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field, model_validator
 
-from smoes_sim.config import Scenario, scenario_document
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, named_document, nearest
+from smoes_sim.scenario import Scenario, scenario_document
+from smoes_sim.yaml_files import Document, Spec, named_document, nearest
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "sweeps"
 Settings = Annotated[dict[str, Any], Field(min_length=1)]

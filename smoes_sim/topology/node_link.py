@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Place, Spec
 from smoes_sim.topology.graph import Routing, VertexKind
 from smoes_sim.topology.specs import GraphSpec
+from smoes_sim.yaml_files import Document, Place, Spec
 
 
 class _AboutSpec(Spec):

@@ -7,11 +7,11 @@ from pathlib import Path
 from pydantic import RootModel
 
 from smoes_sim.errors import ConfigError, TopologyError
-from smoes_sim.files import Document, nearest, read_text
 from smoes_sim.topology.generators import build
 from smoes_sim.topology.graph import Topology
 from smoes_sim.topology.node_link import read_node_link
 from smoes_sim.topology.specs import TopologySpec
+from smoes_sim.yaml_files import Document, nearest, read_text
 
 _INSTALLED = Path(__file__).parent.parent / "data" / "topologies"
 _CHECKOUT = Path(__file__).parent.parent.parent / "topologies"

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from smoes_sim.files import Spec
 from smoes_sim.topology.graph import Routing
 from smoes_sim.units import Bandwidth, Duration
+from smoes_sim.yaml_files import Spec
 
 Count = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0)]

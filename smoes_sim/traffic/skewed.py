@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, TraceError
-from smoes_sim.files import nearest, read_text
 from smoes_sim.placement import home_tokens, place_experts
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.traffic.copies import count_traffic
+from smoes_sim.yaml_files import nearest, read_text
 
 Matrix = NDArray[np.float64]
 _EXPERTS_PER_RANK = 8

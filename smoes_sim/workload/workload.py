@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, nearest
 from smoes_sim.models.shapes import ModelShape
+from smoes_sim.yaml_files import Document, Spec, nearest
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -6,7 +6,7 @@ import pytest
 
 from smoes_sim.compute import Device, Range, device_names, find_device
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document
+from smoes_sim.yaml_files import Document
 
 
 def entries():

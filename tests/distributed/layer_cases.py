@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from smoes_sim.config import Scenario
 from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.distributed.dispatch import Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts
@@ -16,6 +15,7 @@ from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
 from smoes_sim.distributed.wire import Wire
 from smoes_sim.routing import RoutingTrace
+from smoes_sim.scenario import Scenario
 
 HIDDEN, INNER = 24, 20
 LEVELS = {

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from layer_cases import Case, scenario_of
 
-from smoes_sim.config import Scenario, load_scenario
 from smoes_sim.deployment import deploy
 from smoes_sim.distributed import facts
 from smoes_sim.distributed.runnable import (
@@ -17,6 +16,7 @@ from smoes_sim.distributed.runnable import (
     write_scenario,
 )
 from smoes_sim.errors import ConfigError
+from smoes_sim.scenario import Scenario, load_scenario
 from smoes_sim.simulate import simulate
 
 

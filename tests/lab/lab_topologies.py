@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from smoes_sim.files import Document
 from smoes_sim.lab.namespaces import why_not
 from smoes_sim.topology import build
 from smoes_sim.topology.shipped import TopologyFile
+from smoes_sim.yaml_files import Document
 
 needs_root = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 TEXTS = {

@@ -6,11 +6,11 @@ from lab_topologies import TEXTS, small, spec_of
 from reference import all_pairs
 
 from smoes_sim.errors import TopologyError
-from smoes_sim.files import Document
 from smoes_sim.lab import plan_lab
 from smoes_sim.lab.graph_file import graph_file
 from smoes_sim.topology import Router, build
 from smoes_sim.topology.shipped import TopologyFile
+from smoes_sim.yaml_files import Document
 
 every_kind = pytest.mark.parametrize("name", TEXTS)
 

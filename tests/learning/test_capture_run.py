@@ -11,8 +11,8 @@ import pytest
 from learning.small import write_study
 
 from smoes_sim.cli import main
-from smoes_sim.config import load_scenario
 from smoes_sim.learning.study_file import load_study
+from smoes_sim.scenario import load_scenario
 
 SCENARIO = """
 topology: {kind: star, ranks: 2, link: {bandwidth: 1 GB/s, latency: 1 us}}

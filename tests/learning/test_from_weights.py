@@ -13,10 +13,10 @@ pytest.importorskip("transformers", reason="transformers missing: pip install 's
 import tiny_models
 
 from smoes_sim.cli import main
-from smoes_sim.config import load_scenario
 from smoes_sim.deployment import deploy
 from smoes_sim.learning.capture import capture
 from smoes_sim.routing import save_trace
+from smoes_sim.scenario import load_scenario
 
 SCENARIO = """
 topology: {kind: star, ranks: 2, link: {bandwidth: 1 GB/s, latency: 1 us}}

@@ -5,8 +5,8 @@ from importlib import resources
 import pytest
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document
 from smoes_sim.models import ModelShape, dense_equal, find_model, model_names
+from smoes_sim.yaml_files import Document
 
 # Printed to fewer digits than 1.5% (12 B, 3.3 B): within one unit of the last digit instead.
 LAST_DIGIT = {"glm-4.5v": 1.0, "qwen3-30b-a3b": 0.1, "qwen3-vl-30b-a3b": 0.1}

@@ -5,8 +5,8 @@ import json
 import pytest
 from sweep.cheap import written
 
-from smoes_sim.config import load_scenario
 from smoes_sim.errors import ConfigError
+from smoes_sim.scenario import load_scenario
 from smoes_sim.sweep import load_sweep
 from smoes_sim.sweep.store import Store, _sources, digest_of, digest_of_point
 

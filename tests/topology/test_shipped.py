@@ -8,9 +8,9 @@ import pytest
 from reference import all_pairs, check_route, hops_by_networkx
 
 from smoes_sim.errors import ConfigError, TopologyError
-from smoes_sim.files import Document
 from smoes_sim.topology import Router, find_spec, find_topology, topology_names
 from smoes_sim.topology.shipped import folder
+from smoes_sim.yaml_files import Document
 
 shipped = functools.cache(find_topology)
 every_topology = pytest.mark.parametrize("name", topology_names())

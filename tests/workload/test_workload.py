@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document
 from smoes_sim.models import find_model
 from smoes_sim.workload import WorkloadSpec, build_workload, preset_names
 from smoes_sim.workload.workload import Preset
+from smoes_sim.yaml_files import Document
 
 OLMOE = find_model("olmoe-1b-7b")
 

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 
 from smoes_sim.compute import Precision, Range, Share, find_device
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, named_document
 from smoes_sim.models import ModelShape, dense_equal, find_model
 from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
@@ -19,6 +18,7 @@ from smoes_sim.topology import TopologySpec
 from smoes_sim.traffic.copies import Deduplicate, ElementType
 from smoes_sim.units import Duration, Size
 from smoes_sim.workload import WorkloadSpec
+from smoes_sim.yaml_files import Document, Spec, named_document
 
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
 

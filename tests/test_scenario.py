@@ -5,9 +5,9 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from smoes_sim.config import Scenario, load_scenario, scenario_names
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import Rates
+from smoes_sim.scenario import Scenario, load_scenario, scenario_names
 from smoes_sim.topology.specs import StarSpec
 
 SMALLEST = """\

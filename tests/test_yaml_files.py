@@ -8,9 +8,9 @@ import pytest
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.files import Document, Spec, load, nearest, read_text, replacing, write_bytes
 from smoes_sim.topology.shipped import TopologyFile
 from smoes_sim.units import Bandwidth
+from smoes_sim.yaml_files import Document, Spec, load, nearest, read_text, replacing, write_bytes
 
 
 class Wire(Spec):
