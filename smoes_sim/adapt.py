@@ -21,7 +21,7 @@ from smoes_sim.network import exchange_time, phases_of
 from smoes_sim.placement import ExpertPlacement, ExpertRule, home_tokens, keep_in_place, moved_experts, place_experts
 from smoes_sim.scenario import ExpertFile, Scenario
 from smoes_sim.simulate import constant_sets, interval, network_with, rates_with, time_step
-from smoes_sim.steps import Step, make_step
+from smoes_sim.step.build import Step, make_step
 
 _FIXED = ("contiguous", "random")
 _RANKS_ALIKE: tuple[ExpertRule, ...] = ("eplb", "coactivation", "optimal")

@@ -20,8 +20,8 @@ from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
 from smoes_sim.scenario import load_scenario
 from smoes_sim.simulate import computed, network_with, rates_with, time_step
-from smoes_sim.steps import Step
-from smoes_sim.timeline import MicroBatch, step_time
+from smoes_sim.step.build import Step
+from smoes_sim.step.timeline import MicroBatch, step_time
 from smoes_sim.topology import find_topology
 from smoes_sim.traffic.skewed import Matrix, read_matrix, uniform_matrix
 from smoes_sim.yaml_files import nearest

@@ -28,7 +28,7 @@ from smoes_sim.routing import (
 )
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import ExpertFile, RoutingSpec, Scenario
-from smoes_sim.steps import Step, StepParts, decode_steps, make_step, prefill_chunks
+from smoes_sim.step.build import Step, StepParts, decode_steps, make_step, prefill_chunks
 from smoes_sim.topology import Topology, build, find_topology
 from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_of_tokens
 

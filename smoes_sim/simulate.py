@@ -20,8 +20,8 @@ from smoes_sim.memory import memory
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
 from smoes_sim.routing import modality_specialisation
 from smoes_sim.scenario import Scenario
-from smoes_sim.steps import Step
-from smoes_sim.timeline import MicroBatch, StepTime, step_time
+from smoes_sim.step.build import Step
+from smoes_sim.step.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.traffic.copies import transmission_rate
 
 _OF_NETWORK = ("efficiency.", "half_size.", "curve", "jitter", "per_receive", "per_message", "per_exchange")

@@ -22,8 +22,8 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.simulate import network_with, outside_layers, rates_with
-from smoes_sim.steps import group_exchanges, layer_exchanges
-from smoes_sim.timeline import LayerExchanges, MicroBatch, step_time
+from smoes_sim.step.build import group_exchanges, layer_exchanges
+from smoes_sim.step.timeline import LayerExchanges, MicroBatch, step_time
 from smoes_sim.traffic.copies import count_traffic
 
 _FEW_LAYERS = 24

@@ -61,9 +61,9 @@ def simulate(
     """Predict one deployment."""
     from smoes_sim import results
     from smoes_sim.deployment import deploy
-    from smoes_sim.export.chrome import write_chrome_trace
     from smoes_sim.scenario import load_scenario
     from smoes_sim.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
+    from smoes_sim.step.perfetto import write_chrome_trace
 
     loaded = load_scenario(scenario, overrides or [])
     deployment = deploy(loaded)

@@ -12,7 +12,7 @@ from smoes_sim.compute import ComputeRates, compute_times
 from smoes_sim.deployment import Deployment
 from smoes_sim.network import Network
 from smoes_sim.simulate import constant_sets, interval, network_with, rates_with
-from smoes_sim.steps import Step
+from smoes_sim.step.build import Step
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")
 """What is timed: the parts of an MoE layer one by one from a common start, and the layer as a whole without barriers."""

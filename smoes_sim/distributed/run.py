@@ -37,7 +37,7 @@ from smoes_sim.distributed.wire import Wire, dtype_of
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import Scenario
-from smoes_sim.steps import Step, decode_steps
+from smoes_sim.step.build import Step, decode_steps
 
 WARM_UP = 2
 """Repeats before the first that counts: connections, allocations and caches."""

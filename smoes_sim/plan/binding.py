@@ -11,7 +11,7 @@ from smoes_sim.compute import ComputeRates, RankLoad
 from smoes_sim.deployment import Deployment, assemble
 from smoes_sim.network import Network
 from smoes_sim.simulate import network_with, outside_layers, rates_with, throughput, time_step
-from smoes_sim.steps import Step
+from smoes_sim.step.build import Step
 from smoes_sim.topology import Topology
 
 _HOST_BUS = "host-bus"

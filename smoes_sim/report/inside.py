@@ -17,8 +17,8 @@ from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import Scenario
 from smoes_sim.simulate import constant_sets, network_with, rates_with, time_step, times_with
-from smoes_sim.steps import Step
-from smoes_sim.timeline import StepTime
+from smoes_sim.step.build import Step
+from smoes_sim.step.timeline import StepTime
 
 Row = dict[str, Any]
 _TEXT = 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from build_from import star, topology
 
-from smoes_sim.export.chrome import chrome_trace
-from smoes_sim.timeline import StepTime
+from smoes_sim.step.perfetto import chrome_trace
+from smoes_sim.step.timeline import StepTime
 
 
 def counters(*use: tuple[float, list[float]], duration: float) -> dict[str, list[tuple[float, float]]]:

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from smoes_sim.network.hot import link_groups, use_over_time
-from smoes_sim.timeline import StepTime
+from smoes_sim.step.timeline import StepTime
 from smoes_sim.topology import Topology
 from smoes_sim.yaml_files import write_bytes
 

@@ -10,7 +10,7 @@ from smoes_sim.compute import ComputeTimes
 from smoes_sim.models import ModelShape
 from smoes_sim.models.image_tokens import FixedImageTokens
 from smoes_sim.network import Network, phases_of
-from smoes_sim.timeline import GroupExchanges, LayerExchanges, MicroBatch, step_time
+from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, step_time
 
 
 def model_of(layers, **changes):

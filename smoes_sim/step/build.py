@@ -15,7 +15,7 @@ from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import CommunicationSpec, ParallelismSpec
-from smoes_sim.timeline import GroupExchanges, LayerExchanges, Overlap
+from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, Overlap
 from smoes_sim.traffic.copies import Traffic, copy_bytes, count_traffic
 from smoes_sim.workload import Workload
 

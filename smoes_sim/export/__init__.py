@@ -1,1 +1,0 @@
-"""Give results to other tools: Chrome traces for Perfetto."""
