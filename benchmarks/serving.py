@@ -11,10 +11,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.metrics import relative_error
+from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.simulate import constant_sets
 from smoes_sim.scenario import load_scenario
-from smoes_sim.simulate import constant_sets
 from smoes_sim.step_cost import StepBatch, step_cost
 
 ROWS = Path(__file__).parent.parent / "smoes_sim" / "data" / "measurements" / "serving.csv"

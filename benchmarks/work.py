@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.case import Case, topology_spec
-from smoes_sim.deployment import deploy
 from smoes_sim.errors import SmoesError
 from smoes_sim.network import Flows, Network, exchange_time, phases_of
 from smoes_sim.network.fifo.exchange import fifo_exchange_time
+from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.simulate import network_with, predict, rates_with, time_step
 from smoes_sim.scenario import Scenario
-from smoes_sim.simulate import network_with, predict, rates_with, time_step
 from smoes_sim.topology import build
 from smoes_sim.topology.shipped import TopologyFile
 from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix

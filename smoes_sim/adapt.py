@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute.layers import ELEMENT_SIZE
-from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.drift import Window, drifting_windows, windows_of_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time, phases_of
 from smoes_sim.placement import ExpertPlacement, ExpertRule, home_tokens, keep_in_place, moved_experts, place_experts
+from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.simulate import constant_sets, interval, network_with, rates_with, time_step
 from smoes_sim.scenario import ExpertFile, Scenario
-from smoes_sim.simulate import constant_sets, interval, network_with, rates_with, time_step
 from smoes_sim.step.build import Step, make_step
 
 _FIXED = ("contiguous", "random")

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.calibration import Calibration, interval_of, network_under
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
 from smoes_sim.network.fifo.exchange import TCP_WINDOW, Injection, fifo_exchange_time
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
+from smoes_sim.prediction.constants import Calibration, interval_of, network_under
 from smoes_sim.routing import load_trace
 from smoes_sim.traffic.skewed import (
     full_workload_name,

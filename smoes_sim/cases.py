@@ -12,14 +12,14 @@ from typing import get_args
 
 import numpy as np
 
-from smoes_sim.calibration import network_under
 from smoes_sim.compute import ComputeTimes, compute_times
-from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.errors import MeasurementError
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
+from smoes_sim.prediction.constants import network_under
+from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.simulate import computed, network_with, rates_with, time_step
 from smoes_sim.scenario import load_scenario
-from smoes_sim.simulate import computed, network_with, rates_with, time_step
 from smoes_sim.step.build import Step
 from smoes_sim.step.timeline import MicroBatch, step_time
 from smoes_sim.topology import find_topology

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from smoes_sim.calibration import Calibration
 from smoes_sim.errors import ConfigError
 from smoes_sim.measurements import COLUMNS, NUMBERS
 from smoes_sim.plan import PlanFile
+from smoes_sim.prediction.constants import Calibration
 from smoes_sim.scenario import Scenario
 from smoes_sim.sweep import SweepFile
 from smoes_sim.topology.shipped import TopologyFile

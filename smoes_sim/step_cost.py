@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes, RankLoad, attention_times, compute_times
-from smoes_sim.deployment import Deployment
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time
+from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.simulate import network_with, outside_layers, rates_with
 from smoes_sim.routing.trace import PREFILL
-from smoes_sim.simulate import network_with, outside_layers, rates_with
 from smoes_sim.step.build import group_exchanges, layer_exchanges
 from smoes_sim.step.timeline import LayerExchanges, MicroBatch, step_time
 from smoes_sim.traffic.copies import count_traffic
@@ -62,7 +62,7 @@ def step_cost(deployment: Deployment, batch: StepBatch, *, constants: Mapping[st
     Args:
         deployment: The system; its own batch and lengths do not matter.
         batch: What to process.
-        constants: A set of constants (:func:`~smoes_sim.simulate.constant_sets`); None: the scenario's middle values.
+        constants: A set of constants (:func:`~smoes_sim.prediction.simulate.constant_sets`); None: the scenario's middle values.
 
     Raises:
         ConfigError: If the batch is empty or has a negative count.

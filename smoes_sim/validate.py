@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.calibration import Calibration, interval_of
 from smoes_sim.cases import Case, ExchangeCase, read_case
 from smoes_sim.errors import ConfigError
 from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.published import LibraryCalibration, load_libraries, predict_row
 from smoes_sim.measurements import Measurement, data_hash, measured_time
 from smoes_sim.metrics import relative_error
+from smoes_sim.prediction.constants import Calibration, interval_of
 
 _START_UP = 0.5
 """An exchange is called ruled by its start-up if that takes this share of its time."""

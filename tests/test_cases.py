@@ -6,13 +6,13 @@ import pytest
 
 from smoes_sim.cases import read_case
 from smoes_sim.compute import compute_times
-from smoes_sim.deployment import deploy
 from smoes_sim.errors import ConfigError, MeasurementError
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import exchange_time
+from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.simulate import rates_with
 from smoes_sim.results import resolved_yaml
 from smoes_sim.scenario import load_scenario
-from smoes_sim.simulate import rates_with
 
 STAR = "kind: star\nranks: 4\nlink: {kind: ethernet, bandwidth: 1 GB/s, latency: 0 us}\n"
 

@@ -12,10 +12,10 @@ from small_scenario import small
 
 from smoes_sim.cli import main
 from smoes_sim.cli.plan_command import plan_text
-from smoes_sim.deployment import deploy
 from smoes_sim.plan import load_plan
 from smoes_sim.plan.options import margins_of
 from smoes_sim.plan.plan_file import Serving, Slo
+from smoes_sim.prediction.deployment import deploy
 from smoes_sim.report.read_results import read_results
 from smoes_sim.serving import Objective, largest_rates, limits_of
 from smoes_sim.step_cost import StepBatch, step_cost

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from smoes_sim.calibration import Calibration, FittedRow, Parameter, interval_of
 from smoes_sim.measurements import Measurement, data_hash, read_measurements, write_measurements
+from smoes_sim.prediction.constants import Calibration, FittedRow, Parameter, interval_of
 from smoes_sim.validate import Predicted, Skip, predictor, validate
 
 STAR = "kind: star\nranks: 2\nlink: {kind: ethernet, bandwidth: 1 GB/s, latency: 0 us}\n"

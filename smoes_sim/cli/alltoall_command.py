@@ -15,8 +15,8 @@ from smoes_sim.cli.first_use import compilation_told
 
 if TYPE_CHECKING:
     from smoes_sim.alltoall import AlltoallOptions, AlltoallTime, Demand, Matrix
-    from smoes_sim.calibration import Calibration
     from smoes_sim.network import Network
+    from smoes_sim.prediction.constants import Calibration
 
 _SIZES, _SKEW = "How much", "Who sends what (one of them; equal blocks when left out)"
 _LIBRARY, _MODEL, _OUTPUT = "How the library sends", "How it is timed", "What is shown"
@@ -144,9 +144,9 @@ def alltoall(
     """
     from smoes_sim import results
     from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices
-    from smoes_sim.calibration import load_calibration
     from smoes_sim.errors import ConfigError
     from smoes_sim.network import Network
+    from smoes_sim.prediction.constants import load_calibration
     from smoes_sim.topology import find_topology
 
     demand = Demand(

@@ -60,9 +60,9 @@ def simulate(
 ) -> None:
     """Predict one deployment."""
     from smoes_sim import results
-    from smoes_sim.deployment import deploy
+    from smoes_sim.prediction.deployment import deploy
+    from smoes_sim.prediction.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
     from smoes_sim.scenario import load_scenario
-    from smoes_sim.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
     from smoes_sim.step.perfetto import write_chrome_trace
 
     loaded = load_scenario(scenario, overrides or [])
@@ -93,8 +93,8 @@ def compare(
 ) -> None:
     """Predict several deployments and what changes; KEY=A,B tries each value."""
     from smoes_sim import results
-    from smoes_sim.compare import compare as compare_all
-    from smoes_sim.compare import expand
+    from smoes_sim.prediction.compare import compare as compare_all
+    from smoes_sim.prediction.compare import expand
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]

@@ -12,8 +12,8 @@ from smoes_sim.cli import show
 
 if TYPE_CHECKING:
     from smoes_sim.calibrate import Fitted
-    from smoes_sim.calibration import Calibration
     from smoes_sim.libraries.published import LibraryCalibration
+    from smoes_sim.prediction.constants import Calibration
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _WORST = 5
@@ -47,9 +47,9 @@ def calibrate(
     """
     from smoes_sim import results
     from smoes_sim.calibrate import fit_rows, select_rows
-    from smoes_sim.calibration import save_calibration
     from smoes_sim.errors import ConfigError
     from smoes_sim.measurements import read_measurements
+    from smoes_sim.prediction.constants import save_calibration
 
     if scenario is not None:
         if fit:
@@ -79,7 +79,7 @@ def _calibrate_step(measurements: Path, scenario: str, out: Path, *, seed: int, 
     """Fit to the two latencies of a scenario."""
     from smoes_sim import results
     from smoes_sim.calibrate import fit_step_latencies
-    from smoes_sim.calibration import save_calibration
+    from smoes_sim.prediction.constants import save_calibration
     from smoes_sim.scenario import load_scenario
 
     calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
@@ -160,8 +160,8 @@ def validate(
 
 def _constants(name: str | None) -> tuple[Calibration | None, LibraryCalibration]:
     """Constants of a machine, if such a file is named, and of libraries: the named file's, or those that are shipped."""
-    from smoes_sim.calibration import load_calibration
     from smoes_sim.libraries.published import is_library_file, load_libraries
+    from smoes_sim.prediction.constants import load_calibration
 
     if name is not None and Path(name).is_file() and is_library_file(Path(name)):
         return None, load_libraries(Path(name))

@@ -14,7 +14,7 @@ from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from smoes_sim.deployment import Deployment
+    from smoes_sim.prediction.deployment import Deployment
     from smoes_sim.serving import Limits, Objective, Request
 
 Row = dict[str, Any]
@@ -58,7 +58,7 @@ def serve(
 ) -> None:
     """Let requests arrive: TTFT, TPOT, goodput; or the largest rate that keeps an objective."""
     from smoes_sim import results
-    from smoes_sim.deployment import deploy
+    from smoes_sim.prediction.deployment import deploy
     from smoes_sim.scenario import load_scenario
     from smoes_sim.serving import Objective, limits_of
 
@@ -133,8 +133,8 @@ def _requests(
 
 
 def _run(deployment: Deployment, requests: list[Request], limits: Limits, objective: Objective | None) -> Row:
+    from smoes_sim.prediction.simulate import constant_sets
     from smoes_sim.serving import forecast
-    from smoes_sim.simulate import constant_sets
 
     count = _Counter()
     with compilation_told(may_compile=True), show.progress("services", len(constant_sets(deployment))) as advance:

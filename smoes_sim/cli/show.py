@@ -14,7 +14,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_bandwidth
 
 if TYPE_CHECKING:
-    from smoes_sim.calibration import Calibration, Parameter
+    from smoes_sim.prediction.constants import Calibration, Parameter
     from smoes_sim.scenario import Scenario
 
 Row = dict[str, Any]
@@ -236,7 +236,7 @@ def _changes(rows: Sequence[Row], baseline: int) -> str:
 
 
 def _unknown(deployments: Sequence[tuple[str, Scenario]]) -> str:
-    from smoes_sim.calibration import load_calibration
+    from smoes_sim.prediction.constants import load_calibration
 
     names = list(dict.fromkeys(scenario.calibration for _, scenario in deployments if scenario.calibration))
     return "".join("\n" + calibration(load_calibration(name)) for name in names)

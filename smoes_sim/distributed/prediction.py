@@ -9,9 +9,9 @@ import numpy as np
 
 from smoes_sim.cases import phase_time
 from smoes_sim.compute import ComputeRates, compute_times
-from smoes_sim.deployment import Deployment
 from smoes_sim.network import Network
-from smoes_sim.simulate import constant_sets, interval, network_with, rates_with
+from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.simulate import constant_sets, interval, network_with, rates_with
 from smoes_sim.step.build import Step
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")

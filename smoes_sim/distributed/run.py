@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
 from smoes_sim.distributed.dispatch import Plan, Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts, seeded_generator
@@ -35,6 +34,7 @@ from smoes_sim.distributed.rows import Measured, RunRow
 from smoes_sim.distributed.runnable import as_executed, check_memory, check_runnable
 from smoes_sim.distributed.wire import Wire, dtype_of
 from smoes_sim.errors import ConfigError, SimulationError
+from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import Scenario
 from smoes_sim.step.build import Step, decode_steps

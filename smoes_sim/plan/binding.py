@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from smoes_sim.compute import ComputeRates, RankLoad
-from smoes_sim.deployment import Deployment, assemble
 from smoes_sim.network import Network
-from smoes_sim.simulate import network_with, outside_layers, rates_with, throughput, time_step
+from smoes_sim.prediction.deployment import Deployment, assemble
+from smoes_sim.prediction.simulate import network_with, outside_layers, rates_with, throughput, time_step
 from smoes_sim.step.build import Step
 from smoes_sim.topology import Topology
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.errors import ConfigError, SimulationError
-from smoes_sim.memory import memory
 from smoes_sim.plan.binding import resource_label, sensitivity
 from smoes_sim.plan.plan_file import Offer, Plan, PlanFile, Serving, Slo
+from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.memory_fit import memory
+from smoes_sim.prediction.simulate import Prediction, interval, middle_constants, predict
 from smoes_sim.serving import Objective, largest_rates, limits_of
-from smoes_sim.simulate import Prediction, interval, middle_constants, predict
 
 Row = dict[str, Any]
 Series = NDArray[np.float64]

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.network import Flows, Network, link_load
 from smoes_sim.network.hot import hot_links
 from smoes_sim.placement import ExpertPlacement
+from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.simulate import constant_sets, network_with, rates_with, time_step, times_with
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import Scenario
-from smoes_sim.simulate import constant_sets, network_with, rates_with, time_step, times_with
 from smoes_sim.step.build import Step
 from smoes_sim.step.timeline import StepTime
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from smoes_sim.calibration import INTERVAL, load_calibration
+from smoes_sim.prediction.constants import INTERVAL, load_calibration
 from smoes_sim.report.inline import unit_of
 from smoes_sim.report.read_results import Results
 from smoes_sim.scenario import Scenario

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from smoes_sim.compute import StepSize, find_device, memory_of_rank
-from smoes_sim.deployment import Deployment
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.simulate import constant_sets, interval
 from smoes_sim.serving.batching import BLOCK, Limits
 from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests
 from smoes_sim.serving.search import WANTED, largest_rate
 from smoes_sim.serving.service import Cost, run_service
-from smoes_sim.simulate import constant_sets, interval
 from smoes_sim.step_cost import StepBatch, step_cost
 from smoes_sim.traffic.copies import copy_bytes
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from smoes_sim.deployment import Deployment
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.workload import build_workload
 from smoes_sim.yaml_files import nearest, read_text
 

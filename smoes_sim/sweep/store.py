@@ -25,7 +25,7 @@ from smoes_sim.yaml_files import write_bytes
 Outcome = dict[str, Any]
 """``values`` of a prediction and the ``draws`` of what may be compared, or ``error`` in one line."""
 _PACKAGE = Path(__file__).parents[1]
-_MODEL = ("smoes_sim.scenario", "smoes_sim.simulate")
+_MODEL = ("smoes_sim.scenario", "smoes_sim.prediction.simulate")
 """The modules that turn a scenario into numbers; what they import counts too."""
 _NO_INPUT = {"measurements", "plans", "scenarios", "studies", "sweeps"}
 """Folders of shipped data that no prediction reads; scenarios count once they are resolved."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smoes_sim.changes import changes
+from smoes_sim.prediction.changes import changes
+from smoes_sim.prediction.simulate import Prediction
 from smoes_sim.results import write_tables
-from smoes_sim.simulate import Prediction
 from smoes_sim.sweep.store import Outcome
 from smoes_sim.sweep.study import Sweep, text_of
 

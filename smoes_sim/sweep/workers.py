@@ -13,10 +13,10 @@ from typing import Any
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from smoes_sim.changes import CHANGES
 from smoes_sim.errors import ConfigError, SimulationError, SmoesError
+from smoes_sim.prediction.changes import CHANGES
+from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import Scenario
-from smoes_sim.simulate import simulate
 from smoes_sim.sweep.store import Outcome, digest_of
 
 _POLL = 1.0

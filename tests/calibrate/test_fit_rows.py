@@ -6,10 +6,10 @@ import pytest
 from synthetic_rows import FIT, TRUTH, write_rows
 
 from smoes_sim.calibrate import Fitted, fit_rows, select_rows
-from smoes_sim.calibration import load_calibration, save_calibration
 from smoes_sim.cases import read_case
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.measurements import Measurement, read_measurements
+from smoes_sim.prediction.constants import load_calibration, save_calibration
 from smoes_sim.validate import predictor, validate
 
 

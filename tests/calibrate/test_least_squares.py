@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smoes_sim.calibrate.least_squares import Problem, error_spread, log_scatter, solve
-from smoes_sim.calibration import interval_of
+from smoes_sim.prediction.constants import interval_of
 
 TRUTH = np.log([600e-6, 300e-6, 0.9])
 RATE = 12.5e6

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from smoes_sim.deployment import Deployment, deploy
 from smoes_sim.distributed.dispatch import Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts
 from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
 from smoes_sim.distributed.wire import Wire
+from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.scenario import Scenario
 

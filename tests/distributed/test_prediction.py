@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from layer_cases import Case, scenario_of
 
-from smoes_sim.deployment import deploy
 from smoes_sim.distributed.prediction import predict_layers
 from smoes_sim.network import exchange_time
+from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.simulate import times_with
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import save_trace
 from smoes_sim.scenario import Scenario
-from smoes_sim.simulate import times_with
 
 
 def test_parts_are_what_the_simulator_says_of_them() -> None:

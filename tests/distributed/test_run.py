@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from smoes_sim.cli import main
-from smoes_sim.deployment import deploy
 from smoes_sim.distributed.prediction import predict_layers
 from smoes_sim.distributed.runnable import as_executed
 from smoes_sim.lab.namespaces import why_not
 from smoes_sim.measurements import read_measurements
+from smoes_sim.prediction.deployment import deploy
 from smoes_sim.scenario import load_scenario
 from smoes_sim.yaml_files import write_bytes
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from layer_cases import Case, scenario_of
 
-from smoes_sim.deployment import deploy
 from smoes_sim.distributed import facts
 from smoes_sim.distributed.runnable import (
     as_executed,
@@ -16,8 +15,9 @@ from smoes_sim.distributed.runnable import (
     write_scenario,
 )
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import Scenario, load_scenario
-from smoes_sim.simulate import simulate
 
 
 def changed(scenario: Scenario, **communication: object) -> Scenario:

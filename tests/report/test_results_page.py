@@ -12,16 +12,16 @@ from report.outline import assert_stands_alone, outline_of
 from small_scenario import small
 
 from smoes_sim.cli import main
-from smoes_sim.compare import compare
-from smoes_sim.deployment import deploy
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.compare import compare
+from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.simulate import simulate
 from smoes_sim.report.inline import seconds, with_own_ids
 from smoes_sim.report.inside import look_inside, modality_of_slots
 from smoes_sim.report.read_results import read_results
 from smoes_sim.report.results_page import write_report
 from smoes_sim.report.sentences import names_of
 from smoes_sim.results import write_results
-from smoes_sim.simulate import simulate
 from smoes_sim.topology import find_topology
 from smoes_sim.topology.picture import draw_topology
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_scenario import small
 
-from smoes_sim.deployment import deploy
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.deployment import deploy
 from smoes_sim.serving import Request, poisson_requests, read_requests
 
 

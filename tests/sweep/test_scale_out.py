@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smoes_sim.simulate import simulate
+from smoes_sim.prediction.simulate import simulate
 from smoes_sim.sweep import load_sweep
 from smoes_sim.topology import find_spec
 

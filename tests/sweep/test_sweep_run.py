@@ -11,10 +11,10 @@ import psutil
 import pytest
 from sweep.cheap import written
 
-from smoes_sim.deployment import synthesize_trace
 from smoes_sim.errors import ConfigError, SimulationError
+from smoes_sim.prediction.deployment import synthesize_trace
+from smoes_sim.prediction.simulate import simulate
 from smoes_sim.routing import save_trace
-from smoes_sim.simulate import simulate
 from smoes_sim.sweep import Shard, load_sweep, run_sweep
 from smoes_sim.sweep.store import digest_of
 from smoes_sim.sweep.workers import run_point

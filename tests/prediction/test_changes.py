@@ -2,8 +2,8 @@
 
 import pytest
 
-from smoes_sim.changes import changes
-from smoes_sim.simulate import Prediction
+from smoes_sim.prediction.changes import changes
+from smoes_sim.prediction.simulate import Prediction
 
 
 def prediction(draws: dict[str, list[float]], **values: float) -> Prediction:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from smoes_sim.cli import main
-from smoes_sim.deployment import deploy
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.deployment import deploy
 from smoes_sim.routing import RoutingTrace, save_trace
 from smoes_sim.scenario import load_scenario
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.simulate import Prediction, interval
+from smoes_sim.prediction.simulate import Prediction, interval
 
 CHANGES = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "decode_ep_comm_s", "bytes_remote")
 """Quantities whose change is told, as far as a prediction has them."""

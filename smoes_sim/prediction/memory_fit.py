@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smoes_sim.compute import MemoryNeed, StepSize, find_device, memory_of_rank
-from smoes_sim.deployment import Deployment
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.traffic.copies import copy_bytes
 

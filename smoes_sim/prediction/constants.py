@@ -15,7 +15,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.network import Network
 from smoes_sim.yaml_files import Spec, nearest, read_text, write_bytes
 
-_SHIPPED = Path(__file__).parent / "data" / "calibrations"
+_SHIPPED = Path(__file__).parents[1] / "data" / "calibrations"
 CONSTANTS = (
     "per_message",
     "per_exchange",

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from small_scenario import small
 
-from smoes_sim.deployment import deploy
-from smoes_sim.memory import memory
+from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.memory_fit import memory
 
 # an expert of 3 * 8192 * 32768 parameters is 1.61 GB in bf16; 8 of them in each of 3 MoE layers: 38.7 GB
 LARGE = ("model.hidden=8192", "model.expert_ffn=32768", "model.shared_experts=0", "model.dense_ffn=1024")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from smoes_sim.deployment import deploy, synthesize_trace
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.deployment import deploy, synthesize_trace
+from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import load_scenario
-from smoes_sim.simulate import simulate
 from smoes_sim.traffic.copies import transmission_rate
 
 PUBLISHED = {  # public notes on arXiv 2604.23996: OLMoE, two devices, MMMU

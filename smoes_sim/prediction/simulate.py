@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.calibration import INTERVAL, load_calibration, network_under
 from smoes_sim.compute import ComputeRates, Range, compute_times, find_device, vision_time
 from smoes_sim.compute.cores import shared_finish
-from smoes_sim.deployment import Deployment, deploy
-from smoes_sim.memory import memory
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
+from smoes_sim.prediction.constants import INTERVAL, load_calibration, network_under
+from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.routing import modality_specialisation
 from smoes_sim.scenario import Scenario
 from smoes_sim.step.build import Step

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from smoes_sim.changes import changes
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.changes import changes
+from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import Scenario, load_scenario
-from smoes_sim.simulate import simulate
 
 
 def expand(names: Sequence[str], overrides: Sequence[str]) -> list[tuple[str, Scenario]]:

@@ -5,7 +5,7 @@ from small_scenario import small
 
 from smoes_sim.cli.show import prediction
 from smoes_sim.errors import ConfigError
-from smoes_sim.simulate import simulate
+from smoes_sim.prediction.simulate import simulate
 
 IMAGES = "workload={batch: 8, text_tokens: 32, output_tokens: 2, images: 1, image_width: 336, image_height: 336}"
 
