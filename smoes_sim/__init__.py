@@ -1,3 +1,5 @@
 """What expert parallelism costs on a topology, and what SMoES, another placement or another network would save."""
 
-__version__ = "0.1.0"
+from smoes_sim.version import __version__
+
+__all__ = ["__version__"]

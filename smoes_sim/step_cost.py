@@ -62,7 +62,8 @@ def step_cost(deployment: Deployment, batch: StepBatch, *, constants: Mapping[st
     Args:
         deployment: The system; its own batch and lengths do not matter.
         batch: What to process.
-        constants: A set of constants (:func:`~smoes_sim.prediction.simulate.constant_sets`); None: the scenario's middle values.
+        constants: A set of constants (:func:`~smoes_sim.prediction.simulate.constant_sets`);
+            None: the middle values of the scenario.
 
     Raises:
         ConfigError: If the batch is empty or has a negative count.

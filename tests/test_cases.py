@@ -11,7 +11,7 @@ from smoes_sim.measurements import Measurement
 from smoes_sim.network import exchange_time
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.simulate import rates_with
-from smoes_sim.results import resolved_yaml
+from smoes_sim.results.write import resolved_yaml
 from smoes_sim.scenario import load_scenario
 
 STAR = "kind: star\nranks: 4\nlink: {kind: ethernet, bandwidth: 1 GB/s, latency: 0 us}\n"

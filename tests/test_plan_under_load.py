@@ -16,7 +16,7 @@ from smoes_sim.plan import load_plan
 from smoes_sim.plan.options import margins_of
 from smoes_sim.plan.plan_file import Serving, Slo
 from smoes_sim.prediction.deployment import deploy
-from smoes_sim.report.read_results import read_results
+from smoes_sim.results.read import read_results
 from smoes_sim.serving import Objective, largest_rates, limits_of
 from smoes_sim.step_cost import StepBatch, step_cost
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim import __version__
 from smoes_sim.calibrate.least_squares import Array, Problem, Solution, log_scatter, median_scatter, solve
 from smoes_sim.calibrate.priors import prior_of
 from smoes_sim.cases import Case, ExchangeCase, read_case
@@ -18,6 +17,7 @@ from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.measurements import COLUMNS, Measurement, data_hash, measured_time, value_of
 from smoes_sim.prediction.constants import INTERVAL, Calibration, FittedRow, Parameter
 from smoes_sim.units import parse_size
+from smoes_sim.version import __version__
 from smoes_sim.yaml_files import nearest
 
 _NUM_DRAWS = 32

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import qmc
 
-from smoes_sim import __version__
 from smoes_sim.errors import CalibrationError, MeasurementError
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
 from smoes_sim.prediction.constants import Calibration, FittedRow, Parameter
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.prediction.simulate import network_with, rates_with, time_step
 from smoes_sim.scenario import Scenario
+from smoes_sim.version import __version__
 
 _NUM_DRAWS = 16
 _TRIES = 64

@@ -31,8 +31,8 @@ def adapt(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Place experts anew as the mix of modalities drifts: time saved, weights moved, break-even."""
-    from smoes_sim import results
     from smoes_sim.adapt import adapt as compare
+    from smoes_sim.results.write import to_json, write_tables
     from smoes_sim.scenario import load_scenario
 
     loaded = load_scenario(scenario, overrides or [])
@@ -44,10 +44,10 @@ def adapt(
         )
     document = {"name": scenario} | document
     if out is not None:
-        results.write_tables(out, document["over_time"], document)
+        write_tables(out, document["over_time"], document)
         show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
         _plot(document, out)
-    typer.echo(results.to_json(document) if as_json else _text(document), nl=False)
+    typer.echo(to_json(document) if as_json else _text(document), nl=False)
 
 
 def _every(text: str, windows: int) -> list[int]:

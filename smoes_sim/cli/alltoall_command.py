@@ -142,11 +142,11 @@ def alltoall(
 
     For example: smoes-sim alltoall 8x8-h100-ndr400 --zipf 1 --links 8
     """
-    from smoes_sim import results
     from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices
     from smoes_sim.errors import ConfigError
     from smoes_sim.network import Network
     from smoes_sim.prediction.constants import load_calibration
+    from smoes_sim.results.write import to_json
     from smoes_sim.topology import find_topology
 
     demand = Demand(
@@ -174,7 +174,7 @@ def alltoall(
     document = _document(context, demand, network.topology.num_ranks, times)
     if plot is not None:
         _plot(plot, document, times[-1], is_sweep=sweep is not None)
-    typer.echo(results.to_json(document) if as_json else show.alltoall(document), nl=False)
+    typer.echo(to_json(document) if as_json else show.alltoall(document), nl=False)
     if sys.stderr.isatty() and not as_json:
         show.talk(f"wall time {document['wall_s']:.2f} s")
 

@@ -59,9 +59,9 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Predict one deployment."""
-    from smoes_sim import results
     from smoes_sim.prediction.deployment import deploy
     from smoes_sim.prediction.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
+    from smoes_sim.results.write import to_json, write_results
     from smoes_sim.scenario import load_scenario
     from smoes_sim.step.perfetto import write_chrome_trace
 
@@ -79,9 +79,9 @@ def simulate(
         write_chrome_trace(step, deployment.topology, timeline)
         show.talk(f"timeline: {timeline} (open it at https://ui.perfetto.dev)")
     if out is not None:
-        results.write_results(out, [row], [(scenario, loaded)])
+        write_results(out, [row], [(scenario, loaded)])
         show.talk(f"results: {out}")
-    typer.echo(results.to_json(row) if as_json else show.prediction(row), nl=False)
+    typer.echo(to_json(row) if as_json else show.prediction(row), nl=False)
 
 
 @app.command()
@@ -92,9 +92,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Predict several deployments and what changes; KEY=A,B tries each value."""
-    from smoes_sim import results
     from smoes_sim.prediction.compare import compare as compare_all
     from smoes_sim.prediction.compare import expand
+    from smoes_sim.results.write import to_json, write_results
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
@@ -104,11 +104,11 @@ def compare(
     with compilation_told(may_compile=True), show.progress("deployments", len(deployments)) as advance:
         rows = compare_all(deployments, baseline=baseline, on_row=advance)
     if out is not None:
-        results.write_results(out, rows, deployments, about={"baseline": baseline})
+        write_results(out, rows, deployments, about={"baseline": baseline})
         plots = show.save_comparison(rows, out)
         show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
     document = {"baseline": baseline, "rows": rows}
-    text = results.to_json(document) if as_json else show.comparison(rows, deployments, baseline=baseline)
+    text = to_json(document) if as_json else show.comparison(rows, deployments, baseline=baseline)
     typer.echo(text, nl=False)
     if out is not None and plots and not as_json:
         typer.echo(f"plot: {plots[0]}")
@@ -127,10 +127,10 @@ def schema(
     kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements, sweep or plan.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
-    from smoes_sim import results
+    from smoes_sim.results.write import to_json
     from smoes_sim.schemas import schema_of
 
-    typer.echo(results.to_json(schema_of(kind)), nl=False)
+    typer.echo(to_json(schema_of(kind)), nl=False)
 
 
 def _usage(error: Any) -> str:

@@ -223,9 +223,9 @@ def _take_part(context: typer.Context, demand: Demand) -> None:
 
 def _report(cases: list[Case], options: Any, *, words: str, as_json: bool) -> None:
     """Measure, and print on rank 0: each row as it comes, or one JSON document at the end."""
-    from smoes_sim import results
     from smoes_sim.distributed.bench import run_bench
     from smoes_sim.distributed.bench_plan import table_head, table_line
+    from smoes_sim.results.write import to_json
 
     def say(text: str) -> None:
         if not as_json:
@@ -240,7 +240,7 @@ def _report(cases: list[Case], options: Any, *, words: str, as_json: bool) -> No
         on_row=lambda row: say(table_line(row)),
     )
     if as_json and os.environ["RANK"] == "0":
-        typer.echo(results.to_json(document | more), nl=False)
+        typer.echo(to_json(document | more), nl=False)
 
 
 def _timeout(context: typer.Context) -> float:

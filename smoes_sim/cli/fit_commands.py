@@ -45,11 +45,11 @@ def calibrate(
 
     For example: smoes-sim calibrate rows.csv --fit mode=sendrecv --fit 'bytes_per_rank=1 MiB' -o machine.json
     """
-    from smoes_sim import results
     from smoes_sim.calibrate import fit_rows, select_rows
     from smoes_sim.errors import ConfigError
     from smoes_sim.measurements import read_measurements
     from smoes_sim.prediction.constants import save_calibration
+    from smoes_sim.results.write import to_json
 
     if scenario is not None:
         if fit:
@@ -72,32 +72,32 @@ def calibrate(
     show.talk(f"calibration: {out}")
     held_out = len(rows) - len(fitted.residuals)
     document = fitted.calibration.model_dump() | {"residuals": fitted.document(), "held_out": held_out}
-    typer.echo(results.to_json(document) if as_json else _calibration_text(fitted, held_out=held_out), nl=False)
+    typer.echo(to_json(document) if as_json else _calibration_text(fitted, held_out=held_out), nl=False)
 
 
 def _calibrate_step(measurements: Path, scenario: str, out: Path, *, seed: int, as_json: bool) -> None:
     """Fit to the two latencies of a scenario."""
-    from smoes_sim import results
     from smoes_sim.calibrate import fit_step_latencies
     from smoes_sim.prediction.constants import save_calibration
+    from smoes_sim.results.write import to_json
     from smoes_sim.scenario import load_scenario
 
     calibration = fit_step_latencies(measurements, load_scenario(scenario), name=scenario, seed=seed)
     save_calibration(calibration, out)
     show.talk(f"calibration: {out}")
-    typer.echo(results.to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
+    typer.echo(to_json(calibration.model_dump()) if as_json else show.calibration(calibration), nl=False)
 
 
 def _calibrate_libraries(tables: list[Path], out: Path, *, as_json: bool) -> None:
     """Fit the library models to the published systems, and to tables of one's own."""
-    from smoes_sim import results
     from smoes_sim.libraries.published import PUBLISHED, fit_libraries, save_libraries
+    from smoes_sim.results.write import to_json
 
     command = " ".join(["smoes-sim calibrate published", *(f"--add {shlex.quote(path.name)}" for path in tables)])
     libraries = fit_libraries([PUBLISHED, *tables], command=command)
     save_libraries(libraries, out)
     show.talk(f"calibration: {out}")
-    typer.echo(results.to_json(libraries.model_dump()) if as_json else show.parameters(libraries.parameters), nl=False)
+    typer.echo(to_json(libraries.model_dump()) if as_json else show.parameters(libraries.parameters), nl=False)
 
 
 def _calibration_text(fitted: Fitted, *, held_out: int) -> str:
@@ -127,7 +127,6 @@ def validate(
 
     For example: smoes-sim validate rows.csv --calibration machine.json --report errors.html
     """
-    from smoes_sim import results
     from smoes_sim.cli.published_text import published_text
     from smoes_sim.errors import ConfigError
     from smoes_sim.libraries.published import PUBLISHED
@@ -135,6 +134,7 @@ def validate(
     from smoes_sim.published_errors import published_errors
     from smoes_sim.report.page import check_page_file
     from smoes_sim.report.validation_page import write_validation_page
+    from smoes_sim.results.write import to_json
     from smoes_sim.validate import predictor
     from smoes_sim.validate import validate as validate_rows
 
@@ -155,7 +155,7 @@ def validate(
         write_validation_page(document, report, measurements=name, calibration=calibration or "shipped, of libraries")
         show.talk(f"report: {report}")
     text = validation_text if measurements else published_text
-    typer.echo(results.to_json(document) if as_json else text(document), nl=False)
+    typer.echo(to_json(document) if as_json else text(document), nl=False)
 
 
 def _constants(name: str | None) -> tuple[Calibration | None, LibraryCalibration]:

@@ -38,8 +38,8 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Build a topology as network namespaces; it stays until lab down."""
-    from smoes_sim import results
     from smoes_sim.lab import Lab
+    from smoes_sim.results.write import to_json
 
     with _ending_on_signals():
         plan = _plan(topology, scale=scale, seed=seed)
@@ -49,7 +49,7 @@ def up(
         except BaseException:
             lab.down()
             raise
-    typer.echo(results.to_json(_document(lab, checked)) if as_json else _table(lab), nl=False)
+    typer.echo(to_json(_document(lab, checked)) if as_json else _table(lab), nl=False)
     if not as_json:
         show.talk(f"predict on what was built: smoes-sim alltoall {lab.topology_file}")
         show.talk(f"use it: smoes-sim lab exec {lab.name} RANK -- COMMAND; end it: smoes-sim lab down {lab.name}")

@@ -41,10 +41,10 @@ def import_measurements(
 
     For example: smoes-sim measurements import run.log -o rows.csv --topology 8x-h100
     """
-    from smoes_sim import results
     from smoes_sim.errors import ConfigError
     from smoes_sim.measurements import write_measurements
     from smoes_sim.measurements.imported import Facts, import_logs
+    from smoes_sim.results.write import to_json
 
     described = (nodes, ranks_per_node, intra_link, intra_rate, inter_link, nic_rate)
     if topology and any(described):
@@ -64,4 +64,4 @@ def import_measurements(
         "file": str(out), "rows": len(imported.rows), "left_out": imported.left_out, "nodes": first.nodes,
         "ranks_per_node": first.ranks_per_node, "library": first.library, "topology": topology,
     }  # fmt: skip
-    typer.echo(results.to_json(document) if as_json else show.pairs(document), nl=False)
+    typer.echo(to_json(document) if as_json else show.pairs(document), nl=False)

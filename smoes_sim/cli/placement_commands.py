@@ -82,12 +82,12 @@ def judge(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Hold every rule against the exact optimum of a small case: load of the busiest rank, experts kept together."""
-    from smoes_sim import results
     from smoes_sim.placement.judge import optimality_gaps
+    from smoes_sim.results.write import to_json
     from smoes_sim.routing import load_trace
 
     rows = optimality_gaps(load_trace(trace), num_ranks=ranks, spare=spare)
-    typer.echo(results.to_json({"rows": rows}) if as_json else _text(rows), nl=False)
+    typer.echo(to_json({"rows": rows}) if as_json else _text(rows), nl=False)
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

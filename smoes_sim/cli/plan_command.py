@@ -26,8 +26,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find the cheapest system on a price list that meets an SLO, and what holds each back."""
-    from smoes_sim import results
     from smoes_sim.plan import load_plan, make_plan
+    from smoes_sim.results.write import resolved_yaml, to_json, write_tables
     from smoes_sim.yaml_files import write_bytes
 
     loaded = load_plan(file, overrides or [])
@@ -35,11 +35,11 @@ def plan(
         document = make_plan(loaded, on_offer=advance)
     if out is not None:
         scenarios = [(row.point.name, row.point.scenario) for row in loaded.offers]
-        results.write_tables(out, document["options"], document)
+        write_tables(out, document["options"], document)
         known = [(name, scenario) for name, scenario in scenarios if scenario is not None]
-        write_bytes(out / "scenario.resolved.yaml", results.resolved_yaml(known))
+        write_bytes(out / "scenario.resolved.yaml", resolved_yaml(known))
         show.talk(f"results: {out}; a page of them: smoes-sim report {out} -o plan.html")
-    typer.echo(results.to_json(document) if as_json else plan_text(document), nl=False)
+    typer.echo(to_json(document) if as_json else plan_text(document), nl=False)
 
 
 def plan_text(document: Row) -> str:

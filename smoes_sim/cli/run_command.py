@@ -98,9 +98,9 @@ def _take_part(
     as_json: bool,
 ) -> None:
     """Be one of the ranks that ``torchrun`` or :func:`_launch` started; rank 0 writes and prints."""
-    from smoes_sim import results
     from smoes_sim.distributed.rows import summarise, write_run
     from smoes_sim.distributed.run import execute
+    from smoes_sim.results.write import to_json
     from smoes_sim.scenario import load_scenario
 
     scenario = load_scenario(name, overrides)
@@ -111,7 +111,7 @@ def _take_part(
     if out is not None:
         write_run(out, measured, document)
     if as_json:
-        typer.echo(results.to_json(document | {"rows": [asdict(row) for row in measured.rows]}), nl=False)
+        typer.echo(to_json(document | {"rows": [asdict(row) for row in measured.rows]}), nl=False)
     else:
         typer.echo(_table(document), nl=False)
 

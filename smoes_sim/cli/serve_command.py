@@ -57,8 +57,8 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Let requests arrive: TTFT, TPOT, goodput; or the largest rate that keeps an objective."""
-    from smoes_sim import results
     from smoes_sim.prediction.deployment import deploy
+    from smoes_sim.results.write import to_json, write_results
     from smoes_sim.scenario import load_scenario
     from smoes_sim.serving import Objective, limits_of
 
@@ -78,10 +78,10 @@ def serve(
         document |= _run(deployment, chosen, limits, objective)
     if out is not None:
         rows = document.get("rows", [document])
-        results.write_results(out, rows, [(scenario, loaded)])
+        write_results(out, rows, [(scenario, loaded)])
         plot = _plot(document, out) if "rows" in document else None
         show.talk(f"results: {out}" + (f", plot: {plot}" if plot else ""))
-    typer.echo(results.to_json(document) if as_json else text_of(document), nl=False)
+    typer.echo(to_json(document) if as_json else text_of(document), nl=False)
 
 
 def _check(*, rate: str | None, arrivals: Path | None, slo: str | None, requests: int | None, duration: str | None) -> None:

@@ -52,7 +52,7 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Predict every point of a grid or a list; a killed run goes on where it was."""
-    from smoes_sim import results
+    from smoes_sim.results.write import to_json
     from smoes_sim.sweep import Shard, load_sweep, run_sweep
 
     if scheduler is not None and (backend != "dask" or jobs is not None):
@@ -79,7 +79,7 @@ def sweep(
     if tally.rows and (plot := _plot(loaded, tally.rows, out)):
         show.talk(f"plot: {plot}")
     if as_json:
-        typer.echo(results.to_json(_counts(tally) | {"failures": tally.failures}), nl=False)
+        typer.echo(to_json(_counts(tally) | {"failures": tally.failures}), nl=False)
     elif tally.rows:
         typer.echo(points_table(loaded, tally.rows), nl=False)
     if tally.failed:

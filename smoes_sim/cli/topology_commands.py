@@ -17,7 +17,7 @@ Name = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="A shipped topolog
 @app.command("list")
 def list_topologies(as_json: Json = False) -> None:
     """List the shipped topologies."""
-    from smoes_sim import results
+    from smoes_sim.results.write import to_json
     from smoes_sim.topology import find_spec, topology_names
 
     rows = [
@@ -25,7 +25,7 @@ def list_topologies(as_json: Json = False) -> None:
         for name in topology_names()
         for spec in [find_spec(name)]
     ]
-    typer.echo(results.to_json({"topologies": rows}) if as_json else show.columns(rows), nl=False)
+    typer.echo(to_json({"topologies": rows}) if as_json else show.columns(rows), nl=False)
 
 
 @app.command("show")
@@ -35,7 +35,7 @@ def show_topology(
     as_json: Json = False,
 ) -> None:
     """Show the size, links and sources of a topology; with --svg also a picture."""
-    from smoes_sim import results
+    from smoes_sim.results.write import to_json
     from smoes_sim.topology import find_spec, find_topology
     from smoes_sim.topology.metrics import describe
     from smoes_sim.topology.picture import draw_topology
@@ -46,16 +46,16 @@ def show_topology(
     if svg is not None:
         write_bytes(svg, draw_topology(topology).encode())
         show.talk(f"picture: {svg}")
-    typer.echo(results.to_json(document) if as_json else show.topology(document), nl=False)
+    typer.echo(to_json(document) if as_json else show.topology(document), nl=False)
 
 
 @app.command("check")
 def check_topology(name: Name, as_json: Json = False) -> None:
     """Check a topology file: it loads, every rank reaches every other. Exit 2 with the place if not."""
-    from smoes_sim import results
+    from smoes_sim.results.write import to_json
     from smoes_sim.topology import find_topology
     from smoes_sim.topology.metrics import describe
 
     document = describe(find_topology(name))
     text = f"{name}: ok, {document['devices']} ranks, {document['links']} directed links, all connected\n"
-    typer.echo(results.to_json(document) if as_json else text, nl=False)
+    typer.echo(to_json(document) if as_json else text, nl=False)

@@ -198,9 +198,9 @@ app.command("info", hidden=True)(inspect)
 
 
 def _print(path: Path, as_json: bool) -> None:
-    from smoes_sim import results
+    from smoes_sim.results.write import to_json
     from smoes_sim.routing import load_trace
     from smoes_sim.routing.information import describe
 
     document = describe(load_trace(path))
-    typer.echo(results.to_json(document) if as_json else show.pairs(document), nl=False)
+    typer.echo(to_json(document) if as_json else show.pairs(document), nl=False)

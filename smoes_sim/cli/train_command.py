@@ -29,8 +29,8 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train every variant and seed of a study, measure routing and traffic, judge the claims."""
-    from smoes_sim import results
     from smoes_sim.learning.study_file import load_study
+    from smoes_sim.results.write import to_json
     from smoes_sim.yaml_files import write_bytes
 
     loaded = load_study(study, overrides or [])
@@ -42,7 +42,7 @@ def train(
     with show.progress("steps", total_steps(loaded)) as advance:
         measured = run_study(loaded, out, jobs=jobs, on_steps=advance, on_unit=_say)
     document = summarise(loaded, measured)
-    as_bytes = results.to_json(document)
+    as_bytes = to_json(document)
     write_bytes(out / "summary.json", as_bytes)
     plot = _plot(loaded.claims[0] if loaded.claims else None, measured, out)
     typer.echo(as_bytes if as_json else tables(document) + plot, nl=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from smoes_sim import __version__
 from smoes_sim.distributed.group import RankGroup
+from smoes_sim.version import __version__
 
 _SIOCGIFADDR, _SIOCGIFMTU = 0x8915, 0x8921
 _TCP = Path("/proc/sys/net/ipv4")

@@ -10,12 +10,12 @@ from typing import Any
 
 import polars as pl
 
-from smoes_sim import __version__
 from smoes_sim.distributed.prediction import PHASES, Predicted, predict_layers
 from smoes_sim.distributed.runnable import SCENARIO, with_trace, write_scenario
 from smoes_sim.measurements import Measurement, write_measurements
 from smoes_sim.prediction.deployment import Deployment
-from smoes_sim.results import to_json
+from smoes_sim.results.write import to_json
+from smoes_sim.version import __version__
 from smoes_sim.yaml_files import write_bytes
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.deployment import Deployment, synthesize_trace, topology_of
-from smoes_sim.results import resolved_yaml
+from smoes_sim.results.write import resolved_yaml
 from smoes_sim.routing.trace import save_trace
 from smoes_sim.scenario import Scenario
 from smoes_sim.yaml_files import write_bytes

@@ -16,7 +16,6 @@ import numpy as np
 import orjson
 from pydantic import ValidationError
 
-from smoes_sim import __version__
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.families import FAMILIES, know, know_all
@@ -25,6 +24,7 @@ from smoes_sim.libraries.leave_out import fit_scaled, outcome_of
 from smoes_sim.libraries.pooling import Fitted, Known, terms_of
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
 from smoes_sim.prediction.constants import FittedRow, Parameter
+from smoes_sim.version import __version__
 from smoes_sim.yaml_files import Spec, read_text, write_bytes
 
 _DATA = Path(__file__).parent.parent / "data"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from smoes_sim import __version__
 from smoes_sim.plan.options import Option, all_options, wins
 from smoes_sim.plan.plan_file import Plan
 from smoes_sim.serving import WANTED
+from smoes_sim.version import __version__
 
 Row = dict[str, Any]
 _QUANTITIES = {

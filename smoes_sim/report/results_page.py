@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim import __version__
 from smoes_sim.errors import ConfigError
 from smoes_sim.report import figures as draw
 from smoes_sim.report import sentences as say
 from smoes_sim.report.inline import with_own_ids
 from smoes_sim.report.inside import Inside, look_inside
 from smoes_sim.report.page import picture, write_page
-from smoes_sim.report.read_results import Results, read_results
-from smoes_sim.results import resolved_yaml
+from smoes_sim.results.read import Results, read_results
+from smoes_sim.results.write import resolved_yaml
 from smoes_sim.sweep.study import text_at
 from smoes_sim.topology.picture import draw_topology
+from smoes_sim.version import __version__
 
 Row = dict[str, Any]
 _MOST_ROWS = 200

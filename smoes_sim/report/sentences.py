@@ -8,7 +8,7 @@ from typing import Any
 
 from smoes_sim.prediction.constants import INTERVAL, load_calibration
 from smoes_sim.report.inline import unit_of
-from smoes_sim.report.read_results import Results
+from smoes_sim.results.read import Results
 from smoes_sim.scenario import Scenario
 from smoes_sim.sweep.study import in_one_line
 

@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from smoes_sim import __version__
 from smoes_sim.errors import ConfigError
 from smoes_sim.report.inline import seconds, with_own_ids
 from smoes_sim.report.page import picture, write_page
 from smoes_sim.report.validation_charts import chart_rows, histogram_svg, residual_svg, scatter_svg
+from smoes_sim.version import __version__
 
 Row = dict[str, Any]
 _WORST = 12

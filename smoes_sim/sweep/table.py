@@ -8,7 +8,7 @@ from typing import Any
 
 from smoes_sim.prediction.changes import changes
 from smoes_sim.prediction.simulate import Prediction
-from smoes_sim.results import write_tables
+from smoes_sim.results.write import write_tables
 from smoes_sim.sweep.store import Outcome
 from smoes_sim.sweep.study import Sweep, text_of
 

@@ -15,10 +15,10 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from smoes_sim import __version__
 from smoes_sim.cli import main
 from smoes_sim.schemas import KINDS
 from smoes_sim.topology import topology_names
+from smoes_sim.version import __version__
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = ["calibration=null", "workload.batch=2", "workload.text_tokens=8", "workload.output_tokens=3"]

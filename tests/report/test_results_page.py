@@ -18,10 +18,10 @@ from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.report.inline import seconds, with_own_ids
 from smoes_sim.report.inside import look_inside, modality_of_slots
-from smoes_sim.report.read_results import read_results
 from smoes_sim.report.results_page import write_report
 from smoes_sim.report.sentences import names_of
-from smoes_sim.results import write_results
+from smoes_sim.results.read import read_results
+from smoes_sim.results.write import write_results
 from smoes_sim.topology import find_topology
 from smoes_sim.topology.picture import draw_topology
 

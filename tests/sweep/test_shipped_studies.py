@@ -11,7 +11,7 @@ import pytest
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.changes import changes
 from smoes_sim.prediction.simulate import simulate
-from smoes_sim.results import flat
+from smoes_sim.results.write import flat
 from smoes_sim.sweep import Sweep, load_sweep, sweep_names
 from smoes_sim.sweep.study import text_at
 

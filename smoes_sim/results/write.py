@@ -11,7 +11,7 @@ import orjson
 import polars as pl
 from ruamel.yaml import YAML
 
-from smoes_sim import __version__
+from smoes_sim.version import __version__
 from smoes_sim.scenario import Scenario
 from smoes_sim.yaml_files import write_bytes
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.report.expected import Kind, check_summary
+from smoes_sim.results.expected import Kind, check_summary
 from smoes_sim.scenario import Scenario
 from smoes_sim.yaml_files import read_text
 
