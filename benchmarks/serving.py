@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from smoes_sim.metrics import relative_error
+from smoes_sim.exchanges.bandwidth import relative_error
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.prediction.simulate import constant_sets
 from smoes_sim.scenario import load_scenario

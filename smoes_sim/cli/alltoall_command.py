@@ -14,7 +14,7 @@ from smoes_sim.cli import show
 from smoes_sim.cli.first_use import compilation_told
 
 if TYPE_CHECKING:
-    from smoes_sim.alltoall import AlltoallOptions, AlltoallTime, Demand, Matrix
+    from smoes_sim.exchanges.alltoall import AlltoallOptions, AlltoallTime, Demand, Matrix
     from smoes_sim.network import Network
     from smoes_sim.prediction.constants import Calibration
 
@@ -142,8 +142,8 @@ def alltoall(
 
     For example: smoes-sim alltoall 8x8-h100-ndr400 --zipf 1 --links 8
     """
-    from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices
     from smoes_sim.errors import ConfigError
+    from smoes_sim.exchanges.alltoall import AlltoallOptions, Demand, choose_matrices
     from smoes_sim.network import Network
     from smoes_sim.prediction.constants import load_calibration
     from smoes_sim.results.write import to_json
@@ -197,7 +197,7 @@ def _run(
     network: Network, matrices: list[Matrix], options: AlltoallOptions, constants: Calibration | None
 ) -> list[AlltoallTime]:
     """Time every matrix, with a bar for a sweep and a word when something must be compiled."""
-    from smoes_sim.alltoall import time_alltoall, time_calibrated
+    from smoes_sim.exchanges.alltoall import time_alltoall, time_calibrated
 
     times: list[AlltoallTime] = []
     may_compile = options.fidelity == "fifo" or (options.fidelity == "fluid" and network.topology.num_ranks**2 > _SMALL)

@@ -16,8 +16,8 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.yaml_files import write_bytes
 
 if TYPE_CHECKING:
-    from smoes_sim.alltoall import Demand
     from smoes_sim.distributed.bench_plan import Case
+    from smoes_sim.exchanges.alltoall import Demand
     from smoes_sim.lab import Lab
     from smoes_sim.topology import Topology
 
@@ -78,7 +78,7 @@ def bench(
 
     For example: smoes-sim bench --ranks 4 --sweep "64 KiB:4 MiB" -o rows.csv; on a cluster: torchrun ... runners/bench.py
     """
-    from smoes_sim.alltoall import Demand
+    from smoes_sim.exchanges.alltoall import Demand
 
     demand = Demand(
         size=size, sweep=_SWEEP if size is None and sweep is None and matrix is None else sweep, matrix=matrix, zipf=zipf,

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.alltoall import Demand, choose_matrices
 from smoes_sim.distributed.matrix import Matrix, aligned, as_written, even_blocks, one_way
 from smoes_sim.errors import ConfigError
+from smoes_sim.exchanges.alltoall import Demand, choose_matrices
+from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
 from smoes_sim.measurements import Measurement
-from smoes_sim.metrics import alltoall_bandwidth
 from smoes_sim.version import __version__
 
 Operation = Literal["alltoall", "sendrecv"]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoes_sim.alltoall import Demand
 from smoes_sim.cli import main
 from smoes_sim.distributed.bench import _Traffic
 from smoes_sim.distributed.bench_plan import Case, case_row, choose_cases
@@ -18,6 +17,7 @@ from smoes_sim.distributed.group import RankGroup
 from smoes_sim.distributed.journal import read_journals
 from smoes_sim.distributed.matrix import one_way
 from smoes_sim.errors import ConfigError, RunError
+from smoes_sim.exchanges.alltoall import Demand
 from smoes_sim.measurements import read_measurements
 from smoes_sim.traffic.skewed import read_matrix
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from build_from import NODES, star, topology
 
-from smoes_sim.alltoall import AlltoallOptions, Demand, choose_matrices, sweep_sizes, time_alltoall
 from smoes_sim.errors import ConfigError
+from smoes_sim.exchanges.alltoall import AlltoallOptions, Demand, choose_matrices, sweep_sizes, time_alltoall
 from smoes_sim.network import Network
 from smoes_sim.traffic.skewed import lognormal_matrix, uniform_matrix, workload_matrix, zipf_matrix
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
-from smoes_sim.metrics import alltoall_bandwidth
+from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
 from smoes_sim.network.fifo.exchange import TCP_WINDOW, Injection, fifo_exchange_time
 from smoes_sim.network.fluid.solve import LinkUse
