@@ -15,7 +15,7 @@ from smoes_sim.exchanges.bandwidth import relative_error
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.prediction.simulate import constant_sets
 from smoes_sim.scenario import load_scenario
-from smoes_sim.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, step_cost
 
 ROWS = Path(__file__).parent.parent / "smoes_sim" / "data" / "measurements" / "serving.csv"
 

@@ -18,7 +18,7 @@ from smoes_sim.plan.plan_file import Serving, Slo
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.results.read import read_results
 from smoes_sim.serving import Objective, largest_rates, limits_of
-from smoes_sim.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, step_cost
 
 ASKED = "slo: {ttft: 500 us, tokens_per_s: 40000}"
 EXACT = {"flops_efficiency": 0.5, "memory_efficiency": 0.8}

@@ -17,7 +17,7 @@ from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests
 from smoes_sim.serving.search import WANTED, largest_rate
 from smoes_sim.serving.service import Cost, run_service
-from smoes_sim.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, step_cost
 from smoes_sim.traffic.copies import copy_bytes
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)

@@ -14,7 +14,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.serving.batching import BLOCK, Group, Limits, Plan
 from smoes_sim.serving.batching import Sequence as Going
 from smoes_sim.serving.requests import Request
-from smoes_sim.step_cost import StepBatch
+from smoes_sim.serving.step_cost import StepBatch
 
 Cost = Callable[[StepBatch], float]
 Process = Generator[simpy.Event, None, None]

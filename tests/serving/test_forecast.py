@@ -11,7 +11,7 @@ from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.serving import Objective, Request, forecast, forecast_curve, limits_of, poisson_requests
 from smoes_sim.serving.forecast import SHARES, cost_of
-from smoes_sim.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, step_cost
 
 WORKLOAD = "workload={batch: 16, text_tokens: 200, output_tokens: 20, spread: 0.5}"
 

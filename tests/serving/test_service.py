@@ -7,7 +7,7 @@ import pytest
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.serving import Limits, Request, measure, run_service
-from smoes_sim.step_cost import StepBatch
+from smoes_sim.serving.step_cost import StepBatch
 
 ROOMY = Limits(groups=1, cache_blocks=10_000, max_batch_tokens=1000, max_sequences=100, prefill_chunk=1000)
 TIGHT = Limits(groups=2, cache_blocks=12, max_batch_tokens=64, max_sequences=8, prefill_chunk=64)

@@ -11,7 +11,7 @@ from small_scenario import small
 from benchmarks.serving import Figure, main, predict_figure, read_figures
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.scenario import load_scenario
-from smoes_sim.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, step_cost
 
 
 def test_every_figure_names_its_source_and_a_scenario_that_loads():

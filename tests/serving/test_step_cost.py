@@ -6,7 +6,7 @@ from small_scenario import small
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.simulate import constant_sets, network_with, rates_with, time_step
-from smoes_sim.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, step_cost
 
 
 def exact(deployment, step):
