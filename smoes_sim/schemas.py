@@ -9,7 +9,7 @@ from smoes_sim.measurements import COLUMNS, NUMBERS
 from smoes_sim.plan import PlanFile
 from smoes_sim.prediction.constants import Calibration
 from smoes_sim.scenario import Scenario
-from smoes_sim.sweep import SweepFile
+from smoes_sim.sweeps import SweepFile
 from smoes_sim.topology.shipped import TopologyFile
 from smoes_sim.yaml_files import nearest
 

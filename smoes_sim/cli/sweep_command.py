@@ -15,7 +15,7 @@ from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from smoes_sim.sweep import Sweep, Tally
+    from smoes_sim.sweeps import Sweep, Tally
 
 Row = dict[str, Any]
 _COLUMNS = {
@@ -53,7 +53,7 @@ def sweep(
 ) -> None:
     """Predict every point of a grid or a list; a killed run goes on where it was."""
     from smoes_sim.results.write import to_json
-    from smoes_sim.sweep import Shard, load_sweep, run_sweep
+    from smoes_sim.sweeps import Shard, load_sweep, run_sweep
 
     if scheduler is not None and (backend != "dask" or jobs is not None):
         raise ConfigError(f"--scheduler = {scheduler} goes with --backend dask and its own number of workers, not --jobs.")
@@ -116,7 +116,7 @@ def _plot(loaded: Sweep, rows: Sequence[Row], out: Path) -> Path | None:
 
 def points_table(loaded: Sweep, rows: Sequence[Row]) -> str:
     """The swept keys, the main quantities and what is plotted of each point, then what changes; a failed one has dashes."""
-    from smoes_sim.sweep.study import in_one_line
+    from smoes_sim.sweeps.study import in_one_line
 
     plot, columns = loaded.file.plot, dict(_COLUMNS)
     if plot is not None and all(plot.metric != name for name, _ in columns.values()):
@@ -130,7 +130,7 @@ def points_table(loaded: Sweep, rows: Sequence[Row]) -> str:
 
 def _table(loaded: Sweep, rows: Sequence[Row], columns: Mapping[str, Sequence[str]]) -> str:
     """The swept keys and some columns, without those that no point has."""
-    from smoes_sim.sweep.study import text_at
+    from smoes_sim.sweeps.study import text_at
 
     keys = loaded.swept()
     shown = {head: cells for head, cells in columns.items() if set(cells) != {"-"}}

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import scenario_document
-from smoes_sim.sweep import Point, in_one_line, make_point
+from smoes_sim.sweeps import Point, in_one_line, make_point
 from smoes_sim.units import Arrivals, Duration
 from smoes_sim.yaml_files import Spec, named_document
 

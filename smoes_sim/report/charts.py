@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
 from smoes_sim.results.write import flat
-from smoes_sim.sweep.study import PlotSpec, text_at
+from smoes_sim.sweeps.study import PlotSpec, text_at
 from smoes_sim.yaml_files import nearest, replacing
 
 if TYPE_CHECKING:

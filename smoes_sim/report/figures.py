@@ -7,7 +7,7 @@ from typing import Any
 
 from smoes_sim.report.charts import load_altair, sweep_chart
 from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg, seconds, unit_of
-from smoes_sim.sweep.study import PlotSpec
+from smoes_sim.sweeps.study import PlotSpec
 
 Row = dict[str, Any]
 _PARTS = (

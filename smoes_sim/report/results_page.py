@@ -18,7 +18,7 @@ from smoes_sim.report.inside import Inside, look_inside
 from smoes_sim.report.page import picture, write_page
 from smoes_sim.results.read import Results, read_results
 from smoes_sim.results.write import resolved_yaml
-from smoes_sim.sweep.study import text_at
+from smoes_sim.sweeps.study import text_at
 from smoes_sim.topology.picture import draw_topology
 from smoes_sim.version import __version__
 

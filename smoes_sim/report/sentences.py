@@ -10,7 +10,7 @@ from smoes_sim.prediction.constants import INTERVAL, load_calibration
 from smoes_sim.report.inline import unit_of
 from smoes_sim.results.read import Results
 from smoes_sim.scenario import Scenario
-from smoes_sim.sweep.study import in_one_line
+from smoes_sim.sweeps.study import in_one_line
 
 Row = dict[str, Any]
 _SETTING = re.compile(r"\s+(?=[\w.]+=)")

@@ -7,8 +7,8 @@ from sweep.cheap import written
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import load_scenario
-from smoes_sim.sweep import load_sweep
-from smoes_sim.sweep.store import Store, _sources, digest_of, digest_of_point
+from smoes_sim.sweeps import load_sweep
+from smoes_sim.sweeps.store import Store, _sources, digest_of, digest_of_point
 
 BASE = ["calibration=null", "workload.batch=2"]
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("benchmarks", reason="benchmarks/ is in the repository, not in the package")
 
 from benchmarks.sweep import finished, kill_repeatedly, run, write_study
-from smoes_sim.sweep import load_sweep, run_sweep
+from smoes_sim.sweeps import load_sweep, run_sweep
 
 POINTS = 24
 

@@ -9,8 +9,8 @@ from typing import Any
 from smoes_sim.prediction.changes import changes
 from smoes_sim.prediction.simulate import Prediction
 from smoes_sim.results.write import write_tables
-from smoes_sim.sweep.store import Outcome
-from smoes_sim.sweep.study import Sweep, text_of
+from smoes_sim.sweeps.store import Outcome
+from smoes_sim.sweeps.study import Sweep, text_of
 
 Row = dict[str, Any]
 

@@ -17,7 +17,7 @@ import orjson
 from smoes_sim.errors import ConfigError
 from smoes_sim.results.write import to_json
 from smoes_sim.scenario import Scenario
-from smoes_sim.sweep.study import Point
+from smoes_sim.sweeps.study import Point
 from smoes_sim.topology.shipped import folder as topology_folder
 from smoes_sim.version import __version__
 from smoes_sim.yaml_files import write_bytes

@@ -15,9 +15,9 @@ from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.prediction.deployment import synthesize_trace
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.routing import save_trace
-from smoes_sim.sweep import Shard, load_sweep, run_sweep
-from smoes_sim.sweep.store import digest_of
-from smoes_sim.sweep.workers import run_point
+from smoes_sim.sweeps import Shard, load_sweep, run_sweep
+from smoes_sim.sweeps.store import digest_of
+from smoes_sim.sweeps.workers import run_point
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -171,7 +171,7 @@ def test_a_bug_in_one_point_is_its_own_failure(alone, monkeypatch, tmp_path):
             raise ZeroDivisionError("division\nby zero")
         return simulate(scenario)
 
-    monkeypatch.setattr("smoes_sim.sweep.workers.simulate", broken)
+    monkeypatch.setattr("smoes_sim.sweeps.workers.simulate", broken)
     tally = run_sweep(sweep, tmp_path)
     assert counts(tally) == (6, 4, 0, 2, 0)
     assert set(tally.failures.values()) == {"ZeroDivisionError: division by zero"}

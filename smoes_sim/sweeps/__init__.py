@@ -6,8 +6,8 @@ depends on, ``run`` has what is missing computed by a backend of ``workers``, ``
 
 from __future__ import annotations
 
-from smoes_sim.sweep.run import Shard, Tally, run_sweep
-from smoes_sim.sweep.study import PlotSpec, Point, Sweep, SweepFile, in_one_line, load_sweep, make_point, sweep_names
+from smoes_sim.sweeps.run import Shard, Tally, run_sweep
+from smoes_sim.sweeps.study import PlotSpec, Point, Sweep, SweepFile, in_one_line, load_sweep, make_point, sweep_names
 
 __all__ = [
     "PlotSpec",

@@ -12,8 +12,8 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.changes import changes
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.results.write import flat
-from smoes_sim.sweep import Sweep, load_sweep, sweep_names
-from smoes_sim.sweep.study import text_at
+from smoes_sim.sweeps import Sweep, load_sweep, sweep_names
+from smoes_sim.sweeps.study import text_at
 
 FOLDER = Path(__file__).parents[2] / "docs" / "studies"
 NUMBER = r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.]*\d)"

@@ -7,7 +7,7 @@ import pytest
 from sweep.cheap import SCENARIO, written
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.sweep import load_sweep, sweep_names
+from smoes_sim.sweeps import load_sweep, sweep_names
 from smoes_sim.topology.specs import StarSpec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smoes_sim.prediction.simulate import simulate
-from smoes_sim.sweep import load_sweep
+from smoes_sim.sweeps import load_sweep
 from smoes_sim.topology import find_spec
 
 

@@ -11,10 +11,10 @@ from typing import Literal, Self
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import Scenario
-from smoes_sim.sweep.store import Outcome, Store, digest_of_point
-from smoes_sim.sweep.study import Point, Sweep
-from smoes_sim.sweep.table import Row, write_sweep
-from smoes_sim.sweep.workers import on_dask, on_this_machine
+from smoes_sim.sweeps.store import Outcome, Store, digest_of_point
+from smoes_sim.sweeps.study import Point, Sweep
+from smoes_sim.sweeps.table import Row, write_sweep
+from smoes_sim.sweeps.workers import on_dask, on_this_machine
 
 Backend = Literal["loky", "dask"]
 
@@ -50,7 +50,7 @@ class Tally:
         failed: Without a prediction; tried again by the next run.
         missing: Points of the whole sweep that no run has tried yet; the tables are written when there are none.
         failures: The error of each failed point, by its settings.
-        rows: The table of the whole sweep (see :mod:`smoes_sim.sweep.table`); empty while points are missing.
+        rows: The table of the whole sweep (see :mod:`smoes_sim.sweeps.table`); empty while points are missing.
     """
 
     points: int

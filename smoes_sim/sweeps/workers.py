@@ -17,7 +17,7 @@ from smoes_sim.errors import ConfigError, SimulationError, SmoesError
 from smoes_sim.prediction.changes import CHANGES
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import Scenario
-from smoes_sim.sweep.store import Outcome, digest_of
+from smoes_sim.sweeps.store import Outcome, digest_of
 
 _POLL = 1.0
 """Seconds between a worker's looks at whether its command still lives."""
