@@ -6,7 +6,7 @@ from typing import Any
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.measurements import COLUMNS, NUMBERS
-from smoes_sim.plan import PlanFile
+from smoes_sim.planning import PlanFile
 from smoes_sim.prediction.constants import Calibration
 from smoes_sim.scenario import Scenario
 from smoes_sim.sweeps import SweepFile

@@ -26,7 +26,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find the cheapest system on a price list that meets an SLO, and what holds each back."""
-    from smoes_sim.plan import load_plan, make_plan
+    from smoes_sim.planning import load_plan, make_plan
     from smoes_sim.results.write import resolved_yaml, to_json, write_tables
     from smoes_sim.yaml_files import write_bytes
 

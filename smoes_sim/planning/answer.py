@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from smoes_sim.plan.options import Option, all_options, wins
-from smoes_sim.plan.plan_file import Plan
+from smoes_sim.planning.options import Option, all_options, wins
+from smoes_sim.planning.plan_file import Plan
 from smoes_sim.serving import WANTED
 from smoes_sim.version import __version__
 

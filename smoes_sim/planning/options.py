@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, SimulationError
-from smoes_sim.plan.binding import resource_label, sensitivity
-from smoes_sim.plan.plan_file import Offer, Plan, PlanFile, Serving, Slo
+from smoes_sim.planning.binding import resource_label, sensitivity
+from smoes_sim.planning.plan_file import Offer, Plan, PlanFile, Serving, Slo
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.prediction.simulate import Prediction, interval, middle_constants, predict

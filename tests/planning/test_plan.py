@@ -10,10 +10,10 @@ import pytest
 from small_plan import FAST, SLOW, plan_file
 from small_scenario import small
 
-from smoes_sim.plan import load_plan, make_plan, plan_names
-from smoes_sim.plan.binding import resource_label, sensitivity
-from smoes_sim.plan.options import Option, margins_of, wins
-from smoes_sim.plan.plan_file import Slo
+from smoes_sim.planning import load_plan, make_plan, plan_names
+from smoes_sim.planning.binding import resource_label, sensitivity
+from smoes_sim.planning.options import Option, margins_of, wins
+from smoes_sim.planning.plan_file import Slo
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.topology import find_topology

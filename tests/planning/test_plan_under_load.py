@@ -12,9 +12,9 @@ from small_scenario import small
 
 from smoes_sim.cli import main
 from smoes_sim.cli.plan_command import plan_text
-from smoes_sim.plan import load_plan
-from smoes_sim.plan.options import margins_of
-from smoes_sim.plan.plan_file import Serving, Slo
+from smoes_sim.planning import load_plan
+from smoes_sim.planning.options import margins_of
+from smoes_sim.planning.plan_file import Serving, Slo
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.results.read import read_results
 from smoes_sim.serving import Objective, largest_rates, limits_of
