@@ -31,7 +31,7 @@ def adapt(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Place experts anew as the mix of modalities drifts: time saved, weights moved, break-even."""
-    from smoes_sim.adapt import adapt as compare
+    from smoes_sim.adaptation.adapt import adapt as compare
     from smoes_sim.results.write import to_json, write_tables
     from smoes_sim.scenario import load_scenario
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smoes_sim.adapt import adapt
+from smoes_sim.adaptation.adapt import adapt
+from smoes_sim.adaptation.windows import drifting_windows, windows_of_trace
 from smoes_sim.cli import main
-from smoes_sim.drift import drifting_windows, windows_of_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RoutingTrace, load_trace, save_trace
 from smoes_sim.scenario import RoutingSpec, Scenario

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smoes_sim.adaptation.windows import Window, drifting_windows, windows_of_trace
 from smoes_sim.compute.layers import ELEMENT_SIZE
-from smoes_sim.drift import Window, drifting_windows, windows_of_trace
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time, phases_of
 from smoes_sim.placement import ExpertPlacement, ExpertRule, home_tokens, keep_in_place, moved_experts, place_experts
