@@ -19,7 +19,7 @@ from benchmarks.lab_cases import FIT_EXCHANGES, FIT_LAYERS, QUICK, TOPOLOGIES
 from benchmarks.lab_measure import AGAIN, TABLE, measure_lab, say
 from benchmarks.lab_report import Accuracy, report, write_page
 from benchmarks.lab_savings import savings
-from smoes_sim.calibrate import fit_rows, select_rows
+from smoes_sim.calibration import fit_rows, select_rows
 from smoes_sim.measurements import Measurement, measured_time, read_measurements, write_measurements
 from smoes_sim.prediction.constants import save_calibration
 from smoes_sim.report.validation_page import write_validation_page

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks.lab_cases import PLACEMENTS, TWO_NODES
-from smoes_sim.cases import read_case
+from smoes_sim.calibration.cases import read_case
 from smoes_sim.measurements import Measurement
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.cases import Case, ExchangeCase, read_case
+from smoes_sim.calibration.cases import Case, ExchangeCase, read_case
 from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import relative_error
 from smoes_sim.libraries.case import Skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smoes_sim.cases import read_case
+from smoes_sim.calibration.cases import read_case
 from smoes_sim.measurements import Measurement, write_measurements
 
 TOPOLOGIES = {

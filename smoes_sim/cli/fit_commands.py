@@ -11,7 +11,7 @@ import typer
 from smoes_sim.cli import show
 
 if TYPE_CHECKING:
-    from smoes_sim.calibrate import Fitted
+    from smoes_sim.calibration import Fitted
     from smoes_sim.libraries.published import LibraryCalibration
     from smoes_sim.prediction.constants import Calibration
 
@@ -45,7 +45,7 @@ def calibrate(
 
     For example: smoes-sim calibrate rows.csv --fit mode=sendrecv --fit 'bytes_per_rank=1 MiB' -o machine.json
     """
-    from smoes_sim.calibrate import fit_rows, select_rows
+    from smoes_sim.calibration import fit_rows, select_rows
     from smoes_sim.errors import ConfigError
     from smoes_sim.measurements import read_measurements
     from smoes_sim.prediction.constants import save_calibration
@@ -77,7 +77,7 @@ def calibrate(
 
 def _calibrate_step(measurements: Path, scenario: str, out: Path, *, seed: int, as_json: bool) -> None:
     """Fit to the two latencies of a scenario."""
-    from smoes_sim.calibrate import fit_step_latencies
+    from smoes_sim.calibration import fit_step_latencies
     from smoes_sim.prediction.constants import save_calibration
     from smoes_sim.results.write import to_json
     from smoes_sim.scenario import load_scenario

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smoes_sim.cases import phase_time
+from smoes_sim.calibration.cases import phase_time
 from smoes_sim.compute import ComputeRates, compute_times
 from smoes_sim.network import Network
 from smoes_sim.prediction.deployment import Deployment

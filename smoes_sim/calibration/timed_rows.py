@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.calibrate.least_squares import Array, Problem, Solution, log_scatter, median_scatter, solve
-from smoes_sim.calibrate.priors import prior_of
-from smoes_sim.cases import Case, ExchangeCase, read_case
+from smoes_sim.calibration.cases import Case, ExchangeCase, read_case
+from smoes_sim.calibration.least_squares import Array, Problem, Solution, log_scatter, median_scatter, solve
+from smoes_sim.calibration.priors import prior_of
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.measurements import COLUMNS, Measurement, data_hash, measured_time, value_of
 from smoes_sim.prediction.constants import INTERVAL, Calibration, FittedRow, Parameter

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smoes_sim.cases import read_case
+from smoes_sim.calibration.cases import read_case
 from smoes_sim.compute import compute_times
 from smoes_sim.errors import ConfigError, MeasurementError
 from smoes_sim.measurements import Measurement

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from synthetic_rows import FIT, TRUTH, write_rows
 
-from smoes_sim.calibrate import Fitted, fit_rows, select_rows
-from smoes_sim.cases import read_case
+from smoes_sim.calibration import Fitted, fit_rows, select_rows
+from smoes_sim.calibration.cases import read_case
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.measurements import Measurement, read_measurements
 from smoes_sim.prediction.constants import load_calibration, save_calibration

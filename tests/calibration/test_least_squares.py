@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smoes_sim.calibrate.least_squares import Problem, error_spread, log_scatter, solve
+from smoes_sim.calibration.least_squares import Problem, error_spread, log_scatter, solve
 from smoes_sim.prediction.constants import interval_of
 
 TRUTH = np.log([600e-6, 300e-6, 0.9])
