@@ -23,7 +23,7 @@ from smoes_sim.calibration import fit_rows, select_rows
 from smoes_sim.measurements import Measurement, measured_time, read_measurements, write_measurements
 from smoes_sim.prediction.constants import save_calibration
 from smoes_sim.report.validation_page import write_validation_page
-from smoes_sim.validate import predictor, validate
+from smoes_sim.validation.validate import predictor, validate
 
 SEED = 31
 """Of matrices and traces that are reported; models were chosen on seeds 1, 7, 11 and 23 (docs/lab-accuracy.md)."""

@@ -127,8 +127,8 @@ def schema(
     kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements, sweep or plan.")],
 ) -> None:
     """Print the JSON Schema of a file kind, for editors."""
+    from smoes_sim.cli.schemas import schema_of
     from smoes_sim.results.write import to_json
-    from smoes_sim.schemas import schema_of
 
     typer.echo(to_json(schema_of(kind)), nl=False)
 

@@ -131,12 +131,12 @@ def validate(
     from smoes_sim.errors import ConfigError
     from smoes_sim.libraries.published import PUBLISHED
     from smoes_sim.measurements import read_measurements
-    from smoes_sim.published_errors import published_errors
     from smoes_sim.report.page import check_page_file
     from smoes_sim.report.validation_page import write_validation_page
     from smoes_sim.results.write import to_json
-    from smoes_sim.validate import predictor
-    from smoes_sim.validate import validate as validate_rows
+    from smoes_sim.validation.published import published_errors
+    from smoes_sim.validation.validate import predictor
+    from smoes_sim.validation.validate import validate as validate_rows
 
     if report is not None:
         check_page_file(report)

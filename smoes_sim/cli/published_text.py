@@ -10,8 +10,8 @@ _COLUMNS = ("median_ape", "p90_ape", "max_ape", "coverage")
 
 
 def published_text(document: dict[str, Any]) -> str:
-    """The tables of :func:`smoes_sim.published_errors.published_errors`."""
-    from smoes_sim.published_errors import SPLITS
+    """The tables of :func:`smoes_sim.validation.published.published_errors`."""
+    from smoes_sim.validation.published import SPLITS
 
     text = (
         f"Absolute relative error (%) on {document['calibrated_on']['rows']} published measurements; 80%: share inside the "

@@ -21,10 +21,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from smoes_sim.libraries.case import NOMINAL, Case, Skip, read_case
 from smoes_sim.libraries.expert_parallel_constants import LOW_LATENCY_CONSTANTS, NORMAL_CONSTANTS
 from smoes_sim.libraries.family import Family
 from smoes_sim.libraries.stage import Matrix, Stage, stage_of
+from smoes_sim.libraries.system import NOMINAL, Case, Skip, read_case
 from smoes_sim.libraries.uniform_routing import Visits, expected_visits
 from smoes_sim.traffic.copies import copy_bytes
 

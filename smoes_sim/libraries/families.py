@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from smoes_sim.libraries import expert_parallel, nccl, pairwise, rdma
-from smoes_sim.libraries.case import Skip, read_case
 from smoes_sim.libraries.family import Family
 from smoes_sim.libraries.pooling import Known
+from smoes_sim.libraries.system import Skip, read_case
 from smoes_sim.measurements import Measurement
 
 FAMILIES: dict[str, Family] = {
@@ -22,7 +22,7 @@ FAMILIES: dict[str, Family] = {
         expert_parallel.LOW_LATENCY,
     )
 }
-"""By the name that :func:`~smoes_sim.libraries.case.read_case` gives."""
+"""By the name that :func:`~smoes_sim.libraries.system.read_case` gives."""
 
 
 def know(row: Measurement) -> Known | Skip:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smoes_sim.libraries.case import Case, Skip
 from smoes_sim.libraries.stage import Stage
+from smoes_sim.libraries.system import Case, Skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from smoes_sim.libraries.case import Case, Layout, Skip, network_of
 from smoes_sim.libraries.family import Constant, Family
 from smoes_sim.libraries.stage import Stage, soft_max, stage_of
+from smoes_sim.libraries.system import Case, Layout, Skip, network_of
 from smoes_sim.measurements import measured_time
 from smoes_sim.traffic.skewed import uniform_matrix
 

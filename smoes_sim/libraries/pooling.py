@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import splu
 
-from smoes_sim.libraries.case import Case
 from smoes_sim.libraries.family import Constant, Family, kind_of
 from smoes_sim.libraries.stage import Stage
+from smoes_sim.libraries.system import Case
 
 NOISE = 0.08
 """Standard deviation of the logarithm of a repeated measurement: the same hardware differs by 5-12% between sites."""

@@ -17,11 +17,11 @@ import orjson
 from pydantic import ValidationError
 
 from smoes_sim.errors import CalibrationError, ConfigError
-from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.families import FAMILIES, know, know_all
 from smoes_sim.libraries.family import Constant, kind_of
 from smoes_sim.libraries.leave_out import fit_scaled, outcome_of
 from smoes_sim.libraries.pooling import Fitted, Known, terms_of
+from smoes_sim.libraries.system import Skip
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
 from smoes_sim.prediction.constants import FittedRow, Parameter
 from smoes_sim.version import __version__

@@ -16,9 +16,9 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from smoes_sim.libraries.case import Case, Layout, Skip, network_of
 from smoes_sim.libraries.family import Constant, Family
 from smoes_sim.libraries.stage import Stage, soft_max, stage_of
+from smoes_sim.libraries.system import Case, Layout, Skip, network_of
 from smoes_sim.network import lower_bound, phases_of
 from smoes_sim.network.fifo.exchange import fifo_exchange_time
 

@@ -10,7 +10,7 @@ from smoes_sim.calibration.cases import read_case
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.measurements import Measurement, read_measurements
 from smoes_sim.prediction.constants import load_calibration, save_calibration
-from smoes_sim.validate import predictor, validate
+from smoes_sim.validation.validate import predictor, validate
 
 
 @pytest.fixture(scope="module")

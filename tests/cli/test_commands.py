@@ -16,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from smoes_sim.cli import main
-from smoes_sim.schemas import KINDS
+from smoes_sim.cli.schemas import KINDS
 from smoes_sim.topology import topology_names
 from smoes_sim.version import __version__
 

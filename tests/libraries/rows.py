@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from smoes_sim.libraries.case import Case, read_case
+from smoes_sim.libraries.system import Case, read_case
 from smoes_sim.measurements import Measurement
 
 

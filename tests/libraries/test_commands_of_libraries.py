@@ -7,7 +7,7 @@ from smoes_sim.cli import main
 from smoes_sim.cli.published_text import published_text
 from smoes_sim.libraries.published import PUBLISHED, fit_libraries, save_libraries
 from smoes_sim.measurements import read_measurements, write_measurements
-from smoes_sim.published_errors import published_errors
+from smoes_sim.validation.published import published_errors
 from tests.libraries.rows import row
 
 PAGE = Path(__file__).parents[2] / "docs" / "predicted-vs-measured.md"

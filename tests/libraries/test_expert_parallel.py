@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.families import know, know_all
 from smoes_sim.libraries.pooling import Fitted, Known, fit, terms_of
 from smoes_sim.libraries.published import PUBLISHED
+from smoes_sim.libraries.system import Skip
 from smoes_sim.measurements import Measurement, read_measurements
 from tests.libraries.rows import row
 

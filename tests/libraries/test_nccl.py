@@ -1,8 +1,8 @@
 import pytest
 
 from smoes_sim.libraries import nccl
-from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.stage import Stage
+from smoes_sim.libraries.system import Skip
 from tests.libraries.rows import case
 
 PERFECT = {

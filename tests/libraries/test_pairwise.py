@@ -1,7 +1,7 @@
 import pytest
 
 from smoes_sim.libraries import pairwise
-from smoes_sim.libraries.case import Skip
+from smoes_sim.libraries.system import Skip
 from tests.libraries.rows import case
 
 

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from smoes_sim.errors import CalibrationError, ConfigError
-from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.families import know_all
 from smoes_sim.libraries.leave_out import fit_scaled
 from smoes_sim.libraries.published import (
@@ -16,8 +15,9 @@ from smoes_sim.libraries.published import (
     predict_row,
     save_libraries,
 )
+from smoes_sim.libraries.system import Skip
 from smoes_sim.measurements import data_hash, read_measurements, write_measurements
-from smoes_sim.published_errors import SPLITS, published_errors
+from smoes_sim.validation.published import SPLITS, published_errors
 from tests.libraries.rows import row
 
 

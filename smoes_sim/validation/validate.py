@@ -17,8 +17,8 @@ import numpy as np
 from smoes_sim.calibration.cases import Case, ExchangeCase, read_case
 from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import relative_error
-from smoes_sim.libraries.case import Skip
 from smoes_sim.libraries.published import LibraryCalibration, load_libraries, predict_row
+from smoes_sim.libraries.system import Skip
 from smoes_sim.measurements import Measurement, data_hash, measured_time
 from smoes_sim.prediction.constants import Calibration, interval_of
 

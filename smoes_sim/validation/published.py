@@ -14,7 +14,7 @@ from smoes_sim.libraries.leave_out import Outcome, evaluate
 from smoes_sim.libraries.pooling import Known
 from smoes_sim.libraries.published import LARGE, by_pool, doubt_of
 from smoes_sim.measurements import data_hash, read_measurements
-from smoes_sim.validate import Predicted, errors_by, row_of
+from smoes_sim.validation.validate import Predicted, errors_by, row_of
 
 SPLITS = {
     "system": "systems left out: hardware and software at all ranks and nodes",
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 def published_errors(path: Path) -> Row:
-    """Leave out, fit, predict; in the form of :func:`smoes_sim.validate.validate` with the splits beside.
+    """Leave out, fit, predict; in the form of :func:`smoes_sim.validation.validate.validate` with the splits beside.
 
     Returns:
         ``families``, ``systems`` and ``rows`` with systems left out, ``in_sample``, ``skipped``, ``calibrated_on``, and

@@ -1,6 +1,6 @@
 import pytest
 
-from smoes_sim.libraries.case import Skip, hardware_of, read_case, scale_out_class, scale_up_class, software_of
+from smoes_sim.libraries.system import Skip, hardware_of, read_case, scale_out_class, scale_up_class, software_of
 from tests.libraries.rows import case, row
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from smoes_sim.measurements import Measurement, data_hash, read_measurements, write_measurements
 from smoes_sim.prediction.constants import Calibration, FittedRow, Parameter, interval_of
-from smoes_sim.validate import Predicted, Skip, predictor, validate
+from smoes_sim.validation.validate import Predicted, Skip, predictor, validate
 
 STAR = "kind: star\nranks: 2\nlink: {kind: ethernet, bandwidth: 1 GB/s, latency: 0 us}\n"
 
