@@ -148,7 +148,7 @@ class CompiledWaterfill(ArrayWaterfill):
     """Water-filling with compiled loops; every method as in ``ArrayWaterfill``, in another order of additions."""
 
     def __init__(self) -> None:
-        from smoes_sim.network import compiled  # noqa: PLC0415 - it compiles or loads a cache, so only when needed
+        from smoes_sim.network.fluid import compiled  # noqa: PLC0415 - it compiles or loads a cache, so only when needed
 
         self._loops = compiled
 
