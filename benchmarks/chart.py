@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from smoes_sim.report.charts import save_chart
+from smoes_sim.display.charts import save_chart
 
 _COLOURS = {
     "star": "#0b7a75",

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from smoes_sim.report.charts import save_chart
+from smoes_sim.display.charts import save_chart
 
 _PANELS = ("direct", "pairwise", "two_hop", "all_to_all_single", "whole MoE layers")
 _LIMIT = 30.0

@@ -118,8 +118,8 @@ def _plot(document: Mapping[str, Any], out: Path) -> None:
     if find_spec("altair") is None or find_spec("vl_convert") is None:
         show.talk("no plot: pip install 'smoes-sim[report]'")
         return
-    from smoes_sim.report.adaptation import adaptation_chart
-    from smoes_sim.report.charts import save_chart
+    from smoes_sim.adaptation.charts import adaptation_chart
+    from smoes_sim.display.charts import save_chart
 
     title = f"{document['name']}: {document['rule']}, {document['spare']} spare slots a rank"
     chart = adaptation_chart(document, title=title)

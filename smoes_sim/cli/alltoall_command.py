@@ -232,8 +232,8 @@ def _tell_what_is_ignored(context: typer.Context, *, counts_messages: bool) -> N
 
 def _check_plot(path: Path, *, is_sweep: bool, fidelity: str) -> None:
     """Refuse a plot that cannot be made before anything is computed."""
+    from smoes_sim.display.charts import check_chart_file
     from smoes_sim.errors import ConfigError
-    from smoes_sim.report.charts import check_chart_file
 
     check_chart_file(path)
     if not is_sweep and fidelity != "fluid":
@@ -244,7 +244,8 @@ def _check_plot(path: Path, *, is_sweep: bool, fidelity: str) -> None:
 
 
 def _plot(path: Path, document: dict[str, Any], last: AlltoallTime, *, is_sweep: bool) -> None:
-    from smoes_sim.report.charts import bandwidth_chart, link_use_chart, save_chart
+    from smoes_sim.display.charts import save_chart
+    from smoes_sim.exchanges.charts import bandwidth_chart, link_use_chart
 
     chart: Any
     title = f"{document['collective']} on {document['topology']}, {document['ranks']} ranks, {document['traffic']}"

@@ -165,9 +165,9 @@ def _plot(document: Row, out: Path) -> Path | None:
     """Draw the curve if plotting is installed; PNG beside SVG."""
     if find_spec("altair") is None or find_spec("vl_convert") is None:
         return None
-    from smoes_sim.report.charts import save_chart
-    from smoes_sim.report.goodput_chart import goodput_chart
+    from smoes_sim.display.charts import save_chart
     from smoes_sim.serving import WANTED
+    from smoes_sim.serving.charts import goodput_chart
 
     title = f"{document['model']} on {document['topology']}, {document['slo']}"
     chart = goodput_chart(document["rows"], max_rate=document["max_rate_per_s"], wanted=WANTED, title=title)

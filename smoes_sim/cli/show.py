@@ -269,7 +269,8 @@ def parameters(fitted: Mapping[str, Parameter]) -> str:
 
 def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Plot a comparison as SVG and PNG; without the report extra say so and plot nothing."""
-    from smoes_sim.report.charts import comparison_chart, save_chart
+    from smoes_sim.display.charts import save_chart
+    from smoes_sim.prediction.charts import comparison_chart
 
     try:
         chart = comparison_chart(rows)

@@ -106,7 +106,8 @@ def _plot(loaded: Sweep, rows: Sequence[Row], out: Path) -> Path | None:
     plot = loaded.file.plot
     if plot is None or find_spec("altair") is None or find_spec("vl_convert") is None:
         return None
-    from smoes_sim.report.charts import save_chart, sweep_chart
+    from smoes_sim.display.charts import save_chart
+    from smoes_sim.sweeps.charts import sweep_chart
 
     chart = sweep_chart(rows, plot)
     for suffix in ("svg", "png"):

@@ -58,8 +58,8 @@ def _plot(claim: Any, measured: dict[str, dict[int, Row]], out: Path) -> str:
     """Draw the second and the first variant of the first claim, before and after, if plotting is installed."""
     if claim is None or find_spec("altair") is None or find_spec("vl_convert") is None:
         return ""
+    from smoes_sim.display.charts import save_chart
     from smoes_sim.learning.charts import share_chart
-    from smoes_sim.report.charts import save_chart
 
     seed = min(measured[claim.first])
     chosen = {name: measured[name][seed] for name in (claim.second, claim.first)}

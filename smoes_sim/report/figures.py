@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from smoes_sim.report.charts import load_altair, sweep_chart
+from smoes_sim.display.charts import load_altair
 from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg, seconds, unit_of
+from smoes_sim.sweeps.charts import sweep_chart
 from smoes_sim.sweeps.study import PlotSpec
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from smoes_sim.report.charts import BINARY_SIZE, load_altair
+from smoes_sim.display.charts import BINARY_SIZE, load_altair
 from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg
 
 Row = dict[str, Any]

@@ -10,8 +10,8 @@ from sweep.cheap import GRID, written
 from smoes_sim.cli import main
 from smoes_sim.cli.sweep_command import cell
 from smoes_sim.errors import ConfigError
-from smoes_sim.report.charts import sweep_chart
 from smoes_sim.sweeps import PlotSpec
+from smoes_sim.sweeps.charts import sweep_chart
 
 PLOT = "plot: {metric: ttft_s, over: workload.batch, by: routing.policy}\n"
 

@@ -12,8 +12,8 @@ from sweep.cheap import GRID, written
 from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.simulate import simulate
-from smoes_sim.report.charts import sweep_chart
 from smoes_sim.sweeps import PlotSpec, load_sweep, run_sweep
+from smoes_sim.sweeps.charts import sweep_chart
 
 LABELLED = """\
 list:

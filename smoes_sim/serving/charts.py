@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from smoes_sim.report.charts import COLOURS, load_altair
+from smoes_sim.display.charts import COLOURS, load_altair
 
 if TYPE_CHECKING:
     import altair as alt

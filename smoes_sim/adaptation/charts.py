@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from smoes_sim.report.charts import load_altair
+from smoes_sim.display.charts import load_altair
 
 
 def adaptation_chart(document: Mapping[str, Any], *, title: str) -> Any:

@@ -1,0 +1,125 @@
+"""A column of a sweep over one of its keys: lines, bars or a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from smoes_sim.display.charts import COLOURS, load_altair
+from smoes_sim.errors import ConfigError
+from smoes_sim.results.write import flat
+from smoes_sim.sweeps.study import PlotSpec, text_at
+from smoes_sim.yaml_files import nearest
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_PALE = ("#f1efe9", "#6fb9b4")
+_LETTER = 6
+"""Width of a letter beside an axis, pixels."""
+_PANEL_WIDTH = 300
+"""Pixels of one of several panels of a sweep's picture."""
+_WIDE = 16
+"""Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
+
+
+def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart | alt.FacetChart:
+    """A metric of a sweep over a swept key: lines or bars with their intervals, or a heat map.
+
+    Numbers are laid out as numbers, all else in the order of the study, with slanted labels where they would touch; points
+    without the metric are left out.
+
+    Raises:
+        ConfigError: If no row has the metric as a number, or the plotting libraries are not installed.
+    """
+    alt = load_altair()
+    data = _cells(rows, plot)
+    width = width if plot.panels is None else _PANEL_WIDTH
+    picture = _bars(data, plot, width=width) if plot.kind == "bars" else _over(data, plot, width=width)
+    if plot.panels is None:
+        return picture
+    panels = list(dict.fromkeys(cell["panel"] for cell in data))
+    header = alt.Header(labelFontWeight="bold", labelLimit=_PANEL_WIDTH)
+    return picture.facet(column=alt.Column("panel:N", sort=panels, title=None, header=header))
+
+
+def _over(data: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt.LayerChart:
+    """Lines or a heat map over the values of a swept key."""
+    alt = load_altair()
+    places = list(dict.fromkeys(cell["over"] for cell in data))
+    angle = 0 if _LETTER * sum(len(str(place)) + 1 for place in places) < width else -35
+    axis = {"title": plot.over, "axis": alt.Axis(labelAngle=angle, labelLimit=140, values=places)}
+    if plot.kind == "lines" and all(type(place) in {int, float} for place in places):
+        over = alt.X("over:Q", scale=_scale(places, zero=False), **axis)
+    else:
+        over = alt.X("over:O", sort=places, **axis)
+    base = alt.Chart(alt.Data(values=list(data))).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
+    by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": ", ".join(plot.lines) or None}
+    height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
+    picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
+    return picture.properties(width=width, height=320)
+
+
+def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
+    """Logarithmic where values differ by much; otherwise linear, from zero on if ``zero``."""
+    is_wide = min(values) > 0 and max(values) >= _WIDE * min(values)
+    return load_altair().Scale(type="log", nice=False, padding=12) if is_wide else load_altair().Scale(zero=zero)
+
+
+def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any]]:
+    """What is drawn of each row that has the metric."""
+    table = [flat(row) for row in rows]
+    metrics = {name for row in table for name, value in row.items() if type(value) in {int, float}}
+    if plot.metric not in metrics:
+        raise ConfigError(f'plot.metric = "{plot.metric}" is no number of this sweep. {nearest(plot.metric, metrics)}')
+    return [
+        {
+            "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
+            "by": ", ".join(text_at(row["set"], key) for key in plot.lines),
+            "value": columns[plot.metric],
+            **_ends(columns, plot.metric),
+        }
+        | ({"panel": text_at(row["set"], plot.panels)} if plot.panels else {})
+        for row, columns in zip(rows, table, strict=True)
+        if columns.get(plot.metric) is not None
+    ]
+
+
+def _ends(columns: dict[str, Any], metric: str) -> dict[str, float | None]:
+    """The interval of a metric, or of a change."""
+    known = {end: columns.get(f"intervals_{metric}_{end}") for end in ("low", "high")}
+    return {end: columns.get(f"{metric}_interval_{end}") if value is None else value for end, value in known.items()}
+
+
+def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt.LayerChart:
+    """A bar for each place and each line's value, with its interval, one below the other in the order of the study."""
+    alt = load_altair()
+    places, names = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("over", "by"))
+    rows = alt.Y("over:N", sort=places, title=None, axis=alt.Axis(labelLimit=320))
+    base = alt.Chart(alt.Data(values=list(cells))).encode(y=rows, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
+    if plot.lines:
+        base = base.encode(yOffset=alt.YOffset("by:N", sort=names))
+    legend = alt.Legend(orient="top", title=", ".join(plot.lines), labelLimit=300) if plot.lines else None
+    palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
+    colour = alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend)
+    bars = base.mark_bar(height={"band": 0.8}).encode(x=alt.X("value:Q", title=plot.metric), color=colour)
+    ends = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
+    return (bars + ends).properties(width=3 * width // 4, height=max(18 * len(cells), 60))
+
+
+def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:
+    alt = load_altair()
+    names = by["sort"]
+    palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
+    legend = alt.Legend(orient="top", labelLimit=300, symbolOpacity=1) if by["title"] else None
+    base = base.encode(color=alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend, **by))
+    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
+    return band + base.mark_line(point=True).encode(y=height)
+
+
+def _heat_map(base: alt.Chart, by: dict[str, Any], metric: str) -> alt.LayerChart:
+    alt = load_altair()
+    base = base.encode(y=alt.Y("by:O", **by))
+    pale = alt.Scale(range=list(_PALE))  # numbers stay readable on both ends
+    cells = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=metric, scale=pale))
+    return cells + base.mark_text().encode(text=alt.Text("value:Q", format=".3g"))
