@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import make_workload, route, skipped
+from smoes_sim.prediction.router import make_workload, route, skipped
 from smoes_sim.routing import RoutingTrace, Tokens, load_trace
 from smoes_sim.routing.trace import IMAGE, PREFILL, TEXT
 from smoes_sim.scenario import RoutingSpec, Scenario

@@ -33,7 +33,7 @@ def synthesize(
     as_json: Json = False,
 ) -> None:
     """Write the synthetic routing of a scenario as a trace file."""
-    from smoes_sim.prediction.deployment import synthesize_trace
+    from smoes_sim.prediction.router import synthesize_trace
     from smoes_sim.routing import save_trace
     from smoes_sim.scenario import load_scenario
 

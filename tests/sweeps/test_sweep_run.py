@@ -12,7 +12,7 @@ import pytest
 from sweep.cheap import written
 
 from smoes_sim.errors import ConfigError, SimulationError
-from smoes_sim.prediction.deployment import synthesize_trace
+from smoes_sim.prediction.router import synthesize_trace
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.routing import save_trace
 from smoes_sim.sweeps import Shard, load_sweep, run_sweep
