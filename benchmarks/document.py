@@ -1,4 +1,4 @@
-"""What was measured, as text for a terminal and as docs/performance.md with its plot."""
+"""What was measured, as text for a terminal and as docs/accuracy/performance.md with its plot."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from smoes_sim.report.validation_page import write_validation_page
 from smoes_sim.validation.validate import predictor, validate
 
 SEED = 31
-"""Of matrices and traces that are reported; models were chosen on seeds 1, 7, 11 and 23 (docs/lab-accuracy.md)."""
+"""Of matrices and traces that are reported; models were chosen on seeds 1, 7, 11 and 23 (docs/accuracy/lab-accuracy.md)."""
 REPEATS = 5
 
 
@@ -53,7 +53,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the two small labs: a third of the cases")
     parser.add_argument("--seed", type=int, default=SEED, help="of matrices and traces")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--docs", type=Path, help="folder with lab-accuracy.md to write the tables into")
+    parser.add_argument("--docs", type=Path, help="folder with lab-accuracy.md to write the tables into (docs/accuracy)")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""The plot of docs/lab-accuracy.md: error of every case against its measured time, a panel a schedule."""
+"""The plot of docs/accuracy/lab-accuracy.md: error of every case against its measured time, a panel a schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors of all labs as text for a terminal and as docs/lab-accuracy.md with its plot."""
+"""The errors of all labs as text for a terminal and as docs/accuracy/lab-accuracy.md with its plot."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--growth", action="store_true", help="cost against ranks, flows, links and skew, instead of the rows"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
-    parser.add_argument("--docs", type=Path, metavar="DIR", help="put the results into DIR/performance.md")
+    parser.add_argument("--docs", type=Path, metavar="DIR", help="put the results into DIR/performance.md (docs/accuracy)")
     options = parser.parse_args(arguments)
     document: dict[str, Any] = {"machine": machine()}
     print(machine_line(document["machine"]), flush=True)

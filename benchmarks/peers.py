@@ -20,7 +20,7 @@ SIMGRID_PYTHON = "/usr/bin/python3"
 """The interpreter that Debian's python3-simgrid is for."""
 _SIMGRID_DRIVER = Path(__file__).parent.parent / "tests" / "network" / "simgrid_driver.py"
 ASTRA_PROGRAM = "SMOES_BENCH_ASTRA"
-"""Environment variable: a program that times flows on a star (docs/performance.md says in which form)."""
+"""Environment variable: a program that times flows on a star (docs/accuracy/performance.md says in which form)."""
 _RECORDED_ASTRA = {
     ("zipf", 128): "its bare network library 0.023 CPU-s, the whole simulator 0.6",
     ("zipf", 256): "its bare network library 0.17 CPU-s",

@@ -117,7 +117,7 @@ def _matrix(case: Case) -> NDArray[np.float64]:
 
 
 def write_flows(case: Case, *, form: str, path: str) -> dict[str, Any]:
-    """Write the messages of a case as a peer reads them: ``simgrid_driver.py``, or ``astra`` as in docs/performance.md."""
+    """Write the messages of a case as ``simgrid_driver.py`` or ``astra`` read them (docs/accuracy/performance.md)."""
     network, (phase,) = problem_of(case, Stopwatch())
     capacity, offsets, links = network.capacity.tolist(), phase.routes.offsets.tolist(), phase.routes.links.tolist()
     ends = zip(phase.source.tolist(), phase.destination.tolist(), phase.size.astype(int).tolist(), strict=True)

@@ -42,7 +42,7 @@ _PRIORS = {
     # Single-node NCCL all-to-alls of published.csv were best fitted by 0.1 to 6 MB and exponents of 0.4 to 0.9.
     "half_size": Prior(value=1e6, spread=_FACTOR_10, meaning="bytes of a message that reaches half of that share"),
     "curve": Prior(value=0.5, spread=0.3, most=2.0, meaning="exponent of the loss of small messages"),
-    # 8 ms after a second in an emulated network (docs/lab-accuracy.md); hardware, whose packets are smaller, has less.
+    # 8 ms after a second in an emulated network (docs/accuracy/lab-accuracy.md); hardware has less: smaller packets.
     "jitter": Prior(value=1e-3, spread=_FACTOR_10, meaning="scatter of a link's finish, s per root of seconds"),
     # Assumptions: from an untuned loop over experts to a tuned grouped kernel; microseconds to a ms of launches.
     "flops_efficiency": Prior(value=0.3, spread=1.0, most=1.0, meaning="share of peak that the experts reach"),

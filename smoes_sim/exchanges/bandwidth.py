@@ -1,4 +1,4 @@
-"""Formulas over named times and sizes; docs/metrics.md states each."""
+"""Formulas over named times and sizes; docs/explanation/metrics.md states each."""
 
 from __future__ import annotations
 

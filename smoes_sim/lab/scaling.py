@@ -13,9 +13,9 @@ from smoes_sim.errors import TopologyError
 from smoes_sim.topology import Topology
 
 COMFORTABLE = 320e6
-"""B/s, summed over every wire that a byte crosses, that leaves two cores time for the programs themselves (docs/lab.md)."""
+"""B/s, summed over all wires that a byte crosses, that leaves two cores time for the programs (docs/how-to/lab.md)."""
 MOST = 600e6
-"""B/s, counted likewise, beyond which two cores were too slow even for plain TCP (docs/lab.md)."""
+"""B/s, counted likewise, beyond which two cores were too slow even for plain TCP (docs/how-to/lab.md)."""
 SLOWEST = 1.25e6
 """B/s of the slowest link worth building: below 10 Mb/s a packet of 9 kB alone takes 7 ms."""
 _STEPS = (5.0, 2.0, 1.0)

@@ -135,7 +135,9 @@ def fit_libraries(paths: Sequence[Path], *, command: str) -> LibraryCalibration:
     knowns = [known for path in paths for known in know_all(read_measurements(path)).knowns]
     if not knowns:
         names = ", ".join(map(str, paths))
-        raise CalibrationError(f"{names}: no row has a known library model and a time. See docs/predicted-vs-measured.md.")
+        raise CalibrationError(
+            f"{names}: no row has a known library model and a time. See docs/accuracy/predicted-vs-measured.md."
+        )
     pools = by_pool(knowns)
     fitted = {name: fit_scaled(members) for name, members in pools.items()}
     return LibraryCalibration(

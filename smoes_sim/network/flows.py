@@ -202,7 +202,7 @@ class Network:
 
         ``size * (1 + (half_size / message) ** curve)``, by the narrowest kind of link on the way: ``efficiency`` is what
         endless messages reach, half of it those of ``half_size`` bytes. With ``curve`` 1 this is a fixed time per
-        message, with 0.5 the slow approach of NCCL (docs/calibration.md).
+        message, with 0.5 the slow approach of NCCL (docs/explanation/calibration.md).
 
         Example:
             half_size 4 KiB, curve 0.5, a message of 16 KiB: 16384 * (1 + 0.5) = 24576 B.

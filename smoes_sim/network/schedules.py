@@ -131,7 +131,8 @@ def _half_duplex(matrix: Matrix) -> list[tuple[Matrix, int]]:
 
     In gloo a payload waits for the receiver's notice, which shares a byte stream with the payload of the other direction
     and is posted after it where that goes the shorter way round. So the message by k > R / 2 waits for the one that comes
-    back by R - k; half way round the lower rank is first (read in gloo's alltoall and pair code; docs/calibration.md).
+    back by R - k; half way round the lower rank is first (from gloo's alltoall and pair code; see
+    docs/explanation/calibration.md).
     """
     num_ranks = len(matrix)
     rank = np.arange(num_ranks)

@@ -32,7 +32,7 @@ _STATED = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseTimes:
-    """Times of a forward pass (of all chunks of a prefill), seconds; see docs/metrics.md.
+    """Times of a forward pass (of all chunks of a prefill), seconds; see docs/explanation/metrics.md.
 
     Attributes:
         step_s: The pass.

@@ -16,7 +16,7 @@ from smoes_sim.version import __version__
 Row = dict[str, Any]
 _WORST = 12
 _BETWEEN_SITES = 0.08
-"""Same hardware at another site differs by 5-12% (docs/predicted-vs-measured.md): the floor where rows have no repeats."""
+"""Same hardware at another site differs by 5-12% (docs/accuracy/predicted-vs-measured.md): the floor without repeats."""
 _ERRORS = ("median_ape", "mape", "p90_ape", "max_ape", "coverage")
 _HEADER = ("rows", "median (%)", "mean (%)", "90th percentile (%)", "worst (%)", "inside 80% interval (%)")
 
@@ -93,7 +93,7 @@ def _basis(document: Row, calibration: str) -> str:
 def _charts(document: Row) -> str:
     rows = chart_rows(document["rows"])
     floor = document["repeatability"]
-    words = "half the range of repeats" if floor else "5-12% between sites, see docs/predicted-vs-measured.md"
+    words = "half the range of repeats" if floor else "5-12% between sites, see docs/accuracy/predicted-vs-measured.md"
     floor = floor or _BETWEEN_SITES
     band = f"dashed: identity; grey band: repeatability, +-{100 * floor:.2g}% ({words})"
     charts = [(f"Predicted over measured time; {band}", scatter_svg(rows, floor=floor))]

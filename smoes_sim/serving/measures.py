@@ -81,7 +81,7 @@ def request_times(service: Service) -> dict[str, NDArray[np.float64]]:
 
 
 def measure(service: Service, objective: Objective | None = None, *, settled: float = 0.0) -> dict[str, float]:
-    """All figures of a service, by JSON key; docs/serving.md states each.
+    """All figures of a service, by JSON key; docs/how-to/serving.md states each.
 
     TPOT is left out where every answer has one token, goodput and attainment where there is no objective. Times and
     attainment are those of the requests after the first ``settled`` (a share) of all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sweep.cheap import GRID, written
+from sweeps.cheap import GRID, written
 
 from smoes_sim.cli import main
 from smoes_sim.cli.sweep_command import cell

@@ -1,4 +1,4 @@
-"""The example of docs/capture.md runs and prints what the page says, up to the last digits."""
+"""The example of docs/how-to/capture.md runs and prints what the page says, up to the last digits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("transformers", reason="transformers missing: pip install 'smoes-sim[capture]'")
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "capture.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "how-to" / "capture.md"
 
 
 def block(marker: str) -> str:
@@ -26,7 +26,7 @@ def test_the_example_prints_what_the_page_says() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(printed):
-        exec(compile(block("example"), "docs/capture.md", "exec"), {})
+        exec(compile(block("example"), "docs/how-to/capture.md", "exec"), {})
     torch.set_num_threads(threads)
     number = r"\d+\.\d+"
     found, wanted = printed.getvalue(), block("output")

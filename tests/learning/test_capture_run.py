@@ -116,7 +116,7 @@ def test_a_captured_run_is_simulated_and_compared(out: Path, here: Path, capsys:
 
 
 def test_the_scenario_of_the_documentation_has_the_shape_of_the_shipped_study(here: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "learning.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "smoes.md").read_text()
     found = re.search(r"<!-- tiny.yaml -->\n```yaml\n(.*?)```", page, re.DOTALL)
     assert found is not None
     (here / "tiny.yaml").write_text(found[1])

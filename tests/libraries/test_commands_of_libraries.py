@@ -10,7 +10,7 @@ from smoes_sim.measurements import read_measurements, write_measurements
 from smoes_sim.validation.published import published_errors
 from tests.libraries.rows import row
 
-PAGE = Path(__file__).parents[2] / "docs" / "predicted-vs-measured.md"
+PAGE = Path(__file__).parents[2] / "docs" / "accuracy" / "predicted-vs-measured.md"
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def test_settings_without_meaning_are_refused() -> None:
         send(network, [(0, 1)], [1.0], window=0)
 
 
-# order, injection: fluid, fifo and packet over the port bound; docs/models.md, Packet
+# order, injection: fluid, fifo and packet over the port bound; docs/explanation/models.md, Packet
 LEVELS = {
     ("naive", "fifo"): (1.012, 1.849, 1.849),
     ("naive", "round_robin"): (1.012, 1.024, 1.024),

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from report.outline import assert_stands_alone, outline_of
-from sweep.cheap import SCENARIO
+from sweeps.cheap import SCENARIO
 
 from smoes_sim.cli import main
 

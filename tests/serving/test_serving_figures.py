@@ -55,7 +55,7 @@ def test_a_time_to_first_token_is_that_of_one_prompt(figure, tmp_path):
 
 
 def test_every_figure_stands_in_the_documents_with_its_measured_value():
-    table = Path("docs/models.md").read_text().partition("| figure | measured |")[2].partition("\n\n")[0]
+    table = Path("docs/explanation/models.md").read_text().partition("| figure | measured |")[2].partition("\n\n")[0]
     cells = [line.split("|")[2].strip() for line in table.splitlines()[2:]]
     shown = [float(cell.removesuffix(" ms").replace(",", "")) * (1e-3 if cell.endswith("ms") else 1) for cell in cells]
     assert shown == pytest.approx([figure.measured for figure in read_figures()], rel=1e-3)

@@ -88,7 +88,7 @@ def test_the_page_has_command_picture_and_a_line_in_the_index(name):
     assert f"\nsmoes-sim sweep {name} --jobs 2 --out results/{name}\n" in page(name)
     assert f"]({name}.png)" in page(name)
     assert (FOLDER / f"{name}.png").is_file()
-    assert f"]({name}.md)" in (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"]({name}.md)" in (FOLDER / "index.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", sweep_names())

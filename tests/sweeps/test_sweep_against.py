@@ -7,7 +7,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from sweep.cheap import GRID, written
+from sweeps.cheap import GRID, written
 
 from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from sweep.cheap import written
+from sweeps.cheap import written
 
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.prediction.router import synthesize_trace

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sweep.cheap import written
+from sweeps.cheap import written
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import load_scenario

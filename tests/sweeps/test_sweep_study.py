@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from sweep.cheap import SCENARIO, written
+from sweeps.cheap import SCENARIO, written
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.sweeps import load_sweep, sweep_names
@@ -115,7 +115,7 @@ def test_every_shipped_study_is_whole_and_says_what_it_shows(name):
 
 
 def test_the_example_of_the_page_is_a_whole_study(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "sweep.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "sweep.md").read_text()
     (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "study.yaml").write_text(example)
     sweep = load_sweep(str(tmp_path / "study.yaml"))

@@ -4,7 +4,7 @@ Every directed link is a first-in-first-out server; a message goes through as ch
 what an order costs. *Injection*: with ``fifo`` a port sends the messages of a rank one behind the other, so that ranks
 that post 0, 1, 2, ... all hit the same receiver while other receivers idle; with ``round_robin`` the messages take turns
 and no order is bad. *Window*: what may leave of each message before its receiver has answered; the answer waits in the
-receiver's own port behind data, and the rest joins the sender's queue when it is back. See ``docs/models.md``.
+receiver's own port behind data, and the rest joins the sender's queue when it is back. See ``docs/explanation/models.md``.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _SMALL = 500
 """Up to this many messages in a phase arrays are quick enough that nothing is compiled."""
 _WIDTH, _WIDEST = 2.0, 0.2
 """Windows are 2 sqrt(tolerance) of the least time that what is in flight needs: a pass of 64 ranks then differs from the
-exact solution by less than the tolerance (docs/performance.md)."""
+exact solution by less than the tolerance (docs/accuracy/performance.md)."""
 _ENDED = 0.1
 """Share of what is running that may end in a window: ranks wait for single messages."""
 _FEW = 256

@@ -30,7 +30,7 @@ _MANY, _FIRST_OF_MANY = 100_000, 0.8
 
 UNSEEN = 1e-4
 """Relative error that solutions in windows may share without a difference: the largest measured so far was 5.4e-5 (a 4:1 fat
-tree of 256 ranks, docs/performance.md)."""
+tree of 256 ranks, docs/accuracy/performance.md)."""
 
 LinkUse = tuple[float, NDArray[np.float64]]
 """From a moment on (seconds), the share of each link's capacity in use, shape (H,)."""
