@@ -11,8 +11,8 @@ import orjson
 import polars as pl
 from ruamel.yaml import YAML
 
-from smoes_sim.version import __version__
 from smoes_sim.scenario import Scenario
+from smoes_sim.version import __version__
 from smoes_sim.yaml_files import write_bytes
 
 
