@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import qmc
 
 from smoes_sim.errors import CalibrationError, MeasurementError
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
@@ -46,6 +45,8 @@ def fit_step_latencies(path: Path, scenario: Scenario, *, name: str, seed: int =
         MeasurementError: If the file lacks one of the two rows.
         CalibrationError: If no draw can meet both.
     """
+    from scipy.stats import qmc  # noqa: PLC0415  # takes 0.4 s to import; needed only here
+
     rows = read_measurements(path)
     ttft, tpot = _measured(rows, "ttft", path), _measured(rows, "tpot", path)
     deployment = deploy(scenario.model_copy(update={"calibration": None}))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 from smoes_sim.libraries.pooling import Fitted, Known, fit
 from smoes_sim.measurements import Measurement
@@ -20,7 +20,7 @@ _FOLDS = 5
 """Parts into which sizes are dealt, every fifth into one."""
 _NORMAL = 100
 """Rows of the imaginary system."""
-_Z80 = float(norm.ppf(0.9))
+_Z80 = NormalDist().inv_cdf(0.9)
 """Standard deviations from the middle to either end of an 80% interval of a normal distribution."""
 
 
@@ -135,7 +135,7 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
         per_system.setdefault(system_of(outcome.known), []).append(abs(outcome.score))
     groups = [np.array(scores) for scores in per_system.values()]
     counts = [math.sqrt(len(group)) for group in groups]
-    groups.append(norm.ppf(0.5 + (np.arange(_NORMAL) + 0.5) / _NORMAL / 2))
+    groups.append(np.array([NormalDist().inv_cdf(0.5 + (index + 0.5) / _NORMAL / 2) for index in range(_NORMAL)]))
     counts.append(float(np.mean(counts)) if counts else 1.0)
     scores = np.concatenate(groups)
     weights = np.concatenate([np.full(len(group), count / len(group)) for group, count in zip(groups, counts, strict=True)])

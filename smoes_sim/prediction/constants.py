@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated
 
 import numpy as np
 import orjson
 from pydantic import Field, ValidationError
-from scipy.stats import norm
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import Network
@@ -180,7 +180,7 @@ def interval_of(durations: Sequence[float], *, spread: float) -> tuple[float, fl
     Example:
         One draw of 1 s and a spread of 0.1: 1 s, 10th percentile exp(-0.128) = 0.88 s, 90th 1.14 s.
     """
-    levels = norm.ppf((np.arange(_NOISE) + 0.5) / _NOISE)
+    levels = np.array([NormalDist().inv_cdf((index + 0.5) / _NOISE) for index in range(_NOISE)])
     spread_out = np.multiply.outer(np.asarray(durations), np.exp(spread * levels)).ravel()
     low, high = np.percentile(spread_out, INTERVAL, method="hazen")
     return float(np.median(durations)), float(low), float(high)
