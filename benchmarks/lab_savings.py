@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks.lab_cases import PLACEMENTS, TWO_NODES
-from smoes_sim.calibration.cases import read_case
+from smoes_sim.calibration.cases import CaseReader
 from smoes_sim.measurements import Measurement
 
 
@@ -74,5 +74,5 @@ def _counted(folder: Path, label: str) -> int:
 
 def _traffic(row: Measurement) -> float:
     """Bytes between ranks that the simulator counts for the row's scenario."""
-    case = read_case(row)
+    case = CaseReader().read(row)
     return float(case.deployment.prefill.bytes_remote)  # type: ignore[union-attr]  # a row with a scenario

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smoes_sim.calibration.cases import read_case
+from smoes_sim.calibration.cases import CaseReader
 from smoes_sim.measurements import Measurement, write_measurements
 
 TOPOLOGIES = {
@@ -41,9 +41,9 @@ def write_rows(folder: Path, *, seed: int = 0, constants: dict[str, float] | Non
         for _ in range(10):
             matrix = np.round(rng.lognormal(12, 1, (num_ranks, num_ranks)) * (1 - np.eye(num_ranks)))
             rows.append(_with_matrix(replace(base, op="alltoallv"), matrix, len(rows)))
-    timed = []
+    reader, timed = CaseReader(), []
     for index, row in enumerate(rows):
-        duration = read_case(row).duration(constants or TRUTH) * float(np.exp(NOISE * rng.standard_normal()))
+        duration = reader.read(row).duration(constants or TRUTH) * float(np.exp(NOISE * rng.standard_normal()))
         ends = {"duration_p10": duration * 0.99, "duration_p90": duration * 1.01}
         timed.append(replace(row, id=f"r{index}", duration=duration, **ends))
     write_measurements(folder / "rows.csv", timed)

@@ -5,9 +5,8 @@ The same code predicts for the fit and for validation: ``case.duration(constants
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import get_args
 
 import numpy as np
@@ -32,16 +31,40 @@ PHASES = ("dispatch", "experts", "combine", "shared", "layer", "step")
 """Parts of a scenario's forward pass that rows may time."""
 
 
-def read_case(row: Measurement) -> ExchangeCase | StepCase:
-    """The case of a row with a topology or a scenario.
+class CaseReader:
+    """Make rows ready for the simulator; rows of one topology or scenario share one network or deployment.
 
-    Raises:
-        ConfigError: If its files are missing or broken, or contradict the row.
+    Each file is read once per reader. Make a reader for each fit or validation, so that an edited file counts in the next.
     """
-    try:
-        return _step_case(row) if row.scenario else _exchange_case(row)
-    except MeasurementError as error:
-        raise error.at(row.id) from None
+
+    def __init__(self) -> None:
+        self._networks: dict[tuple[str, float], Network] = {}
+        self._deployments: dict[str, Deployment] = {}
+
+    def read(self, row: Measurement) -> SimulatedCase:
+        """The case of a row that names a topology or a scenario.
+
+        Raises:
+            ConfigError: If its files are missing or broken, or contradict the row.
+        """
+        try:
+            if row.scenario:
+                return _step_case(row, self._deployment)
+            return _exchange_case(row, self._network)
+        except MeasurementError as error:
+            raise error.at(row.id) from None
+
+    def _network(self, name: str, send_buffer: float) -> Network:
+        key = name, send_buffer
+        if key not in self._networks:
+            self._networks[key] = Network(topology=find_topology(name), send_buffer=send_buffer)
+        return self._networks[key]
+
+    def _deployment(self, path: str) -> Deployment:
+        if path not in self._deployments:
+            scenario = load_scenario(path)
+            self._deployments[path] = deploy(scenario.model_copy(update={"calibration": None}))
+        return self._deployments[path]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +109,10 @@ class ExchangeCase:
         return phases_of(network, [matrix], schedule=self.schedule, order=self.order, rendezvous=True)
 
 
-def _exchange_case(row: Measurement) -> ExchangeCase:
+def _exchange_case(row: Measurement, network_of: Callable[[str, float], Network]) -> ExchangeCase:
     if not row.topology:
         raise MeasurementError("topology is empty. Name the shipped topology or the file that was measured.")
-    network = _network(row.topology_name, row.send_buffer or 0.0)
+    network = network_of(row.topology_name, row.send_buffer or 0.0)
     num_ranks = network.topology.num_ranks
     if row.num_ranks != num_ranks:
         raise MeasurementError(
@@ -107,11 +130,6 @@ def _exchange_case(row: Measurement) -> ExchangeCase:
         schedule=schedule,  # type: ignore[arg-type]  # one of its words, as checked
         order=row.order or "shifted",  # type: ignore[arg-type]
     )
-
-
-@lru_cache(maxsize=64)
-def _network(name: str, send_buffer: float) -> Network:
-    return Network(topology=find_topology(name), send_buffer=send_buffer)
 
 
 def _matrix(row: Measurement, num_ranks: int) -> Matrix:
@@ -238,21 +256,15 @@ def _layer_time(
     ).duration
 
 
-def _step_case(row: Measurement) -> StepCase:
+def _step_case(row: Measurement, deployment_of: Callable[[str], Deployment]) -> StepCase:
     if row.phase not in PHASES:
         raise MeasurementError(f'phase = "{row.phase}" is unknown. {nearest(row.phase, PHASES)}')
-    deployment = _deployment(str(row.folder / row.scenario))
+    deployment = deployment_of(str(row.folder / row.scenario))
     num_layers = len(deployment.prefill.batches[0].exchanges)
     if row.phase != "step" and (row.layer is None or row.layer >= num_layers):
         raise MeasurementError(f"layer = {row.layer}: the scenario has the MoE layers 0 to {num_layers - 1}. Mend it.")
     return StepCase(row=row, deployment=deployment)
 
 
-@lru_cache(maxsize=16)
-def _deployment(path: str) -> Deployment:
-    scenario = load_scenario(path)
-    return deploy(scenario.model_copy(update={"calibration": None}))
-
-
-Case = ExchangeCase | StepCase
-"""What can be predicted: both have ``row``, ``family``, ``kind``, ``constants`` and ``duration(constants)``."""
+SimulatedCase = ExchangeCase | StepCase
+"""What the simulator predicts: both have ``row``, ``family``, ``kind``, ``constants`` and ``duration(constants)``."""

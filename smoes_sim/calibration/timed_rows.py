@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.calibration.cases import Case, ExchangeCase, read_case
+from smoes_sim.calibration.cases import CaseReader, ExchangeCase, SimulatedCase
 from smoes_sim.calibration.least_squares import Array, Problem, Solution, log_scatter, median_scatter, solve
 from smoes_sim.calibration.priors import prior_of
 from smoes_sim.errors import CalibrationError, ConfigError
@@ -102,7 +102,8 @@ def fit_rows(path: Path, rows: Sequence[Measurement], *, command: str, seed: int
     usable = [row for row in rows if (row.topology or row.scenario) and measured_time(row)]
     if not usable:
         raise CalibrationError(f"{path}: no row to fit has a time and a topology or scenario. Name what was measured.")
-    cases = [read_case(row) for row in usable]
+    reader = CaseReader()
+    cases = [reader.read(row) for row in usable]
     names = list(dict.fromkeys(name for case in cases for name in case.constants))
     if _may_have_curve(cases):
         curved = [*names, *(_half_size(name) for name in names if name.startswith("efficiency.")), "curve"]
@@ -120,13 +121,13 @@ def _half_size(efficiency: str) -> str:
     return efficiency.replace("efficiency.", "half_size.")
 
 
-def _may_have_curve(cases: Sequence[Case]) -> bool:
+def _may_have_curve(cases: Sequence[SimulatedCase]) -> bool:
     """Whether the sizes are many and far enough apart to tell a curve from a fixed cost."""
     sizes = {case.row.size for case in cases if isinstance(case, ExchangeCase) and case.row.size}
     return len(sizes) >= _CURVE_SIZES and max(sizes) >= _CURVE_RANGE * min(sizes)
 
 
-def _solution(cases: Sequence[Case], names: Sequence[str], seed: int, *, num_draws: int = _NUM_DRAWS) -> Solution:
+def _solution(cases: Sequence[SimulatedCase], names: Sequence[str], seed: int, *, num_draws: int = _NUM_DRAWS) -> Solution:
     def log_times(x: Array) -> Array:
         constants = dict(zip(names, np.exp(x).tolist(), strict=True))
         return np.log([case.duration(constants) for case in cases])
@@ -148,7 +149,7 @@ def _solution(cases: Sequence[Case], names: Sequence[str], seed: int, *, num_dra
     return solve(problem, num_draws=num_draws, rng=np.random.default_rng(seed))
 
 
-def _groups(cases: Sequence[Case]) -> NDArray[np.int64]:
+def _groups(cases: Sequence[SimulatedCase]) -> NDArray[np.int64]:
     """What is left out together, (N,): a topology whose constants others tell too as a whole, otherwise a row."""
     constants: dict[str, set[str]] = {}
     for case in cases:
@@ -162,11 +163,13 @@ def _groups(cases: Sequence[Case]) -> NDArray[np.int64]:
     return groups
 
 
-def _system(case: Case) -> str:
+def _system(case: SimulatedCase) -> str:
     return case.row.topology or case.row.scenario
 
 
-def _calibration(path: Path, cases: Sequence[Case], names: Sequence[str], solution: Solution, command: str) -> Calibration:
+def _calibration(
+    path: Path, cases: Sequence[SimulatedCase], names: Sequence[str], solution: Solution, command: str
+) -> Calibration:
     values = np.exp(solution.draws)
     rows = [case.row for case in cases]
     scatter = [log_scatter(row.duration_p10, row.duration_p90, row.repeats) for row in rows]

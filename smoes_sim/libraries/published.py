@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -233,7 +232,15 @@ def load_libraries(path: Path | None = None) -> LibraryCalibration:
     Raises:
         ConfigError: If it cannot be read or is none.
     """
-    return _load(path or _SHIPPED)
+    path = path or _SHIPPED
+    try:
+        return LibraryCalibration.model_validate(orjson.loads(read_text(path)))
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Fix the file.") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = "".join(f"{part}: " for part in problem["loc"])
+        raise ConfigError(f"{path}: {place}{problem['msg']}. Make the file with `calibrate published`.") from None
 
 
 def is_library_file(path: Path) -> bool:
@@ -243,15 +250,3 @@ def is_library_file(path: Path) -> bool:
     except orjson.JSONDecodeError:
         return False
     return isinstance(document, dict) and document.get("kind") == "libraries"
-
-
-@cache
-def _load(path: Path) -> LibraryCalibration:
-    try:
-        return LibraryCalibration.model_validate(orjson.loads(read_text(path)))
-    except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Mend the file.") from None
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = "".join(f"{part}: " for part in problem["loc"])
-        raise ConfigError(f"{path}: {place}{problem['msg']}. Make the file with `calibrate published`.") from None

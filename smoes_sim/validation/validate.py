@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.calibration.cases import Case, ExchangeCase, read_case
+from smoes_sim.calibration.cases import CaseReader, ExchangeCase, SimulatedCase
 from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import relative_error
 from smoes_sim.libraries.published import LibraryCalibration, load_libraries, predict_row
@@ -67,10 +67,11 @@ def predictor(calibration: Calibration | None, libraries: LibraryCalibration | N
     """
     libraries = libraries or load_libraries()
     fitted = {row.id: row.seconds for row in libraries.fitted_on}
+    reader = CaseReader()
 
     def predict(row: Measurement) -> Predicted | Skip:
         if row.topology or row.scenario:
-            return _simulated(row, calibration)
+            return _simulated(row, calibration, reader)
         return _of_library(row, libraries, fitted)
 
     return predict
@@ -94,10 +95,10 @@ def _of_library(row: Measurement, libraries: LibraryCalibration, fitted: Mapping
     )
 
 
-def _simulated(row: Measurement, calibration: Calibration | None) -> Predicted | Skip:
+def _simulated(row: Measurement, calibration: Calibration | None, reader: CaseReader) -> Predicted | Skip:
     """The simulator on the row's topology or scenario, under every draw of the calibration."""
     try:
-        case = read_case(row)
+        case = reader.read(row)
     except ConfigError as error:
         return Skip(str(error))
     system = Path(row.topology or row.scenario).stem
@@ -110,7 +111,7 @@ def _simulated(row: Measurement, calibration: Calibration | None) -> Predicted |
     return Predicted(seconds=seconds, low=low, high=high, family=case.family, system=system, doubt=doubt)
 
 
-def _doubt(case: Case, calibration: Calibration, seconds: float, *, is_open: bool) -> str:
+def _doubt(case: SimulatedCase, calibration: Calibration, seconds: float, *, is_open: bool) -> str:
     """What is known to be weak about a prediction, the gravest first; ``is_open``: its draws disagree."""
     missing = sorted(name for name in case.constants if name.startswith("efficiency.") and name not in calibration.draws)
     if missing:

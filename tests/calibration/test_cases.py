@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smoes_sim.calibration.cases import read_case
+from smoes_sim.calibration.cases import CaseReader, ExchangeCase
 from smoes_sim.compute import compute_times
 from smoes_sim.errors import ConfigError, MeasurementError
 from smoes_sim.measurements import Measurement
@@ -26,7 +26,7 @@ def row(tmp_path: Path) -> Measurement:
 
 
 def test_an_even_exchange_under_constants(row: Measurement) -> None:
-    case = read_case(row)
+    case = CaseReader().read(row)
     # 3 MB at 1 GB/s; at half of that rate, entered after 1 ms: 7 ms
     assert case.duration({}) == pytest.approx(3e-3)
     assert case.duration({"efficiency.ethernet": 0.5, "per_exchange": 1e-3}) == pytest.approx(7e-3)
@@ -36,13 +36,13 @@ def test_an_even_exchange_under_constants(row: Measurement) -> None:
 
 def test_a_matrix_says_who_sends_what(row: Measurement) -> None:
     np.savetxt(row.folder / "m.txt", np.diag([1e6, 1e6, 1e6], k=1), fmt="%d")
-    case = read_case(replace(row, matrix="m.txt", op="alltoallv", schedule="pairwise"))
+    case = CaseReader().read(replace(row, matrix="m.txt", op="alltoallv", schedule="pairwise"))
     assert case.duration({}) == pytest.approx(1e-3)
     assert case.family == "alltoallv, pairwise"
 
 
 def test_sendrecv_without_a_matrix_is_the_ring_of_nccl_tests(row: Measurement) -> None:
-    case = read_case(replace(row, mode="sendrecv", op="sendrecv"))
+    case = CaseReader().read(replace(row, mode="sendrecv", op="sendrecv"))
     assert case.duration({}) == pytest.approx(4e-3)
 
 
@@ -60,12 +60,12 @@ def test_sendrecv_without_a_matrix_is_the_ring_of_nccl_tests(row: Measurement) -
 )
 def test_rows_that_cannot_be_predicted_say_why(row: Measurement, changes: dict[str, object], message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
-        read_case(replace(row, **changes))  # type: ignore[arg-type]
+        CaseReader().read(replace(row, **changes))  # type: ignore[arg-type]
 
 
 def test_files_that_are_missing_are_named(row: Measurement) -> None:
     with pytest.raises(ConfigError, match=r"m\.txt: cannot be read"):
-        read_case(replace(row, matrix="m.txt"))
+        CaseReader().read(replace(row, matrix="m.txt"))
 
 
 def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
     constants = {"efficiency.ethernet": 0.5, "flops_efficiency": 0.1, "launch": 1e-3}
 
     def seconds(phase: str) -> float:
-        return read_case(replace(base, phase=phase)).duration(constants)
+        return CaseReader().read(replace(base, phase=phase)).duration(constants)
 
     slow = replace(deployment.network, efficiency={"ethernet": 0.5})
     layer = deployment.prefill.batches[0].exchanges[3]
@@ -90,9 +90,9 @@ def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
     parts = [seconds(phase) for phase in ("dispatch", "experts", "combine")]
     assert max(parts) < seconds("layer") <= sum(parts) * (1 + 1e-9)
     assert seconds("step") > 16 * min(parts)
-    assert read_case(replace(base, phase="experts")).constants == ("flops_efficiency", "memory_efficiency", "launch")
+    assert CaseReader().read(replace(base, phase="experts")).constants == ("flops_efficiency", "memory_efficiency", "launch")
     with pytest.raises(MeasurementError, match=r"layer = 16: the scenario has the MoE layers 0 to 15"):
-        read_case(replace(base, phase="layer", layer=16))
+        CaseReader().read(replace(base, phase="layer", layer=16))
 
 
 def test_a_message_there_and_back_takes_half_of_both_ways(row: Measurement) -> None:
@@ -103,5 +103,23 @@ def test_a_message_there_and_back_takes_half_of_both_ways(row: Measurement) -> N
     )
     (row.folder / "ab.yaml").write_text(f"kind: graph\ndevices: [a, b]\nnodes: [[a], [b]]\nlinks:\n{links}")
     np.savetxt(row.folder / "m.txt", [[0, 1e6], [0, 0]], fmt="%d")
-    case = read_case(replace(row, nodes=2, topology="ab.yaml", mode="sendrecv", op="sendrecv", matrix="m.txt"))
+    case = CaseReader().read(replace(row, nodes=2, topology="ab.yaml", mode="sendrecv", op="sendrecv", matrix="m.txt"))
     assert case.duration({}) == pytest.approx(2.5e-3)
+
+
+def test_an_edited_topology_counts_in_the_next_fit_of_the_same_process(tmp_path: Path) -> None:
+    row = Measurement(
+        id="a", nodes=2, ranks_per_node=1, mode="alltoall", op="alltoall", size=2e6, topology="pair.yaml", folder=tmp_path
+    )
+    # 1 MB to the other rank: at 100 Mb/s = 12.5 MB/s 80 ms, at 1 Gb/s 8 ms
+    for rate, duration in (("100 Mb/s", 0.08), ("1 Gb/s", 0.008)):
+        (tmp_path / "pair.yaml").write_text(f"kind: star\nranks: 2\nlink: {{bandwidth: {rate}, latency: 0 us}}\n")
+        assert CaseReader().read(row).duration({}) == pytest.approx(duration)
+
+
+def test_rows_of_one_topology_share_one_network(row: Measurement) -> None:
+    reader = CaseReader()
+    first, second = reader.read(row), reader.read(replace(row, size=8e6))
+    assert isinstance(first, ExchangeCase)
+    assert isinstance(second, ExchangeCase)
+    assert first.network is second.network

@@ -6,7 +6,7 @@ import pytest
 from synthetic_rows import FIT, TRUTH, write_rows
 
 from smoes_sim.calibration import Fitted, fit_rows, select_rows
-from smoes_sim.calibration.cases import read_case
+from smoes_sim.calibration.cases import CaseReader
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.measurements import Measurement, read_measurements
 from smoes_sim.prediction.constants import load_calibration, save_calibration
@@ -97,7 +97,8 @@ def test_a_curve_over_message_size_is_found_where_there_is_one(tmp_path: Path, h
     write_rows(tmp_path)
     base = next(row for row in read_measurements(tmp_path / "rows.csv") if row.topology == "star3.yaml" and not row.matrix)
     sizes = [replace(base, id=f"s{power}", size=3 * 4.0**power) for power in range(5, 13)]
-    rows = [replace(row, duration=read_case(row).duration(constants)) for row in sizes]
+    reader = CaseReader()
+    rows = [replace(row, duration=reader.read(row).duration(constants)) for row in sizes]
     parameters = fit_rows(tmp_path / "rows.csv", rows, command="").calibration.parameters
     assert ("half_size.ethernet" in parameters) is bool(half_size)
     if half_size:

@@ -58,6 +58,13 @@ def test_a_fit_gives_the_same_bytes_twice(small: Path, tmp_path: Path) -> None:
     assert read == fit_libraries([small], command="test")
 
 
+def test_an_edited_file_is_read_again_in_the_same_process(tmp_path: Path) -> None:
+    path, shipped = tmp_path / "c.json", load_libraries()
+    for version in ("1", "2"):
+        save_libraries(shipped.model_copy(update={"version": version}), path)
+        assert load_libraries(path).version == version
+
+
 def test_a_renamed_system_is_predicted_with_a_wider_interval() -> None:
     shipped = load_libraries()
     known = predict(shipped, system="8x NVIDIA H100 80GB HBM3")
