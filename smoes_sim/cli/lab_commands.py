@@ -79,6 +79,11 @@ def down(
     from smoes_sim.lab.namespaces import require_root
 
     require_root()
+    swept = sweep()
+    if swept.namespaces or swept.labs:
+        show.talk(f"cleared what dead processes left: {len(swept.labs)} labs, {len(swept.namespaces)} namespaces")
+    if name in swept.labs:
+        return
     standing = [lab for lab in standing_labs() if lab.kept]
     if everything:
         chosen = standing
@@ -86,14 +91,14 @@ def down(
         chosen = [find_lab(name)]
     elif len(standing) == 1:
         chosen = standing
+    elif swept.labs and not standing:
+        return
     else:
         known = f"Up: {', '.join(lab.name for lab in standing)}." if standing else "None is up."
         raise LabError(f"lab down needs a name, or --all. {known}")
     for lab in chosen:
         lab.down()
         show.talk(f"down: {lab.name}")
-    if left := sweep():
-        show.talk(f"swept {len(left)} namespaces of labs whose builder is dead")
 
 
 @app.command()

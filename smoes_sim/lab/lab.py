@@ -1,46 +1,45 @@
-"""A lab that stands: built from a plan, found again by its name, taken down with all that runs in it."""
+"""A lab that is up: built from a plan, found again by name, taken down together with everything that runs in it."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from smoes_sim.errors import LabError
-from smoes_sim.lab import namespaces
+from smoes_sim.lab import namespaces, state
 from smoes_sim.lab.graph_file import graph_file
 from smoes_sim.lab.iproute import SETTINGS, addresses_and_routes, creation, queues
 from smoes_sim.lab.plan import LabPlan, LabRank
 
-STATE = Path("/dev/shm/smoes-sim-labs")  # in memory, so that a restart of the machine forgets labs and their files alike
 MASTER_PORT = 29500
-"""Where rank 0 listens for the others; no two labs share a network, so it is always free."""
+"""Port on which rank 0 listens for the others; labs share no network, so it is always free."""
 CLOCK_BYTES = 65536
-"""Size of the file of zeros that all ranks can map, to agree on instants without a word on the network."""
+"""Size of the file of zeros that all ranks map, to agree on start times without using the network."""
 _MARKER = "lab.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lab:
-    """Namespaces that are up.
+    """Network namespaces that are up.
 
     Attributes:
-        name: What ``lab exec`` and ``lab down`` call it.
-        ranks: Where each rank lives; namespaces with their full names.
-        namespaces: All of them, switches too.
-        scale: Rates built over rates asked for.
-        seed: Of the choice among equal routes.
-        left_out: What of the topology was not built, in words.
-        pid: The process that built it.
-        start: When that began, in clock ticks.
-        kept: Whether it outlives its builder.
+        name: Name for ``lab exec`` and ``lab down``.
+        ranks: Place of each rank; namespaces with their full names.
+        namespaces: Names of all namespaces, those of switches included.
+        scale: Rates as built divided by the rates of the topology.
+        seed: Seed of the choice among equal routes.
+        left_out: Parts of the topology that were not built, in words.
+        pid: Process that built the lab.
+        start: Start time of that process, clock ticks since boot.
+        kept: Whether the lab stays up when that process ends.
     """
 
     name: str
@@ -55,21 +54,22 @@ class Lab:
 
     @classmethod
     def up(cls, plan: LabPlan, *, name: str | None = None, kept: bool = False) -> Self:
-        """Build a plan; use it as a context manager, or say ``kept`` and take it down by name.
+        """Build a plan; use the lab as a context manager, or pass ``kept=True`` and take it down by name.
 
         Args:
             plan: What to build.
-            name: Of the lab; the topology's when left out, with a number where that is taken.
-            kept: Whether it stays when this process ends.
+            name: Name of the lab; default: the topology's, with a number if that is taken.
+            kept: Whether it stays up when this process ends.
 
         Raises:
-            LabError: If this machine cannot; nothing is left behind.
+            LabError: If this machine cannot build it; nothing is left behind.
         """
         namespaces.require_root()
         sweep()
         label = _claim(name or plan.topology.name, is_fixed=name is not None)
-        prefix = namespaces.prefix_of(label)
-        pid, start, _ = namespaces.owner_of(f"{prefix}r0")
+        pid = os.getpid()
+        start = namespaces.start_of(pid)
+        prefix = namespaces.prefix_of(label, pid=pid, start=start)
         lab = cls(
             name=label,
             ranks=tuple(dataclasses.replace(rank, namespace=prefix + rank.namespace) for rank in plan.ranks),
@@ -96,8 +96,8 @@ class Lab:
             namespaces.batch("tc", queues(plan, vertex), namespace=prefix + short)
         self.clock.write_bytes(bytes(CLOCK_BYTES))
         self.topology_file.write_bytes(graph_file(plan))
-        state = json.dumps(dataclasses.asdict(self), indent=1)
-        (self.folder / _MARKER).write_text(state, encoding="ascii")  # last: with it the lab is complete
+        document = json.dumps(dataclasses.asdict(self), indent=1)
+        (self.folder / _MARKER).write_text(document, encoding="ascii")  # last: with it the lab is complete
 
     def __enter__(self) -> Self:
         return self
@@ -107,21 +107,21 @@ class Lab:
 
     @property
     def folder(self) -> Path:
-        """Where the lab's files are."""
-        return STATE / self.name
+        """Directory of the lab's files."""
+        return state.path_of(self.name)
 
     @property
     def topology_file(self) -> Path:
-        """The topology that was built; what predictions for this lab are made on."""
+        """Topology file with the rates as built; predictions for this lab use it."""
         return self.folder / f"{self.name}.yaml"
 
     @property
     def clock(self) -> Path:
-        """A file of zeros in memory that every rank can map."""
+        """File of zeros, in memory, that every rank can map."""
         return self.folder / "clock"
 
     def environment(self, rank: int) -> dict[str, str]:
-        """The variables that tell a process which rank it is and how to meet the others."""
+        """Environment variables that tell a process its rank and where the rendezvous is."""
         place = self.ranks[rank]
         return {
             "RANK": str(rank),
@@ -138,9 +138,9 @@ class Lab:
     def popen(
         self, rank: int, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **popen: Any
     ) -> subprocess.Popen[Any]:
-        """Start a program as a rank: inside its namespace, with :meth:`environment` and ``env`` on top of our own.
+        """Start a program as a rank: in its namespace, with :meth:`environment` and then ``env`` added to our environment.
 
-        The process id is the program's own. Whatever still runs inside ends with the lab.
+        The process id is that of the program. Programs that still run inside end with the lab.
 
         Raises:
             LabError: If there is no such rank.
@@ -152,13 +152,17 @@ class Lab:
         return subprocess.Popen(command, env=variables, **popen)
 
     def down(self) -> None:
-        """End the processes inside, delete the namespaces and the files; twice is no fault."""
+        """End the processes inside, delete the namespaces and the files; a second call does nothing."""
         namespaces.delete(self.namespaces)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with state.locked():
+            state.remove(self.name)
+
+
+_LAB = TypeAdapter(Lab)
 
 
 def find_lab(name: str) -> Lab:
-    """A lab that is up, by its name.
+    """The lab of this name that is up.
 
     Raises:
         LabError: If there is none.
@@ -171,59 +175,78 @@ def find_lab(name: str) -> Lab:
 
 
 def standing_labs() -> list[Lab]:
-    """The labs that are up, by name."""
-    found = [_read(folder) for folder in sorted(STATE.iterdir())] if STATE.is_dir() else []
+    """The labs that are up, sorted by name.
+
+    Raises:
+        LabError: If the files of labs cannot be trusted, or this process is not root.
+    """
+    found = [_read(name) for name in state.names()]
     return [lab for lab in found if lab is not None and (lab.kept or namespaces.is_alive(lab.pid, lab.start))]
 
 
-def sweep() -> list[str]:
-    """Delete what labs left behind whose builder is dead; returns the names of the namespaces.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What dead builders had left behind.
 
-    Those of a lab that was kept, and of any process that still runs, stay.
+    Attributes:
+        labs: Names of labs whose files were deleted, half-made ones included.
+        namespaces: Names of the namespaces that were deleted.
     """
-    kept = {(lab.pid, lab.start, lab.name) for lab in standing_labs() if lab.kept}
-    owners = {name: namespaces.owner_of(name) for name in namespaces.existing()}
-    stale = [name for name, owner in owners.items() if owner not in kept and not namespaces.is_alive(owner[0], owner[1])]
-    namespaces.delete(stale)
-    for folder in STATE.iterdir() if STATE.is_dir() else []:
-        lab, builder = _read(folder), _builder(folder)
-        if (lab is None or not lab.kept) and builder is not None and not namespaces.is_alive(*builder):
-            shutil.rmtree(folder, ignore_errors=True)
-    return stale
+
+    labs: tuple[str, ...]
+    namespaces: tuple[str, ...]
+
+
+def sweep() -> Swept:
+    """Delete the namespaces and files of labs whose builder has died.
+
+    Labs that were kept, and those of processes that still run, stay up.
+
+    Raises:
+        LabError: If the files of labs cannot be trusted.
+    """
+    with state.locked():
+        owners = {name: namespaces.owner_of(name) for name in namespaces.existing()}
+        dead = {name: owner for name, owner in owners.items() if not namespaces.is_alive(owner[0], owner[1])}
+        found = {name: _read(name) for name in state.names()}  # after who is dead: a lab is kept before its builder ends
+        kept = {(lab.pid, lab.start, lab.name) for lab in found.values() if lab is not None and lab.kept}
+        stale = tuple(name for name, owner in dead.items() if owner not in kept)
+        namespaces.delete(stale)
+        left = tuple(name for name, lab in found.items() if (lab is None or not lab.kept) and not state.is_being_built(name))
+        for name in left:
+            state.remove(name)
+    return Swept(labs=left, namespaces=stale)
 
 
 def _claim(wanted: str, *, is_fixed: bool) -> str:
-    """A name that no other lab has, with its folder; making the folder is what claims it."""
-    base = re.sub(r"[^A-Za-z0-9_.]+", "-", wanted).strip("-.") or "lab"
-    STATE.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        label = base if number == 1 else f"{base}-{number}"
-        try:
-            (STATE / label).mkdir()
-        except FileExistsError:
+    """A name that no other lab has, with its directory."""
+    base = state.name_from(wanted)
+    number, label = 1, base
+    with state.locked():
+        while not state.claim(label):
             if is_fixed:
-                raise LabError(f'a lab "{label}" is up already. Take it down, or choose another --name.') from None
+                raise LabError(f'a lab "{label}" is up already. Take it down, or choose another --name.')
             number += 1
-            continue
-        pid = os.getpid()
-        (STATE / label / "builder").write_text(f"{pid} {namespaces.started(pid)}", encoding="ascii")
-        return label
+            label = f"{base[:56]}-{number}"
+    return label
 
 
-def _builder(folder: Path) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError, ValueError):
-        pid, start = (folder / "builder").read_text(encoding="ascii").split()
-        return int(pid), int(start)
-    return None
-
-
-def _read(folder: Path) -> Lab | None:
-    """The lab of a folder, or ``None`` while it is being built or when its file is broken."""
+def _read(name: str) -> Lab | None:
+    """The lab with files under this name; None while it is being built, or where its file is not what a lab writes."""
     try:
-        state = json.loads((folder / _MARKER).read_text(encoding="ascii"))
-        ranks = tuple(LabRank(**rank) for rank in state.pop("ranks"))
-        names, left_out = tuple(state.pop("namespaces")), tuple(state.pop("left_out"))
-        return Lab(ranks=ranks, namespaces=names, left_out=left_out, **state)
-    except (OSError, ValueError, TypeError, KeyError):
+        lab = _LAB.validate_json(state.read(name, _MARKER) or b"", strict=True)
+    except ValidationError:
         return None
+    return lab if lab.name == name and _has_own_places(lab) else None
+
+
+def _has_own_places(lab: Lab) -> bool:
+    """Whether all namespaces are this lab's own, and each rank is where this lab would put it."""
+    prefix = namespaces.prefix_of(lab.name, pid=lab.pid, start=lab.start)
+    place = re.compile(re.escape(prefix) + r"[rs]\d{1,9}")
+    return (
+        all(place.fullmatch(name) for name in lab.namespaces)
+        and {rank.namespace for rank in lab.ranks} <= set(lab.namespaces)
+        and [(rank.rank, rank.namespace) for rank in lab.ranks] == [(n, f"{prefix}r{n}") for n in range(len(lab.ranks))]
+        and all(re.fullmatch(r"w\d{1,9}", rank.interface) for rank in lab.ranks)
+    )

@@ -14,7 +14,7 @@ from lab_topologies import TEXTS, needs_root, small, spec_of
 from smoes_sim.errors import LabError
 from smoes_sim.lab import Lab, find_lab, namespaces, plan_lab, standing_labs, sweep
 from smoes_sim.lab.iproute import SETTINGS
-from smoes_sim.lab.lab import STATE
+from smoes_sim.lab.state import STATE
 from smoes_sim.topology import find_topology
 
 NAME = f"test-{os.getpid()}"
