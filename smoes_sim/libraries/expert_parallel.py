@@ -23,8 +23,8 @@ import numpy as np
 
 from smoes_sim.libraries.expert_parallel_constants import LOW_LATENCY_CONSTANTS, NORMAL_CONSTANTS
 from smoes_sim.libraries.family import Family
-from smoes_sim.libraries.stage import Matrix, Stage, stage_of
-from smoes_sim.libraries.system import NOMINAL, Case, Skip, read_case
+from smoes_sim.libraries.stage import Matrix, ScheduleStage, stage_of
+from smoes_sim.libraries.system import NOMINAL, Skip, SystemCase, system_case
 from smoes_sim.libraries.uniform_routing import Visits, expected_visits
 from smoes_sim.traffic.copies import copy_bytes
 
@@ -40,19 +40,19 @@ _BF16 = 2
 """Bytes of an element that combine returns where a row counts dispatch and combine together."""
 
 
-def _operations(case: Case) -> tuple[str, ...]:
+def _operations(case: SystemCase) -> tuple[str, ...]:
     return _OPERATIONS[case.row.op]
 
 
-def _wired(case: Case) -> Case:
+def _wired(case: SystemCase) -> SystemCase:
     """The case as its library sees it: one that takes the NIC to the own node too has nodes of one rank."""
     if not re.search(r"pure rdma|rdma only|no nvlink", case.row.library.lower()):
         return case
-    alone = read_case(replace(case.row, nodes=case.num_ranks, ranks_per_node=1))
+    alone = system_case(replace(case.row, nodes=case.num_ranks, ranks_per_node=1))
     return case if isinstance(alone, Skip) else alone
 
 
-def _deduplicated(case: Case) -> str:
+def _deduplicated(case: SystemCase) -> str:
     """What a token is sent once to: ``none`` (each expert), ``rank`` or ``node`` (then forwarded).
 
     Sources: DeepEP README.md@ebfe47e (normal: node; low latency: none), its V2 (rank or node in all modes); ROCm/mori
@@ -68,7 +68,7 @@ def _deduplicated(case: Case) -> str:
     return "none"
 
 
-def _visits(case: Case) -> Visits:
+def _visits(case: SystemCase) -> Visits:
     row = case.row
     return expected_visits(
         nodes=row.nodes,
@@ -79,7 +79,7 @@ def _visits(case: Case) -> Visits:
     )
 
 
-def _copy_size(case: Case, operation: str) -> float:
+def _copy_size(case: SystemCase, operation: str) -> float:
     """Bytes of one copy: fp8 with its scales, or elements as they are."""
     row = case.row
     is_returned = operation == "combine" and len(_operations(case)) > 1
@@ -90,7 +90,7 @@ def _copy_size(case: Case, operation: str) -> float:
     return copy_bytes(hidden, "fp8") + (_LOW_LATENCY_HEADER if case.family == "ep_low_latency" else 0)
 
 
-def _stages(case: Case) -> list[Stage] | Skip:
+def _stages(case: SystemCase) -> list[ScheduleStage] | Skip:
     """Copies of every operation, routed: one step, or two (between nodes, inside them) where nodes are deduplicated."""
     row = case.row
     for column in _NEEDED:
@@ -109,7 +109,7 @@ def _stages(case: Case) -> list[Stage] | Skip:
     ]
 
 
-def _copies(case: Case) -> list[Matrix]:
+def _copies(case: SystemCase) -> list[Matrix]:
     """Expected copies from rank to rank, shape (R, R) each.
 
     Example:
@@ -129,7 +129,7 @@ def _copies(case: Case) -> list[Matrix]:
     return [between, forwarded] if row.nodes > 1 else [forwarded]
 
 
-def _initiator(case: Case) -> str:
+def _initiator(case: SystemCase) -> str:
     """Who posts messages to the NIC (the device, or a process on its host), and to which NIC.
 
     UCCL-EP and pplx have a proxy on the host (their READMEs); EFA has no posting by the device.
@@ -138,13 +138,13 @@ def _initiator(case: Case) -> str:
     return f"{'host' if is_proxied else 'device'}_{case.inter}"
 
 
-def _num_sms(case: Case) -> int | None:
+def _num_sms(case: SystemCase) -> int | None:
     """SMs (or CUs) that the kernel was given, where the row says it."""
     found = re.search(r"(\d+) ?(?:SM|CU)s?\b", f"{case.row.library}; {case.row.variant}")
     return int(found[1]) if found else None
 
 
-def _names(case: Case) -> list[str]:
+def _names(case: SystemCase) -> list[str]:
     wired = _wired(case)
     operations = _operations(case)
     names = [f"{what}.{operation}" for what in ("launch", "overlap") for operation in operations]
@@ -160,7 +160,7 @@ def _names(case: Case) -> list[str]:
     return names + (["first"] if case.family == "ep_low_latency" else [])
 
 
-def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+def _duration(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
     """Seconds of all operations of a row, one after another."""
     wired, operations = _wired(case), _operations(case)
     steps = len(stages) // len(operations)
@@ -170,7 +170,9 @@ def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float
     )
 
 
-def _operation_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+def _operation_time(
+    case: SystemCase, operation: str, stages: Sequence[ScheduleStage], constants: Mapping[str, float]
+) -> float:
     row, serial = case.row, 1.0 - constants[f"overlap.{operation}"]
     inside = _scale_up_time(case, operation, stages, constants)
     between = _network_time(case, stages, constants)
@@ -199,7 +201,9 @@ def _soft_maximum(parts: Sequence[float], serial: float) -> float:
     return largest * sum((part / largest) ** (1.0 / serial) for part in parts) ** serial
 
 
-def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+def _scale_up_time(
+    case: SystemCase, operation: str, stages: Sequence[ScheduleStage], constants: Mapping[str, float]
+) -> float:
     """Seconds that the scale-up link, the copying cores and the SMs need together; the slowest one rules."""
     size = case.layout.rate * sum(stage.busy.get(case.intra, 0.0) for stage in stages)
     if size <= 0:
@@ -217,13 +221,13 @@ def _scale_up_time(case: Case, operation: str, stages: Sequence[Stage], constant
     return _soft_maximum(parts, _SLOWEST_RULES)
 
 
-def _nominal_rate(case: Case) -> float:
+def _nominal_rate(case: SystemCase) -> float:
     """Data-sheet rate of a rank's scale-up links, B/s: the one that their name gives beside an achieved one, if any."""
     stated = re.search(r"([\d.]+)(?: ?GB/s)? nominal", case.row.intra_link)
     return float(stated[1]) * 1e9 if stated else case.layout.rate
 
 
-def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+def _network_time(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
     """Seconds that the NIC needs."""
     if case.inter is None:
         return 0.0
@@ -231,7 +235,7 @@ def _network_time(case: Case, stages: Sequence[Stage], constants: Mapping[str, f
     return busy / constants[f"network.{case.inter}"]
 
 
-def _measured(case: Case) -> float | None:
+def _measured(case: SystemCase) -> float | None:
     """Seconds of the row. Logical bandwidth counts a copy for each node (rank) that a token visits, the own one included."""
     row = case.row
     if row.duration is not None or row.bandwidth is None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from smoes_sim.libraries import expert_parallel, nccl, pairwise, rdma
 from smoes_sim.libraries.family import Family
-from smoes_sim.libraries.pooling import Known
-from smoes_sim.libraries.system import Skip, read_case
+from smoes_sim.libraries.pooling import PreparedCase
+from smoes_sim.libraries.system import Skip, system_case
 from smoes_sim.measurements import Measurement
 
 FAMILIES: dict[str, Family] = {
@@ -22,12 +22,12 @@ FAMILIES: dict[str, Family] = {
         expert_parallel.LOW_LATENCY,
     )
 }
-"""By the name that :func:`~smoes_sim.libraries.system.read_case` gives."""
+"""By the name that :func:`~smoes_sim.libraries.system.system_case` gives."""
 
 
-def know(row: Measurement) -> Known | Skip:
+def prepare_case(row: Measurement) -> PreparedCase | Skip:
     """The case of a row with its steps and what was measured, or why it cannot be predicted."""
-    case = read_case(row)
+    case = system_case(row)
     if isinstance(case, Skip):
         return case
     family = FAMILIES.get(case.family)
@@ -36,32 +36,32 @@ def know(row: Measurement) -> Known | Skip:
     stages = family.stages(case)
     if isinstance(stages, Skip):
         return stages
-    return Known(case=case, family=family, stages=stages, measured=family.measured(case))
+    return PreparedCase(case=case, family=family, stages=stages, measured=family.measured(case))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class PreparedTable:
     """Rows of a measurements table, sorted out.
 
     Attributes:
-        knowns: Measured cases that can be predicted.
+        cases: Measured cases that can be predicted.
         skipped: Row names and why they cannot.
     """
 
-    knowns: list[Known]
+    cases: list[PreparedCase]
     skipped: list[tuple[str, str]]
 
 
-def know_all(rows: Iterable[Measurement]) -> Table:
+def prepare_cases(rows: Iterable[Measurement]) -> PreparedTable:
     """What of a table can be predicted and was measured."""
-    knowns: list[Known] = []
+    cases: list[PreparedCase] = []
     skipped: list[tuple[str, str]] = []
     for row in rows:
-        known = know(row)
-        if isinstance(known, Skip):
-            skipped.append((row.id, known.reason))
-        elif known.measured is None:
+        prepared = prepare_case(row)
+        if isinstance(prepared, Skip):
+            skipped.append((row.id, prepared.reason))
+        elif prepared.measured is None:
             skipped.append((row.id, "neither a time nor a bandwidth that could be turned into one"))
         else:
-            knowns.append(known)
-    return Table(knowns=knowns, skipped=skipped)
+            cases.append(prepared)
+    return PreparedTable(cases=cases, skipped=skipped)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from smoes_sim.libraries.stage import Stage
-from smoes_sim.libraries.system import Case, Skip
+from smoes_sim.libraries.stage import ScheduleStage
+from smoes_sim.libraries.system import Skip, SystemCase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Family:
     """A way to exchange, as steps and constants.
 
     Attributes:
-        name: As in :attr:`Case.family`.
+        name: As in :attr:`SystemCase.family`.
         pool: Families of one pool are fitted together; constants of the same name are the same.
         constants: All constants, by ``what``.
         names: The constants that a case depends on, such as ``efficiency.nvlink4``.
@@ -74,7 +74,7 @@ class Family:
     name: str
     pool: str
     constants: Sequence[Constant]
-    names: Callable[[Case], Sequence[str]]
-    stages: Callable[[Case], list[Stage] | Skip]
-    duration: Callable[[Case, Sequence[Stage], Mapping[str, float]], float]
-    measured: Callable[[Case], float | None]
+    names: Callable[[SystemCase], Sequence[str]]
+    stages: Callable[[SystemCase], list[ScheduleStage] | Skip]
+    duration: Callable[[SystemCase, Sequence[ScheduleStage], Mapping[str, float]], float]
+    measured: Callable[[SystemCase], float | None]

@@ -1,6 +1,6 @@
 """Predict what a fit has not seen: whole systems, hardware of a kind, sizes, node counts.
 
-A *system* is a hardware with its software, at any number of ranks and nodes (:attr:`Case.system`): H100 at 2, 4 and 8
+A *system* is a hardware with its software, at any number of ranks and nodes (:attr:`SystemCase.system`): H100 at 2, 4 and 8
 ranks is one system and leaves together. *Hardware* is the transport class inside its nodes: all A100 boxes leave together.
 """
 
@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from smoes_sim.libraries.pooling import Fitted, Known, fit
+from smoes_sim.libraries.pooling import FittedPool, PreparedCase, fit
 from smoes_sim.measurements import Measurement
 
 _FOLDS = 5
@@ -29,21 +29,21 @@ class Outcome:
     """A prediction beside what was measured.
 
     Attributes:
-        known: The case.
+        prepared: The case.
         fitted: The fit that it was made with.
         seconds: Predicted.
         deviation: Standard deviation of the logarithm of that.
     """
 
-    known: Known
-    fitted: Fitted
+    prepared: PreparedCase
+    fitted: FittedPool
     seconds: float
     deviation: float
 
     @property
     def measured(self) -> float:
         """Seconds that were measured."""
-        return self.known.measured or math.nan
+        return self.prepared.measured or math.nan
 
     @property
     def low(self) -> float:
@@ -61,45 +61,45 @@ class Outcome:
         return math.log(self.seconds / self.measured) / self.deviation
 
 
-def outcome_of(fitted: Fitted, known: Known) -> Outcome:
+def outcome_of(fitted: FittedPool, prepared: PreparedCase) -> Outcome:
     """Predict a case."""
-    seconds, deviation = fitted.predict(known)
-    return Outcome(known=known, fitted=fitted, seconds=seconds, deviation=deviation)
+    seconds, deviation = fitted.predict(prepared)
+    return Outcome(prepared=prepared, fitted=fitted, seconds=seconds, deviation=deviation)
 
 
-Key = Callable[[Known], Hashable]
+Key = Callable[[PreparedCase], Hashable]
 
 
-def system_of(known: Known) -> Hashable:
+def system_of(prepared: PreparedCase) -> Hashable:
     """What leaves together for the headline."""
-    return known.case.system
+    return prepared.case.system
 
 
-def class_of(known: Known) -> Hashable:
+def class_of(prepared: PreparedCase) -> Hashable:
     """What leaves together in the stricter form."""
-    return known.case.intra
+    return prepared.case.intra
 
 
-def leave_out(knowns: Sequence[Known], key: Key, *, full: Fitted) -> list[Outcome]:
+def leave_out(cases: Sequence[PreparedCase], key: Key, *, full: FittedPool) -> list[Outcome]:
     """Predict each group of cases with constants fitted on the others of the pool.
 
     Args:
-        knowns: All cases of a pool.
+        cases: All cases of a pool.
         key: Cases with the same key leave together; those with None never leave.
         full: A fit to all of them, where each fit starts.
     """
     found: list[Outcome] = []
-    for group in dict.fromkeys(key(known) for known in knowns if key(known) is not None):
-        fitted = fit([known for known in knowns if key(known) != group], start=full.deviations)
-        found += [outcome_of(fitted, known) for known in knowns if key(known) == group]
+    for group in dict.fromkeys(key(prepared) for prepared in cases if key(prepared) is not None):
+        fitted = fit([prepared for prepared in cases if key(prepared) != group], start=full.deviations)
+        found += [outcome_of(fitted, prepared) for prepared in cases if key(prepared) == group]
     return found
 
 
-def size_folds(knowns: Iterable[Known]) -> Key:
+def size_folds(cases: Iterable[PreparedCase]) -> Key:
     """Fold of each case by its size; equal sizes leave together, at all systems."""
-    sizes = sorted({_size(known.case.row) for known in knowns})
+    sizes = sorted({_size(prepared.case.row) for prepared in cases})
     fold = {size: number % _FOLDS for number, size in enumerate(sizes)}
-    return lambda known: fold[_size(known.case.row)]
+    return lambda prepared: fold[_size(prepared.case.row)]
 
 
 def _size(row: Measurement) -> tuple[float, str]:
@@ -107,21 +107,21 @@ def _size(row: Measurement) -> tuple[float, str]:
     return (row.size or 0.0, f"{row.tokens_per_rank or ''}{row.notes if row.mode == 'alltoall_rdma' else ''}")
 
 
-def most_nodes(knowns: Sequence[Known]) -> Key:
+def most_nodes(cases: Sequence[PreparedCase]) -> Key:
     """The largest node count of each system and operation that has several; None for the rest."""
     counts: dict[Hashable, set[int]] = {}
-    for known in knowns:
-        counts.setdefault(_series(known), set()).add(known.case.row.nodes)
+    for prepared in cases:
+        counts.setdefault(_series(prepared), set()).add(prepared.case.row.nodes)
 
-    def key(known: Known) -> Hashable:
-        nodes = counts[_series(known)]
-        return _series(known) if len(nodes) > 1 and known.case.row.nodes == max(nodes) else None
+    def key(prepared: PreparedCase) -> Hashable:
+        nodes = counts[_series(prepared)]
+        return _series(prepared) if len(nodes) > 1 and prepared.case.row.nodes == max(nodes) else None
 
     return key
 
 
-def _series(known: Known) -> Hashable:
-    return known.case.system, known.family.name
+def _series(prepared: PreparedCase) -> Hashable:
+    return prepared.case.system, prepared.family.name
 
 
 def scale_of(outcomes: Sequence[Outcome]) -> float:
@@ -132,7 +132,7 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
     """
     per_system: dict[Hashable, list[float]] = {}
     for outcome in outcomes:
-        per_system.setdefault(system_of(outcome.known), []).append(abs(outcome.score))
+        per_system.setdefault(system_of(outcome.prepared), []).append(abs(outcome.score))
     groups = [np.array(scores) for scores in per_system.values()]
     counts = [math.sqrt(len(group)) for group in groups]
     groups.append(np.array([NormalDist().inv_cdf(0.5 + (index + 0.5) / _NORMAL / 2) for index in range(_NORMAL)]))
@@ -149,35 +149,35 @@ def scaled(outcomes: Sequence[Outcome]) -> list[Outcome]:
     found = []
     factors: dict[Hashable, float] = {}
     for outcome in outcomes:
-        system = system_of(outcome.known)
+        system = system_of(outcome.prepared)
         if system not in factors:
-            factors[system] = scale_of([other for other in outcomes if system_of(other.known) != system])
+            factors[system] = scale_of([other for other in outcomes if system_of(other.prepared) != system])
         found.append(replace(outcome, deviation=outcome.deviation * factors[system]))
     return found
 
 
-def fit_scaled(knowns: Sequence[Known]) -> Fitted:
+def fit_scaled(cases: Sequence[PreparedCase]) -> FittedPool:
     """A fit to all cases of a pool whose intervals have the width that leaving out showed to be right."""
-    full = fit(knowns)
-    if not knowns:
+    full = fit(cases)
+    if not cases:
         return full
     return replace(
         full,
-        scale_seen=scale_of(leave_out(knowns, size_folds(knowns), full=full)),
-        scale_unseen=scale_of(leave_out(knowns, system_of, full=full)),
+        scale_seen=scale_of(leave_out(cases, size_folds(cases), full=full)),
+        scale_unseen=scale_of(leave_out(cases, system_of, full=full)),
     )
 
 
 Splits = Mapping[str, list[Outcome]]
 
 
-def evaluate(knowns: Sequence[Known]) -> Splits:
+def evaluate(cases: Sequence[PreparedCase]) -> Splits:
     """Every split of one pool: ``system`` (the headline), ``hardware``, ``size``, ``nodes``, ``in-sample``."""
-    full = fit(knowns)
+    full = fit(cases)
     return {
-        "system": scaled(leave_out(knowns, system_of, full=full)),
-        "hardware": scaled(leave_out(knowns, class_of, full=full)),
-        "size": scaled(leave_out(knowns, size_folds(knowns), full=full)),
-        "nodes": scaled(leave_out(knowns, most_nodes(knowns), full=full)),
-        "in-sample": [outcome_of(full, known) for known in knowns],
+        "system": scaled(leave_out(cases, system_of, full=full)),
+        "hardware": scaled(leave_out(cases, class_of, full=full)),
+        "size": scaled(leave_out(cases, size_folds(cases), full=full)),
+        "nodes": scaled(leave_out(cases, most_nodes(cases), full=full)),
+        "in-sample": [outcome_of(full, prepared) for prepared in cases],
     }

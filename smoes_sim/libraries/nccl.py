@@ -21,8 +21,8 @@ from functools import lru_cache
 import numpy as np
 
 from smoes_sim.libraries.family import Constant, Family
-from smoes_sim.libraries.stage import Stage, soft_max, stage_of
-from smoes_sim.libraries.system import Case, Layout, Skip, network_of
+from smoes_sim.libraries.stage import ScheduleStage, soft_max, stage_of
+from smoes_sim.libraries.system import Skip, SystemCase, SystemLayout, network_of
 from smoes_sim.measurements import measured_time
 from smoes_sim.traffic.skewed import uniform_matrix
 
@@ -125,12 +125,12 @@ CONSTANTS = (
 )
 
 
-def _links(case: Case) -> list[str]:
+def _links(case: SystemCase) -> list[str]:
     kinds = case.topology.count_kinds()
     return [kind for kind in kinds if kind != "host-bus" and not (kind == case.intra and case.layout.per_node == 1)]
 
 
-def _names(case: Case) -> list[str]:
+def _names(case: SystemCase) -> list[str]:
     names = [f"launch.{case.intra}", "per_peer", "simple", "overlap"]
     names += [f"{what}.{kind}" for kind in _links(case) for what in _OF_LINKS[case.family]]
     if case.family == "nccl_alltoall":
@@ -142,39 +142,39 @@ def _names(case: Case) -> list[str]:
     return names
 
 
-def devices_per_process(case: Case) -> int:
+def devices_per_process(case: SystemCase) -> int:
     """Devices that one process drives: nccl-tests' ``-g``, where the library's name or the notes state it."""
     found = re.search(r"-g (\d+)", f"{case.row.library} {case.row.variant} {case.row.notes}")
     return int(found[1]) if found else 1
 
 
-def _alltoall_stages(case: Case) -> list[Stage] | Skip:
+def _alltoall_stages(case: SystemCase) -> list[ScheduleStage] | Skip:
     if not case.row.size:
         return Skip("bytes_per_rank is empty or 0")
     return [_uniform(case.layout).scaled(case.row.size)]
 
 
 @lru_cache(maxsize=256)
-def _uniform(layout: Layout) -> Stage:
+def _uniform(layout: SystemLayout) -> ScheduleStage:
     """The step of an all-to-all of one byte a rank."""
     network = network_of(layout)
     return stage_of(network, uniform_matrix(network.topology.num_ranks, 1.0))
 
 
-def _sendrecv_stages(case: Case) -> list[Stage] | Skip:
+def _sendrecv_stages(case: SystemCase) -> list[ScheduleStage] | Skip:
     if not case.row.size:
         return Skip("bytes_per_rank is empty or 0")
     return [_ring(case.layout).scaled(case.row.size)]
 
 
 @lru_cache(maxsize=256)
-def _ring(layout: Layout) -> Stage:
+def _ring(layout: SystemLayout) -> ScheduleStage:
     """The step in which every rank sends one byte to the next."""
     network = network_of(layout)
     return stage_of(network, np.roll(np.eye(network.topology.num_ranks), 1, axis=1))
 
 
-def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+def _duration(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
     [stage] = stages
     share, pipe = _OF_LINKS[case.family]
     block = max(stage.message_size.values())
@@ -196,7 +196,7 @@ def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float
     return soft_max(floor, transfer, constants["overlap"])
 
 
-def _measured(case: Case) -> float | None:
+def _measured(case: SystemCase) -> float | None:
     return measured_time(case.row)
 
 

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from smoes_sim.libraries.family import Constant, Family
-from smoes_sim.libraries.stage import Stage, stage_of
-from smoes_sim.libraries.system import Case, Layout, Skip, network_of
+from smoes_sim.libraries.stage import ScheduleStage, stage_of
+from smoes_sim.libraries.system import Skip, SystemCase, SystemLayout, network_of
 from smoes_sim.measurements import measured_time
 
 CONSTANTS = (
@@ -39,26 +39,26 @@ CONSTANTS = (
 )
 
 
-def _stages(case: Case) -> list[Stage] | Skip:
+def _stages(case: SystemCase) -> list[ScheduleStage] | Skip:
     if not case.row.size:
         return Skip("bytes_per_rank is empty or 0")
     return [stage.scaled(case.row.size / case.num_ranks) for stage in _rounds(case.layout)]
 
 
 @lru_cache(maxsize=64)
-def _rounds(layout: Layout) -> tuple[Stage, ...]:
+def _rounds(layout: SystemLayout) -> tuple[ScheduleStage, ...]:
     """Each round with one byte a message."""
     network = network_of(layout)
     everyone = np.eye(network.topology.num_ranks)
     return tuple(stage_of(network, np.roll(everyone, step, axis=1)) for step in range(1, len(everyone)))
 
 
-def _names(case: Case) -> list[str]:
+def _names(case: SystemCase) -> list[str]:
     kinds = sorted({kind for stage in _rounds(case.layout) for kind in stage.busy})
     return ["launch", *(f"{what}.{kind}" for kind in kinds for what in ("per_round", "efficiency"))]
 
 
-def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+def _duration(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
     rounds = [
         max(
             constants[f"per_round.{kind}"] + seconds / constants[f"efficiency.{kind}"]
@@ -69,7 +69,7 @@ def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float
     return constants["launch"] + sum(rounds)
 
 
-def _measured(case: Case) -> float | None:
+def _measured(case: SystemCase) -> float | None:
     return measured_time(case.row)
 
 

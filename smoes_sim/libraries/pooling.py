@@ -17,8 +17,8 @@ from scipy.sparse import csc_array, csr_array, diags_array
 from scipy.sparse.linalg import splu
 
 from smoes_sim.libraries.family import Constant, Family, kind_of
-from smoes_sim.libraries.stage import Stage
-from smoes_sim.libraries.system import Case
+from smoes_sim.libraries.stage import ScheduleStage
+from smoes_sim.libraries.system import SystemCase
 
 NOISE = 0.08
 """Standard deviation of the logarithm of a repeated measurement: the same hardware differs by 5-12% between sites."""
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class PreparedCase:
     """A case with its steps, which hold for any constants, and what was measured.
 
     Attributes:
@@ -40,14 +40,14 @@ class Known:
         measured: Seconds; None if only a prediction is wanted.
     """
 
-    case: Case
+    case: SystemCase
     family: Family
-    stages: Sequence[Stage]
+    stages: Sequence[ScheduleStage]
     measured: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
+class FittedPool:
     """Fitted deviations of one pool of families.
 
     Attributes:
@@ -62,10 +62,10 @@ class Fitted:
     scale_seen: float = 1.0
     scale_unseen: float = 1.0
 
-    def predict(self, known: Known) -> tuple[float, float]:
+    def predict(self, prepared: PreparedCase) -> tuple[float, float]:
         """Seconds, and the standard deviation of their logarithm."""
-        terms = terms_of(known.family, known.case)
-        seconds, slopes = _slopes(known, terms, [self._moved(term) for term in terms])
+        terms = terms_of(prepared.family, prepared.case)
+        seconds, slopes = _slopes(prepared, terms, [self._moved(term) for term in terms])
         position = {key: index for index, key in enumerate(self.deviations)}
         row = np.zeros(len(position))
         unseen = 0.0
@@ -76,7 +76,7 @@ class Fitted:
                 else:
                     unseen += (slope * spread) ** 2
         variance = float(row @ self.covariance @ row) + unseen + NOISE**2
-        scale = self.scale_seen if known.case.system in self.systems else self.scale_unseen
+        scale = self.scale_seen if prepared.case.system in self.systems else self.scale_unseen
         return seconds, scale * math.sqrt(variance)
 
     @property
@@ -84,7 +84,7 @@ class Fitted:
         """Systems that were fitted."""
         return {key.partition("@")[2] for key in self.deviations if "@" in key}
 
-    def constants(self, family: Family, case: Case) -> dict[str, float]:
+    def constants(self, family: Family, case: SystemCase) -> dict[str, float]:
         """The constants of a case by name."""
         return {term.name: term.value(self._moved(term)) for term in terms_of(family, case)}
 
@@ -113,7 +113,7 @@ class Term:
         return self.constant.moved(self.prior, moved)
 
 
-def terms_of(family: Family, case: Case) -> list[Term]:
+def terms_of(family: Family, case: SystemCase) -> list[Term]:
     """The constants of a case."""
     constants = {constant.what: constant for constant in family.constants}
     found = []
@@ -128,49 +128,49 @@ def terms_of(family: Family, case: Case) -> list[Term]:
     return found
 
 
-def _slopes(known: Known, terms: Sequence[Term], moved: Sequence[float]) -> tuple[float, list[float]]:
+def _slopes(prepared: PreparedCase, terms: Sequence[Term], moved: Sequence[float]) -> tuple[float, list[float]]:
     """Seconds, and the change of their logarithm with the deviation of each term."""
     values = {term.name: term.value(move) for term, move in zip(terms, moved, strict=True)}
-    seconds = known.family.duration(known.case, known.stages, values)
+    seconds = prepared.family.duration(prepared.case, prepared.stages, values)
     slopes = []
     for term, move in zip(terms, moved, strict=True):
         other = {**values, term.name: term.value(move + _STEP)}
-        slopes.append(math.log(known.family.duration(known.case, known.stages, other) / seconds) / _STEP)
+        slopes.append(math.log(prepared.family.duration(prepared.case, prepared.stages, other) / seconds) / _STEP)
     return seconds, slopes
 
 
-def fit(knowns: Sequence[Known], *, start: Mapping[str, float] | None = None) -> Fitted:
+def fit(cases: Sequence[PreparedCase], *, start: Mapping[str, float] | None = None) -> FittedPool:
     """The deviations that explain measured cases best.
 
     Args:
-        knowns: Measured cases of families that share their constants.
+        cases: Measured cases of families that share their constants.
         start: Deviations to begin with, such as those of a fit to more cases; zero where not named.
     """
-    terms = [terms_of(known.family, known.case) for known in knowns]
+    terms = [terms_of(prepared.family, prepared.case) for prepared in cases]
     spread = {key: spread for row in terms for term in row for key, spread in term.chain}
     if not spread:
-        return Fitted(deviations={}, covariance=np.zeros((0, 0)))
+        return FittedPool(deviations={}, covariance=np.zeros((0, 0)))
     position = {key: index for index, key in enumerate(spread)}
     members = [[[position[key] for key, _ in term.chain] for term in row] for row in terms]
-    measured = np.log([known.measured or math.nan for known in knowns])
-    rows = np.repeat(np.arange(len(knowns)), [sum(map(len, groups)) for groups in members])
+    measured = np.log([prepared.measured or math.nan for prepared in cases])
+    rows = np.repeat(np.arange(len(cases)), [sum(map(len, groups)) for groups in members])
     columns = np.array([index for groups in members for group in groups for index in group])
 
     def evaluate(deviation: Floats) -> tuple[Floats, csr_array]:
-        residual, entries = np.empty(len(knowns)), []
-        for row, (known, needed, groups) in enumerate(zip(knowns, terms, members, strict=True)):
-            seconds, slopes = _slopes(known, needed, [sum(deviation[index] for index in group) for group in groups])
+        residual, entries = np.empty(len(cases)), []
+        for row, (prepared, needed, groups) in enumerate(zip(cases, terms, members, strict=True)):
+            seconds, slopes = _slopes(prepared, needed, [sum(deviation[index] for index in group) for group in groups])
             residual[row] = math.log(seconds) - measured[row]
             entries += [slope for slope, group in zip(slopes, groups, strict=True) for _ in group]
         softened, weight = _soften(residual / NOISE)
         data = np.array(entries) / NOISE * weight[rows]
-        return softened, csr_array((data, (rows, columns)), shape=(len(knowns), len(spread)))
+        return softened, csr_array((data, (rows, columns)), shape=(len(cases), len(spread)))
 
     prior = np.array(list(spread.values()))
     first = np.array([(start or {}).get(key, 0.0) for key in spread])
     mode, curvature = _climb(evaluate, first, 1 / prior**2)
     covariance: Floats = splu(curvature).solve(np.eye(len(spread)))
-    return Fitted(deviations=dict(zip(spread, mode.tolist(), strict=True)), covariance=(covariance + covariance.T) / 2)
+    return FittedPool(deviations=dict(zip(spread, mode.tolist(), strict=True)), covariance=(covariance + covariance.T) / 2)
 
 
 def _climb(

@@ -16,10 +16,10 @@ import orjson
 from pydantic import ValidationError
 
 from smoes_sim.errors import CalibrationError, ConfigError
-from smoes_sim.libraries.families import FAMILIES, know, know_all
+from smoes_sim.libraries.families import FAMILIES, prepare_case, prepare_cases
 from smoes_sim.libraries.family import Constant, kind_of
 from smoes_sim.libraries.leave_out import fit_scaled, outcome_of
-from smoes_sim.libraries.pooling import Fitted, Known, terms_of
+from smoes_sim.libraries.pooling import FittedPool, PreparedCase, terms_of
 from smoes_sim.libraries.system import Skip
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
 from smoes_sim.prediction.constants import FittedRow, Parameter
@@ -62,9 +62,9 @@ class LibraryCalibration(Spec):
     command: str
     version: str
 
-    def fitted(self, pool: str) -> Fitted:
+    def fitted(self, pool: str) -> FittedPool:
         """What was fitted for a pool; priors alone where nothing was."""
-        return _unpack(self.pools[pool]) if pool in self.pools else Fitted(deviations={}, covariance=np.zeros((0, 0)))
+        return _unpack(self.pools[pool]) if pool in self.pools else FittedPool(deviations={}, covariance=np.zeros((0, 0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,29 +92,29 @@ class RowPrediction:
 
 def predict_row(row: Measurement, calibration: LibraryCalibration) -> RowPrediction | Skip:
     """Predict a row of the measurements table, or say why that cannot be done."""
-    known = know(row)
-    if isinstance(known, Skip):
-        return known
-    fitted = calibration.fitted(known.family.pool)
-    outcome = outcome_of(fitted, known)
+    prepared = prepare_case(row)
+    if isinstance(prepared, Skip):
+        return prepared
+    fitted = calibration.fitted(prepared.family.pool)
+    outcome = outcome_of(fitted, prepared)
     return RowPrediction(
         seconds=outcome.seconds,
         low=outcome.low,
         high=outcome.high,
-        measured=known.measured,
-        family=known.family.name,
-        system=known.case.system,
-        doubt=doubt_of(known, fitted),
+        measured=prepared.measured,
+        family=prepared.family.name,
+        system=prepared.case.system,
+        doubt=doubt_of(prepared, fitted),
     )
 
 
-def doubt_of(known: Known, fitted: Fitted) -> str:
+def doubt_of(prepared: PreparedCase, fitted: FittedPool) -> str:
     """What is known to be weak about a prediction, the gravest first."""
-    case = known.case
+    case = prepared.case
     if case.system in fitted.systems:
         return ""
     keys = fitted.deviations.keys()
-    classes = sorted({term.name.partition(".")[2] for term in terms_of(known.family, case)} - {""})
+    classes = sorted({term.name.partition(".")[2] for term in terms_of(prepared.family, case)} - {""})
     unseen = [kind for kind in classes if not any(key.partition("@")[0].endswith(f".{kind}") for key in keys)]
     if unseen:
         return f"{' and '.join(unseen)} never fitted: as other classes and priors have it"
@@ -131,13 +131,13 @@ def fit_libraries(paths: Sequence[Path], *, command: str) -> LibraryCalibration:
     Raises:
         CalibrationError: If no row can be predicted and was measured.
     """
-    knowns = [known for path in paths for known in know_all(read_measurements(path)).knowns]
-    if not knowns:
+    cases = [prepared for path in paths for prepared in prepare_cases(read_measurements(path)).cases]
+    if not cases:
         names = ", ".join(map(str, paths))
         raise CalibrationError(
             f"{names}: no row has a known library model and a time. See docs/accuracy/predicted-vs-measured.md."
         )
-    pools = by_pool(knowns)
+    pools = by_pool(cases)
     fitted = {name: fit_scaled(members) for name, members in pools.items()}
     return LibraryCalibration(
         pools={name: _pack(fitted[name], members) for name, members in pools.items()},
@@ -147,8 +147,8 @@ def fit_libraries(paths: Sequence[Path], *, command: str) -> LibraryCalibration:
             for key, parameter in _parameters(name, found).items()
         },
         fitted_on=[
-            FittedRow(id=known.case.row.id, quantity=known.family.name, seconds=_round(known.measured or math.nan))
-            for known in knowns
+            FittedRow(id=prepared.case.row.id, quantity=prepared.family.name, seconds=_round(prepared.measured or math.nan))
+            for prepared in cases
         ],
         data_hash=" ".join(data_hash(path) for path in paths),
         command=command,
@@ -156,18 +156,18 @@ def fit_libraries(paths: Sequence[Path], *, command: str) -> LibraryCalibration:
     )
 
 
-def by_pool(knowns: Sequence[Known]) -> dict[str, list[Known]]:
+def by_pool(cases: Sequence[PreparedCase]) -> dict[str, list[PreparedCase]]:
     """Cases by the pool of their family."""
-    pools: dict[str, list[Known]] = {}
-    for known in knowns:
-        pools.setdefault(known.family.pool, []).append(known)
+    pools: dict[str, list[PreparedCase]] = {}
+    for prepared in cases:
+        pools.setdefault(prepared.family.pool, []).append(prepared)
     return pools
 
 
-def _pack(fitted: Fitted, members: Sequence[Known]) -> Pool:
+def _pack(fitted: FittedPool, members: Sequence[PreparedCase]) -> Pool:
     return Pool(
         rows=len(members),
-        systems=sorted(fitted.systems & {known.case.system for known in members}),
+        systems=sorted(fitted.systems & {prepared.case.system for prepared in members}),
         deviations={key: _round(value) for key, value in fitted.deviations.items()},
         covariance=[[_round(value) for value in row[: index + 1]] for index, row in enumerate(fitted.covariance.tolist())],
         scale_seen=_round(fitted.scale_seen),
@@ -175,11 +175,11 @@ def _pack(fitted: Fitted, members: Sequence[Known]) -> Pool:
     )
 
 
-def _unpack(pool: Pool) -> Fitted:
+def _unpack(pool: Pool) -> FittedPool:
     covariance = np.zeros((len(pool.deviations), len(pool.deviations)))
     for index, row in enumerate(pool.covariance):
         covariance[index, : index + 1] = covariance[: index + 1, index] = row
-    return Fitted(
+    return FittedPool(
         deviations=pool.deviations,
         covariance=covariance,
         scale_seen=pool.scale_seen,
@@ -191,7 +191,7 @@ def _round(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
-def _parameters(pool: str, fitted: Fitted) -> dict[str, Parameter]:
+def _parameters(pool: str, fitted: FittedPool) -> dict[str, Parameter]:
     """Each constant as a system never seen would have it, by name: of its class where it has one."""
     constants = {
         constant.what: constant for family in FAMILIES.values() if family.pool == pool for constant in family.constants
@@ -203,7 +203,7 @@ def _parameters(pool: str, fitted: Fitted) -> dict[str, Parameter]:
     }
 
 
-def _parameter(constant: Constant, name: str, fitted: Fitted) -> Parameter:
+def _parameter(constant: Constant, name: str, fitted: FittedPool) -> Parameter:
     what, _, transport = name.partition(".")
     keys = [key for key in dict.fromkeys((what, f"{what}.{kind_of(transport)}", name)) if key in fitted.deviations]
     position = [list(fitted.deviations).index(key) for key in keys]

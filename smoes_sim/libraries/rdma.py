@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from smoes_sim.libraries.family import Constant, Family
-from smoes_sim.libraries.stage import Stage, soft_max, stage_of
-from smoes_sim.libraries.system import Case, Layout, Skip, network_of
+from smoes_sim.libraries.stage import ScheduleStage, soft_max, stage_of
+from smoes_sim.libraries.system import Skip, SystemCase, SystemLayout, network_of
 from smoes_sim.network import lower_bound, phases_of
 from smoes_sim.network.fifo.exchange import fifo_exchange_time
 
@@ -53,12 +53,12 @@ CONSTANTS = (
 )
 
 
-def is_rail_aligned(case: Case) -> bool:
+def is_rail_aligned(case: SystemCase) -> bool:
     """Whether ranks write to ranks of their own index only."""
     return re.search(r"rail.aligned|same.(?:local.)?(?:index|rail)", f"{case.row.op} {case.row.variant}".lower()) is not None
 
 
-def message_size(case: Case) -> float | None:
+def message_size(case: SystemCase) -> float | None:
     """Bytes of a message: as variant or notes state it (``message size 8 KB``: 8192 B), else bytes_per_rank over peers."""
     found = re.search(r"message size ([\d.]+) ?([kmg]?)i?b", f"{case.row.variant} {case.row.notes}".lower())
     if found:
@@ -68,12 +68,12 @@ def message_size(case: Case) -> float | None:
     return case.row.size / _num_peers(case)
 
 
-def _num_peers(case: Case) -> int:
+def _num_peers(case: SystemCase) -> int:
     others = case.row.nodes - 1
     return others if is_rail_aligned(case) else others * case.row.ranks_per_node
 
 
-def _stages(case: Case) -> list[Stage] | Skip:
+def _stages(case: SystemCase) -> list[ScheduleStage] | Skip:
     if case.inter is None:
         return Skip("raw RDMA between ranks of one node has no model")
     size = message_size(case)
@@ -83,7 +83,7 @@ def _stages(case: Case) -> list[Stage] | Skip:
 
 
 @lru_cache(maxsize=64)
-def _one_write(layout: Layout, rail: bool) -> Stage:
+def _one_write(layout: SystemLayout, rail: bool) -> ScheduleStage:
     """What a write of one byte takes on average at nominal rates, in the order in which ranks meet."""
     network = network_of(layout)
     node, index = network.topology.node_of_rank, network.topology.index_in_node
@@ -92,18 +92,18 @@ def _one_write(layout: Layout, rail: bool) -> Stage:
     phases = phases_of(network, [matrix], order="naive")
     order = fifo_exchange_time(network, phases).duration / lower_bound(network, phases)
     stage, writes = stage_of(network, matrix), sent[0].sum()
-    return Stage(
+    return ScheduleStage(
         busy={kind: seconds / writes / _SIMULATED for kind, seconds in stage.busy.items()},
         messages={str(layout.inter): order},
         message_size={str(layout.inter): 1.0},
     )
 
 
-def _names(case: Case) -> list[str]:
+def _names(case: SystemCase) -> list[str]:
     return [f"per_write.{case.inter}", f"efficiency.{case.inter}", "incast", "overlap"]
 
 
-def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float]) -> float:
+def _duration(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
     [stage] = stages
     kind = str(case.inter)
     alone = soft_max(
@@ -112,7 +112,7 @@ def _duration(case: Case, stages: Sequence[Stage], constants: Mapping[str, float
     return alone * (1 + constants["incast"] * (stage.messages[kind] - 1))
 
 
-def _measured(case: Case) -> float | None:
+def _measured(case: SystemCase) -> float | None:
     """Seconds of one message, from the bandwidth of a rank on the wire or from the time of all its messages."""
     size = message_size(case)
     if case.row.bandwidth is not None and size is not None:

@@ -14,7 +14,7 @@ Matrix = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class ScheduleStage:
     """One step of a schedule.
 
     Attributes:
@@ -30,9 +30,9 @@ class Stage:
     message_size: Mapping[str, float]
     local: float = 0.0
 
-    def scaled(self, factor: float) -> Stage:
+    def scaled(self, factor: float) -> ScheduleStage:
         """The same messages with ``factor`` times the bytes."""
-        return Stage(
+        return ScheduleStage(
             busy={kind: factor * value for kind, value in self.busy.items()},
             messages=self.messages,
             message_size={kind: factor * value for kind, value in self.message_size.items()},
@@ -40,7 +40,7 @@ class Stage:
         )
 
 
-def stage_of(network: Network, matrix: Matrix, *, copy_size: float | None = None) -> Stage:
+def stage_of(network: Network, matrix: Matrix, *, copy_size: float | None = None) -> ScheduleStage:
     """Route a byte matrix and read off what each kind of link carries.
 
     Args:
@@ -67,7 +67,7 @@ def stage_of(network: Network, matrix: Matrix, *, copy_size: float | None = None
         if chosen.any():
             messages[kind] = float(np.bincount(source[chosen], weights=count[chosen]).max())
             sizes[kind] = float(flows.size[chosen].sum() / count[chosen].sum())
-    return Stage(
+    return ScheduleStage(
         busy={kind: value for kind, value in busy.items() if value > 0},
         messages=messages,
         message_size=sizes,

@@ -70,7 +70,7 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class SystemLayout:
     """What a topology is built from; equal layouts share one network.
 
     Attributes:
@@ -93,7 +93,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class SystemCase:
     """A row, ready for a library model.
 
     Attributes:
@@ -108,7 +108,7 @@ class Case:
     """
 
     row: Measurement
-    layout: Layout
+    layout: SystemLayout
     family: str
     software: str
     system: str
@@ -131,7 +131,7 @@ class Case:
         return self.row.nodes * self.row.ranks_per_node
 
 
-def read_case(row: Measurement) -> Case | Skip:
+def system_case(row: Measurement) -> SystemCase | Skip:
     """The case that a row describes, or why there is none."""
     if row.mode not in {*_FAMILIES, "alltoall"}:
         return Skip(f'mode "{row.mode}" has no library model')
@@ -149,9 +149,9 @@ def read_case(row: Measurement) -> Case | Skip:
     if inter is not None and not row.nic_bandwidth:
         return Skip(f'nic_Gbps is empty, and "{row.inter_link}" does not say it')
     software = "rdma" if row.mode == "alltoall_rdma" else software_of(row.library)
-    return Case(
+    return SystemCase(
         row=row,
-        layout=Layout(
+        layout=SystemLayout(
             nodes=row.nodes,
             per_node=row.ranks_per_node,
             intra=intra,
@@ -230,7 +230,7 @@ def _peer_links(row: Measurement, intra: str) -> int:
 
 
 @lru_cache(maxsize=256)
-def network_of(layout: Layout) -> Network:
+def network_of(layout: SystemLayout) -> Network:
     """The network of a layout; links that a one-node case does not have are left out."""
     link: dict[str, Any] = {"kind": layout.intra, "bandwidth": print_bandwidth(layout.rate / max(layout.peer_links, 1))}
     spec: dict[str, Any]

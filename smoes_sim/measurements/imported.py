@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smoes_sim.errors import MeasurementError
-from smoes_sim.measurements.nccl_tests import OPERATIONS, Test, read_tests
+from smoes_sim.measurements.nccl_tests import OPERATIONS, LoggedTest, read_tests
 from smoes_sim.measurements.table import Measurement
 from smoes_sim.topology import find_topology
 
@@ -80,7 +80,7 @@ def _shape_of(topology: str) -> tuple[int, int] | None:
 
 
 def _rows(
-    test: Test, facts: Facts, *, path: Path, out: Path, operation: str, shape: tuple[int, int] | None
+    test: LoggedTest, facts: Facts, *, path: Path, out: Path, operation: str, shape: tuple[int, int] | None
 ) -> list[Measurement]:
     nodes, ranks_per_node = _layout(path, test, facts, shape)
     if operation == "alltoallv" and facts.matrix is None:
@@ -115,7 +115,7 @@ def _rows(
     ]
 
 
-def _layout(path: Path, test: Test, facts: Facts, shape: tuple[int, int] | None) -> tuple[int, int]:
+def _layout(path: Path, test: LoggedTest, facts: Facts, shape: tuple[int, int] | None) -> tuple[int, int]:
     """Nodes and ranks per node: of the topology, else as given, else as the log says; they must agree."""
     nodes, ranks_per_node = shape or (facts.nodes or test.num_nodes, facts.ranks_per_node or 0)
     if not ranks_per_node and nodes and test.num_ranks % nodes == 0:

@@ -32,7 +32,7 @@ _ROW = re.compile(r"\s*\d+\s+\d+\s+[a-z]\w*\s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
+class LoggedRow:
     """A row of a test: ``size`` in bytes as the test counts it, seconds, and where it stands (``file:line``)."""
 
     place: str
@@ -43,7 +43,7 @@ class Timed:
 
 
 @dataclass(slots=True, kw_only=True)
-class Test:
+class LoggedTest:
     """One run of a test program.
 
     Attributes:
@@ -61,7 +61,7 @@ class Test:
     device: str = ""
     hosts: dict[int, str] = field(default_factory=dict)
     num_ranks: int = 0
-    rows: list[Timed] = field(default_factory=list)
+    rows: list[LoggedRow] = field(default_factory=list)
     num_empty: int = 0
 
     @property
@@ -70,7 +70,7 @@ class Test:
         return len(set(self.hosts.values()))
 
 
-def read_tests(path: Path) -> list[Test]:
+def read_tests(path: Path) -> list[LoggedTest]:
     """The tests in a log, those that time something.
 
     Raises:
@@ -86,14 +86,14 @@ def read_tests(path: Path) -> list[Test]:
     return found
 
 
-def _from_text(path: Path, text: str) -> Iterator[Test]:
-    test, columns = Test(), list[str]()
+def _from_text(path: Path, text: str) -> Iterator[LoggedTest]:
+    test, columns = LoggedTest(), list[str]()
     for number, raw in enumerate(text.splitlines(), start=1):
         line = _PREFIX.sub("", raw)
         place = f"{path}:{number}"
         if test.rows and (_STARTING.match(line) or _OURS.match(line) or line.lstrip().startswith("# nThread")):
             yield test
-            test = Test()
+            test = LoggedTest()
         if _HEADER.match(line):
             columns = [name.partition("(")[0].lower() for name in line.lstrip("# ").split()]
             _check_columns(place, columns)
@@ -111,7 +111,7 @@ def _check_columns(place: str, columns: list[str]) -> None:
         raise MeasurementError(f"{place}: the header has no column time. Give the program's whole output.")
 
 
-def _note_facts(test: Test, place: str, line: str) -> None:
+def _note_facts(test: LoggedTest, place: str, line: str) -> None:
     """What a line without times says about the run."""
     if ours := _OURS.match(line):
         test.operation, test.num_ranks, test.library = ours[1], int(ours[2]), "smoes_sim"
@@ -146,7 +146,7 @@ def _version(code: int) -> str:
     return f"{code // scale}.{code % scale // 100}.{code % 100}"
 
 
-def _add_row(test: Test, place: str, line: str, columns: list[str]) -> None:
+def _add_row(test: LoggedTest, place: str, line: str, columns: list[str]) -> None:
     """A row of the table: what follows size, count, type, and perhaps redop and root, is as the header says."""
     if not columns:
         raise MeasurementError(f"{place}: has no header above it. Give the program's whole output.")
@@ -165,13 +165,13 @@ def _add_row(test: Test, place: str, line: str, columns: list[str]) -> None:
     _append(test, place, float(cells[0]), duration, shown=values[0])
 
 
-def _append(test: Test, place: str, size: float, duration: float | None, *, shown: object, **spread: float) -> None:
+def _append(test: LoggedTest, place: str, size: float, duration: float | None, *, shown: object, **spread: float) -> None:
     if size == 0:
         test.num_empty += 1
         return
     if duration is None or duration <= 0:
         raise MeasurementError(f'{place}: time = "{shown}" is not a number of microseconds > 0. Leave the row out.')
-    test.rows.append(Timed(place=place, size=size, duration=duration * 1e-6, **spread))
+    test.rows.append(LoggedRow(place=place, size=size, duration=duration * 1e-6, **spread))
 
 
 def _number(text: str) -> float | None:
@@ -182,7 +182,7 @@ def _number(text: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _from_json(path: Path, text: str) -> Test:
+def _from_json(path: Path, text: str) -> LoggedTest:
     """nccl-tests' own JSON: one entry of ``devices`` is a process, with ``nthreads * ngpus`` ranks."""
     try:
         document = orjson.loads(text)
@@ -191,7 +191,7 @@ def _from_json(path: Path, text: str) -> Test:
     try:
         config, results = document["config"], document["results"]
         devices, of_process = config["devices"], config["nthreads"] * config["ngpus"]
-        test = Test(
+        test = LoggedTest(
             operation=PurePath(document["args"][0]).name.removesuffix("_perf"),
             library=f"nccl {_version(document['nccl_version'])}",
             device=devices[0]["device_info"].strip(),
@@ -207,7 +207,7 @@ def _from_json(path: Path, text: str) -> Test:
     return test
 
 
-def _add_result(test: Test, place: str, result: dict[str, Any]) -> None:
+def _add_result(test: LoggedTest, place: str, result: dict[str, Any]) -> None:
     """The out-of-place time, or the in-place one where there is no other; percentiles where iterations were timed."""
     which = "out_of_place" if result.get("out_of_place") else "in_place"
     timed, iterations = result[which], result.get(f"{which}_per_iter")

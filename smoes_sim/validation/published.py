@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from smoes_sim.libraries.families import know_all
+from smoes_sim.libraries.families import prepare_cases
 from smoes_sim.libraries.leave_out import Outcome, evaluate
-from smoes_sim.libraries.pooling import Known
+from smoes_sim.libraries.pooling import PreparedCase
 from smoes_sim.libraries.published import LARGE, by_pool, doubt_of
 from smoes_sim.measurements import data_hash, read_measurements
 from smoes_sim.validation.validate import Predicted, errors_by, row_of
@@ -36,9 +36,9 @@ def published_errors(path: Path) -> Row:
         ``families``, ``systems`` and ``rows`` with systems left out, ``in_sample``, ``skipped``, ``calibrated_on``, and
         ``splits``: for each of :data:`SPLITS` its ``families`` and ``systems``.
     """
-    table = know_all(read_measurements(path))
+    table = prepare_cases(read_measurements(path))
     found: dict[str, list[Outcome]] = {name: [] for name in SPLITS}
-    for members in by_pool(table.knowns).values():
+    for members in by_pool(table.cases).values():
         for name, outcomes in evaluate(members).items():
             found[name] += outcomes
     rows = {name: _rows(outcomes, is_fitted=name == "in-sample") for name, outcomes in found.items()}
@@ -56,7 +56,7 @@ def published_errors(path: Path) -> Row:
         "skipped": [{"id": name, "reason": reason} for name, reason in table.skipped],
         "repeatability": None,
         "calibrated_on": {
-            "rows": len(table.knowns),
+            "rows": len(table.cases),
             "data_hash": data_hash(path),
             "same_file": True,
             "command": "smoes-sim validate",
@@ -71,27 +71,27 @@ def _rows(outcomes: Iterable[Outcome], *, is_fitted: bool) -> list[Row]:
 
 
 def _row(outcome: Outcome, *, is_fitted: bool) -> Row:
-    known = outcome.known
+    prepared = outcome.prepared
     answer = Predicted(
         seconds=outcome.seconds,
         low=outcome.low,
         high=outcome.high,
-        family=groups_of(known)[0],
-        system=known.case.system,
-        doubt=doubt_of(known, outcome.fitted),
+        family=groups_of(prepared)[0],
+        system=prepared.case.system,
+        doubt=doubt_of(prepared, outcome.fitted),
     )
-    row = row_of(known.case.row, answer, outcome.measured, is_fitted=is_fitted)
-    return row | {"groups": groups_of(known), "series": f"{known.case.system}: {known.family.name}"}
+    row = row_of(prepared.case.row, answer, outcome.measured, is_fitted=is_fitted)
+    return row | {"groups": groups_of(prepared), "series": f"{prepared.case.system}: {prepared.family.name}"}
 
 
-def groups_of(known: Known) -> list[str]:
+def groups_of(prepared: PreparedCase) -> list[str]:
     """The lines of the table in which a row counts; the first is its family."""
-    size = known.case.row.size
-    if known.family.pool != "nccl" or size is None:
-        return [known.family.name]
-    groups = [f"{known.family.name}, {'>=' if size >= LARGE else '<'} 1 MiB"]
-    if size >= _VERY_LARGE and known.case.inter is None:
-        groups.append(f"{known.family.name}, >= 16 MiB, one node")
+    size = prepared.case.row.size
+    if prepared.family.pool != "nccl" or size is None:
+        return [prepared.family.name]
+    groups = [f"{prepared.family.name}, {'>=' if size >= LARGE else '<'} 1 MiB"]
+    if size >= _VERY_LARGE and prepared.case.inter is None:
+        groups.append(f"{prepared.family.name}, >= 16 MiB, one node")
     return groups
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from smoes_sim.libraries.system import Case, read_case
+from smoes_sim.libraries.system import SystemCase, system_case
 from smoes_sim.measurements import Measurement
 
 
@@ -25,8 +25,8 @@ def row(**columns: Any) -> Measurement:
     return Measurement(**(usual | columns))
 
 
-def case(**columns: Any) -> Case:
+def case(**columns: Any) -> SystemCase:
     """The case of such a row."""
-    found = read_case(row(**columns))
-    assert isinstance(found, Case), found
+    found = system_case(row(**columns))
+    assert isinstance(found, SystemCase), found
     return found

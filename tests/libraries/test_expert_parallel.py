@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smoes_sim.libraries.families import know, know_all
-from smoes_sim.libraries.pooling import Fitted, Known, fit, terms_of
+from smoes_sim.libraries.families import prepare_case, prepare_cases
+from smoes_sim.libraries.pooling import FittedPool, PreparedCase, fit, terms_of
 from smoes_sim.libraries.published import PUBLISHED
 from smoes_sim.libraries.system import Skip
 from smoes_sim.measurements import Measurement, read_measurements
 from tests.libraries.rows import row
 
-PRIORS = Fitted(deviations={}, covariance=np.zeros((0, 0)))
+PRIORS = FittedPool(deviations={}, covariance=np.zeros((0, 0)))
 
 
 def moe_row(**columns: Any) -> Measurement:
@@ -34,24 +34,24 @@ def moe_row(**columns: Any) -> Measurement:
     return row(**(usual | columns))
 
 
-def moe(**columns: Any) -> Known:
-    found = know(moe_row(**columns))
-    assert isinstance(found, Known), found
+def moe(**columns: Any) -> PreparedCase:
+    found = prepare_case(moe_row(**columns))
+    assert isinstance(found, PreparedCase), found
     return found
 
 
-def normal(**columns: Any) -> Known:
+def normal(**columns: Any) -> PreparedCase:
     return moe(**({"mode": "ep_normal", "tokens_per_rank": 4096.0} | columns))
 
 
-def seconds(known: Known, constants: Mapping[str, float] | None = None) -> float:
+def seconds(prepared: PreparedCase, constants: Mapping[str, float] | None = None) -> float:
     """Time with the priors, or with some constants changed."""
-    values = {term.name: term.prior for term in terms_of(known.family, known.case)}
-    return known.family.duration(known.case, known.stages, values | dict(constants or {}))
+    values = {term.name: term.prior for term in terms_of(prepared.family, prepared.case)}
+    return prepared.family.duration(prepared.case, prepared.stages, values | dict(constants or {}))
 
 
-def busy(known: Known) -> dict[str, float]:
-    return {kind: value for stage in known.stages for kind, value in stage.busy.items()}
+def busy(prepared: PreparedCase) -> dict[str, float]:
+    return {kind: value for stage in prepared.stages for kind, value in stage.busy.items()}
 
 
 def test_low_latency_sends_every_routed_token_on_its_own() -> None:
@@ -104,19 +104,19 @@ def test_an_achieved_rate_beside_the_nominal_one_is_no_link_rate() -> None:
 
 
 def test_overlap_is_between_one_after_another_and_the_longer_one() -> None:
-    known = normal()
+    prepared = normal()
     inside, between = 0.0, 0.0
-    serial = seconds(known, {"overlap.dispatch": 1e-9})
-    hidden = seconds(known, {"overlap.dispatch": 1 - 1e-9})
+    serial = seconds(prepared, {"overlap.dispatch": 1e-9})
+    hidden = seconds(prepared, {"overlap.dispatch": 1 - 1e-9})
     start = 40e-6 + 5e-6 + 8 * 0.2e-6
     between = seconds(
-        known, {"overlap.dispatch": 1 - 1e-9, "link.nvlink4": 1 - 1e-9, "header": 1e-9, "network.infiniband": 0.5}
+        prepared, {"overlap.dispatch": 1 - 1e-9, "link.nvlink4": 1 - 1e-9, "header": 1e-9, "network.infiniband": 0.5}
     )
     between = (between - start) * 0.5 / 0.93
     inside = serial - start - between
     assert hidden - start == pytest.approx(max(inside, between))
     # Serial 1/4: (a^4 + b^4)^(1/4).
-    assert seconds(known) - start == pytest.approx((inside**4 + between**4) ** 0.25)
+    assert seconds(prepared) - start == pytest.approx((inside**4 + between**4) ** 0.25)
 
 
 def test_few_sms_limit_the_copies() -> None:
@@ -129,9 +129,9 @@ def test_few_sms_limit_the_copies() -> None:
 
 
 def test_combine_also_reads_what_came_back() -> None:
-    known = moe(op="combine", bytes_per_element=2.0, nodes=1)
+    prepared = moe(op="combine", bytes_per_element=2.0, nodes=1)
     # 128 tokens, 8 copies of 14336 bytes each: 4.89 us at 3 TB/s, none at an infinite rate.
-    assert seconds(known) - seconds(known, {"reduce": 1e30}) == pytest.approx(128 * 8 * 14336 / 3e12)
+    assert seconds(prepared) - seconds(prepared, {"reduce": 1e30}) == pytest.approx(128 * 8 * 14336 / 3e12)
 
 
 def test_dispatch_and_combine_in_one_row_add_up() -> None:
@@ -155,10 +155,10 @@ def test_a_process_on_the_host_pays_for_every_peer() -> None:
 
 def test_sockets_bridge_binds_where_devices_sit_on_pcie() -> None:
     pcie = {"nodes": 1, "intra_link": "PCIe 5.0 x16", "intra_bandwidth": 63e9}
-    known = moe(**pcie)
+    prepared = moe(**pcie)
     # 4 ranks a socket send 128 copies to each of 4 over the bridge: 16 * 128 * 7408 bytes at 22 GB/s take 690 us.
-    assert busy(known)["host"] == pytest.approx(16 * 128 * 7408 / 22e9)
-    assert seconds(known) > busy(known)["host"]
+    assert busy(prepared)["host"] == pytest.approx(16 * 128 * 7408 / 22e9)
+    assert seconds(prepared) > busy(prepared)["host"]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_sockets_bridge_binds_where_devices_sit_on_pcie() -> None:
     [("logical_inter", 1.99302, {}), ("logical_intra", 5.29465, {"nodes": 1})],
 )
 def test_logical_bandwidth_counts_the_own_place(kind: str, count: float, columns: dict[str, Any]) -> None:
-    known = normal(duration=None, bandwidth=74e9, bandwidth_kind=kind, **columns)
-    assert known.measured == pytest.approx(4096 * count * 7392 / 74e9, rel=1e-5)
+    prepared = normal(duration=None, bandwidth=74e9, bandwidth_kind=kind, **columns)
+    assert prepared.measured == pytest.approx(4096 * count * 7392 / 74e9, rel=1e-5)
 
 
 def test_a_published_time_is_taken_as_it_is() -> None:
@@ -186,7 +186,7 @@ def test_a_published_time_is_taken_as_it_is() -> None:
     ],
 )
 def test_rows_without_a_model_say_why(columns: dict[str, Any], reason: str) -> None:
-    found = know(moe_row(**columns))
+    found = prepare_case(moe_row(**columns))
     assert isinstance(found, Skip)
     assert reason in found.reason
 
@@ -194,27 +194,27 @@ def test_rows_without_a_model_say_why(columns: dict[str, Any], reason: str) -> N
 def test_unknown_software_is_predicted_with_a_wider_interval() -> None:
     members = [moe(nodes=nodes, tokens_per_rank=tokens) for nodes in (1, 2, 4) for tokens in (8.0, 64.0, 512.0)]
     fitted = fit([replace(member, measured=1.4 * seconds(member)) for member in members])
-    known, stranger = moe(), moe(library="Frobnicate 1.0", system="8x Elsewhere")
-    assert busy(stranger) == pytest.approx(busy(known))
+    prepared, stranger = moe(), moe(library="Frobnicate 1.0", system="8x Elsewhere")
+    assert busy(stranger) == pytest.approx(busy(prepared))
     time, deviation = fitted.predict(stranger)
     # It goes most of the way to the 1.4 that it has not seen, and says that it may be further off.
     assert 1.1 < time / seconds(stranger) < 1.4
-    assert deviation > 1.5 * fitted.predict(known)[1]
+    assert deviation > 1.5 * fitted.predict(prepared)[1]
 
 
-def doubled(known: Known) -> Known:
+def doubled(prepared: PreparedCase) -> PreparedCase:
     """The same case with priors of all costs in seconds that are twice as large."""
     costs = {"launch", "handshake", "peer", "first"}
-    constants = [replace(c, prior=2 * c.prior) if c.what in costs else c for c in known.family.constants]
-    return replace(known, family=replace(known.family, constants=constants))
+    constants = [replace(c, prior=2 * c.prior) if c.what in costs else c for c in prepared.family.constants]
+    return replace(prepared, family=replace(prepared.family, constants=constants))
 
 
 def test_two_nodes_of_h100_tell_of_four_whatever_the_priors() -> None:
     rows = [row for row in read_measurements(PUBLISHED) if row.mode == "ep_low_latency" and "H100" in row.system]
-    knowns = [doubled(known) for known in know_all(rows).knowns]
-    fitted = fit([known for known in knowns if known.case.row.nodes <= 2])
-    four = [known for known in knowns if known.case.row.nodes == 4]
-    errors = [abs(fitted.predict(known)[0] / (known.measured or 0) - 1) for known in four]
+    cases = [doubled(prepared) for prepared in prepare_cases(rows).cases]
+    fitted = fit([prepared for prepared in cases if prepared.case.row.nodes <= 2])
+    four = [prepared for prepared in cases if prepared.case.row.nodes == 4]
+    errors = [abs(fitted.predict(prepared)[0] / (prepared.measured or 0) - 1) for prepared in four]
     assert len(errors) == 26
     assert np.mean(errors) < 0.08
-    assert np.mean([abs(seconds(known) / (known.measured or 0) - 1) for known in four]) > 0.15
+    assert np.mean([abs(seconds(prepared) / (prepared.measured or 0) - 1) for prepared in four]) > 0.15

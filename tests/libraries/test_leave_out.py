@@ -13,17 +13,17 @@ from smoes_sim.libraries.leave_out import (
     size_folds,
     system_of,
 )
-from smoes_sim.libraries.pooling import Fitted, Known, fit
-from tests.libraries.test_pooling import known, times
+from smoes_sim.libraries.pooling import FittedPool, PreparedCase, fit
+from tests.libraries.test_pooling import prepared, times
 
-NOTHING = Fitted(deviations={}, covariance=np.zeros((0, 0)))
+NOTHING = FittedPool(deviations={}, covariance=np.zeros((0, 0)))
 
 
 def test_what_is_left_out_is_not_seen() -> None:
     """The system that is three times as slow is predicted as the others are, and in no key of the fit that predicts it."""
     members = [*times("8x Slow", 3.0), *times("8x One", 1.0), *times("8x Two", 1.0)]
     outcomes = leave_out(members, system_of, full=fit(members))
-    slow = [outcome for outcome in outcomes if "Slow" in outcome.known.case.system]
+    slow = [outcome for outcome in outcomes if "Slow" in outcome.prepared.case.system]
     assert len(outcomes) == len(members)
     assert all(outcome.seconds < 0.6 * outcome.measured for outcome in slow)
     assert all("Slow" not in key for outcome in slow for key in outcome.fitted.deviations)
@@ -38,9 +38,9 @@ def test_leaving_out_changes_the_constants() -> None:
 
 
 def test_parts_of_a_box_leave_together_and_hardware_leaves_with_its_class() -> None:
-    two = known("2x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
-    eight = known("8x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
-    other = known("8x A100 of another site", 1024.0, seconds=1e-5, intra_link="NVLink3")
+    two = prepared("2x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
+    eight = prepared("8x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
+    other = prepared("8x A100 of another site", 1024.0, seconds=1e-5, intra_link="NVLink3")
     assert system_of(two) == system_of(eight) != system_of(other)
     assert class_of(two) == class_of(other)
 
@@ -55,8 +55,8 @@ def test_equal_sizes_leave_together() -> None:
 
 
 def test_only_the_largest_node_count_leaves() -> None:
-    def nodes(count: int) -> Known:
-        return known("8x One per node", 2.0**20, seconds=1e-4, nodes=count, inter_link="InfiniBand", nic_bandwidth=50e9)
+    def nodes(count: int) -> PreparedCase:
+        return prepared("8x One per node", 2.0**20, seconds=1e-4, nodes=count, inter_link="InfiniBand", nic_bandwidth=50e9)
 
     members = [nodes(1), nodes(2), nodes(4), *times("8x Alone", 1.0)]
     key = most_nodes(members)
@@ -64,8 +64,10 @@ def test_only_the_largest_node_count_leaves() -> None:
 
 
 def outcomes_of(system: str, scores: list[float]) -> list[Outcome]:
-    member = known(system, 1024.0, seconds=1e-5)
-    return [Outcome(known=member, fitted=NOTHING, seconds=1e-5 * math.exp(0.1 * score), deviation=0.1) for score in scores]
+    member = prepared(system, 1024.0, seconds=1e-5)
+    return [
+        Outcome(prepared=member, fitted=NOTHING, seconds=1e-5 * math.exp(0.1 * score), deviation=0.1) for score in scores
+    ]
 
 
 def test_the_interval_is_e_to_the_deviations() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from smoes_sim.libraries import nccl
-from smoes_sim.libraries.stage import Stage
+from smoes_sim.libraries.stage import ScheduleStage
 from smoes_sim.libraries.system import Skip
 from tests.libraries.rows import case
 
@@ -16,7 +16,7 @@ PERFECT = {
 }
 
 
-def step(**columns: object) -> Stage:
+def step(**columns: object) -> ScheduleStage:
     stages = nccl.ALLTOALL.stages(case(**columns))
     assert not isinstance(stages, Skip)
     return stages[0]

@@ -3,26 +3,26 @@ import math
 import numpy as np
 import pytest
 
-from smoes_sim.libraries.families import know
+from smoes_sim.libraries.families import prepare_case
 from smoes_sim.libraries.family import Constant, kind_of
-from smoes_sim.libraries.pooling import NOISE, Fitted, Known, fit
+from smoes_sim.libraries.pooling import NOISE, FittedPool, PreparedCase, fit
 from tests.libraries.rows import row
 
 SIZES = [2.0**power for power in range(10, 32, 3)]
-PRIORS = Fitted(deviations={}, covariance=np.zeros((0, 0)))
+PRIORS = FittedPool(deviations={}, covariance=np.zeros((0, 0)))
 
 
-def known(system: str, size: float, *, seconds: float | None, **columns: object) -> Known:
-    found = know(row(system=system, size=size, duration=seconds, **columns))
-    assert isinstance(found, Known)
+def prepared(system: str, size: float, *, seconds: float | None, **columns: object) -> PreparedCase:
+    found = prepare_case(row(system=system, size=size, duration=seconds, **columns))
+    assert isinstance(found, PreparedCase)
     return found
 
 
-def times(system: str, factor: float, **columns: object) -> list[Known]:
+def times(system: str, factor: float, **columns: object) -> list[PreparedCase]:
     """A system whose every time is the priors' times ``factor``."""
-    without = [known(system, size, seconds=None, **columns) for size in SIZES]
+    without = [prepared(system, size, seconds=None, **columns) for size in SIZES]
     return [
-        known(system, size, seconds=factor * PRIORS.predict(bare)[0], **columns)
+        prepared(system, size, seconds=factor * PRIORS.predict(bare)[0], **columns)
         for size, bare in zip(SIZES, without, strict=True)
     ]
 
@@ -55,7 +55,7 @@ def test_a_fit_explains_what_it_saw() -> None:
 
 def test_other_systems_of_a_class_tell_of_one_never_seen() -> None:
     fitted = fit([*times("8x One", 1.3), *times("8x Two", 1.3)])
-    stranger = known("8x Renamed", 2.0**28, seconds=None)
+    stranger = prepared("8x Renamed", 2.0**28, seconds=None)
     seconds, deviation = fitted.predict(stranger)
     before, wide = PRIORS.predict(stranger)
     assert 1.1 < seconds / before < 1.35
@@ -64,18 +64,18 @@ def test_other_systems_of_a_class_tell_of_one_never_seen() -> None:
 
 def test_what_is_farther_from_the_data_is_less_certain() -> None:
     fitted = fit([*times("8x One", 1.2), *times("8x Two", 1.2)])
-    sure = fitted.predict(known("8x One", 2.0**28, seconds=None))[1]
-    stranger = fitted.predict(known("8x Three", 2.0**28, seconds=None))[1]
-    other_software = fitted.predict(known("8x Three", 2.0**28, seconds=None, library="a new library"))[1]
-    other_class = fitted.predict(known("8x Three", 2.0**28, seconds=None, library="a new library", intra_link="a new bus"))[
-        1
-    ]
+    sure = fitted.predict(prepared("8x One", 2.0**28, seconds=None))[1]
+    stranger = fitted.predict(prepared("8x Three", 2.0**28, seconds=None))[1]
+    other_software = fitted.predict(prepared("8x Three", 2.0**28, seconds=None, library="a new library"))[1]
+    other_class = fitted.predict(
+        prepared("8x Three", 2.0**28, seconds=None, library="a new library", intra_link="a new bus")
+    )[1]
     assert sure < stranger < other_software < other_class
 
 
 def test_an_outlier_pulls_less_than_its_distance() -> None:
     members = times("8x One", 1.0)
-    wild = [*members[:-1], known("8x One", SIZES[-1], seconds=100 * (members[-1].measured or 0.0))]
+    wild = [*members[:-1], prepared("8x One", SIZES[-1], seconds=100 * (members[-1].measured or 0.0))]
     shift = math.log(fit(wild).predict(members[-2])[0] / (members[-2].measured or 0.0))
     assert 0 <= shift < 0.5
 
@@ -86,5 +86,5 @@ def test_nothing_measured_leaves_the_priors() -> None:
 
 
 def _family_and_case() -> tuple[object, object]:
-    found = known("8x One", 1024.0, seconds=None)
+    found = prepared("8x One", 1024.0, seconds=None)
     return found.family, found.case

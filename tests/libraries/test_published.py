@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from smoes_sim.errors import CalibrationError, ConfigError
-from smoes_sim.libraries.families import know_all
+from smoes_sim.libraries.families import prepare_cases
 from smoes_sim.libraries.leave_out import fit_scaled
 from smoes_sim.libraries.published import (
     PUBLISHED,
@@ -43,7 +43,7 @@ def test_the_shipped_constants_belong_to_the_shipped_table() -> None:
 
 def test_the_shipped_constants_come_out_again() -> None:
     """Of the pool that is fitted within a second; ``smoes-sim calibrate published`` makes all of them."""
-    again = fit_scaled(by_pool(know_all(read_measurements(PUBLISHED)).knowns)["rdma"])
+    again = fit_scaled(by_pool(prepare_cases(read_measurements(PUBLISHED)).cases)["rdma"])
     shipped = load_libraries().fitted("rdma")
     assert list(again.deviations) == list(shipped.deviations)
     assert list(again.deviations.values()) == pytest.approx(list(shipped.deviations.values()), abs=1e-3)
@@ -67,11 +67,11 @@ def test_an_edited_file_is_read_again_in_the_same_process(tmp_path: Path) -> Non
 
 def test_a_renamed_system_is_predicted_with_a_wider_interval() -> None:
     shipped = load_libraries()
-    known = predict(shipped, system="8x NVIDIA H100 80GB HBM3")
+    seen = predict(shipped, system="8x NVIDIA H100 80GB HBM3")
     renamed = predict(shipped, system="8x Stranger")
-    assert renamed.seconds == pytest.approx(known.seconds, rel=0.2)
-    assert renamed.high / renamed.low > known.high / known.low
-    assert known.doubt == ""
+    assert renamed.seconds == pytest.approx(seen.seconds, rel=0.2)
+    assert renamed.high / renamed.low > seen.high / seen.low
+    assert seen.doubt == ""
     assert renamed.doubt == "system never fitted"
 
 

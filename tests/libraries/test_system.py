@@ -1,6 +1,6 @@
 import pytest
 
-from smoes_sim.libraries.system import Skip, hardware_of, read_case, scale_out_class, scale_up_class, software_of
+from smoes_sim.libraries.system import Skip, hardware_of, scale_out_class, scale_up_class, software_of, system_case
 from tests.libraries.rows import case, row
 
 
@@ -89,7 +89,7 @@ def test_devices_on_pcie_cross_roots_and_sockets() -> None:
     ],
 )
 def test_what_a_row_lacks_is_said(columns: dict[str, object], reason: str) -> None:
-    found = read_case(row(**columns))
+    found = system_case(row(**columns))
     assert isinstance(found, Skip)
     assert reason in found.reason
 
