@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
-app.add_typer(trace_commands.app, name="trace", help="What the router did: synthesize, inspect.")
+app.add_typer(trace_commands.app, name="trace", help="Routing traces: capture, synthesize, import, export, info.")
 app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
 app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
 app.command()(train)

@@ -1,4 +1,4 @@
-"""``smoes-sim trace``: what the router did."""
+"""``smoes-sim trace``: make, convert and describe routing traces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_MODEL = {
     "dtype": "--dtype",
     "download": "--download",
 }
-"""Options of ``trace capture`` that go with ``--hf`` alone."""
+"""Options of ``trace capture`` that are for ``--hf`` only."""
 
 
 @app.command("synthesize")
@@ -32,7 +32,7 @@ def synthesize(
     overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the synthetic routing of a scenario as a trace file."""
+    """Write the synthetic routing of a scenario to a trace file."""
     from smoes_sim.prediction.router import synthesize_trace
     from smoes_sim.routing import save_trace
     from smoes_sim.scenario import load_scenario
@@ -46,16 +46,19 @@ def synthesize(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="Routed experts (.npy, .npz) or an SGLang recorder dump (.pt).")],
-    source: Annotated[Literal["vllm", "sglang"], typer.Option("--format", help="The engine that wrote it.")],
+    source: Annotated[Literal["vllm", "sglang"], typer.Option("--format", help="Serving engine that wrote the file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
     tokens: Annotated[
-        Optional[Path], typer.Option(help="JSON: num_experts, sequences: [{prompt_tokens, modality}].")
+        Optional[Path],
+        typer.Option(help='JSON: {"num_experts": E, "sequences": [{"prompt_tokens": N, "modality": [...]}]}.'),
     ] = None,
-    num_experts: Annotated[Optional[int], typer.Option(min=1, help="Routed experts of a layer.")] = None,
-    prompt_tokens: Annotated[Optional[int], typer.Option(min=1, help="Tokens of the prompt of a single request.")] = None,
+    num_experts: Annotated[Optional[int], typer.Option(min=1, help="Number of routed experts per layer, E.")] = None,
+    prompt_tokens: Annotated[
+        Optional[int], typer.Option(min=1, help="Number of prompt tokens, for a single request.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn what a serving engine wrote into a trace; nothing in the file is executed."""
+    """Convert the routing that a serving engine recorded to a trace; nothing in the file is executed."""
     from smoes_sim.errors import ConfigError
     from smoes_sim.routing import save_trace
     from smoes_sim.routing.formats import SequenceTokens, TokensFile, import_routed_experts, read_tokens_file
@@ -63,7 +66,9 @@ def import_(
 
     if file.suffix == ".pt" and source == "sglang":
         if tokens or num_experts or prompt_tokens:
-            raise ConfigError(f"{file}: a dump says itself what its tokens are. Leave out the options about tokens.")
+            raise ConfigError(
+                f"{file}: a recorder dump describes its own tokens. Leave out --tokens, --num-experts and --prompt-tokens."
+            )
         trace = import_expert_distribution(file)
     else:
         described = read_tokens_file(tokens) if tokens else TokensFile()
@@ -84,23 +89,23 @@ def capture_(
     context: typer.Context,
     out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
     hf: Annotated[
-        Optional[str], typer.Option("--hf", metavar="FOLDER", help="A Hugging Face model: a folder, or a name on the hub.")
+        Optional[str], typer.Option("--hf", metavar="FOLDER", help="Hugging Face model: a folder, or a name on the Hub.")
     ] = None,
     checkpoint: Annotated[
-        Optional[Path], typer.Option(metavar="FOLDER", help="A run of `smoes-sim train`: STUDY/runs/VARIANT-SEED.")
+        Optional[Path], typer.Option(metavar="FOLDER", help="Trained run of `smoes-sim train`: STUDY/runs/VARIANT-SEED.")
     ] = None,
-    set_: Annotated[str, typer.Option("--set", help="Test sequences of the checkpoint's study.")] = "test",
+    set_: Annotated[str, typer.Option("--set", help="Test set of the study, for --checkpoint.")] = "test",
     prompts: Annotated[
         Optional[Path], typer.Option(help='For --hf, JSON Lines: {"text": "...", "images": ["photo.png"]}.')
     ] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens of each prompt; the first is the prefill's.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 1,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="Type of the weights: auto, bfloat16, float32.")] = "auto",
-    download: Annotated[bool, typer.Option("--download", help="Allow to fetch the model from the hub.")] = False,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Output tokens per prompt; the prefill gives the first.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 1,
+    device: Annotated[str, typer.Option(help="Device of the model: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Element type of the weights: auto, bfloat16, float32.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Download the model from the Hub if needed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run prompts through a Hugging Face model, or a set through a trained run, and write what the routers decided."""
+    """Run prompts through a Hugging Face model, or a test set through a trained run, and write the routers' decisions."""
     from smoes_sim.errors import ConfigError
     from smoes_sim.routing import save_trace
 
@@ -108,16 +113,16 @@ def capture_(
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     if checkpoint is not None and hf is None:
         if foreign := [option for name, option in _OF_MODEL.items() if name in given]:
-            raise ConfigError(f"--checkpoint runs a --set of its study; {', '.join(foreign)} belongs to --hf. Leave it out.")
+            raise ConfigError(f"--checkpoint runs a --set of its study; {', '.join(foreign)}: only for --hf. Leave it out.")
         trace = _of_checkpoint(checkpoint, set_)
     elif hf is not None and checkpoint is None:
         if "set_" in given:
-            raise ConfigError(f"--set {set_}: belongs to --checkpoint; --hf reads --prompts. Leave it out.")
+            raise ConfigError(f"--set {set_}: is for --checkpoint; --hf reads --prompts. Leave it out.")
         if prompts is None:
-            raise ConfigError(f"--hf {hf}: what shall the model read? Give --prompts FILE.")
+            raise ConfigError(f"--hf {hf}: needs prompts to run. Give --prompts FILE.")
         trace = _of_model(hf, prompts, new_tokens, batch=batch, device=device, dtype=dtype, download=download)
     else:
-        raise ConfigError("trace capture: from which weights? Give either --hf FOLDER or --checkpoint FOLDER.")
+        raise ConfigError("trace capture: needs weights from one place. Give either --hf FOLDER or --checkpoint FOLDER.")
     save_trace(trace, out)
     show.talk(f"trace: {out}")
     _print(out, as_json)
@@ -151,15 +156,18 @@ def _of_model(
 
 @app.command("export")
 def export_(
-    source: Annotated[Path, typer.Argument(help="A trace (.npz), or for --counts also an SGLang recorder dump (.pt).")],
+    source: Annotated[Path, typer.Argument(help="Trace (.npz), or for --counts also an SGLang recorder dump (.pt).")],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSON file to write, for --init-expert-location of SGLang.")],
     placement: Annotated[
-        Optional[Literal["bins", "contiguous"]], typer.Option(help="Write where each expert goes: physical_to_logical_map.")
+        Optional[Literal["bins", "contiguous"]],
+        typer.Option(help="Write a placement (physical_to_logical_map) by this rule."),
     ] = None,
-    ranks: Annotated[Optional[int], typer.Option(min=1, help="Ranks of the EP group, for --placement.")] = None,
-    counts: Annotated[bool, typer.Option("--counts", help="Write how often each expert was chosen: logical_count.")] = False,
+    ranks: Annotated[Optional[int], typer.Option(min=1, help="Number of ranks of the EP group, for --placement.")] = None,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Write the load counts (logical_count): routed tokens per expert.")
+    ] = False,
 ) -> None:
-    """Write a placement, or the counts from which a server makes its own."""
+    """Write a placement of experts, or the load counts from which a server makes its own."""
     import numpy as np
 
     from smoes_sim.errors import ConfigError
@@ -170,9 +178,9 @@ def export_(
     if (placement is None) != counts:
         raise ConfigError("trace export: write either --placement RULE or --counts.")
     if placement is not None and ranks is None:
-        raise ConfigError(f"--placement {placement}: over how many ranks? Give --ranks.")
+        raise ConfigError(f"--placement {placement}: needs the number of ranks. Give --ranks.")
     if placement is not None and source.suffix == ".pt":
-        raise ConfigError(f"{source}: is a dump; bins need a trace. Use `smoes-sim trace import` first.")
+        raise ConfigError(f"{source}: is a recorder dump; {placement} needs a trace. Use `smoes-sim trace import` first.")
     if source.suffix == ".pt":
         formats.write_counts(read_expert_counts(source), out)
     else:
@@ -188,13 +196,13 @@ def export_(
     show.talk(f"{'counts' if counts else 'placement'}: {out}")
 
 
-@app.command("inspect")
-def inspect(trace: Annotated[Path, typer.Argument(help="A trace file (.npz).")], as_json: Json = False) -> None:
-    """Say what a trace file holds."""
+@app.command("info")
+def info(trace: Annotated[Path, typer.Argument(help="Trace file (.npz).")], as_json: Json = False) -> None:
+    """Describe a trace file: tokens, layers, experts, specialisation, load."""
     _print(trace, as_json)
 
 
-app.command("info", hidden=True)(inspect)
+app.command("inspect", hidden=True)(info)  # the name in the documentation of version 0.1
 
 
 def _print(path: Path, as_json: bool) -> None:

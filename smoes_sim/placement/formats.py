@@ -45,6 +45,33 @@ def write_counts(counts: NDArray[np.int64], path: Path) -> None:
     write_bytes(path, orjson.dumps({"logical_count": counts.tolist()}) + b"\n")
 
 
+def read_counts(path: Path) -> NDArray[np.int64]:
+    """Routed tokens of each expert, shape (layers, E), from a file that :func:`write_counts` wrote.
+
+    Raises:
+        PlacementError: If the file cannot be read, or is not ``{"logical_count": [[...], ...]}``.
+    """
+    try:
+        content: Any = orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise PlacementError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its rights.") from None
+    except orjson.JSONDecodeError as error:
+        raise PlacementError(f"{path}: is not JSON ({error}). Fix the file.") from None
+    rows = content.get("logical_count") if isinstance(content, dict) else None
+    if not _is_table_of_counts(rows):
+        raise PlacementError(
+            f'{path}: is not {{"logical_count": [[...], ...]}}, one row per layer, one count >= 0 per expert. '
+            "`smoes-sim trace export --counts` writes such a file."
+        )
+    return np.array(rows, dtype=np.int64)
+
+
+def _is_table_of_counts(rows: Any) -> bool:
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
+        return False
+    return len({len(row) for row in rows}) == 1 and all(type(count) is int and count >= 0 for row in rows for count in row)
+
+
 def all_layers(values: NDArray[np.int64], *, moe_layers: Sequence[int], num_layers: int) -> NDArray[np.int64]:
     """Rows of MoE layers among zeros for the others, (num_layers, E)."""
     rows = np.zeros((num_layers, values.shape[1]), dtype=np.int64)

@@ -26,6 +26,10 @@ _FIRST_PAD = 1_000_000
 _EXTEND, _DECODE, _IDLE = 1, 2, 4
 """Values of ForwardMode in ``python/sglang/srt/model_executor/forward_batch_info.py``."""
 _NOT_A_DUMP = "is not a dump of SGLang's expert distribution recorder"
+_ONLY_COUNTS = (
+    "holds expert load counts, no tokens: no trace can be made of it. Make a placement from it with "
+    "`smoes-sim placement make FILE --rule eplb`, or record with --expert-distribution-recorder-mode per_token."
+)
 
 
 @dataclass(slots=True)
@@ -100,7 +104,7 @@ def _physical_counts(record: dict[str, Any], shape: tuple[int, ...]) -> NDArray[
 def _records(content: Any) -> list[dict[str, Any]]:
     records = content.get("records") if isinstance(content, dict) else None
     if isinstance(content, dict) and "logical_count" in content:
-        raise TraceError("holds counts, no tokens. Use `smoes-sim trace export --counts`, or record with mode per_token.")
+        raise TraceError(_ONLY_COUNTS)
     if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
         raise TraceError(f"{_NOT_A_DUMP}: it has no records. Record with mode per_token or per_pass.")
     return records
@@ -122,7 +126,7 @@ def _integers(holder: Any, name: str, *, axes: int) -> NDArray[np.int64]:
 
 def _topk_ids(record: dict[str, Any]) -> NDArray[np.int64]:
     if "topk_ids_of_layer" not in record:
-        raise TraceError("holds counts, no tokens. Use `smoes-sim trace export --counts`, or record with mode per_token.")
+        raise TraceError(_ONLY_COUNTS)
     return _integers(record, "topk_ids_of_layer", axes=3)
 
 

@@ -113,7 +113,7 @@ def test_a_synthesized_trace_runs_as_the_scenarios_routing(capsys: pytest.Captur
     trace = tmp_path / "trace.npz"
     made = document(capsys, "trace", "synthesize", "olmoe-two-orin", *QUICK, "-o", str(trace))
     assert {"tokens", "layers", "top_k", "msi", "msi_per_layer", "expert_load_gini"} <= set(made)
-    assert made == document(capsys, "trace", "inspect", str(trace))
+    assert made == document(capsys, "trace", "info", str(trace))
     synthetic = document(capsys, "simulate", "olmoe-two-orin", *QUICK)
     captured = document(capsys, "simulate", "olmoe-two-orin", *QUICK, f"routing.trace={trace}")
     assert captured["transmission_rate"] == synthetic["transmission_rate"]

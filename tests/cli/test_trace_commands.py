@@ -71,7 +71,7 @@ def test_import_says_in_one_line_what_is_wrong(here: Path, capsys: pytest.Captur
     assert "t.json describes the sequences already" in refusal(capsys, *start, "--tokens", "t.json", "--prompt-tokens", "2")
     torch_archive.write(here / "d.pt", {"records": []})
     dump = ["trace", "import", "d.pt", "--format", "sglang", "-o", "out.npz"]
-    assert "d.pt: a dump says itself" in refusal(capsys, *dump, "--num-experts", "4")
+    assert "d.pt: a recorder dump describes its own tokens" in refusal(capsys, *dump, "--num-experts", "4")
     assert "it has no records" in refusal(capsys, *dump)
     assert not (here / "out.npz").exists()
 
@@ -95,10 +95,45 @@ def test_bins_and_counts_are_exported_for_sglang(here: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert "write either --placement RULE or --counts" in refusal(capsys, "trace", "export", "t.npz", "-o", "x.json")
     start = ["trace", "export", "t.npz", "-o", "x.json", "--placement", "bins"]
-    assert "over how many ranks? Give --ranks" in refusal(capsys, *start)
+    assert "needs the number of ranks. Give --ranks" in refusal(capsys, *start)
     assert "4 experts do not divide over 3 ranks" in refusal(capsys, *start, "--ranks", "3")
     dump = ["trace", "export", "stat.pt", "-o", "x.json", "--placement", "bins", "--ranks", "2"]
-    assert "stat.pt: is a dump; bins need a trace" in refusal(capsys, *dump)
+    assert "stat.pt: is a recorder dump; bins needs a trace" in refusal(capsys, *dump)
+
+
+def test_a_placement_is_made_from_exported_counts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # layer 0 is dense (no counts): experts in order. Layer 1, two slots per rank, the heaviest first to the lighter rank
+    # that has room: 4 -> rank 0; 2 -> rank 1; expert 1 -> rank 1 (2 < 4), now full; expert 3 -> rank 0: loads 5 and 3
+    (here / "c.json").write_text('{"logical_count": [[0, 0, 0, 0], [4, 1, 2, 1]]}')
+    make = ["placement", "make", "c.json", "-o", "p.json", "--rule", "eplb", "--ranks", "2"]
+    assert main(make) == 0
+    assert json.loads((here / "p.json").read_text()) == {"physical_to_logical_map": [[0, 1, 2, 3], [0, 3, 2, 1]]}
+    # a spare slot per rank: expert 0 gets a 2nd copy, then (lowest of equals) a 3rd. 2 -> rank 0; 4/3, 4/3 -> rank 1;
+    # 4/3 -> rank 0 (2 < 8/3); expert 1 -> rank 1 (8/3 < 10/3), now full; expert 3 -> rank 0: loads 13/3 and 11/3
+    assert main([*make, "--spare", "1"]) == 0
+    assert json.loads((here / "p.json").read_text()) == {"physical_to_logical_map": [[0, 1, 2, 3, 0, 1], [2, 0, 3, 0, 0, 1]]}
+    # the recorder's own file of the same counts, in two steps
+    counts = np.array([[[0, 0, 0, 0], [1, 1, 0, 1]], [[0, 0, 0, 0], [3, 0, 2, 0]]])
+    torch_archive.write(here / "stat.pt", {"rank": 0, "logical_count": counts})
+    assert main([*make[:2], "stat.pt", *make[3:]]) == 0
+    assert json.loads((here / "p.json").read_text())["physical_to_logical_map"][1] == [0, 3, 2, 1]
+
+
+def test_counts_that_make_no_placement_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "c.json").write_text('{"logical_count": [[4, 1, 2, 1]]}')
+    make = ["placement", "make", "c.json", "-o", "p.json", "--ranks", "2", "--rule"]
+    assert "c.json: holds expert load counts, from which only --rule eplb can place experts, not bins" in refusal(
+        capsys, *make, "bins"
+    )
+    assert "4 experts do not divide over 3 ranks. Use one of 1, 2, 4 ranks" in refusal(capsys, *make, "eplb", "--ranks", "3")
+    for content in ('{"counts": [[1]]}', "[[1, 2]]", '{"logical_count": [[1, 2], [3]]}', '{"logical_count": [[1, -2]]}'):
+        (here / "c.json").write_text(content)
+        assert 'c.json: is not {"logical_count": [[...], ...]}' in refusal(capsys, *make, "eplb")
+    (here / "c.json").write_text('{"logical_count": [[0, 0]]}')
+    assert "all expert load counts are 0" in refusal(capsys, *make, "eplb")
+    torch_archive.write(here / "stat.pt", {"rank": 0, "logical_count": np.array([[[1, 2]]])})
+    import_ = ["trace", "import", "stat.pt", "--format", "sglang", "-o", "t.npz"]
+    assert "stat.pt: holds expert load counts, no tokens: no trace can be made of it" in refusal(capsys, *import_)
 
 
 def test_capture_names_the_extra_that_is_missing(

@@ -60,11 +60,11 @@ def test_a_run_captured_again_gives_the_bytes_that_training_left(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "trace capture: from which weights? Give either --hf FOLDER or --checkpoint FOLDER."),
-        (["--hf", "x", "--checkpoint", "y"], "from which weights? Give either --hf"),
-        (["--hf", "x"], "--hf x: what shall the model read? Give --prompts FILE."),
-        (["--hf", "x", "--prompts", "p", "--set", "test"], "--set test: belongs to --checkpoint"),
-        (["--checkpoint", "RUNS/smoes-0", "--prompts", "p", "--batch", "1"], "--prompts, --batch belongs to --hf"),
+        ([], "trace capture: needs weights from one place. Give either --hf FOLDER or --checkpoint FOLDER."),
+        (["--hf", "x", "--checkpoint", "y"], "needs weights from one place. Give either --hf"),
+        (["--hf", "x"], "--hf x: needs prompts to run. Give --prompts FILE."),
+        (["--hf", "x", "--prompts", "p", "--set", "test"], "--set test: is for --checkpoint"),
+        (["--checkpoint", "RUNS/smoes-0", "--prompts", "p", "--batch", "1"], "--prompts, --batch: only for --hf"),
         (["--checkpoint", "RUNS/smos-0"], 'runs/smos-0: is no run of OUT/study.json. Did you mean "smoes-0"?'),
         (["--checkpoint", "RUNS"], "study.json: there is none. `smoes-sim train STUDY --out"),
         (["--checkpoint", "RUNS/smoes-5"], "smoes-5/model.safetensors: there is none. `smoes-sim train STUDY --out OUT`"),

@@ -126,7 +126,10 @@ def changed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"rank": 0, "logical_count": np.zeros((1, 2, 4), dtype=np.int32)}, r"holds counts, no tokens\. Use .*--counts"),
+        (
+            {"rank": 0, "logical_count": np.zeros((1, 2, 4), dtype=np.int32)},
+            r"holds expert load counts, no tokens.*`smoes-sim placement make FILE --rule eplb`",
+        ),
         ({"records": []}, r"it has no records"),
         ([1], r"is not a dump of SGLang's expert distribution recorder"),
         (
