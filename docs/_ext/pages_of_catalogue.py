@@ -33,7 +33,7 @@ def topologies_page() -> str:
         rows.append([f"[`{name}`](#{name})", cell(spec.description), code(spec.kind), str(built.num_ranks)])
         details.append(f"### {name}\n\n{cell(spec.description)}.\n\n{sources_text(spec.sources)}")
     text = (
-        "Use one by its name, `topology: 2x8-h100-ndr400`, or copy its file and change it. Every bandwidth is nominal, in one "
+        "Use one by its name, `topology: 2x8-h100-ndr400`, or copy its file and change it. Bandwidths are nominal, in one "
         "direction (data sheets of NVLink, xGMI, PCIe and ICI add up both). Latency is per link: a route through one switch "
         "counts it twice. A source that begins with `assumed` or `chosen` was not measured."
     )
