@@ -1,8 +1,10 @@
-"""How near predictions are to a real network: ``python -m benchmarks.lab`` (root, torch, a quiet machine, 15 minutes).
+"""How near predictions are to a real network: ``python -m benchmarks.lab`` (root, torch, a quiet machine, 20 minutes).
 
 Builds every lab, measures exchanges and MoE layers in it, fits constants on ping-pong and one all-to-all size (and on the
-layers of one scenario), predicts all other cases, and prints the errors. What was measured is kept in ``--out``; a lab that
-is there already is not measured again, so ``--only`` can do them one by one.
+layers of one scenario), predicts all other cases, prints the errors, and judges them against how well the same run repeats.
+What was measured is kept in ``--out``, a folder of the day: a lab that is there already is not measured again, so ``--only``
+can do them one by one. Figures and verdicts of every run are appended to ``history.jsonl`` beside those folders. Exit code 1
+if a target is missed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from benchmarks.lab_cases import FIT_EXCHANGES, FIT_LAYERS, QUICK, TOPOLOGIES
 from benchmarks.lab_measure import AGAIN, TABLE, measure_lab, say
 from benchmarks.lab_report import Accuracy, report, write_page
 from benchmarks.lab_savings import savings
+from benchmarks.lab_targets import keep, verdicts
 from smoes_sim.calibration import fit_rows, select_rows
 from smoes_sim.measurements import Measurement, measured_time, read_measurements, write_measurements
 from smoes_sim.prediction.constants import save_calibration
@@ -28,6 +32,7 @@ from smoes_sim.validation.validate import predictor, validate
 SEED = 31
 """Of matrices and traces that are reported; models were chosen on seeds 1, 7, 11 and 23 (docs/accuracy/lab-accuracy.md)."""
 REPEATS = 5
+_HELP = argparse.RawDescriptionHelpFormatter
 
 
 def main(arguments: list[str]) -> None:
@@ -38,17 +43,29 @@ def main(arguments: list[str]) -> None:
         if not (options.out / name / TABLE).is_file():
             measure_lab(name, options.out / name, seed=options.seed, repeats=REPEATS)
     accuracy = assess(options.out, names)
+    document = accuracy.document()
+    judged = verdicts(document)
+    history = keep(options.out.parent, document, judged)
     if options.json:
-        print(json.dumps(accuracy.document(), indent=1))
+        print(json.dumps(document, indent=1))
     else:
         print(report(accuracy), end="")
+    for verdict in judged:
+        say(str(verdict))
+    say(f"figures and verdicts: {history}")
     if options.docs is not None:
         write_page(options.docs, accuracy)
+    if any(verdict.is_met is False for verdict in judged):
+        raise SystemExit(1)
+
+
+def _folder_of_today() -> Path:
+    return Path("results", "labs", datetime.now(UTC).date().isoformat())
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("lab-accuracy"), help="folder of what is measured")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__, formatter_class=_HELP)
+    parser.add_argument("--out", type=Path, default=_folder_of_today(), help="folder of what is measured [%(default)s]")
     parser.add_argument("--only", nargs="+", choices=TOPOLOGIES, default=[], help="labs to measure and judge")
     parser.add_argument("--quick", action="store_true", help="the two small labs: a third of the cases")
     parser.add_argument("--seed", type=int, default=SEED, help="of matrices and traces")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="benchmarks/ is in the repository, not in the package")
 
+import benchmarks
 from benchmarks.case import Case, topology_spec
 from benchmarks.document import outcome_text, write_document
 from benchmarks.growth import PANELS
@@ -35,6 +38,12 @@ class OneAnswer(Lab):
     def run(self, request: Any) -> dict[str, Any]:
         del request
         return self._answer
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(benchmarks.__path__)])
+def test_every_module_can_be_imported(name: str) -> None:
+    pytest.importorskip("torch")
+    importlib.import_module(f"benchmarks.{name}")
 
 
 def answer(**changed: Any) -> dict[str, Any]:
