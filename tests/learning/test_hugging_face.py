@@ -146,3 +146,19 @@ def test_what_is_missing_is_said_in_one_line(folder: Path, tmp_path: Path, capsy
     empty = prompts_file(tmp_path / "e.jsonl")
     assert "e.jsonl: holds no prompt" in refusal(capsys, "--hf", str(folder), "--prompts", empty, *out)
     assert not (tmp_path / "t.npz").exists()
+
+
+def test_a_model_saved_without_its_processor_names_the_missing_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = prompts_file(tmp_path / "p.jsonl", {"text": "a"})
+    rest = ["--prompts", prompts, "-o", str(tmp_path / "t.npz")]
+    tiny_models.build("qwen3_vl_moe").save_pretrained(tmp_path / "seeing")
+    line = refusal(capsys, "--hf", str(tmp_path / "seeing"), *rest)
+    assert "seeing: lacks a tokenizer (tokenizer.json) and an image processor (preprocessor_config.json" in line
+    assert "AutoProcessor.from_pretrained" in line
+    (tmp_path / "seeing" / "tokenizer.json").touch()
+    assert "seeing: lacks an image processor" in refusal(capsys, "--hf", str(tmp_path / "seeing"), *rest)
+    tiny_models.build("olmoe").save_pretrained(tmp_path / "text")
+    line = refusal(capsys, "--hf", str(tmp_path / "text"), *rest)
+    assert "text: lacks a tokenizer (tokenizer.json); the model's save_pretrained does not write it" in line
