@@ -72,10 +72,10 @@ def _collect(name: str, folder: Path, *, seed: int, scenarios: list[str]) -> Non
                 for index, (row, word) in enumerate(zip(table, group.words, strict=True))
             ]
     for label in scenarios:
-        rows = read_measurements(folder / label / "measurements.csv")
+        layers = read_measurements(folder / label / "measurements.csv")
         first += [
             replace(row, id=f"{name}-{row.id}", scenario=f"{label}/{row.scenario}", variant=label, source="lab")
-            for row in rows
+            for row in layers
         ]
     write_measurements(folder / f"rows{AGAIN}.csv", again)
     write_measurements(folder / TABLE, first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.measurements import COLUMNS, NUMBERS
+from smoes_sim.measurements import COLUMNS, MEANINGS, NUMBERS
 from smoes_sim.planning import PlanFile
 from smoes_sim.prediction.constants import Calibration
 from smoes_sim.scenario import Scenario
@@ -33,7 +33,9 @@ def schema_of(kind: str) -> dict[str, Any]:
     elif kind == "plan":
         found = PlanFile.model_json_schema(by_alias=True)
     elif kind == "measurements":
-        properties = {name: {"type": "number" if name in NUMBERS else "string"} for name in COLUMNS}
+        properties = {
+            name: {"description": MEANINGS[name], "type": "number" if name in NUMBERS else "string"} for name in COLUMNS
+        }
         found = {"title": "Measurement", "type": "object", "properties": properties, "additionalProperties": False}
     else:
         raise ConfigError(f'"{kind}" is no file kind. {nearest(kind, KINDS)}')

@@ -1,9 +1,15 @@
-"""Measurements of real systems: the table (one row a measured operation), read and written."""
+"""What was measured on real systems?
+
+``table`` reads and writes the measurements table, one row per measured operation; ``imported`` makes rows from the logs of
+nccl-tests and rccl-tests, which ``nccl_tests`` parses.
+"""
 
 from smoes_sim.measurements.table import (
     COLUMNS,
+    MEANINGS,
     NUMBERS,
     Measurement,
+    Measurements,
     data_hash,
     measured_time,
     read_measurements,
@@ -13,8 +19,10 @@ from smoes_sim.measurements.table import (
 
 __all__ = [
     "COLUMNS",
+    "MEANINGS",
     "NUMBERS",
     "Measurement",
+    "Measurements",
     "data_hash",
     "measured_time",
     "read_measurements",

@@ -1,4 +1,4 @@
-"""Rows of a measurements table from the logs of others."""
+"""Rows of a measurements table from logs of nccl-tests and rccl-tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from smoes_sim.topology import find_topology
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the logs do not say, or say differently; empty is not given. Rates in B/s per rank and direction."""
+    """Facts that the logs lack, or that replace theirs; empty or None where not given.
+
+    Rates are in B/s per rank and direction.
+    """
 
     topology: str = ""
     matrix: Path | None = None
@@ -33,18 +36,18 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """The rows, and how many were left out, by reason."""
+    """The rows, and the number of rows left out, by reason."""
 
     rows: list[Measurement]
     left_out: dict[str, int]
 
 
 def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> Imported:
-    """Rows of the tests in some logs, for a table at ``out`` (paths in the rows are relative to its folder).
+    """Rows of the tests in the logs, for a table at ``out`` (paths in the rows are relative to its folder).
 
     Raises:
-        MeasurementError: If a log is broken, does not say what is needed, or contradicts the facts.
-        TopologyError: If the topology breaks a rule.
+        MeasurementError: If a log is broken, lacks a needed fact, or contradicts the facts.
+        TopologyError: If the topology is invalid.
     """
     shape = _shape_of(facts.topology)
     rows: list[Measurement] = []
@@ -53,7 +56,7 @@ def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> Imported:
         for test in read_tests(path):
             operation = facts.operation or test.operation or _named(path)
             if operation not in OPERATIONS:
-                left_out[f"operation {operation}: only {', '.join(OPERATIONS)} are predicted"] += len(test.rows)
+                left_out[f"operation {operation}: only {', '.join(OPERATIONS)} can be predicted"] += len(test.rows)
                 continue
             left_out["size 0"] += test.num_empty
             rows += _rows(test, facts, path=path, out=out, operation=operation, shape=shape)
@@ -64,15 +67,15 @@ def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> Imported:
 
 
 def _named(path: Path) -> str:
-    """The operation in a file's name."""
+    """Operation, from the name of the log."""
     known = [name for name in ("alltoallv", "alltoall", "sendrecv") if name in path.name.lower().replace("_", "")]
     if not known:
-        raise MeasurementError(f"{path}: does not say which test it is. Add --op alltoall (or alltoallv, sendrecv).")
+        raise MeasurementError(f"{path}: does not name its test. Add --op alltoall (or alltoallv, sendrecv).")
     return known[0]
 
 
 def _shape_of(topology: str) -> tuple[int, int] | None:
-    """Nodes and ranks per node of a topology that is named."""
+    """Number of nodes and of ranks per node of a named topology; None without a name."""
     if not topology:
         return None
     built = find_topology(topology)
@@ -84,7 +87,7 @@ def _rows(
 ) -> list[Measurement]:
     nodes, ranks_per_node = _layout(path, test, facts, shape)
     if operation == "alltoallv" and facts.matrix is None:
-        raise MeasurementError(f"{path}: alltoallv does not print who sends what to whom. Add --matrix FILE.")
+        raise MeasurementError(f"{path}: alltoallv does not print its traffic matrix. Add --matrix FILE.")
     base = Measurement(
         id="",
         system=facts.system or test.device,
@@ -116,13 +119,13 @@ def _rows(
 
 
 def _layout(path: Path, test: LoggedTest, facts: Facts, shape: tuple[int, int] | None) -> tuple[int, int]:
-    """Nodes and ranks per node: of the topology, else as given, else as the log says; they must agree."""
+    """Number of nodes and of ranks per node: of the topology, else as given, else from the log; they must agree."""
     nodes, ranks_per_node = shape or (facts.nodes or test.num_nodes, facts.ranks_per_node or 0)
     if not ranks_per_node and nodes and test.num_ranks % nodes == 0:
         ranks_per_node = test.num_ranks // nodes
     if not nodes or not ranks_per_node:
         raise MeasurementError(
-            f"{path}: does not say how many ranks ran where. Add --topology, or --nodes and --ranks-per-node."
+            f"{path}: does not give the number of nodes and ranks. Add --topology, or --nodes and --ranks-per-node."
         )
     if test.num_ranks and nodes * ranks_per_node != test.num_ranks:
         what = f"the topology {facts.topology}" if shape else f"{nodes} nodes of {ranks_per_node}"
@@ -133,14 +136,14 @@ def _layout(path: Path, test: LoggedTest, facts: Facts, shape: tuple[int, int] |
 
 
 def _relative(name: str, out: Path) -> str:
-    """A file as seen from the table's folder; a shipped name as it is."""
+    """Path relative to the folder of the table; a shipped name is unchanged."""
     if not name or ("/" not in name and not Path(name).is_file()):
         return name
     return os.path.relpath(name, out.parent)
 
 
 def _with_own_ids(rows: list[Measurement]) -> list[Measurement]:
-    """Rows whose ids differ: a size that was timed again gets a number."""
+    """Rows with unique ids: a size that was timed twice gets a number."""
     seen: Counter[str] = Counter()
     result = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Read what nccl-tests, rccl-tests and our own ``alltoall`` print: text tables, and nccl-tests' JSON (``-J``).
+"""Parse the output of nccl-tests, rccl-tests and ``smoes-sim alltoall``: text tables, and the JSON of nccl-tests (``-J``).
 
 Formats as of nccl-tests 2.18 (``src/util.cu``): a text row is size, count, type, then perhaps redop and root, then twice
 (out-of-place, in-place) time, algbw, busbw, #wrong and perhaps statistics over iterations; times in microseconds. The
@@ -20,7 +20,7 @@ from smoes_sim.errors import MeasurementError
 from smoes_sim.yaml_files import read_text
 
 OPERATIONS = ("alltoall", "alltoallv", "sendrecv")
-"""Tests that can be predicted; rows of others are left out."""
+"""Tests that can be predicted; rows of other tests are left out."""
 _PREFIX = re.compile(r"^(?:\[\d+,\d+\]<std\w+>:\s?|\d+:\s)")
 _STARTING = re.compile(r"#\s*Collective test starting:\s*(\S+)")
 _OURS = re.compile(r"#\s*(alltoallv?) on .*?: (\d+) ranks")
@@ -33,7 +33,7 @@ _ROW = re.compile(r"\s*\d+\s+\d+\s+[a-z]\w*\s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedRow:
-    """A row of a test: ``size`` in bytes as the test counts it, seconds, and where it stands (``file:line``)."""
+    """One timed size: ``size`` in bytes as the test counts it, times in seconds, ``place`` is ``file:line``."""
 
     place: str
     size: float
@@ -47,13 +47,13 @@ class LoggedTest:
     """One run of a test program.
 
     Attributes:
-        operation: ``alltoall``, ``all_reduce``, ...; "" if the log does not say.
-        library: Software with its version, as far as the log says.
+        operation: ``alltoall``, ``all_reduce``, ...; "" if the log does not name it.
+        library: Communication library and version; "" if the log does not name it.
         device: Name of the first device.
-        hosts: Host of each rank, where the log names ranks.
-        num_ranks: Ranks; 0 if the log does not say.
-        rows: What was timed.
-        num_empty: Rows of size 0, which are left out.
+        hosts: Host of each rank; empty if the log lists no ranks.
+        num_ranks: Number of ranks; 0 if the log lists none.
+        rows: The timed sizes.
+        num_empty: Number of rows of size 0, which are left out.
     """
 
     operation: str = ""
@@ -66,22 +66,22 @@ class LoggedTest:
 
     @property
     def num_nodes(self) -> int:
-        """Distinct hosts; 0 if the log does not say."""
+        """Number of distinct hosts; 0 if the log lists none."""
         return len(set(self.hosts.values()))
 
 
 def read_tests(path: Path) -> list[LoggedTest]:
-    """The tests in a log, those that time something.
+    """The tests in a log that have timed rows.
 
     Raises:
-        MeasurementError: If the file holds no row of a test, or a row is broken or was found wrong, with file and line.
+        MeasurementError: If the file has no timed row, or a row is broken or has wrong results, with file and line.
     """
     text = read_text(path)
     tests = [_from_json(path, text)] if text.lstrip().startswith("{") else list(_from_text(path, text))
     found = [test for test in tests if test.rows]
     if not found:
         raise MeasurementError(
-            f"{path}: has no timed row of nccl-tests, rccl-tests or `smoes-sim alltoall`. Give the program's whole output."
+            f"{path}: has no timed row of nccl-tests, rccl-tests or `smoes-sim alltoall`. Give its complete output."
         )
     return found
 
@@ -108,17 +108,17 @@ def _check_columns(place: str, columns: list[str]) -> None:
     if "cputime" in columns:
         raise MeasurementError(f"{place}: the test timed the CPU (-C), not the exchange. Run it without -C.")
     if "time" not in columns:
-        raise MeasurementError(f"{place}: the header has no column time. Give the program's whole output.")
+        raise MeasurementError(f"{place}: the header has no column time. Give the complete output of the program.")
 
 
 def _note_facts(test: LoggedTest, place: str, line: str) -> None:
-    """What a line without times says about the run."""
+    """Add the facts about the run that a line without times states."""
     if ours := _OURS.match(line):
         test.operation, test.num_ranks, test.library = ours[1], int(ours[2]), "smoes_sim"
     elif rank := _RANK.match(line):
         if int(rank[1]) in test.hosts:
             raise MeasurementError(
-                f"{place}: rank {rank[1]} stands there twice: these are several runs of one process each (nccl-tests "
+                f"{place}: rank {rank[1]} occurs twice: these are several runs of one process each (nccl-tests "
                 "without MPI). Build it with MPI=1 and run it again."
             )
         test.hosts[int(rank[1])] = rank[2]
@@ -147,21 +147,21 @@ def _version(code: int) -> str:
 
 
 def _add_row(test: LoggedTest, place: str, line: str, columns: list[str]) -> None:
-    """A row of the table: what follows size, count, type, and perhaps redop and root, is as the header says."""
+    """Add a row of the table; the header names its columns after size, count, type, and possibly redop and root."""
     if not columns:
-        raise MeasurementError(f"{place}: has no header above it. Give the program's whole output.")
+        raise MeasurementError(f"{place}: has no header above it. Give the complete output of the program.")
     names = columns[columns.index("time") :]
     cells = line.split()
     if names[-1] == "timestamp":
         names, cells = names[:-1], cells[:-2]
     values = cells[3:][-len(names) :]
     if len(values) < len(names):
-        raise MeasurementError(f"{place}: has {len(values)} of the {len(names)} columns from time on. Mend the line.")
+        raise MeasurementError(f"{place}: has {len(values)} of the {len(names)} columns from time on. Fix this line.")
     half = len(names) // 2 if names.count("time") == 2 else len(names)
     duration = _number(values[0]) or _number(values[half] if half < len(values) else "")
     for name, value in zip(names, values, strict=True):
         if name in {"#wrong", "wrong"} and (_number(value) or 0) > 0:
-            raise MeasurementError(f"{place}: #wrong = {value}: the results were wrong, so is the time. Leave the row out.")
+            raise MeasurementError(f"{place}: #wrong = {value}: the results were wrong, so is the time. Remove the row.")
     _append(test, place, float(cells[0]), duration, shown=values[0])
 
 
@@ -170,7 +170,7 @@ def _append(test: LoggedTest, place: str, size: float, duration: float | None, *
         test.num_empty += 1
         return
     if duration is None or duration <= 0:
-        raise MeasurementError(f'{place}: time = "{shown}" is not a number of microseconds > 0. Leave the row out.')
+        raise MeasurementError(f'{place}: time = "{shown}" is not a number of microseconds > 0. Remove the row.')
     test.rows.append(LoggedRow(place=place, size=size, duration=duration * 1e-6, **spread))
 
 
@@ -183,11 +183,11 @@ def _number(text: str) -> float | None:
 
 
 def _from_json(path: Path, text: str) -> LoggedTest:
-    """nccl-tests' own JSON: one entry of ``devices`` is a process, with ``nthreads * ngpus`` ranks."""
+    """Parse the JSON of nccl-tests: one entry of ``devices`` is a process with ``nthreads * ngpus`` ranks."""
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise MeasurementError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Mend the file.") from None
+        raise MeasurementError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Fix the file.") from None
     try:
         config, results = document["config"], document["results"]
         devices, of_process = config["devices"], config["nthreads"] * config["ngpus"]
@@ -208,13 +208,13 @@ def _from_json(path: Path, text: str) -> LoggedTest:
 
 
 def _add_result(test: LoggedTest, place: str, result: dict[str, Any]) -> None:
-    """The out-of-place time, or the in-place one where there is no other; percentiles where iterations were timed."""
+    """Add the out-of-place time, else the in-place time; with percentiles where iterations were timed."""
     which = "out_of_place" if result.get("out_of_place") else "in_place"
     timed, iterations = result[which], result.get(f"{which}_per_iter")
     if "cpu_time" in timed:
         raise MeasurementError(f"{place}: the test timed the CPU (-C), not the exchange. Run it without -C.")
     if (timed["nwrong"] or 0) > 0:
-        raise MeasurementError(f"{place}: nwrong = {timed['nwrong']}: the results were wrong. Leave the entry out.")
+        raise MeasurementError(f"{place}: nwrong = {timed['nwrong']}: the results were wrong. Remove the entry.")
     spread = {}
     if iterations:
         times = iterations["times_us"][iterations["skipped_iterations"] :]

@@ -44,13 +44,13 @@ def test_a_size_that_was_timed_twice_keeps_both_rows(tmp_path: Path) -> None:
     ("text", "facts", "message"),
     [
         (RCCL, Facts(topology="8x-h100"), r"ran on 2 ranks, the topology 8x-h100 has 8"),
-        (RCCL, Facts(operation="alltoallv"), r"alltoallv does not print who sends what to whom\. Add --matrix"),
+        (RCCL, Facts(operation="alltoallv"), r"alltoallv does not print its traffic matrix\. Add --matrix"),
         (RCCL.replace("alltoall_perf", "all_reduce_perf"), Facts(), r"no row to import \(2 x operation all_reduce"),
-        (RCCL.replace("# Collective test starting: alltoall_perf\n", ""), Facts(), r"run\.log: does not say which test"),
+        (RCCL.replace("# Collective test starting: alltoall_perf\n", ""), Facts(), r"run\.log: does not name its test"),
         (
             "\n".join(line for line in RCCL.splitlines() if "Rank" not in line),
             Facts(),
-            r"does not say how many ranks ran where",
+            r"does not give the number of nodes and ranks",
         ),
     ],
 )

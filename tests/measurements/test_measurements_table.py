@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from smoes_sim.errors import MeasurementError
-from smoes_sim.measurements import Measurement, measured_time, read_measurements, value_of, write_measurements
+from smoes_sim.measurements import Measurement, data_hash, measured_time, read_measurements, value_of, write_measurements
 
 FULL = Measurement(
     id="a", system="box", nodes=2, ranks_per_node=4, intra_link="NVLink4", intra_bandwidth=450e9, inter_link="IB",
@@ -36,17 +36,17 @@ def test_columns_nobody_uses_are_left_out(tmp_path: Path) -> None:
 
 def test_two_rows_of_one_id_are_refused_in_both_directions(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    with pytest.raises(MeasurementError, match=r't\.csv: id = "a" stands there 2 times'):
+    with pytest.raises(MeasurementError, match=r't\.csv: id = "a" occurs 2 times'):
         write_measurements(path, [FULL, FULL])
     path.write_text("id,nodes,ranks_per_node,mode,op,time_us\na,1,2,m,o,1\na,1,2,m,o,2\n")
-    with pytest.raises(MeasurementError, match=r't\.csv:3: id = "a" is that of line 2 too'):
+    with pytest.raises(MeasurementError, match=r't\.csv:3: id = "a" is also that of line 2'):
         read_measurements(path)
 
 
 @pytest.mark.parametrize(
     ("column", "cell", "rule"),
-    [("repeats", "0", "whole number >= 1"), ("layer", "-1", "whole number >= 0"), ("time_p10_us", "0", "must be > 0"),
-     ("hidden", "7.5", "whole number"), ("tokens_per_rank", "nan", "number >= 0")],
+    [("repeats", "0", "integer >= 1"), ("layer", "-1", "integer >= 0"), ("time_p10_us", "0", "must be > 0"),
+     ("hidden", "7.5", "integer"), ("tokens_per_rank", "nan", "number >= 0")],
 )  # fmt: skip
 def test_cells_out_of_range_name_line_and_column(tmp_path: Path, column: str, cell: str, rule: str) -> None:
     path = tmp_path / "t.csv"
@@ -76,3 +76,19 @@ def test_values_come_in_the_unit_of_their_column() -> None:
     assert value_of(FULL, "nic_Gbps") == 400
     assert value_of(FULL, "library") == "nccl"
     assert value_of(FULL, "bandwidth_GBps") is None
+
+
+def test_a_table_is_a_sequence_a_frame_and_a_summary(tmp_path: Path) -> None:
+    rows = [replace(FULL, id=name, duration=duration) for name, duration in (("a", 1e-3), ("b", None))]
+    write_measurements(tmp_path / "t.csv", rows)
+    table = read_measurements(str(tmp_path / "t.csv"))
+    assert [row.id for row in table] == ["a", "b"]
+    assert table.data_hash == data_hash(tmp_path / "t.csv")
+    frame = table.to_polars()
+    assert frame["time_us"].to_list() == [pytest.approx(1000.0), None]
+    assert frame["nic_Gbps"].to_list() == [400.0, 400.0]
+    assert frame["library"].to_list() == ["nccl", "nccl"]
+    assert "bandwidth_GBps" not in frame.columns
+    # two rows of one mode, operation and system, one of them timed
+    assert repr(table).splitlines()[-1].split() == ["ep_normal", "dispatch", "box", "2", "1"]
+    assert list(table.with_rows(table[1:])) == [table[1]]

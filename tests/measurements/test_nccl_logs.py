@@ -85,7 +85,7 @@ def test_several_tests_in_one_log_stay_apart(tmp_path: Path) -> None:
         ("hello\n", "has no timed row"),
         (RCCL.replace("N/A", "3").replace("38.61", "38.6"), r"run\.log:8: #wrong = 3: the results were wrong"),
         (RCCL.replace("38.61", "#####").replace("37.29", "#####"), r'run\.log:9: time = "#####" is not a number'),
-        (RCCL.replace("Rank  1", "Rank  0"), r"run\.log:5: rank 0 stands there twice.*without MPI"),
+        (RCCL.replace("Rank  1", "Rank  0"), r"run\.log:5: rank 0 occurs twice.*without MPI"),
         (RCCL.replace(" time ", " cputime "), r"run\.log:6: the test timed the CPU"),
         (RCCL.replace(HEADER, ""), r"run\.log:6: has no header above it"),
         (RCCL.replace("   -1    38.61    0.01    0.01", ""), r"run\.log:9: has .* of the 8 columns"),
