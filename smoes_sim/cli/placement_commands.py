@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,7 +65,6 @@ def _make_from_trace(
 ) -> None:
     import numpy as np
 
-    from smoes_sim.errors import ConfigError
     from smoes_sim.placement import place_experts
     from smoes_sim.placement.formats import write_placement
 
@@ -79,8 +78,6 @@ def _make_from_trace(
         num_nodes=nodes,
         expert_groups=groups,
     )
-    if placed.num_groups > 1:
-        raise ConfigError(f"--ranks {ranks}: more than the {trace.num_experts} experts. A file describes one EP group.")
     layers = trace.moe_layers.tolist()
     num_layers = max(int(trace.metadata.get("hidden_layers", 0)), max(layers) + 1)
     write_placement(placed, out, moe_layers=layers, num_layers=num_layers)
@@ -135,22 +132,10 @@ def judge(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare every rule with the exact optimum of a small case: load of the busiest rank, pairs of experts on one rank."""
+    from smoes_sim.display.tables import as_text
     from smoes_sim.placement.judge import optimality_gaps
     from smoes_sim.results.write import to_json
     from smoes_sim.routing import load_trace
 
-    rows = optimality_gaps(load_trace(trace), num_ranks=ranks, spare=spare)
-    typer.echo(to_json({"rows": rows}) if as_json else _text(rows), nl=False)
-
-
-def _text(rows: list[dict[str, Any]]) -> str:
-    from smoes_sim.display.tables import Table, as_text
-
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.2f}"
-
-    body = [
-        [row["rule"], f"{row['imbalance']:.4f}", *(percent(row[key]) for key in ("load_gap", "together", "together_gap"))]
-        for row in rows
-    ]
-    return as_text([Table(header=["rule", "max/mean", "gap (%)", "pairs together (%)", "gap (%)"], rows=body)])
+    found = optimality_gaps(load_trace(trace), num_ranks=ranks, spare=spare)
+    typer.echo(to_json(found.to_dict()) if as_json else as_text(found.tables()), nl=False)

@@ -1,7 +1,7 @@
-"""Keep experts on one rank that tokens use together.
+"""Rule ``coactivation``: experts that the same tokens use share a rank.
 
 With deduplication by rank a token costs one copy per rank that holds some of its experts, so experts of the same tokens
-should share a rank. What is maximised is the number of (token, pair of experts) on one rank; load is not looked at.
+should share a rank. Maximised is the number of (token, pair of experts) on one rank; load is not considered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BLOCK = 8192
 
 
 def coactivation(trace: RoutingTrace, layer: int) -> NDArray[np.float64]:
-    """Tokens that use each two experts in a layer, shape (E, E), zero on the diagonal."""
+    """Number of tokens that use both experts of each pair in a layer, shape (E, E), zero on the diagonal."""
     together = np.zeros((trace.num_experts, trace.num_experts))
     for first in range(0, trace.num_tokens, _BLOCK):
         ids = trace.expert_ids[first : first + _BLOCK, layer]
@@ -29,19 +29,23 @@ def coactivation(trace: RoutingTrace, layer: int) -> NDArray[np.float64]:
 
 
 def kept_together(together: NDArray[np.float64], order: NDArray[np.int64], *, num_ranks: int) -> float:
-    """Pairs that share a rank, counted by token, when ``order`` is cut into equal ranks; no replicas."""
+    """Number of (token, pair of experts) on one rank when ``order`` is cut into equal ranks; no replicas."""
     return float(sum(together[np.ix_(row, row)].sum() / 2 for row in order.reshape(num_ranks, -1)))
 
 
 def keep_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[np.int64]:
-    """Experts ordered by rank, shape (E,): gathered greedily, then the best swap of two experts until none helps.
+    """Experts ordered by rank, shape (E,): greedy assignment, then the best swap of two experts until none improves it.
 
     Args:
         together: Symmetric, shape (E, E), zero on the diagonal.
         num_ranks: R, a divisor of E.
 
     Example:
-        Pairs 0-2 used 5 times, 1-3 4 times, 0-1 once, on two ranks: (0, 2) and (1, 3), 9 of 10.
+        Experts 0 and 2 are used together 5 times, 1 and 3 4 times, 0 and 1 once; two ranks keep 9 of 10 pairs.
+
+        >>> together = np.array([[0.0, 1, 5, 0], [1, 0, 0, 4], [5, 0, 0, 0], [0, 4, 0, 0]])
+        >>> keep_together(together, num_ranks=2).tolist()
+        [0, 2, 1, 3]
     """
     rank_of = _gathered(together, num_ranks)
     member = np.zeros((len(together), num_ranks))
@@ -62,7 +66,7 @@ def keep_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[n
 
 
 def _gathered(together: NDArray[np.float64], num_ranks: int) -> NDArray[np.int64]:
-    """Rank of each expert: each rank starts with the free expert used most with free ones and takes the closest."""
+    """Rank of each expert: each rank starts with the free expert that is used most with free ones, then adds the closest."""
     rank_of = np.full(len(together), -1)
     for rank in range(num_ranks):
         pull = together[:, rank_of < 0].sum(axis=1)

@@ -1,9 +1,9 @@
-"""Even out the load of ranks by copies of busy experts: the algorithm of EPLB, and replicas for SMoES bins.
+"""Balance the load of ranks by replicas of busy experts: the algorithm of EPLB, and replicas for SMoES bins.
 
 EPLB (deepseek-ai/EPLB, README and ``eplb.py``; MIT) in words, for one layer: groups of experts are packed onto nodes; inside
-each node the expert with most load per copy gets the next copy until all slots are taken; copies are packed onto the node's
-ranks. Packing takes the heaviest first and puts it on the lightest pack that has room. Where nodes do not divide the groups
-the whole system counts as one node and one group ("global"). Copies of one expert are taken to share its load alike.
+each node the expert with the highest load per copy gets the next copy until all slots are used; copies are packed onto the
+node's ranks. Packing takes the heaviest first and puts it on the lightest pack that has room. Where nodes do not divide the
+groups the whole system is one node and one group ("global"). Copies of an expert are assumed to share its load equally.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ def balance(
         num_slots: S, a multiple of R and at least E.
         num_ranks: R, a multiple of the nodes.
         num_nodes: Nodes.
-        num_groups: Groups of neighbouring experts, of which each stays on one node if nodes divide them.
+        num_groups: Groups of neighbouring experts; each stays on one node if the nodes divide the groups.
 
     Example:
-        Loads 4, 2, 1, 1 in 6 slots on 2 ranks: expert 0 gets two copies of 2, then (lowest first among equals) three of
-        4/3; heaviest first they are packed to 2 + 4/3 + 1 = 13/3 and 4/3 + 4/3 + 1 = 11/3, in slots 1, 0, 3 and 0, 0, 2.
+        Expert 0 gets three copies of load 4/3; packed, the ranks have 2 + 4/3 + 1 = 13/3 and 4/3 + 4/3 + 1 = 11/3.
+
+        >>> balance(np.array([4, 2, 1, 1]), num_slots=6, num_ranks=2).tolist()
+        [1, 0, 3, 0, 0, 2]
     """
     values = np.asarray(loads, dtype=np.float64)
     if num_groups % num_nodes:
@@ -50,10 +52,13 @@ def balance(
 
 
 def pack(weights: NDArray[np.float64], *, num_packs: int) -> NDArray[np.int64]:
-    """Indices of the weights in each pack, shape (packs, weights / packs), in the order in which they were put there.
+    """Indices of the weights in each pack, shape (packs, weights / packs), in the order of packing.
 
     Example:
-        5, 4, 3, 3, 2, 1 in two packs: 5 + 3 + 1 and 4 + 3 + 2, indices 0, 3, 5 and 1, 2, 4.
+        Two packs: 5 + 3 + 1 and 4 + 3 + 2.
+
+        >>> pack(np.array([5.0, 4, 3, 3, 2, 1]), num_packs=2).tolist()
+        [[0, 3, 5], [1, 2, 4]]
     """
     size = len(weights) // num_packs
     if size == 1:
@@ -69,10 +74,13 @@ def pack(weights: NDArray[np.float64], *, num_packs: int) -> NDArray[np.int64]:
 
 
 def replicate(loads: NDArray[np.float64], *, num_slots: int) -> NDArray[np.int64]:
-    """Expert of each copy, shape (num_slots,): each once, then again and again that with most load per copy.
+    """Expert of each copy, shape (num_slots,): each once, then repeatedly the one with the highest load per copy.
 
     Example:
-        Loads 4, 2, 1 and five slots: 0, 1, 2, 0, 0 (4, then 2 for the lower of two equals).
+        The lower index wins a tie (the last copy: 2 and 2).
+
+        >>> replicate(np.array([4.0, 2, 1]), num_slots=5).tolist()
+        [0, 1, 2, 0, 0]
     """
     number = np.ones(len(loads))
     copies = list(range(len(loads)))
@@ -86,14 +94,21 @@ def replicate(loads: NDArray[np.float64], *, num_slots: int) -> NDArray[np.int64
 def add_replicas(
     base: NDArray[np.int64], loads: NDArray[np.integer] | NDArray[np.floating], *, spare: int
 ) -> NDArray[np.int64]:
-    """Fill spare slots of bins with replicas of hot experts: shape (R, E / R) gives (R, E / R + spare).
+    """Experts of each rank with its spare slots filled by replicas of busy experts, shape (R, E / R + spare).
 
-    One after the other, the expert with most load per copy that can still go somewhere is copied to the least loaded rank
-    with a free slot and without it.
+    Repeatedly, of the experts that some rank with a free slot lacks, the one with the highest load per copy is copied to the
+    least loaded of those ranks.
+
+    Args:
+        base: Experts of each rank, shape (R, E / R).
+        loads: Routed tokens of each expert, shape (E,).
+        spare: Free slots of each rank.
 
     Example:
-        Bins (0, 1) and (2, 3) with loads 6, 2, 1, 1 and one spare slot each: 0 goes to the second rank (5 and 5), whose load
-        it was; then 1 is out, as the first rank has it, and 2 is copied there: (0, 1, 2) and (2, 3, 0).
+        Expert 0 is copied to the second rank. The first rank already has 0 and 1, so it gets 2.
+
+        >>> add_replicas(np.array([[0, 1], [2, 3]]), np.array([6, 2, 1, 1]), spare=1).tolist()
+        [[0, 1, 2], [2, 3, 0]]
     """
     ranks = [list(row) for row in base.tolist()]
     values = np.asarray(loads, dtype=np.float64)

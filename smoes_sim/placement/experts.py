@@ -1,7 +1,8 @@
-"""Which expert sits in which slot, and which slot on which rank."""
+"""The rules that place experts: a registry, and :func:`place_experts`, which applies one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,103 +12,109 @@ from numpy.typing import NDArray
 from smoes_sim.errors import PlacementError
 from smoes_sim.placement.coactivation import coactivation, keep_together
 from smoes_sim.placement.eplb import add_replicas, balance
+from smoes_sim.placement.expert_placement import ExpertPlacement
 from smoes_sim.placement.optimal import least_load
 from smoes_sim.routing.information import expert_counts
 from smoes_sim.routing.trace import TEXT, RoutingTrace
 
-ExpertRule = Literal["contiguous", "random", "bins", "eplb", "coactivation", "optimal"]
-REPLICATING: tuple[ExpertRule, ...] = ("bins", "eplb", "optimal")
-"""Rules that fill spare slots with replicas."""
+ExpertRule = Literal["contiguous", "random", "bins", "coactivation", "eplb", "optimal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertPlacement:
-    """Slots of each layer, the same in every EP group; group ``g`` is the ranks from ``g * ep_size`` on.
+class PlacementTask:
+    """What a rule places: the experts of a trace on the ranks of one EP group.
 
     Attributes:
-        physical_to_logical_map: Expert in each slot, shape (L, S), the form that EPLB and SGLang read.
-        slot_rank: Rank of each slot within its group, shape (S,).
-        num_groups: EP groups, each of which holds all experts; a token uses those of its home's group.
+        trace: Routing from which counts are taken.
+        ep_size: Ranks of the EP group.
+        spare: Slots of each rank beside its share of the experts (rounded down).
+        num_nodes: Nodes in the EP group, for ``eplb``.
+        expert_groups: Groups of experts that ``eplb`` keeps on one node.
+        rng: Random numbers for ``random``.
     """
 
-    physical_to_logical_map: NDArray[np.int64]
-    slot_rank: NDArray[np.int64]
-    num_groups: int = 1
+    trace: RoutingTrace
+    ep_size: int
+    spare: int
+    num_nodes: int
+    expert_groups: int
+    rng: np.random.Generator
 
     @property
-    def ep_size(self) -> int:
-        """Ranks that together hold all experts."""
-        return int(self.slot_rank.max()) + 1
+    def shape(self) -> tuple[int, int]:
+        """Layers and experts, (L, E)."""
+        return self.trace.num_layers, self.trace.num_experts
 
     @property
-    def num_ranks(self) -> int:
-        """R."""
-        return self.ep_size * self.num_groups
-
-    @property
-    def has_replicas(self) -> bool:
-        """Whether some layer has more slots than experts."""
-        return self.physical_to_logical_map.shape[1] > int(self.physical_to_logical_map.max()) + 1
-
-    def destination(self, layer: int, experts: NDArray[np.integer], home: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rank that serves each routed token, in the group of the token's home; shapes (T, K), (T,).
-
-        A copy on the home rank is used first. Tokens without one use the copies of their expert in turn, in the order of
-        tokens; how near a copy is does not matter.
-
-        Returns:
-            Ranks, shape (T, K), -1 where there is no expert.
-
-        Example:
-            Expert 0 on ranks 0 and 1 of three, tokens at home on 0, 2, 2: they go to 0, 0, 1.
-        """
-        first, local = home // self.ep_size * self.ep_size, home % self.ep_size
-        if not self.has_replicas:
-            return np.where(experts >= 0, first[:, None] + self.expert_rank[layer][experts], -1)
-        copies, number = self.copy_ranks(layer)
-        chosen = np.full(experts.shape, -1, dtype=np.int64)
-        for column in copies.T:
-            chosen[(experts >= 0) & (column[experts] == local[:, None])] = 0
-        away = (experts >= 0) & (chosen < 0)
-        wanted = experts[away].astype(np.int64)
-        result = np.where(experts >= 0, home[:, None], -1)
-        result[away] = np.broadcast_to(first[:, None], experts.shape)[away] + copies[wanted, _turn(wanted) % number[wanted]]
-        return result
-
-    def copy_ranks(self, layer: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ranks of the copies of each expert in slot order, -1 behind the last, (E, C), and how many there are, (E,)."""
-        slots = self.physical_to_logical_map[layer]
-        number = np.bincount(slots)
-        ranks = np.full((len(number), int(number.max())), -1, dtype=np.int64)
-        ranks[slots, _turn(slots)] = self.slot_rank
-        return ranks, number
-
-    def rank_loads(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Routed tokens of each rank of a group, (L, ep_size), from those of each expert, (L, E): copies share alike."""
-        layer = np.arange(len(counts))[:, None]
-        number = np.stack([np.bincount(slots, minlength=counts.shape[1]) for slots in self.physical_to_logical_map])
-        share = (counts / number)[layer, self.physical_to_logical_map]
-        loads = np.zeros((len(counts), self.ep_size))
-        np.add.at(loads, (layer, self.slot_rank[None, :]), share)
-        return loads
-
-    @property
-    def expert_rank(self) -> NDArray[np.int64]:
-        """Rank of each expert within an EP group, shape (L, E), where each has one slot."""
-        assert not self.has_replicas, "an expert with replicas has no single rank"
-        ranks = np.empty_like(self.physical_to_logical_map)
-        layer = np.arange(len(ranks))[:, None]
-        ranks[layer, self.physical_to_logical_map] = self.slot_rank[None, :]
-        return ranks
+    def slots_per_rank(self) -> int:
+        """Slots of each rank."""
+        return self.trace.num_experts // self.ep_size + self.spare
 
 
-def _turn(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many equal keys stand before each. Example: 5, 7, 5, 5, 7: 0, 0, 1, 2, 1."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    turn = np.empty(len(keys), dtype=np.int64)
-    turn[order] = np.arange(len(keys)) - np.searchsorted(ordered, ordered, side="left")
-    return turn
+def _contiguous(task: PlacementTask) -> NDArray[np.int64]:
+    layers, experts = task.shape
+    return np.tile(np.arange(experts), (layers, 1))
+
+
+def _random(task: PlacementTask) -> NDArray[np.int64]:
+    return np.argsort(task.rng.random(task.shape), axis=1)
+
+
+def _bins(task: PlacementTask) -> NDArray[np.int64]:
+    layers, _ = task.shape
+    by_rank = _by_modality(task.trace).reshape(layers, task.ep_size, -1)
+    counts = expert_counts(task.trace)
+    return np.stack(
+        [add_replicas(rows, loads, spare=task.spare).ravel() for rows, loads in zip(by_rank, counts, strict=True)]
+    )
+
+
+def _coactivation(task: PlacementTask) -> NDArray[np.int64]:
+    layers, _ = task.shape
+    return np.stack([keep_together(coactivation(task.trace, layer), num_ranks=task.ep_size) for layer in range(layers)])
+
+
+def _eplb(task: PlacementTask) -> NDArray[np.int64]:
+    num_slots = task.ep_size * task.slots_per_rank
+    rows = [
+        balance(loads, num_slots=num_slots, num_ranks=task.ep_size, num_nodes=task.num_nodes, num_groups=task.expert_groups)
+        for loads in expert_counts(task.trace)
+    ]
+    return np.stack(rows)
+
+
+def _optimal(task: PlacementTask) -> NDArray[np.int64]:
+    return np.stack([least_load(loads, num_ranks=task.ep_size, spare=task.spare) for loads in expert_counts(task.trace)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleEntry:
+    """A rule and what it can do.
+
+    Attributes:
+        place: Returns the expert in each slot, shape (L, S), ordered by rank.
+        fills_spare: Whether it fills spare slots with replicas.
+        uneven: Whether the experts need not divide over the ranks, if spare slots hold the rest.
+        follows_traffic: Whether it depends on the counts of the trace, so that it changes with the traffic.
+        ranks_are_equal: Whether ranks may be renumbered afterwards without a change of cost.
+    """
+
+    place: Callable[[PlacementTask], NDArray[np.int64]]
+    fills_spare: bool = False
+    uneven: bool = False
+    follows_traffic: bool = True
+    ranks_are_equal: bool = False
+
+
+EXPERT_RULES: dict[ExpertRule, RuleEntry] = {
+    "contiguous": RuleEntry(place=_contiguous, follows_traffic=False),
+    "random": RuleEntry(place=_random, follows_traffic=False),
+    "bins": RuleEntry(place=_bins, fills_spare=True),
+    "coactivation": RuleEntry(place=_coactivation, ranks_are_equal=True),
+    "eplb": RuleEntry(place=_eplb, fills_spare=True, uneven=True, ranks_are_equal=True),
+    "optimal": RuleEntry(place=_optimal, fills_spare=True, ranks_are_equal=True),
+}
+"""Every rule for experts; the only place where they are listed beside :data:`ExpertRule`."""
 
 
 def place_experts(
@@ -120,72 +127,76 @@ def place_experts(
     num_nodes: int = 1,
     expert_groups: int = 1,
 ) -> ExpertPlacement:
-    """Place the experts of every layer, equally many slots on each rank.
+    """Slots of every layer under a rule, the same number of slots on each rank.
 
     Args:
         rule: ``contiguous`` keeps the model's order; ``random`` shuffles each layer; ``bins`` sorts each layer by the
-            text share of the raw counts, ``C_text / (C_text + C_vision)``, and cuts (SMoES: one bin, one rank), so
-            rank 0 holds the most visual experts (experts that nobody uses count as half); ``eplb`` evens out the ranks'
-            load (:mod:`~smoes_sim.placement.eplb`); ``coactivation`` keeps experts together that tokens use together
-            (:mod:`~smoes_sim.placement.coactivation`); ``optimal`` is the least load of the busiest rank, exact, for
+            text share of the raw counts, ``C_text / (C_text + C_vision)``, and cuts it into one bin per rank (SMoES), so
+            rank 0 holds the most visual experts (unused experts count as half); ``eplb`` balances the load of the ranks
+            (:mod:`~smoes_sim.placement.eplb`); ``coactivation`` keeps experts that the same tokens use on one rank
+            (:mod:`~smoes_sim.placement.coactivation`); ``optimal`` minimises the load of the busiest rank exactly, for
             small cases (:mod:`~smoes_sim.placement.optimal`).
-        trace: Decides all but ``contiguous`` and ``random``.
-        num_ranks: Ranks, R: one EP group, or where R is a multiple of the experts R / E groups with one expert a rank.
-        rng: Shuffles ``random``.
-        spare: Further slots of each rank for replicas; ``bins``, ``eplb`` and ``optimal`` use them.
+        trace: Decides all rules except ``contiguous`` and ``random``.
+        num_ranks: Ranks, R: one EP group, or where R is a multiple of the experts R / E groups with one expert per rank.
+        rng: Random numbers for ``random``.
+        spare: Slots of each rank for replicas, beside its share of the experts; for ``bins``, ``eplb`` and ``optimal``.
         num_nodes: Nodes in an EP group, for ``eplb``.
         expert_groups: Groups in which the router chooses experts; ``eplb`` keeps each on one node where nodes divide them.
 
     Raises:
-        PlacementError: If the experts do not divide over the ranks, or the rule has no use for spare slots.
+        PlacementError: If the experts do not divide over the ranks, or the rule cannot fill spare slots.
     """
-    L, E = trace.num_layers, trace.num_experts
-    num_groups = num_ranks // E if num_ranks % E == 0 else 1
+    num_groups, ep_size = check_slots(rule, trace.num_experts, num_ranks=num_ranks, spare=spare)
+    task = PlacementTask(
+        trace=trace,
+        ep_size=ep_size,
+        spare=spare,
+        num_nodes=num_nodes if num_groups == 1 else 1,
+        expert_groups=expert_groups if num_groups == 1 else 1,
+        rng=rng,
+    )
+    order = EXPERT_RULES[rule].place(task).astype(np.int64)
+    slot_rank = np.arange(ep_size * task.slots_per_rank) // task.slots_per_rank
+    return ExpertPlacement(physical_to_logical_map=order, slot_rank=slot_rank, num_groups=num_groups)
+
+
+def check_slots(rule: ExpertRule, experts: int, *, num_ranks: int, spare: int) -> tuple[int, int]:
+    """Number of EP groups and ranks of each, once the slots are known to hold all experts.
+
+    Needs no routing, so that a wrong number of ranks is refused before any long work.
+
+    Raises:
+        PlacementError: If the experts do not divide over the ranks, or the rule cannot fill spare slots.
+    """
+    num_groups = num_ranks // experts if num_ranks % experts == 0 else 1
     ep_size = num_ranks // num_groups
-    _check(rule, E, num_ranks=num_ranks, ep_size=ep_size, spare=spare)
-    slots = E // ep_size + spare
-    if rule == "contiguous":
-        order = np.tile(np.arange(E), (L, 1))
-    elif rule == "random":
-        order = np.argsort(rng.random((L, E)), axis=1)
-    elif rule == "coactivation":
-        order = np.stack([keep_together(coactivation(trace, layer), num_ranks=ep_size) for layer in range(L)])
-    else:
-        counts = expert_counts(trace)
-        if rule == "bins":
-            base = _by_modality(trace).reshape(L, ep_size, -1)
-            rows = [add_replicas(base[layer], counts[layer], spare=spare).ravel() for layer in range(L)]
-        elif rule == "eplb":
-            nodes, groups = (num_nodes, expert_groups) if num_groups == 1 else (1, 1)
-            rows = [
-                balance(loads, num_slots=ep_size * slots, num_ranks=ep_size, num_nodes=nodes, num_groups=groups)
-                for loads in counts
-            ]
-        else:
-            rows = [least_load(loads, num_ranks=ep_size, spare=spare) for loads in counts]
-        order = np.stack(rows)
-    slot_rank = np.arange(ep_size * slots) // slots
-    return ExpertPlacement(physical_to_logical_map=order.astype(np.int64), slot_rank=slot_rank, num_groups=num_groups)
-
-
-def _check(rule: ExpertRule, experts: int, *, num_ranks: int, ep_size: int, spare: int) -> None:
-    if experts % ep_size:
-        divisors = [ranks for ranks in range(1, experts + 1) if experts % ranks == 0]
+    entry = EXPERT_RULES[rule]
+    if spare and not entry.fills_spare:
+        filling = ", ".join(name for name, other in EXPERT_RULES.items() if other.fills_spare)
+        raise PlacementError(f"{rule} cannot fill {spare} spare slots per rank. Use {filling}, or spare 0.")
+    slots = experts // ep_size + spare
+    if experts % ep_size and not (entry.uneven and slots * ep_size >= experts):
+        raise PlacementError(_uneven(experts, num_ranks))
+    if slots > experts:
         raise PlacementError(
-            f"{experts} experts do not divide over {num_ranks} ranks. Use one of {', '.join(map(str, divisors))} ranks, or "
-            f"a multiple of {experts}."
-        )
-    if spare and rule not in REPLICATING:
-        raise PlacementError(f"{rule} has no use for {spare} spare slots a rank. Use {', '.join(REPLICATING)}, or spare 0.")
-    if experts // ep_size + spare > experts:
-        raise PlacementError(
-            f"{experts // ep_size} + {spare} slots a rank are more than the {experts} experts. "
+            f"{experts // ep_size} + {spare} slots per rank are more than the {experts} experts. "
             f"Use at most {experts - experts // ep_size} spare slots."
         )
+    return num_groups, ep_size
+
+
+def _uneven(experts: int, num_ranks: int) -> str:
+    divisors = [ranks for ranks in range(1, experts + 1) if experts % ranks == 0]
+    slots = experts // num_ranks + 1
+    return (
+        f"{experts} experts do not divide over {num_ranks} ranks. Use one of {', '.join(map(str, divisors))} ranks, a "
+        f"multiple of {experts}, or replicas: placement.experts=eplb placement.spare=1 ({slots} slots per rank, "
+        f"{slots * num_ranks} in all)."
+    )
 
 
 def _by_modality(trace: RoutingTrace) -> NDArray[np.int64]:
-    """Experts of each layer, the most visual first, (L, E)."""
+    """Experts of each layer, the most visual first, shape (L, E)."""
     text = expert_counts(trace, trace.modality == TEXT)
     total = text + expert_counts(trace, trace.is_vision)
     share = np.divide(text, total, out=np.full(total.shape, 0.5), where=total > 0)

@@ -1,9 +1,9 @@
-"""Placements and expert counts in files of serving engines.
+"""Placements and expert counts in the files of serving engines.
 
 SGLang takes ``--init-expert-location FILE.json`` (sgl-project/sglang ``python/sglang/srt/eplb/expert_location.py``): either
 ``{"physical_to_logical_map": [[...], ...]}``, the expert in each slot, which is also what EPLB's ``rebalance_experts``
 returns (deepseek-ai/EPLB ``eplb.py``), or ``{"logical_count": [[...], ...]}``, on which the server runs EPLB itself. The
-server hands every key of the file on, so there must be no other. Its rows are *all* hidden layers, dense ones included,
+server passes on every key of the file, so there must be no other. Its rows are *all* hidden layers, dense ones included,
 and slot p is on rank ``p // (slots / ranks)``.
 """
 
@@ -18,22 +18,31 @@ import orjson
 from numpy.typing import NDArray
 
 from smoes_sim.errors import PlacementError
-from smoes_sim.placement.experts import ExpertPlacement
+from smoes_sim.placement.expert_placement import ExpertPlacement
 from smoes_sim.yaml_files import write_bytes
 
 _MAP = "physical_to_logical_map"
 
 
 def write_placement(placement: ExpertPlacement, path: Path, *, moe_layers: Sequence[int], num_layers: int) -> None:
-    """Write where the experts of each hidden layer are; layers without experts get them in order.
+    """Write the expert in each slot of each hidden layer; dense layers get the experts in order.
 
     Args:
-        placement: Slots of each MoE layer, (L, S), ordered by rank.
+        placement: Slots of each MoE layer, ordered by rank.
         path: JSON file.
         moe_layers: Index of each MoE layer in the model, L of them.
         num_layers: Hidden layers of the model.
+
+    Raises:
+        PlacementError: If the slots are not ordered by rank, or there are several EP groups.
     """
-    assert (np.diff(placement.slot_rank) >= 0).all(), "slots must be ordered by rank"
+    if placement.num_groups > 1:
+        raise PlacementError(
+            f"{placement.num_ranks} ranks form {placement.num_groups} EP groups; a file describes one. "
+            f"Use {placement.ep_size} ranks."
+        )
+    if (np.diff(placement.slot_rank) < 0).any():
+        raise PlacementError("slot_rank is not ascending: the file format needs slots ordered by rank. Sort the slots.")
     num_slots = placement.physical_to_logical_map.shape[1]
     rows = np.tile(np.arange(num_slots) % (int(placement.physical_to_logical_map.max()) + 1), (num_layers, 1))
     rows[list(moe_layers)] = placement.physical_to_logical_map
@@ -41,7 +50,7 @@ def write_placement(placement: ExpertPlacement, path: Path, *, moe_layers: Seque
 
 
 def write_counts(counts: NDArray[np.int64], path: Path) -> None:
-    """Write routed tokens of each expert, (layers, E), for a server that runs EPLB on them."""
+    """Write the routed tokens of each expert, shape (layers, E), for a server that runs EPLB on them."""
     write_bytes(path, orjson.dumps({"logical_count": counts.tolist()}) + b"\n")
 
 
@@ -73,20 +82,20 @@ def _is_table_of_counts(rows: Any) -> bool:
 
 
 def all_layers(values: NDArray[np.int64], *, moe_layers: Sequence[int], num_layers: int) -> NDArray[np.int64]:
-    """Rows of MoE layers among zeros for the others, (num_layers, E)."""
+    """Rows of the MoE layers, and zeros for the other layers, shape (num_layers, E)."""
     rows = np.zeros((num_layers, values.shape[1]), dtype=np.int64)
     rows[list(moe_layers)] = values
     return rows
 
 
 def read_placement(path: Path, *, moe_layers: Sequence[int], num_experts: int, num_ranks: int) -> ExpertPlacement:
-    """Read where the experts are, from rows of all hidden layers or of the MoE layers alone.
+    """Placement of a file that has a row for each hidden layer or for each MoE layer.
 
     Args:
         path: JSON file with a ``physical_to_logical_map``.
         moe_layers: Index of each MoE layer in the model, L of them.
         num_experts: E.
-        num_ranks: R; the slots are spread over them evenly and in order.
+        num_ranks: R; the slots are divided equally over them, in order.
 
     Raises:
         PlacementError: If the file cannot be read, a layer lacks an expert, or the slots do not divide over the ranks.
@@ -103,14 +112,14 @@ def _map_of(path: Path) -> list[list[int]]:
     except OSError as error:
         raise PlacementError(f"cannot be read ({error.strerror or error}). Check the path and its rights.") from None
     except orjson.JSONDecodeError as error:
-        raise PlacementError(f"is not JSON ({error}). Mend the file.") from None
+        raise PlacementError(f"is not JSON ({error}). Fix the file.") from None
     rows = content.get(_MAP) if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
         raise PlacementError(
-            f"has no {_MAP} of rows of experts, one a layer. `smoes-sim trace export --placement` writes one."
+            f"has no {_MAP} with a row of experts per layer. `smoes-sim trace export --placement` writes one."
         )
     if any(type(expert) is not int for row in rows for expert in row):
-        raise PlacementError(f"{_MAP} holds something else than whole numbers. Mend the file.")
+        raise PlacementError(f"{_MAP} holds a value that is not an integer. Fix the file.")
     return rows
 
 
@@ -118,19 +127,20 @@ def _placement(rows: list[list[int]], *, moe_layers: Sequence[int], num_experts:
     if len(rows) != len(moe_layers):
         if len(rows) <= max(moe_layers):
             raise PlacementError(
-                f"{_MAP} has {len(rows)} layers; the model has {len(moe_layers)} MoE layers, the last of index "
-                f"{max(moe_layers)}. Give a row for each, or for every layer."
+                f"{_MAP} has {len(rows)} layers; the model has {len(moe_layers)} MoE layers, the last with index "
+                f"{max(moe_layers)}. Give a row for each MoE layer, or for each hidden layer."
             )
         rows = [rows[layer] for layer in moe_layers]
     slots = len(rows[0])
     for layer, row in zip(moe_layers, rows, strict=True):
         if set(row) != set(range(num_experts)):
             raise PlacementError(
-                f"layer {layer}: must hold each of the experts 0 to {num_experts - 1}, and no other. Is it this model's?"
+                f"layer {layer}: must hold each expert 0 to {num_experts - 1}, and no other. Is it this model's file?"
             )
         if len(row) != slots:
             raise PlacementError(
-                f"layer {layer}: has {len(row)} slots, layer {moe_layers[0]} has {slots}: all need as many. Mend the file."
+                f"layer {layer}: has {len(row)} slots, layer {moe_layers[0]} has {slots}: all need the same number. "
+                "Fix the file."
             )
     if slots % num_ranks:
         raise PlacementError(f"{slots} slots do not divide over {num_ranks} ranks. Use a divisor of {slots}.")

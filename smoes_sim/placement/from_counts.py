@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.errors import PlacementError
 from smoes_sim.placement.eplb import balance
-from smoes_sim.placement.experts import ExpertPlacement
+from smoes_sim.placement.expert_placement import ExpertPlacement
+from smoes_sim.placement.experts import check_slots
 
 
 def place_by_load(
     counts: NDArray[np.integer], *, num_ranks: int, spare: int = 0, num_nodes: int = 1, expert_groups: int = 1
 ) -> ExpertPlacement:
-    """Placement that evens out the load of the ranks by EPLB's rule, each layer by itself.
+    """Placement that balances the load of the ranks by EPLB's rule, each layer separately.
 
     Args:
         counts: Routed tokens of each expert, shape (L, E).
-        num_ranks: Ranks of the EP group, R; divides E.
-        spare: Further slots of each rank for replicas.
+        num_ranks: Ranks, R; divides E, or spare slots hold the rest of the experts.
+        spare: Slots of each rank for replicas, beside its share of the experts.
         num_nodes: Nodes of the EP group; divides R.
         expert_groups: Groups of neighbouring experts that stay on one node where the nodes divide them; divides E.
 
@@ -29,13 +29,12 @@ def place_by_load(
         >>> place_by_load(np.array([[4, 1, 2, 1]]), num_ranks=2).physical_to_logical_map
         array([[0, 3, 2, 1]])
     """
-    E = counts.shape[1]
-    if E % num_ranks:
-        divisors = ", ".join(str(ranks) for ranks in range(1, E + 1) if E % ranks == 0)
-        raise PlacementError(f"{E} experts do not divide over {num_ranks} ranks. Use one of {divisors} ranks.")
-    slots = E // num_ranks + spare
+    num_groups, ep_size = check_slots("eplb", counts.shape[1], num_ranks=num_ranks, spare=spare)
+    slots = counts.shape[1] // ep_size + spare
     order = [
-        balance(loads, num_slots=num_ranks * slots, num_ranks=num_ranks, num_nodes=num_nodes, num_groups=expert_groups)
+        balance(loads, num_slots=ep_size * slots, num_ranks=ep_size, num_nodes=num_nodes, num_groups=expert_groups)
         for loads in counts
     ]
-    return ExpertPlacement(physical_to_logical_map=np.stack(order), slot_rank=np.arange(num_ranks * slots) // slots)
+    return ExpertPlacement(
+        physical_to_logical_map=np.stack(order), slot_rank=np.arange(ep_size * slots) // slots, num_groups=num_groups
+    )

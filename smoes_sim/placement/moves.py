@@ -1,4 +1,4 @@
-"""From one placement to the next: which weights move, and how to name the ranks so that few do."""
+"""From one placement to the next: which expert weights move, and how to renumber ranks so that few do."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from smoes_sim.placement.experts import ExpertPlacement
+from smoes_sim.placement.expert_placement import ExpertPlacement
 
 
 def moved_experts(old: ExpertPlacement, new: ExpertPlacement) -> NDArray[np.int64]:
-    """Experts whose weights go from rank to rank, (R, R), over all layers.
+    """Number of experts whose weights are sent from rank to rank, over all layers, shape (R, R).
 
-    A rank fetches each expert that it did not hold from one that did: from the one that has sent least so far, the lowest of
-    equals. What it held already costs nothing, in whatever slot. Every EP group moves its own.
+    A rank fetches each expert that it does not hold yet from the holder that has sent least so far (the lowest rank wins a
+    tie). Experts that it already holds, in any slot, cost nothing. Every EP group moves its own copies.
 
     Example:
-        From (0, 1 | 2, 3) to (0, 2 | 1, 3): one expert each way.
+        >>> ranks = np.array([0, 0, 1, 1])
+        >>> old = ExpertPlacement(physical_to_logical_map=np.array([[0, 1, 2, 3]]), slot_rank=ranks)
+        >>> new = ExpertPlacement(physical_to_logical_map=np.array([[0, 2, 1, 3]]), slot_rank=ranks)
+        >>> moved_experts(old, new).tolist()
+        [[0, 1], [1, 0]]
     """
     R, G = new.ep_size, new.num_groups
     moved = np.zeros((R, R), dtype=np.int64)
@@ -30,12 +34,16 @@ def moved_experts(old: ExpertPlacement, new: ExpertPlacement) -> NDArray[np.int6
 
 
 def keep_in_place(old: ExpertPlacement, new: ExpertPlacement) -> ExpertPlacement:
-    """The new placement with the ranks of each layer renamed so that most experts stay where they were.
+    """The new placement with the ranks of each layer renumbered so that as many experts as possible stay where they are.
 
-    For rules to which ranks are alike; an assignment problem per layer.
+    For rules whose cost does not depend on the numbering of ranks; solves one assignment problem per layer.
 
     Example:
-        From (0, 1 | 2, 3) to (2, 3 | 0, 1): nothing has to move.
+        >>> ranks = np.array([0, 0, 1, 1])
+        >>> old = ExpertPlacement(physical_to_logical_map=np.array([[0, 1, 2, 3]]), slot_rank=ranks)
+        >>> new = ExpertPlacement(physical_to_logical_map=np.array([[2, 3, 0, 1]]), slot_rank=ranks)
+        >>> keep_in_place(old, new).physical_to_logical_map.tolist()
+        [[0, 1, 2, 3]]
     """
     rows = []
     for layer, slots in enumerate(new.physical_to_logical_map):
@@ -49,7 +57,7 @@ def keep_in_place(old: ExpertPlacement, new: ExpertPlacement) -> ExpertPlacement
 
 
 def _held(placement: ExpertPlacement, layer: int) -> NDArray[np.bool_]:
-    """Whether each rank of a group holds each expert, (ep_size, E)."""
+    """Whether each rank of a group holds each expert, shape (ep_size, E)."""
     slots = placement.physical_to_logical_map[layer]
     held = np.zeros((placement.ep_size, int(slots.max()) + 1), dtype=bool)
     held[placement.slot_rank, slots] = True

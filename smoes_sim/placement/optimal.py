@@ -1,4 +1,4 @@
-"""Exact placements of small cases by mixed-integer programs (HiGHS through SciPy); they judge the other rules."""
+"""Exact placements of small cases by mixed-integer programs (SciPy HiGHS), the reference for the other rules."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scipy.sparse import coo_array
 from smoes_sim.errors import PlacementError
 
 _TIME_LIMIT = 60.0
-"""Seconds for a layer; what is not proven by then is refused."""
+"""Seconds for one layer; an optimum that is not proven by then is an error."""
 
 
 def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: int, spare: int = 0) -> NDArray[np.int64]:
-    """Expert in each slot, shape (S,), ordered by rank, such that the busiest rank has the least possible load.
+    """Expert in each slot, ordered by rank, shape (S,), with the least possible load of the busiest rank.
 
-    Whole numbers y[e, n, r] say how many of the n copies of expert e are on rank r; each copy takes 1 / n of its load::
+    Integers y[e, n, r] say how many of the n copies of expert e are on rank r; each copy takes 1 / n of its load::
 
         minimise z;  sum_{e,n} load[e] / n y[e,n,r] <= z;  sum_{e,n} y[e,n,r] = S / R;  sum_r y[e,n,r] = n u[e,n];
         sum_n u[e,n] = 1, u binary
@@ -30,7 +30,11 @@ def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: 
         PlacementError: If HiGHS does not prove the optimum in time.
 
     Example:
-        Loads 5, 4, 3, 3, 2, 1 on two ranks: 9 and 9. With loads 6, 1, 1, 1 on two ranks 7; with a spare slot each 5 and 4.
+        Two ranks of load 5 + 3 + 1 and 4 + 3 + 2.
+
+        >>> loads = np.array([5, 4, 3, 3, 2, 1])
+        >>> loads[least_load(loads, num_ranks=2)].reshape(2, 3).sum(axis=1).tolist()
+        [9, 9]
     """
     values, E, R = np.asarray(loads, dtype=np.float64), len(loads), num_ranks
     most = 1 + spare * R
@@ -51,14 +55,14 @@ def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: 
     upper = np.full(top + 1, np.inf)
     upper[used.ravel()] = 1
     upper[: copies.size] = np.broadcast_to(np.arange(1, most + 1)[:, None], copies.shape).ravel()
-    rows.append((dict.fromkeys(copies[int(values.argmax()), :, 0].tolist(), 1.0), 1.0, np.inf))  # ranks are alike
+    rows.append((dict.fromkeys(copies[int(values.argmax()), :, 0].tolist(), 1.0), 1.0, np.inf))  # ranks are interchangeable
     found = _solve(rows, cost={top: 1.0}, upper=upper, whole=top, what=f"the least load of {E} experts on {R} ranks")
     number = found[: copies.size].reshape(E, most, R).sum(axis=1)
     return np.concatenate([np.repeat(np.arange(E), number[:, rank]) for rank in range(R)])
 
 
 def most_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[np.int64]:
-    """Experts ordered by rank, shape (E,), such that the most pairs share a rank; exact.
+    """Experts ordered by rank, shape (E,), with the largest possible number of pairs on one rank.
 
     Binary x[e, r] places experts; p[e, f, r] <= x[e, r], x[f, r] counts a pair; the sum of together[e, f] p is maximised.
 
@@ -78,7 +82,7 @@ def most_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[n
             rows += [({variable: 1.0, int(place[expert, rank]): -1.0}, -np.inf, 0.0) for expert in (first, second)]
             variable += 1
     upper = np.ones(variable)
-    upper[place[0, 1:]] = 0  # ranks are alike: expert 0 is on the first
+    upper[place[0, 1:]] = 0  # ranks are interchangeable: expert 0 is on the first
     found = _solve(rows, cost=cost, upper=upper, whole=E * R, what=f"the most pairs of {E} experts on {R} ranks")
     return np.argsort(found[: E * R].reshape(E, R).argmax(axis=1), kind="stable")
 
@@ -91,7 +95,7 @@ def _solve(
     whole: int,
     what: str,
 ) -> NDArray[np.int64]:
-    """The proven optimum, rounded; the first ``whole`` variables are whole numbers."""
+    """The proven optimum, rounded; the first ``whole`` variables are integers."""
     entries = [(number, column, value) for number, (row, _, _) in enumerate(rows) for column, value in row.items()]
     at_row, at_column, value = (np.array(part) for part in zip(*entries, strict=True))
     matrix = coo_array((value, (at_row, at_column)), shape=(len(rows), len(upper))).tocsr()
@@ -106,6 +110,6 @@ def _solve(
     )
     if found.status != 0:
         raise PlacementError(
-            f"{what}: not proven within {_TIME_LIMIT:g} s. Exact placement is for small cases; use eplb or coactivation."
+            f"{what}: not proven within {_TIME_LIMIT:g} s. Exact placement is for small cases. Use eplb or coactivation."
         )
     return np.rint(found.x).astype(np.int64)

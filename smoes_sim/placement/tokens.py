@@ -1,4 +1,4 @@
-"""Which rank a token lives on while attention runs: its home."""
+"""Home rank of each token: where it is during attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.placement.experts import ExpertPlacement
+from smoes_sim.placement.expert_placement import ExpertPlacement
 from smoes_sim.routing.information import expert_counts
 from smoes_sim.routing.trace import DECODE, PREFILL, TEXT, RoutingTrace
 
@@ -21,15 +21,15 @@ def home_tokens(
     """Home rank of every token, shape (T,), the same in all layers.
 
     Args:
-        rule: ``data_parallel``: a sequence lives on rank ``sequence_id % R``. ``sharded``: the prefill tokens of the batch
-            are cut into R even runs; a decode token lives where ``data_parallel`` puts it. ``modality``: see
-            :func:`modality_ranks`; the tokens of a modality are cut into even runs over its ranks. ``affinity``: the
-            rank that holds most of the token's experts (a copy counts) over all layers, the lowest such rank (an oracle: it
-            knows the routing before it happens), in EP group ``sequence_id % groups``.
+        rule: ``data_parallel``: all tokens of a sequence are on rank ``sequence_id % R``. ``sharded``: the prefill tokens
+            of the batch are cut into R equal runs; a decode token is where ``data_parallel`` puts it. ``modality``: the
+            tokens of a modality are cut into equal runs over its ranks (:func:`modality_ranks`). ``affinity``: the rank
+            that holds most of the token's experts (a copy counts) over all layers, the lowest rank on a tie, in EP group
+            ``sequence_id % groups`` (an oracle: it knows the routing in advance).
         trace: Tokens and their routing.
         placement: Where the experts are.
-        decide_by: Under ``modality``, the routing that tells which ranks serve text; None: the trace itself, which
-            knows its own tokens' routing in that one respect.
+        decide_by: Under ``modality``, the routing that decides which ranks serve text; None: the trace itself, which in
+            this respect knows the routing of its own tokens.
     """
     num_ranks = placement.num_ranks
     if rule == "affinity":
@@ -44,15 +44,15 @@ def home_tokens(
 
 
 def _even_runs(count: int, parts: int) -> NDArray[np.int64]:
-    """Which of ``parts`` even runs each of ``count`` things in a row is in."""
+    """Index of the run that each of ``count`` items is in, out of ``parts`` equal runs, shape (count,)."""
     return np.arange(count) * parts // max(count, 1)
 
 
 def modality_ranks(trace: RoutingTrace, placement: ExpertPlacement) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ranks whose experts prefer vision, and ranks whose experts prefer text; both have at least one of R > 1.
+    """Ranks whose experts prefer vision, and ranks whose experts prefer text; at least one each where a group has several.
 
-    A rank prefers text when it receives a larger share of all text slots than of all vision slots, over all layers; the
-    same ranks in every EP group. With one modality only, or one rank in a group, both are all ranks.
+    A rank prefers text when it receives a larger share of all text slots than of all vision slots, over all layers. Every
+    EP group has the same preferences. With a single modality, or one rank in a group, both are all ranks.
     """
     num_ranks = placement.ep_size
     everyone = np.arange(placement.num_ranks)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from smoes_sim.errors import ConfigError, PlacementError, TopologyError
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
-from smoes_sim.placement import ExpertPlacement, home_tokens, place_experts, read_placement
+from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place_experts, read_placement
 from smoes_sim.prediction.router import tokens_and_routing
 from smoes_sim.routing import (
     RoutingTrace,
@@ -98,6 +98,7 @@ def deploy(scenario: Scenario) -> Deployment:
             f"parallelism.tensor = {tensor} does not divide the {topology.num_ranks} ranks of {topology.name}. "
             "Use a divisor."
         )
+    _check_placement(scenario, model, topology)
     workload, trace = tokens_and_routing(scenario, model)
     placement = None
     home = _sequence_homes(workload, num_ranks=topology.num_ranks, tensor=tensor)
@@ -166,6 +167,17 @@ def _sequence_homes(workload: Workload, *, num_ranks: int, tensor: int) -> NDArr
     groups = num_ranks // tensor
     dealt = np.where(workload.phase == PREFILL, np.arange(workload.num_tokens), sequence // groups)
     return sequence % groups * tensor + dealt % tensor
+
+
+def _check_placement(scenario: Scenario, model: ModelShape, topology: Topology) -> None:
+    """Refuse experts that do not fit on the ranks, before the work of routing."""
+    rule = scenario.expert_rule
+    if not model.experts or isinstance(rule, ExpertFile):
+        return
+    try:
+        check_slots(rule, model.experts, num_ranks=topology.num_ranks, spare=scenario.placement.spare)
+    except PlacementError as error:
+        raise error.at(f"{model.name} on {topology.name}") from None
 
 
 def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:

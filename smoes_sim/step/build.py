@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smoes_sim.compute import RankLoad
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Flows, Network, phases_of
-from smoes_sim.placement import ExpertPlacement
+from smoes_sim.placement import ExpertPlacement, occurrence_index
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import CommunicationSpec, ParallelismSpec
@@ -103,22 +103,8 @@ def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
     size = parts.parallelism.prefill_chunk
     if size is None:
         return [tokens]
-    chunk = _place_among_equals(parts.home[tokens] // parts.parallelism.tensor) // size
+    chunk = occurrence_index(parts.home[tokens] // parts.parallelism.tensor) // size
     return [tokens[chunk == number] for number in range(int(chunk.max()) + 1)]
-
-
-def _place_among_equals(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many equal keys stand before each.
-
-    Example:
-        5, 7, 5, 5, 7: 0, 0, 1, 2, 1.
-    """
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first = np.searchsorted(ordered, ordered, side="left")
-    place = np.empty(len(keys), dtype=np.int64)
-    place[order] = np.arange(len(keys)) - first
-    return place
 
 
 def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
@@ -139,7 +125,7 @@ def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
 
 def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Of every rank the first half of its tokens (rounded up), and the rest if there is any."""
-    is_first = 2 * _place_among_equals(home) < np.bincount(home)[home]
+    is_first = 2 * occurrence_index(home) < np.bincount(home)[home]
     return [half for half in (np.flatnonzero(is_first), np.flatnonzero(~is_first)) if len(half)]
 
 
@@ -199,7 +185,7 @@ def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     prompts = np.flatnonzero(workload.phase == PREFILL)
     pair = parts.home[prompts] // parts.parallelism.tensor * workload.num_sequences + workload.sequence_id[prompts]
     place = np.zeros(workload.num_tokens, dtype=np.int64)
-    place[prompts] = _place_among_equals(pair)
+    place[prompts] = occurrence_index(pair)
     _, first = np.unique(pair[np.searchsorted(prompts, tokens)], return_index=True)
     return np.bincount(parts.home[tokens[first]], weights=place[tokens[first]], minlength=num_ranks).astype(np.int64)
 

@@ -53,6 +53,13 @@ def test_replicas_of_bins_go_to_the_lighter_rank_that_lacks_them():
     assert add_replicas(np.array([[0, 1], [2, 3]]), np.array([6, 2, 1, 1]), spare=1).tolist() == [[0, 1, 2], [2, 3, 0]]
 
 
+def test_of_several_ranks_that_lack_the_busiest_expert_the_least_loaded_gets_it():
+    # loads 100, 1 | 60, 1 | 1, 1 | 20, 20. Expert 0 (100) goes to the third rank (load 2, not 61 or 40). Then 2 (60 against
+    # 50 per copy of 0) to the fourth (40, not 51); then 0 (50) to the second, and 2 (30) to the first, which has 0.
+    base, loads = np.arange(8).reshape(4, 2), np.array([100, 1, 60, 1, 1, 1, 20, 20])
+    assert add_replicas(base, loads, spare=1).tolist() == [[0, 1, 2], [2, 3, 0], [4, 5, 0], [6, 7, 2]]
+
+
 @settings(deadline=None, max_examples=40)
 @given(loads=st.lists(st.integers(0, 100), min_size=12, max_size=12), spare=st.integers(0, 9))
 def test_bins_stay_and_no_rank_holds_an_expert_twice(loads, spare):

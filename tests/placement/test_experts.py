@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoes_sim.errors import PlacementError
-from smoes_sim.placement import ExpertPlacement, place_experts
+from smoes_sim.placement import EXPERT_RULES, ExpertPlacement, ExpertRule, place_experts
 from smoes_sim.routing import RoutingTrace
 
 
@@ -101,9 +103,28 @@ def test_bins_compare_text_with_vision_whatever_else_there_is():
 
 @pytest.mark.parametrize("rule", ["contiguous", "random", "bins"])
 def test_experts_that_do_not_divide_are_refused_with_the_numbers_that_do(rule):
-    message = r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks, or a multiple of 12\.$"
+    message = (
+        r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks, a multiple of 12, or replicas: "
+        r"placement\.experts=eplb placement\.spare=1 \(2 slots per rank, 16 in all\)\.$"
+    )
     with pytest.raises(PlacementError, match=message):
         place(rule, random_trace(layers=1, experts=12), num_ranks=8)
+
+
+@pytest.mark.parametrize("ranks", [8, 20])
+def test_the_replicas_that_the_refusal_proposes_make_it_work(ranks):
+    # 12 experts on 8 ranks: 1 + 1 slots per rank, 16 in all; on 20 ranks: 0 + 1 slots, 20 in all
+    trace = random_trace(layers=2, experts=12)
+    placed = place_experts("eplb", trace, num_ranks=ranks, rng=np.random.default_rng(0), spare=1)
+    assert placed.physical_to_logical_map.shape == (2, {8: 16, 20: 20}[ranks])
+    assert all(set(slots) == set(range(12)) for slots in placed.physical_to_logical_map.tolist())
+    for rule in ("bins", "optimal"):
+        with pytest.raises(PlacementError, match=r"^12 experts do not divide over"):
+            place_experts(rule, trace, num_ranks=ranks, rng=np.random.default_rng(0), spare=1)
+
+
+def test_the_registry_holds_every_rule_of_the_schema():
+    assert get_args(ExpertRule) == tuple(EXPERT_RULES)
 
 
 def test_more_ranks_than_experts_are_groups_that_each_hold_all_experts():

@@ -99,15 +99,29 @@ def test_pairs_are_counted_by_token_and_kept_by_hand():
 def test_gaps_are_never_negative_and_those_of_the_exact_ones_are_zero():
     rng = np.random.default_rng(3)
     trace = trace_of(rng.choice(8, (60, 2, 2), p=np.arange(1, 9) / 36), num_experts=8, modality=rng.integers(0, 2, 60))
-    rows = {row["rule"]: row for row in optimality_gaps(trace, num_ranks=2)}
-    assert rows["optimal"]["load_gap"] == 0
-    assert all(row["load_gap"] >= -1e-9 and row["together_gap"] >= -1e-9 for row in rows.values())
-    assert rows["contiguous"]["load_gap"] > rows["eplb"]["load_gap"]
-    assert rows["coactivation"]["together_gap"] <= min(rows[rule]["together_gap"] for rule in ("random", "contiguous"))
-    assert {row["rule"] for row in optimality_gaps(trace, num_ranks=2, spare=1)} == {"bins", "eplb", "optimal"}
+    rows = {row.rule: row for row in optimality_gaps(trace, num_ranks=2).rows}
+    assert rows["optimal"].load_gap == 0
+    assert all(row.load_gap >= -1e-9 and row.together_gap >= -1e-9 for row in rows.values())
+    assert rows["contiguous"].load_gap > rows["eplb"].load_gap
+    assert rows["coactivation"].together_gap <= min(rows[rule].together_gap for rule in ("random", "contiguous"))
+    found = optimality_gaps(trace, num_ranks=2, spare=1)
+    assert [row.rule for row in found.rows] == ["bins", "eplb", "optimal"]
+    assert [row["rule"] for row in found.to_dict()["rows"]] == found.to_polars()["rule"].to_list()
+    assert "together" in found.to_dict()["rows"][0]
+    assert repr(found).splitlines()[0].split() == [
+        "rule",
+        "max/mean",
+        "gap",
+        "(%)",
+        "pairs",
+        "together",
+        "(%)",
+        "gap",
+        "(%)",
+    ]
 
 
 def test_what_is_not_proven_in_time_is_refused(monkeypatch):
     monkeypatch.setattr(optimal, "_TIME_LIMIT", 0.0)
-    with pytest.raises(PlacementError, match=r"least load of 12 experts on 4 ranks: not proven within 0 s.*use eplb"):
+    with pytest.raises(PlacementError, match=r"least load of 12 experts on 4 ranks: not proven within 0 s.*Use eplb"):
         least_load(np.random.default_rng(0).integers(1, 1000, 12), num_ranks=4, spare=1)

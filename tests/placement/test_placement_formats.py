@@ -45,11 +45,11 @@ def test_counts_have_a_row_for_every_layer(tmp_path: Path) -> None:
     [
         ("{", r"is not JSON"),
         ('{"logical_count": [[1]]}', r"has no physical_to_logical_map"),
-        ('{"physical_to_logical_map": [[0, 1.5, 2, 3]]}', r"something else than whole numbers"),
-        ('{"physical_to_logical_map": [[0, 1, 2, 3]]}', r"has 1 layers; the model has 2 MoE layers, the last of index 3"),
+        ('{"physical_to_logical_map": [[0, 1.5, 2, 3]]}', r"a value that is not an integer"),
+        ('{"physical_to_logical_map": [[0, 1, 2, 3]]}', r"has 1 layers; the model has 2 MoE layers, the last with index 3"),
         (
             '{"physical_to_logical_map": [[0, 1, 2, 2], [0, 1, 2, 3]]}',
-            r"layer 1: must hold each of the experts 0 to 3, and no other",
+            r"layer 1: must hold each expert 0 to 3, and no other",
         ),
         (
             '{"physical_to_logical_map": [[0, 1, 2, 3, 0, 1], [0, 1, 2, 3]]}',
@@ -69,3 +69,9 @@ def test_ranks_and_paths_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_placement(tmp_path / "p.json", **MODEL | {"num_ranks": 3})
     with pytest.raises(PlacementError, match=r"none\.json: cannot be read"):
         read_placement(tmp_path / "none.json", **MODEL)
+
+
+def test_a_file_describes_one_ep_group(tmp_path: Path) -> None:
+    two_groups = ExpertPlacement(physical_to_logical_map=np.array([[0, 1]]), slot_rank=np.array([0, 1]), num_groups=2)
+    with pytest.raises(PlacementError, match=r"^4 ranks form 2 EP groups; a file describes one\. Use 2 ranks\.$"):
+        write_placement(two_groups, tmp_path / "p.json", moe_layers=[0], num_layers=1)

@@ -132,6 +132,13 @@ def test_affinity_reads_the_placement_of_each_layer():
     assert home_tokens("affinity", trace, placement).tolist() == [1]
 
 
+def test_affinity_deals_sequences_out_over_the_ep_groups():
+    # groups of ranks 0, 1 and 2, 3; sequences 0 and 2 in the first, 1 and 3 in the second; expert e on rank e of a group
+    placement = ExpertPlacement(physical_to_logical_map=np.array([[0, 1]]), slot_rank=np.array([0, 1]), num_groups=2)
+    trace = trace_of([[[1]], [[1]], [[0]], [[0]]], modality=[TEXT] * 4, sequence=[0, 1, 2, 3], num_experts=2)
+    assert home_tokens("affinity", trace, placement).tolist() == [1, 3, 0, 2]
+
+
 @pytest.mark.parametrize("rule", TOKEN_RULES)
 def test_on_one_rank_everything_is_at_home_there(rule):
     trace = trace_of([[[0]], [[1]], [[2]]], modality=[TEXT, IMAGE, TEXT], sequence=[0, 1, 2], phase=[0, 0, 1])

@@ -81,6 +81,14 @@ def test_experts_stay_spread_over_all_ranks_whatever_the_groups(tmp_path):
     assert alone.prefill.batches[0].group is None
 
 
+@pytest.mark.parametrize(("tokens", "halves"), [(2, [1, 1]), (5, [3, 2]), (1, [1])])
+def test_two_batch_gives_every_rank_half_of_its_tokens_in_each_batch(tmp_path, tokens, halves):
+    # two sequences, one per rank; an odd token goes to the first half, and there is no empty half
+    workload = f"workload={{batch: 2, text_tokens: {tokens}, output_tokens: 2}}"
+    deployment = deploy(small(tmp_path, workload, TWO_RANKS, "overlap=two_batch"))
+    assert [batch.load.prefill.tolist() for batch in deployment.prefill.batches] == [[half, half] for half in halves]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
