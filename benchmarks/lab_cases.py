@@ -96,7 +96,7 @@ class _Sized:
     """Cases of a topology whose bound is a number of seconds."""
 
     def __init__(self, topology: str, *, seed: int) -> None:
-        self._network = Network(topology=find_topology(topology))
+        self._network = Network.on(find_topology(topology))
         self.num_ranks = self._network.topology.num_ranks
         self._seed = seed
 

@@ -95,7 +95,7 @@ def problem_of(case: Case, watch: Stopwatch) -> tuple[Network, list[Flows]]:
         spec = TopologyFile.model_validate(
             topology_spec(case.fabric, case.ranks) | {"routing": "split" if case.split else "hash"}
         ).root
-        network = Network(topology=build(spec, name=case.fabric))
+        network = Network.on(build(spec, name=case.fabric))
     with watch.part("matrix"):
         matrix = _matrix(case)
     with watch.part("routes"):

@@ -57,7 +57,7 @@ class CaseReader:
     def _network(self, name: str, send_buffer: float) -> Network:
         key = name, send_buffer
         if key not in self._networks:
-            self._networks[key] = Network(topology=find_topology(name), send_buffer=send_buffer)
+            self._networks[key] = Network.on(find_topology(name), send_buffer=send_buffer)
         return self._networks[key]
 
     def _deployment(self, path: str) -> Deployment:

@@ -167,7 +167,7 @@ def alltoall(
     constants = load_calibration(calibration) if calibration else None
     if constants is not None and _is_given(context, "per_message"):
         raise ConfigError("--calibration already says the sender's time per message. Leave --per-message out.")
-    network = Network(topology=find_topology(topology), per_message=show.duration("--per-message", per_message), seed=seed)
+    network = Network.on(find_topology(topology), per_message=show.duration("--per-message", per_message), seed=seed)
     matrices = choose_matrices(network.topology.num_ranks, demand, seed=seed)
     _tell_what_is_ignored(context, counts_messages=network.per_message > 0 or constants is not None)
     times = _run(network, matrices, options, constants)

@@ -246,7 +246,7 @@ def network_of(layout: SystemLayout) -> Network:
     else:
         spec = {"kind": "star", "ranks": layout.per_node, "link": link}
     name = " ".join(filter(None, (f"{layout.nodes} x {layout.per_node}", layout.intra, layout.inter)))
-    return Network(topology=build(TopologyFile.model_validate(spec).root, name=name))
+    return Network.on(build(TopologyFile.model_validate(spec).root, name=name))
 
 
 def _pcie_box(devices: int, kind: str, bandwidth: str) -> dict[str, Any]:

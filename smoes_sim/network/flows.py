@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,39 +71,69 @@ class Flows:
         return replace(self, routes=nowhere, latency=np.zeros_like(self.latency), ceiling=free)
 
 
+class Constants(TypedDict, total=False):
+    """Constants of the software and the transport that :meth:`Network.with_constants` can set; units as in `Network`."""
+
+    efficiency: Mapping[str, float]
+    per_message: float
+    per_receive: float
+    per_exchange: float
+    half_size: Mapping[str, float]
+    curve: float
+    jitter: float
+    send_buffer: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A topology with the constants that only measurements can tell.
+    """A topology with its routes, and the constants that only measurements can tell; made by :meth:`on`.
 
     Attributes:
-        topology: What is wired to what.
+        topology: Devices, switches and links.
+        router: Routes of the topology.
         efficiency: Share of nominal bandwidth that the transport reaches, per link kind; 1 where not named.
         per_message: Seconds that a sender spends on each message, one after the other.
-        per_receive: Seconds that a rank spends on each message that it makes ready to receive, before it sends anything;
-            where there is no rendezvous nothing is made ready.
+        per_receive: Seconds that a rank spends on posting each receive before it sends anything; counts only where messages
+            wait for their receiver (rendezvous).
         per_exchange: Seconds that a rank spends entering an exchange, whatever it sends.
-        half_size: Bytes of a message that reaches half of that share, per link kind; see :meth:`sized`.
+        half_size: Message size in bytes that reaches half of that share, per link kind; see :meth:`sized`.
         curve: Exponent of that loss.
-        jitter: Scatter of the moment when a link is done, s per root of the seconds it took; see :meth:`straggling`.
-        send_buffer: Last bytes of a message that the sender's kernel takes while they wait to leave; see :meth:`buffered`.
-        seed: Seed of the ECMP hash.
+        jitter: Scatter of the moment when a link finishes, s per root of the seconds it took; see :meth:`straggling`.
+        send_buffer: Last bytes of a message that the sender's kernel buffers while they wait to leave; see :meth:`buffered`.
     """
 
     topology: Topology
-    efficiency: dict[str, float] = field(default_factory=dict)
+    router: Router
+    efficiency: Mapping[str, float] = field(default_factory=dict)
     per_message: float = 0.0
     per_receive: float = 0.0
     per_exchange: float = 0.0
-    half_size: dict[str, float] = field(default_factory=dict)
+    half_size: Mapping[str, float] = field(default_factory=dict)
     curve: float = 0.5
     jitter: float = 0.0
     send_buffer: float = 0.0
-    seed: int = 0
 
-    @cached_property
-    def router(self) -> Router:
-        """Routes of this topology."""
-        return Router(self.topology, seed=self.seed)
+    @classmethod
+    def on(cls, topology: Topology, *, seed: int = 0, **constants: Unpack[Constants]) -> Network:
+        """A network on a topology, its router built here.
+
+        Args:
+            topology: Devices, switches and links.
+            seed: Seed of the ECMP hash that chooses among equal routes.
+            constants: Constants that differ from their defaults.
+
+        Example:
+            >>> from smoes_sim.topology import find_topology
+            >>> network = Network.on(find_topology("two-orin-10gbe"), efficiency={"ethernet": 0.5})
+            >>> network.capacity.tolist()  # 10 Gb/s is 1.25e9 B/s
+            [625000000.0, 625000000.0, 625000000.0, 625000000.0]
+        """
+        return cls(topology=topology, router=Router(topology, seed=seed), **constants)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the ECMP hash."""
+        return self.router.seed
 
     @cached_property
     def capacity(self) -> NDArray[np.float64]:
@@ -112,38 +142,27 @@ class Network:
         result: NDArray[np.float64] = self.topology.link_bandwidth * factor[self.topology.link_kind]
         return result
 
-    def with_constants(
-        self,
-        *,
-        efficiency: dict[str, float],
-        per_message: float,
-        per_exchange: float,
-        half_size: dict[str, float] | None = None,
-        curve: float = 0.5,
-        jitter: float = 0.0,
-        per_receive: float = 0.0,
-    ) -> Network:
-        """The same topology and routes under other constants."""
-        other = replace(
-            self,
-            efficiency=efficiency,
-            per_message=per_message,
-            per_exchange=per_exchange,
-            half_size=half_size or {},
-            curve=curve,
-            jitter=jitter,
-            per_receive=per_receive,
-        )
-        other.__dict__["router"] = self.router
-        return other
+    def with_constants(self, **constants: Unpack[Constants]) -> Network:
+        """The same topology and routes; constants that are not given keep their values."""
+        return replace(self, **constants)
+
+    def with_links(self, *, bandwidth: NDArray[np.float64], latency: NDArray[np.float64]) -> Network:
+        """The same wiring, routes and constants with other links.
+
+        Args:
+            bandwidth: Nominal B/s of each link, shape (H,).
+            latency: Seconds of each link, shape (H,).
+        """
+        return replace(self, topology=replace(self.topology, link_bandwidth=bandwidth, link_latency=latency))
 
     def at_no_cost(self) -> Network:
-        """The same ranks on a network that takes no time, to tell what communication adds to a step."""
+        """The same ranks and routes on a network that takes no time, without any constants.
+
+        What communication adds to a step is the difference to a step on this network.
+        """
         links = self.topology.num_links
-        free = replace(self.topology, link_bandwidth=np.full(links, _FREE), link_latency=np.zeros(links))
-        other = Network(topology=free, seed=self.seed)
-        other.__dict__["router"] = self.router
-        return other
+        free = self.with_links(bandwidth=np.full(links, _FREE), latency=np.zeros(links))
+        return Network(topology=free.topology, router=self.router)
 
     def sized_all(self, phases: Sequence[Flows]) -> list[Flows]:
         """The messages of an exchange as long as their transport and the slowest link make them."""

@@ -80,8 +80,8 @@ def _cases(base: _Case, constants: Mapping[str, float]) -> Iterator[tuple[str, _
         changed = replace(rates, device=device.model_copy(update=update))
         yield name, replace(base, rates=changed, outside=outside_layers(deployment, constants, changed))
     half = base.network.with_constants(
-        efficiency=base.network.efficiency,
         per_message=base.network.per_message / 2,
+        per_receive=base.network.per_receive / 2,
         per_exchange=base.network.per_exchange / 2,
     )
     yield (
@@ -112,10 +112,7 @@ def _with_faster_links(network: Network, kind: str) -> Network:
     """Links of a kind with twice the bandwidth and half the latency."""
     topology = network.topology
     factor = np.where(topology.link_kind == topology.link_kinds.index(kind), 2.0, 1.0)
-    faster = replace(topology, link_bandwidth=topology.link_bandwidth * factor, link_latency=topology.link_latency / factor)
-    other = replace(network, topology=faster)
-    other.__dict__["router"] = network.router
-    return other
+    return network.with_links(bandwidth=topology.link_bandwidth * factor, latency=topology.link_latency / factor)
 
 
 def _with_even_work(deployment: Deployment) -> Deployment:

@@ -158,10 +158,10 @@ def network_under(network: Network, constants: Mapping[str, float]) -> Network:
         return {name.removeprefix(prefix): value for name, value in constants.items() if name.startswith(prefix)}
 
     return network.with_constants(
-        efficiency=of_links("efficiency."),
+        efficiency={**network.efficiency, **of_links("efficiency.")},
         per_message=constants.get("per_message", network.per_message),
         per_exchange=constants.get("per_exchange", network.per_exchange),
-        half_size=of_links("half_size."),
+        half_size={**network.half_size, **of_links("half_size.")},
         curve=constants.get("curve", network.curve),
         jitter=constants.get("jitter", network.jitter),
         per_receive=constants.get("per_receive", network.per_receive),

@@ -85,8 +85,8 @@ def deploy(scenario: Scenario) -> Deployment:
     """
     model = scenario.model_shape
     topology = topology_of(scenario)
-    network = Network(
-        topology=topology,
+    network = Network.on(
+        topology,
         per_message=scenario.communication.per_message,
         per_exchange=scenario.communication.per_exchange,
         send_buffer=scenario.communication.send_buffer,

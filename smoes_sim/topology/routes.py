@@ -84,11 +84,15 @@ class SplitRoutes(Routes):
 
 
 class Router:
-    """Compiles routes of one topology; the same seed gives the same choice among equal routes."""
+    """Compiles routes of one topology; the same seed gives the same choice among equal routes.
+
+    Attributes:
+        seed: Seed of the ECMP hash.
+    """
 
     def __init__(self, topology: Topology, *, seed: int = 0) -> None:
+        self.seed = seed
         self._topology = topology
-        self._seed = np.uint64(seed)
         self._num_ranks = topology.num_ranks
         self._core = core = Core(topology)
         self._splitter = Splitter(core) if topology.routing == "split" else None
@@ -107,7 +111,7 @@ class Router:
 
     def _hashed(self, src: Ints, dst: Ints) -> Routes:
         num_flows = len(src)
-        salt = _mix(src * self._num_ranks + dst, self._seed)
+        salt = _mix(src * self._num_ranks + dst, np.uint64(self.seed))
         columns: list[tuple[Ints, Ints]] = []  # (flows, link of each) in order of travel
         first = self._find_direct(src, dst, salt)
         is_direct = first >= 0

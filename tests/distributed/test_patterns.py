@@ -27,7 +27,7 @@ def test_two_hops_send_the_bytes_that_the_simulator_sends(name: str) -> None:
     num_ranks = topology.num_ranks
     matrix = np.random.default_rng(3).integers(0, 100, (num_ranks, num_ranks)).astype(np.float64)
     predicted = np.zeros((num_ranks, num_ranks))
-    for flows in phases_of(Network(topology=topology), [matrix], schedule="two_hop"):
+    for flows in phases_of(Network.on(topology), [matrix], schedule="two_hop"):
         np.add.at(predicted, (flows.source, flows.destination), flows.size)
     planned = np.zeros((num_ranks, num_ranks))
     for rank in range(num_ranks):

@@ -17,7 +17,7 @@ MIB = 2.0**20
 
 
 def network(text=None, **constants):
-    return Network(topology=topology(text or star(4, latency="1 us")), **constants)
+    return Network.on(topology(text or star(4, latency="1 us")), **constants)
 
 
 def timed(options, matrix, text=None, **constants):

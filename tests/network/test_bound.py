@@ -13,7 +13,7 @@ from smoes_sim.network import Network, exchange_time, link_load, lower_bound, ph
 
 
 def on_star(ranks, *, latency="0 us", **constants):
-    return Network(topology=topology(star(ranks, bandwidth="10 B/s", latency=latency)), **constants)
+    return Network.on(topology(star(ranks, bandwidth="10 B/s", latency=latency)), **constants)
 
 
 def bound_of(network, *stages, **options):
@@ -41,7 +41,7 @@ def test_a_shared_link_adds_only_the_least_latency_of_its_flows():
             switches="s",
         )
     )
-    network = Network(topology=built)
+    network = Network.on(built)
     # 20 bytes through the port: 20 + 1 s if the slow one goes first; 10 bytes of a -> c alone: 10 + 9 = 19 s
     assert bound_of(network, np.array([[0, 10, 10], [0, 0, 0], [0, 0, 0]])) == pytest.approx(21.0, rel=1e-12)
     # 2 bytes to c and 1 to b: the port needs 3 + 1 s, the message to c 2 + 9
@@ -50,7 +50,7 @@ def test_a_shared_link_adds_only_the_least_latency_of_its_flows():
 
 def test_a_message_must_pass_its_narrowest_link_even_a_fatpipe():
     built = topology(graph("a, b", "a s, bandwidth: 2 B/s, sharing: fatpipe", "b s, bandwidth: 8 B/s", switches="s"))
-    assert bound_of(Network(topology=built), np.array([[0, 10], [0, 0]])) == pytest.approx(5.0, rel=1e-12)
+    assert bound_of(Network.on(built), np.array([[0, 10], [0, 0]])) == pytest.approx(5.0, rel=1e-12)
 
 
 def test_a_sender_pays_for_one_message_after_the_other():
@@ -76,10 +76,10 @@ def test_phases_add_up_on_the_links_that_they_share():
 
 
 def test_a_thin_fabric_bounds_what_leaves_the_nodes():
-    network = Network(topology=topology(NODES + "fabric: {oversubscription: 4}"))
+    network = Network.on(topology(NODES + "fabric: {oversubscription: 4}"))
     # each node sends 4 ranks x 4 ranks x 50 GB through 4 x 50 / 4 = 50 GB/s: 16 s; a NIC needs 4 x 50 / 50 = 4 s
     assert bound_of(network, np.full((8, 8), 50e9)) == pytest.approx(16.0, rel=1e-5)
-    full = Network(topology=topology(NODES))
+    full = Network.on(topology(NODES))
     assert bound_of(full, np.full((8, 8), 50e9)) == pytest.approx(4.0, rel=1e-5)
 
 
@@ -90,7 +90,7 @@ def test_efficiency_counts_in_the_bound():
 def test_a_message_that_is_split_passes_each_link_as_much_faster():
     one, both = np.zeros((8, 8)), np.zeros((8, 8))
     one[0, 6] = both[0, 6] = both[2, 4] = 50e9
-    hashed, split = (Network(topology=topology(PODS + more)) for more in ("", "routing: split"))
+    hashed, split = (Network.on(topology(PODS + more)) for more in ("", "routing: split"))
     # one uplink of 25 GB/s carries all of it, or two half each: as fast as the NICs of 50 GB/s
     assert bound_of(hashed, one) == pytest.approx(2.0, rel=1e-4)
     assert bound_of(split, one) == pytest.approx(1.0, rel=1e-4)
@@ -101,7 +101,7 @@ def test_a_message_that_is_split_passes_each_link_as_much_faster():
 def test_a_split_message_may_use_several_fatpipes_and_waits_for_the_longest_route():
     links = ("a n, bandwidth: 2 B/s, sharing: fatpipe", "a m, bandwidth: 4 B/s, sharing: fatpipe, latency: 3 s")
     rest = ("n s, bandwidth: 100 B/s", "m s, bandwidth: 100 B/s", "s b, bandwidth: 100 B/s")
-    network = Network(topology=topology(graph("a, b", *links, *rest, nics="n, m", switches="s", more="routing: split")))
+    network = Network.on(topology(graph("a, b", *links, *rest, nics="n, m", switches="s", more="routing: split")))
     flows = network.messages(np.array([0]), np.array([1]), np.array([8.0]))
     # half over each: the one of 2 B/s lets the whole have 4 B/s
     assert flows.ceiling.tolist() == [4.0]
@@ -113,7 +113,7 @@ def test_a_split_message_may_use_several_fatpipes_and_waits_for_the_longest_rout
 @pytest.mark.parametrize("name", EVERY_KIND)
 @pytest.mark.parametrize("routing", ["hash", "split"])
 def test_link_load_counts_the_bytes_of_every_route(name, routing):
-    network = Network(topology=replace(topology(EVERY_KIND[name]), routing=routing))
+    network = Network.on(replace(topology(EVERY_KIND[name]), routing=routing))
     ranks = network.topology.num_ranks
     (flows,) = phases_of(network, [np.arange(ranks**2, dtype=float).reshape(ranks, ranks)])
     expected = np.zeros(network.topology.num_links)
@@ -125,7 +125,7 @@ def test_link_load_counts_the_bytes_of_every_route(name, routing):
 
 @pytest.mark.parametrize("name", ["star", "mesh", "scale_up_domain", "two_level", "two_level_thin", "pcie_tree"])
 def test_an_equal_exchange_reaches_its_bound_where_the_busiest_link_never_idles(name):
-    network = Network(topology=topology(EVERY_KIND[name]))
+    network = Network.on(topology(EVERY_KIND[name]))
     ranks = network.topology.num_ranks
     result = exchange_time(network, phases_of(network, [np.full((ranks, ranks), 1e9)]))
     # latencies of some us in some tens of ms are all that may be missing

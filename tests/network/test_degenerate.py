@@ -12,7 +12,7 @@ from smoes_sim.network import Network, exchange_time, phases_of
 from smoes_sim.network.fluid.solve import fluid_times
 from smoes_sim.traffic.skewed import zipf_matrix
 
-TEN = Network(topology=topology(star(10, bandwidth="10 B/s")))
+TEN = Network.on(topology(star(10, bandwidth="10 B/s")))
 TOLERANCES = pytest.mark.parametrize("tolerance", [0.0, 1e-3])
 TWO_PATHS = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "arrays"])
 
@@ -37,7 +37,7 @@ def test_no_flows_at_all_take_no_time():
 
 
 def test_one_rank_alone_has_nothing_to_wait_for():
-    assert finish(Network(topology=topology(star(1))), np.array([[1e9]])).finish.tolist() == [0]
+    assert finish(Network.on(topology(star(1))), np.array([[1e9]])).finish.tolist() == [0]
 
 
 @TWO_PATHS
@@ -215,7 +215,7 @@ def test_parallel_links_between_switches_agree_with_the_reference():
     ranks = [f"r{i}" for i in range(6)]
     links = [f"{rank} p, bandwidth: 9 B/s" for rank in ranks[:3]] + [f"{rank} q, bandwidth: 9 B/s" for rank in ranks[3:]]
     cables = ["p q, bandwidth: 2 B/s"] * 3
-    network = Network(topology=topology(graph(", ".join(ranks), *links, *cables, switches="p, q")))
+    network = Network.on(topology(graph(", ".join(ranks), *links, *cables, switches="p, q")))
     (flows,) = phases_of(network, [zipf_matrix(6, 100.0, exponent=1, seed=0, per_source=True)])
     problem = problem_from(network, flows, np.zeros(len(flows)))
     np.testing.assert_allclose(problem.solve().drained, float_fluid(problem), rtol=1e-12)
@@ -232,7 +232,7 @@ def test_parallel_links_between_switches_agree_with_the_reference():
 )
 def test_ranks_without_a_route_are_refused_by_name(text, named):
     with pytest.raises(TopologyError, match=named):
-        Network(topology=topology(text)).messages(*np.array([[1], [0]]), np.array([1.0]))
+        Network.on(topology(text)).messages(*np.array([[1], [0]]), np.array([1.0]))
 
 
 # nonsense

@@ -47,7 +47,7 @@ def chain(network, layers, work, *, tolerance):
 @pytest.mark.parametrize("text", [star(32), SHARED_NICS], ids=["star", "shared NICs"])
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
 def test_ranks_that_come_late_end_within_the_tolerance_of_the_exact_engine(text, tolerance):
-    network = Network(topology=topology(text))
+    network = Network.on(topology(text))
     ranks, rng = network.topology.num_ranks, np.random.default_rng(0)
     layers = [phases_of(network, [zipf_matrix(ranks, 2**22, exponent=0.3, seed=seed, per_source=True)]) for seed in range(4)]
     work = rng.uniform(0, 1e-4, (4, ranks))
@@ -60,7 +60,7 @@ def test_ranks_that_come_late_end_within_the_tolerance_of_the_exact_engine(text,
 
 
 def test_a_surprise_waits_for_the_end_of_a_window_and_is_counted():
-    network = Network(topology=topology(star(32)))
+    network = Network.on(topology(star(32)))
     big, small = (phases_of(network, [zipf_matrix(32, 2**24, exponent=e, seed=1, per_source=True)]) for e in (1, 0))
     env = simpy.Environment()
     engine = Engine(env, network, [*big, *small], tolerance=0.04)
@@ -79,7 +79,7 @@ def test_a_surprise_waits_for_the_end_of_a_window_and_is_counted():
 
 
 def test_an_exchange_of_several_phases_prints_how_far_windows_may_be_off():
-    network = Network(topology=topology(SHARED_NICS.replace("nodes: 4", "nodes: 6")))
+    network = Network.on(topology(SHARED_NICS.replace("nodes: 4", "nodes: 6")))
     matrix = zipf_matrix(48, 2**22, exponent=0.5, seed=0, per_source=True)
     phases = phases_of(network, [matrix], schedule="hierarchical")
     exact = exchange_time(network, phases)
@@ -134,7 +134,7 @@ link: {bandwidth: 10 B/s, incast: {flows: 2, efficiency: 0.4, source: "made up"}
 
 def test_a_topology_file_limits_incast_into_ranks_only():
     # 1, 2 and 3 send to 0: as above. 0 sends to all: no port has more than one flow in, so 24 B at 10 B/s: 2.4 s
-    network = Network(topology=topology(INCAST))
+    network = Network.on(topology(INCAST))
     many_to_one, one_to_many = np.zeros((2, 4, 4))
     many_to_one[1:, 0] = one_to_many[0, 1:] = [4, 8, 12]
     assert exchange_time(network, phases_of(network, [many_to_one])).finish == pytest.approx([4.2, 3, 3.8, 4.2])
@@ -144,7 +144,7 @@ def test_a_topology_file_limits_incast_into_ranks_only():
 def test_incast_is_the_same_for_a_million_flows_and_for_a_few():
     # 40 ranks send equal blocks to all: 39 flows into each port, 40% of it, in one solution of 1,560 flows and in phases
     text = INCAST.replace("ranks: 4", "ranks: 40")
-    network, free = (Network(topology=topology(t)) for t in (text, text.replace("0.4", "1.0")))
+    network, free = (Network.on(topology(t)) for t in (text, text.replace("0.4", "1.0")))
     matrix = np.full((40, 40), 10.0)
     slow, fast = (exchange_time(n, phases_of(n, [matrix])).duration for n in (network, free))
     assert fast == pytest.approx(39)
@@ -163,12 +163,12 @@ fabric: {nodes_per_pod: 2, spines: 4, oversubscription: 4}
 
 
 def test_split_routes_in_windows_end_when_they_do_exactly():
-    network = Network(topology=topology(SPLIT_RAILS))
+    network = Network.on(topology(SPLIT_RAILS))
     phases = phases_of(network, [zipf_matrix(48, 2**22, exponent=0.3, seed=0, per_source=True)])  # 2,256 messages
     exact, close = exchange_time(network, phases), exchange_time(network, phases, tolerance=1e-3)
     assert exact.bound <= exact.duration * (1 + 1e-9)
     np.testing.assert_allclose(close.finish, exact.finish, rtol=2e-3)
-    hashed = Network(topology=topology(SPLIT_RAILS.replace("split", "hash")))
+    hashed = Network.on(topology(SPLIT_RAILS.replace("split", "hash")))
     collided = exchange_time(hashed, phases_of(hashed, [np.full((48, 48), 2**16)])).duration
     spread = exchange_time(network, phases_of(network, [np.full((48, 48), 2**16)])).duration
     assert spread < collided  # a hash puts several flows on one spine

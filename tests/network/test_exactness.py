@@ -177,7 +177,7 @@ DIVIDED = {
 @pytest.mark.parametrize("name", [*EVERY_KIND, *(f"{name}, divided" for name in DIVIDED)])
 def test_exchanges_on_every_kind_of_topology_drain_when_a_dense_reference_says(name):
     kind, _, is_divided = name.partition(", ")
-    network = Network(topology=topology(DIVIDED[kind]) if is_divided else KINDS[name])
+    network = Network.on(topology(DIVIDED[kind]) if is_divided else KINDS[name])
     (flows,) = skewed(network, exponent=0.7)
     assert (flows.routes.share is not None) == bool(is_divided)
     problem = problem_from(network, flows, np.random.default_rng(3).integers(0, 10, len(flows)) * 1e-4)
@@ -189,7 +189,7 @@ def test_exchanges_on_every_kind_of_topology_drain_when_a_dense_reference_says(n
 @pytest.mark.parametrize("name", ["star", "two_level 4:1", "rail", "torus", "dragonfly"])
 def test_compiled_loops_and_arrays_and_the_dense_reference_agree(name):
     # 24 to 30 ranks: more than the 500 flows below which nothing is compiled; starts are staggered as by an overhead
-    network = Network(topology=topology(MEDIUM[name]))
+    network = Network.on(topology(MEDIUM[name]))
     (flows,) = skewed(network)
     ready = np.random.default_rng(5).integers(0, 20, len(flows)) * 1e-5
     fast, slow = (solve(network, flows, ready=ready, compiled=compiled) for compiled in (True, False))
@@ -229,7 +229,7 @@ EARLY = 0.5
 @cache
 def both(name, exponent, per_source):
     """An exchange, exact and in windows."""
-    network = Network(topology=topology(LARGE[name]))
+    network = Network.on(topology(LARGE[name]))
     phases = skewed(network, seed=1, exponent=exponent, per_source=per_source)
     return exchange_time(network, phases), exchange_time(network, phases, tolerance=TOLERANCE)
 
@@ -257,7 +257,7 @@ def test_windows_keep_the_makespan_within_twice_the_printed_bound(name):
 
 def test_two_windows_that_agree_by_chance_are_not_believed():
     # windows of 0.2 and 0.1 give -3.0e-3 and -3.5e-3 and agree within 1e-3; 0.05 gives -2.8e-4
-    network = Network(topology=topology(LARGE["dragonfly"]))
+    network = Network.on(topology(LARGE["dragonfly"]))
     phases = skewed(network, seed=2, exponent=0.3, per_source=False)
     exact, windows = exchange_time(network, phases), exchange_time(network, phases, tolerance=1e-3)
     assert windows.duration == pytest.approx(exact.duration, rel=1e-3)
@@ -282,7 +282,7 @@ def digest():
     answer = hashlib.sha256()
     for name in ("two_level_thin", "dragonfly"):
         answer.update(exchange_time(*small(KINDS[name])).finish.tobytes())
-    network = Network(topology=topology(star(48)))
+    network = Network.on(topology(star(48)))
     (flows,) = skewed(network, seed=2)
     for tolerance in (0.0, 1e-3):
         answer.update(solve(network, flows, tolerance=tolerance).drained.tobytes())
@@ -290,7 +290,7 @@ def digest():
 
 
 def small(built):
-    network = Network(topology=built, per_message=1e-6)
+    network = Network.on(built, per_message=1e-6)
     return network, skewed(network)
 
 

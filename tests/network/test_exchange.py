@@ -25,7 +25,7 @@ KINDS = {name: topology(text) for name, text in EVERY_KIND.items()}
 
 def on_star(ranks, *, latency="0 us", **constants):
     """A star of 10 B/s ports: times by hand are whole numbers."""
-    return Network(topology=topology(star(ranks, bandwidth="10 B/s", latency=latency)), **constants)
+    return Network.on(topology(star(ranks, bandwidth="10 B/s", latency=latency)), **constants)
 
 
 def blocks(ranks, sizes):
@@ -45,7 +45,7 @@ def near(value):
 
 
 def test_four_ranks_that_exchange_64_mib_each_are_held_by_their_ports():
-    network = Network(topology=topology(star(4, latency="2 us")))
+    network = Network.on(topology(star(4, latency="2 us")))
     result = timed(network, np.full((4, 4), 16 * MIB))
     # 3 blocks of 16 MiB leave a port of 50 GB/s: 3 * 16777216 / 50e9 = 1.00663296 ms; 2 links of 2 us
     assert result.duration == pytest.approx(1.01063296e-3, rel=1e-9)
@@ -162,7 +162,7 @@ def test_flows_that_end_together_are_one_rate_change():
 
 @pytest.mark.parametrize("power", range(-3, 16))
 def test_sizes_from_a_thousandth_of_a_byte_to_a_petabyte_take_their_time(power):
-    network = Network(topology=topology(star(3)))
+    network = Network.on(topology(star(3)))
     size = 10.0**power
     # rank 0 sends size and 2 * size through 50 GB/s: half rate each, the smaller is through after 2 * size / 50e9, and
     # all 3 * size have left after 3 * size / 50e9
@@ -172,14 +172,14 @@ def test_sizes_from_a_thousandth_of_a_byte_to_a_petabyte_take_their_time(power):
 
 
 def test_sizes_far_apart_in_one_exchange_each_take_their_time():
-    network = Network(topology=topology(star(4)))
+    network = Network.on(topology(star(4)))
     result = timed(network, blocks(4, {(0, 1): 1e-3, (1, 2): 1e15, (2, 3): 1e3}))
     # nothing is shared; rank 0 and 3 are done with their one message, 1 and 2 with the petabyte
     assert result.finish.tolist() == pytest.approx([2e-14, 2e4, 2e4, 2e-8], rel=1e-9)
 
 
 def test_tiny_messages_that_differ_in_the_fifth_digit_end_apart():
-    network = Network(topology=topology(star(2)))
+    network = Network.on(topology(star(2)))
     result = timed(network, blocks(2, {(0, 1): 1e-3, (1, 0): 1.00001e-3}))
     assert result.duration == pytest.approx(1.00001e-3 / 50e9, rel=1e-12)
     assert result.rate_changes == 2
@@ -189,7 +189,7 @@ def test_efficiency_scales_the_bandwidth_of_its_kind_of_link_only():
     built = KINDS["two_level"]  # NVLink 400 GB/s, InfiniBand 50 GB/s
     sizes = blocks(8, {(0, 1): 400e9, (0, 4): 50e9})
     for efficiency, expected in (({}, [1, 1]), ({"infiniband": 0.5}, [1, 2]), ({"nvlink": 0.25, "other": 0.1}, [4, 1])):
-        finish = timed(Network(topology=built, efficiency=efficiency), sizes).finish
+        finish = timed(Network.on(built, efficiency=efficiency), sizes).finish
         assert finish[[1, 4]] == pytest.approx(expected, rel=1e-4)  # latencies are some us
 
 
@@ -201,7 +201,7 @@ def test_each_flow_may_have_all_of_a_fatpipe_but_no_more():
             switches="s",
         )
     )
-    network = Network(topology=built)
+    network = Network.on(built)
     # both flows of a run at 4 at the same time; b -> c is alone on a port of 100 that a's flow takes 4 of
     result = timed(network, blocks(3, {(0, 1): 40, (0, 2): 80, (1, 2): 480}))
     assert result.finish.tolist() == near([20, 10, 20])
@@ -209,18 +209,39 @@ def test_each_flow_may_have_all_of_a_fatpipe_but_no_more():
 
 
 def test_a_network_at_no_cost_takes_no_time():
-    network = Network(topology=KINDS["two_level"], per_message=1e-6, per_exchange=1e-5).at_no_cost()
+    network = Network.on(KINDS["two_level"], per_message=1e-6, per_exchange=1e-5).at_no_cost()
     assert timed(network, np.full((8, 8), 1e9)).duration < 1e-18
 
 
 def test_new_constants_keep_topology_and_routes():
-    network = Network(topology=KINDS["torus"], seed=3)
-    other = network.with_constants(efficiency={"link": 0.5}, per_message=0.0, per_exchange=1.0)
+    network = Network.on(KINDS["torus"], seed=3)
+    other = network.with_constants(efficiency={"link": 0.5}, per_exchange=1.0)
     matrix = np.full((8, 8), 1e9)
     np.testing.assert_array_equal(phases_of(network, [matrix])[0].routes.links, phases_of(other, [matrix])[0].routes.links)
     assert other.seed == 3
     assert other.capacity[other.topology.link_kind == other.topology.link_kinds.index("link")].tolist() == [50e9] * 24
     assert network.capacity.max() == 600e9
+
+
+ALL_CONSTANTS = {
+    "efficiency": {"link": 0.5},
+    "per_message": 1e-6,
+    "per_receive": 2e-6,
+    "per_exchange": 3e-6,
+    "half_size": {"link": 4096.0},
+    "curve": 0.7,
+    "jitter": 0.003,
+    "send_buffer": 1e5,
+}
+
+
+def test_constants_that_are_not_given_keep_their_values():
+    network = Network.on(KINDS["torus"], **ALL_CONSTANTS)
+    for name, value in ALL_CONSTANTS.items():
+        changed = {"link": 0.25} if isinstance(value, dict) else 0.125
+        other = network.with_constants(**{name: changed})
+        assert {key: getattr(other, key) for key in ALL_CONSTANTS} == ALL_CONSTANTS | {name: changed}
+        assert other.router is network.router
 
 
 @st.composite
@@ -240,7 +261,7 @@ def exchanges(draw):
         "schedule": draw(st.sampled_from(["direct", "pairwise"])),
         "order": draw(st.sampled_from(["naive", "shifted", "rail", "random"])),
     }
-    return Network(topology=built, **constants), matrix, options
+    return Network.on(built, **constants), matrix, options
 
 
 @settings(max_examples=100)
@@ -291,7 +312,7 @@ def test_every_link_carries_exactly_the_bytes_of_its_flows(exchange):
 def test_bytes_and_bandwidths_that_grow_together_leave_every_time_as_it_was(exchange, factor):
     network, matrix, options = exchange
     kinds = dict.fromkeys(network.topology.link_kinds, factor)
-    wider = network.with_constants(efficiency=kinds, per_message=network.per_message, per_exchange=network.per_exchange)
+    wider = network.with_constants(efficiency=kinds)
     np.testing.assert_allclose(
         timed(wider, matrix * factor, **options).finish, timed(network, matrix, **options).finish, rtol=1e-9
     )
@@ -299,7 +320,7 @@ def test_bytes_and_bandwidths_that_grow_together_leave_every_time_as_it_was(exch
 
 @given(sizes=st.lists(st.floats(0, 1e9, allow_subnormal=False), min_size=25, max_size=25), order=st.permutations(range(5)))
 def test_renumbering_the_ranks_of_a_star_renumbers_their_times(sizes, order):
-    network = Network(topology=KINDS["star"])
+    network = Network.on(KINDS["star"])
     matrix = np.array(sizes).reshape(5, 5)
     np.fill_diagonal(matrix, 0)
     renumbered = matrix[np.ix_(order, order)]
@@ -308,7 +329,7 @@ def test_renumbering_the_ranks_of_a_star_renumbers_their_times(sizes, order):
 
 def test_the_same_exchange_gives_the_same_floats():
     matrix = np.random.default_rng(0).uniform(1, 1e6, (8, 8))
-    network = Network(topology=KINDS["fat_tree"], per_message=1e-6)
+    network = Network.on(KINDS["fat_tree"], per_message=1e-6)
     first, again = (timed(network, matrix, order="random", seed=2) for _ in range(2))
     np.testing.assert_array_equal(first.finish, again.finish)
     assert first.rate_changes == again.rate_changes

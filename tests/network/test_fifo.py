@@ -39,7 +39,7 @@ def times(network: Network, flows: Flows, *, window: float = math.inf, **setting
 
 
 def one_message(size: float, *, ranks: int = 2) -> tuple[Network, Flows]:
-    network = Network(topology=star(ranks, bandwidth="1 GB/s"))
+    network = Network.on(star(ranks, bandwidth="1 GB/s"))
     return network, network.messages(np.array([0]), np.array([1]), np.array([float(size)]))
 
 
@@ -54,8 +54,8 @@ def test_one_message_cuts_through_packet_by_packet() -> None:
 
 def test_a_fast_link_behind_a_slow_one_is_not_held_by_a_chunk() -> None:
     # two senders of 1 GB/s into one port of 2 GB/s: both 1 MB messages end with their senders, not one after the other
-    network = Network(
-        topology=topology(
+    network = Network.on(
+        topology(
             "kind: graph\ndevices: [a, b, c]\nswitches: [s]\nlinks:\n"
             "  - {from: a, to: s, bandwidth: 1 GB/s}\n  - {from: b, to: s, bandwidth: 1 GB/s}\n"
             "  - {from: c, to: s, bandwidth: 2 GB/s}\n"
@@ -69,7 +69,7 @@ def test_a_fast_link_behind_a_slow_one_is_not_held_by_a_chunk() -> None:
 
 def test_messages_leave_one_behind_the_other() -> None:
     # 1 GB/s, 100 kB to rank 1 and then to rank 2: the second leaves from 100 to 200 us; a packet of 1 us, 2 us of latency
-    network = Network(topology=star(3, bandwidth="1 GB/s"))
+    network = Network.on(star(3, bandwidth="1 GB/s"))
     flows = network.messages(np.array([0, 0]), np.array([1, 2]), np.full(2, 1e5))
     result = times(network, flows, chunk=1e3, packet=1e3)
     np.testing.assert_allclose(result.sent, [100e-6, 200e-6])
@@ -78,7 +78,7 @@ def test_messages_leave_one_behind_the_other() -> None:
 
 def test_messages_take_turns() -> None:
     # the same two, a packet each in turn: the first has its last packet out at 199 us, the second at 200 us
-    network = Network(topology=star(3, bandwidth="1 GB/s"))
+    network = Network.on(star(3, bandwidth="1 GB/s"))
     flows = network.messages(np.array([0, 0]), np.array([1, 2]), np.full(2, 1e5))
     result = times(network, flows, chunk=1e3, packet=1e3, injection="round_robin")
     np.testing.assert_allclose(result.sent, [199e-6, 200e-6])
@@ -87,7 +87,7 @@ def test_messages_take_turns() -> None:
 
 def test_receiver_port_is_first_in_first_out() -> None:
     # ranks 0 and 2 send 100 kB to rank 1 at once: its port takes packets in turn from 1+1 us on, 200 us long
-    network = Network(topology=star(3, bandwidth="1 GB/s"))
+    network = Network.on(star(3, bandwidth="1 GB/s"))
     flows = network.messages(np.array([0, 2]), np.array([1, 1]), np.full(2, 1e5))
     result = times(network, flows, chunk=1e3, packet=1e3)
     np.testing.assert_allclose(result.arrived, [202e-6, 203e-6])
@@ -106,7 +106,7 @@ def test_the_answer_waits_behind_data() -> None:
     # 10 kB from rank 0 with a window of 2 kB, and 10 messages of 2 kB from rank 1, the first of them to rank 0: these
     # leave by 20 us. The answer (64 B, 0.064 us a link) of rank 1 leaves behind them at 20.064 us and is back at
     # 22.128 us; 8 kB leave by 30.128 us; the last packet takes 1 us more and 2 us of latency
-    network = Network(topology=star(11, bandwidth="1 GB/s"))
+    network = Network.on(star(11, bandwidth="1 GB/s"))
     source, destination = np.array([0, *[1] * 10]), np.array([1, 0, *range(2, 11)])
     flows = network.messages(source, destination, np.array([1e4, *[2e3] * 10]))
     result = times(network, flows, chunk=1e3, packet=1e3, window=2e3)
@@ -116,7 +116,7 @@ def test_the_answer_waits_behind_data() -> None:
 
 def test_overheads_are_paid_one_after_the_other() -> None:
     # 1 GB/s; 1 kB leave in 1 us; the software of rank 0 takes 2 us a message, twice that for a flow of two copies
-    network = Network(topology=star(4, bandwidth="1 GB/s"), per_message=2e-6, per_exchange=10e-6)
+    network = Network.on(star(4, bandwidth="1 GB/s"), per_message=2e-6, per_exchange=10e-6)
     flows = network.messages(np.array([0, 0, 0, 1]), np.array([1, 2, 3, 0]), np.full(4, 1e3))
     flows = replace(flows, copies=np.array([1.0, 2.0, 1.0, 1.0]))
     np.testing.assert_allclose(times(network, flows).sent, [13e-6, 17e-6, 19e-6, 13e-6])
@@ -124,7 +124,7 @@ def test_overheads_are_paid_one_after_the_other() -> None:
 
 def two_phases(**dependency: object) -> tuple[Network, list[Flows]]:
     """1 GB/s, no latency: 0 -> 1 and 1 -> 3, 100 kB each; then 1 -> 2 with 100 kB and 3 -> 0 with 50 kB."""
-    network = Network(topology=star(4, bandwidth="1 GB/s", latency="0 us"))
+    network = Network.on(star(4, bandwidth="1 GB/s", latency="0 us"))
     first = network.messages(np.array([0, 1]), np.array([1, 3]), np.array([1e5, 3e5]))
     second = network.messages(np.array([1, 3]), np.array([2, 0]), np.array([1e5, 5e4]))
     return network, [first, replace(second, **dependency)]
@@ -156,7 +156,7 @@ def test_a_phase_waits_for_what_was_sent() -> None:
 
 def test_a_rank_without_messages_in_a_phase_still_waits_for_it() -> None:
     # phase 1 (0 -> 1, 100 kB), phase 2 after it with nothing in it, phase 3 after nothing: 1 -> 2 leaves from 101 us on
-    network = Network(topology=star(3, bandwidth="1 GB/s", latency="0 us"))
+    network = Network.on(star(3, bandwidth="1 GB/s", latency="0 us"))
     first, second, third = (
         network.messages(np.array([a]), np.array([b]), np.array([1e5])) for a, b in ((0, 1), (0, 2), (1, 2))
     )
@@ -167,7 +167,7 @@ def test_a_rank_without_messages_in_a_phase_still_waits_for_it() -> None:
 
 def test_pairwise_rounds_are_those_of_fluid() -> None:
     # 15 rounds: each 1 MiB at 50 GB/s, a packet, 2 us
-    network = Network(topology=star(16))
+    network = Network.on(star(16))
     phases = phases_of(network, [uniform(16, MIB)], schedule="pairwise")
     result = fifo_exchange_time(network, phases, window=math.inf)
     assert result.duration == pytest.approx(15 * ((MIB + 8940) / 50e9 + 2e-6), rel=1e-9)
@@ -188,7 +188,7 @@ PACKET_LEVEL = {
 
 
 def port_bound(topology_: Topology, matrix: np.ndarray, order: str) -> float:
-    bare = Network(topology=topology_)
+    bare = Network.on(topology_)
     phases = phases_of(bare, [matrix], order=order)
     load = np.bincount(
         phases[0].routes.links, np.repeat(phases[0].size, np.diff(phases[0].routes.offsets)), len(bare.capacity)
@@ -200,7 +200,7 @@ def port_bound(topology_: Topology, matrix: np.ndarray, order: str) -> float:
 def test_order_and_injection_cost_what_packet_level_shows(case: str) -> None:
     # with the handshake and the headers that packet level had: the second digit behind the point
     wires, order, injection, expected = PACKET_LEVEL[case]
-    network = Network(topology=wires, efficiency=HEADERS, per_exchange=HANDSHAKE)
+    network = Network.on(wires, efficiency=HEADERS, per_exchange=HANDSHAKE)
     phases = phases_of(network, [uniform(16, MIB)], order=order)
     result = fifo_exchange_time(network, phases, injection=injection)
     assert result.duration / port_bound(wires, uniform(16, MIB), order) == pytest.approx(expected, abs=0.025)
@@ -210,7 +210,7 @@ def test_order_and_injection_cost_what_packet_level_shows(case: str) -> None:
 def test_defaults_show_what_order_costs(case: str) -> None:
     # nominal rates, nothing set by the user: within 0.1 of packet level
     wires, order, injection, expected = PACKET_LEVEL[case]
-    network = Network(topology=wires)
+    network = Network.on(wires)
     result = fifo_exchange_time(network, phases_of(network, [uniform(16, MIB)], order=order), injection=injection)
     assert result.duration / port_bound(wires, uniform(16, MIB), order) == pytest.approx(expected, abs=0.05)
 
@@ -218,7 +218,7 @@ def test_defaults_show_what_order_costs(case: str) -> None:
 def test_without_a_window_naive_order_costs_more() -> None:
     # All hit rank 0, then 1, ...: port 15 idles until everybody has sent 14 messages and then takes 15: (14 + 15) / 15 =
     # 1.93 port loads. With a window ports have work from everybody before that: 1.63.
-    network = Network(topology=star(16))
+    network = Network.on(star(16))
     phases = phases_of(network, [uniform(16, MIB)], order="naive")
     ratio = fifo_exchange_time(network, phases, window=math.inf).duration / (15 * MIB / 50e9)
     assert ratio == pytest.approx(29 / 15, abs=0.01)
@@ -240,7 +240,7 @@ NS3 = {
 
 @pytest.mark.parametrize(("ranks", "kib"), NS3)
 def test_times_are_those_of_ns3(ranks: int, kib: int) -> None:
-    network = Network(topology=star(ranks), efficiency=HEADERS, per_exchange=HANDSHAKE)
+    network = Network.on(star(ranks), efficiency=HEADERS, per_exchange=HANDSHAKE)
     for order, expected in zip(("naive", "shifted"), NS3[ranks, kib], strict=True):
         phases = phases_of(network, [uniform(ranks, kib * 1024)], order=order)
         measured = fifo_exchange_time(network, phases).duration * 1e6
@@ -251,14 +251,14 @@ def test_times_are_those_of_ns3(ranks: int, kib: int) -> None:
 def test_start_up_is_constant_and_made_of_named_parts(ranks: int) -> None:
     # 256 KiB a pair, shifted; ns-3: 8.5-10.3 us. Over the bound: 2 us of path and 0.18 us of a packet; as much again while
     # the first answers cross; 4 us of handshake; the headers of what a port carries, 0.6%
-    network, size = Network(topology=star(ranks)), 256 * 1024
+    network, size = Network.on(star(ranks)), 256 * 1024
     phases = phases_of(network, [uniform(ranks, size)])
     load = (ranks - 1) * size / 50e9
     path = 2e-6 + 8940 / 50e9
     never_waits = fifo_exchange_time(network, phases, window=math.inf)
     assert never_waits.duration - load == pytest.approx(path, rel=1e-6)
     assert fifo_exchange_time(network, phases).duration - load == pytest.approx(2 * path, rel=0.01)
-    network = Network(topology=star(ranks), efficiency=HEADERS, per_exchange=HANDSHAKE)
+    network = Network.on(star(ranks), efficiency=HEADERS, per_exchange=HANDSHAKE)
     total = fifo_exchange_time(network, phases).duration - load
     assert total == pytest.approx(2 * path + HANDSHAKE + load * (8994 / 8940 - 1), rel=0.01)
     assert 8.4e-6 < total < 10.4e-6
@@ -271,9 +271,7 @@ def random_case(seed: int) -> tuple[Network, list[Flows]]:
     """A small exchange: any kind of topology, schedule and order; one or two stages, some pairs silent."""
     rng = np.random.default_rng(seed)
     wires = KINDS[seed % len(KINDS)]
-    network = Network(
-        topology=wires, per_message=float(rng.choice([0.0, 3e-7])), per_exchange=float(rng.choice([0.0, 4e-6]))
-    )
+    network = Network.on(wires, per_message=float(rng.choice([0.0, 3e-7])), per_exchange=float(rng.choice([0.0, 4e-6])))
     shape = (wires.num_ranks, wires.num_ranks)
     stages = [rng.integers(1, 400_000, shape) * (rng.random(shape) < 0.8) for _ in range(int(rng.integers(1, 3)))]
     schedule = str(rng.choice(["direct", "pairwise", "two_hop", "hierarchical"] if len(stages) == 1 else ["direct"]))

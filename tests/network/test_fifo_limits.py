@@ -19,19 +19,17 @@ from smoes_sim.topology import Topology
 
 
 def test_nothing_to_send() -> None:
-    network = Network(topology=star(3), per_exchange=5e-6)
+    network = Network.on(star(3), per_exchange=5e-6)
     empty = network.messages(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
     assert len(times(network, empty).arrived) == 0
     assert fifo_exchange_time(network, []).duration == 5e-6
     np.testing.assert_array_equal(fifo_exchange_time(network, [empty, empty]).finish, np.full(3, 5e-6))
-    assert (
-        fifo_exchange_time(Network(topology=star(1)), phases_of(Network(topology=star(1)), [np.ones((1, 1))])).duration == 0
-    )
+    assert fifo_exchange_time(Network.on(star(1)), phases_of(Network.on(star(1)), [np.ones((1, 1))])).duration == 0
 
 
 def test_all_to_one_is_the_port() -> None:
     # 7 x 1 MiB into one port; it waits 1 us and one packet for the first byte, and the last one travels 1 us
-    network = Network(topology=star(8))
+    network = Network.on(star(8))
     matrix = np.zeros((8, 8))
     matrix[1:, 0] = MIB
     for injection in ("fifo", "round_robin"):
@@ -60,7 +58,7 @@ def test_any_size_and_rate_ends_between_its_bounds(seed: int, window: float, inj
     # 1e-3 to 1e15 bytes, rates 9 orders apart. Upper bound: one byte after the other, a link at a time
     rng = np.random.default_rng(seed)
     ranks = int(rng.integers(1, 6))
-    network = Network(topology=wired(10 ** rng.uniform(2, 11, ranks), rng.choice([0.0, 1e-6, 1e-3], ranks)))
+    network = Network.on(wired(10 ** rng.uniform(2, 11, ranks), rng.choice([0.0, 1e-6, 1e-3], ranks)))
     matrix = 10 ** rng.uniform(-3, 15, (ranks, ranks)) * (rng.random((ranks, ranks)) < 0.7)
     phases = phases_of(network, [matrix], schedule=str(rng.choice(["direct", "pairwise"])))
     packet = max(float(matrix.sum()) / 2000, 8940.0)
@@ -86,7 +84,7 @@ def test_relabelling_ranks_permutes_the_answer(seed: int, injection: str) -> Non
     name = rng.permutation(ranks)
     finish = []
     for new in (np.arange(ranks), name):
-        network = Network(topology=wired(bandwidth[np.argsort(new)], latency[np.argsort(new)]))
+        network = Network.on(wired(bandwidth[np.argsort(new)], latency[np.argsort(new)]))
         order = np.argsort(new[source], kind="stable")
         flows = network.messages(new[source][order], new[destination][order], size[order])
         finish.append(fifo_exchange_time(network, [flows], injection=injection, compiled=False).finish[new])
@@ -118,7 +116,7 @@ def test_links_that_are_not_shared_cost_their_own_rate() -> None:
     text = "kind: graph\ndevices: [a, b, c]\nlinks:\n" + "".join(
         f"  - {{from: {a}, to: {b}, bandwidth: 1 GB/s, latency: 1 us, sharing: fatpipe}}\n" for a, b in ("ab", "bc", "ac")
     )
-    network = Network(topology=topology(text))
+    network = Network.on(topology(text))
     phases = phases_of(network, [uniform(3, 1e6)] * 2)
     result = fifo_exchange_time(network, phases)
     np.testing.assert_allclose(result.finish, 2 * 1.001e-3)

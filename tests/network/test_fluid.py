@@ -10,7 +10,7 @@ from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
 
 
 def exchange(topology, matrix):
-    network = Network(topology=find_topology(topology))
+    network = Network.on(find_topology(topology))
     (flows,) = phases_of(network, [matrix])
     return network, flows
 

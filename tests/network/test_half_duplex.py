@@ -8,7 +8,7 @@ from smoes_sim.network import Network, exchange_time, phases_of
 
 
 def network(num_ranks: int) -> Network:
-    return Network(topology=topology(star(num_ranks, bandwidth="1 GB/s", latency="0 us")))
+    return Network.on(topology(star(num_ranks, bandwidth="1 GB/s", latency="0 us")))
 
 
 def duration(matrix: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
 
 
 def on_star(ranks, *, latency="0 us"):
-    return Network(topology=topology(star(ranks, bandwidth="10 B/s", latency=latency)))
+    return Network.on(topology(star(ranks, bandwidth="10 B/s", latency=latency)))
 
 
 def busiest(network, matrix, *, most=99, **options):
@@ -23,7 +23,7 @@ def busiest(network, matrix, *, most=99, **options):
 
 def test_equal_links_are_one_entry_for_each_direction():
     # 4 ranks, 16 MiB a pair at 50 GB/s: 3 * 16777216 / 50e9 s of work on each of 4 + 4 links
-    network = Network(topology=topology(star(4)))
+    network = Network.on(topology(star(4)))
     rows = [hot.row() for hot in busiest(network, uniform_matrix(4, 64 * 2**20))[0]]
     assert [row["link"] for row in rows] == ["node*.device0 -> switch (x4)", "switch -> node*.device0 (x4)"]
     work = 3 * 16777216 / 50e9
@@ -59,7 +59,7 @@ def test_numbers_that_do_not_differ_stay_in_the_name():
     # node 1 sends to node 0: all its NICs, and none of the others
     matrix = np.zeros((8, 8))
     matrix[4:, :4] = 1e6
-    names = [entry.group.label for entry in busiest(Network(topology=topology(NODES)), matrix)[0]]
+    names = [entry.group.label for entry in busiest(Network.on(topology(NODES)), matrix)[0]]
     assert sorted(names) == ["fabric -> node0.nic* (x4)", "node1.nic* -> fabric (x4)"]
 
 
@@ -110,7 +110,7 @@ def test_nothing_sent_has_no_hot_link():
 @pytest.mark.parametrize("kind", EVERY_KIND)
 @pytest.mark.parametrize("schedule", ["direct", "two_hop"])
 def test_use_over_time_adds_up_to_the_bytes_of_each_link(kind, schedule):
-    network = Network(topology=topology(EVERY_KIND[kind]))
+    network = Network.on(topology(EVERY_KIND[kind]))
     R = network.topology.num_ranks
     hot, result = busiest(network, zipf_matrix(R, 1e8, exponent=1.0, seed=2, per_source=True), schedule=schedule)
     for entry in hot:
@@ -124,7 +124,7 @@ def test_use_over_time_adds_up_to_the_bytes_of_each_link(kind, schedule):
 
 @given(kind=st.sampled_from(sorted(EVERY_KIND)), seed=st.integers(0, 999), density=st.floats(0.05, 1))
 def test_every_link_in_use_is_in_one_group_and_the_busiest_come_first(kind, seed, density):
-    network = Network(topology=topology(EVERY_KIND[kind]))
+    network = Network.on(topology(EVERY_KIND[kind]))
     rng = np.random.default_rng(seed)
     R = network.topology.num_ranks
     matrix = np.where(rng.random((R, R)) < density, rng.integers(1, 4, (R, R)) * 1e6, 0.0)

@@ -11,7 +11,7 @@ from smoes_sim.network import Network, exchange_time, phases_of
 
 def on_star(ranks: int, **constants: float) -> Network:
     """Ports of 10 B/s."""
-    return Network(topology=topology(star(ranks, bandwidth="10 B/s", latency="0 us")), **constants)
+    return Network.on(topology(star(ranks, bandwidth="10 B/s", latency="0 us")), **constants)
 
 
 def matrix(ranks: int, sizes: dict[tuple[int, int], float]) -> np.ndarray:

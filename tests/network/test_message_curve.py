@@ -14,7 +14,7 @@ KIND = FOUR.link_kinds[0]
 
 
 def network(**constants: object) -> Network:
-    return Network(topology=FOUR, **constants)  # type: ignore[arg-type]
+    return Network.on(FOUR, **constants)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("schedule", ["direct", "pairwise"])
@@ -46,11 +46,11 @@ def test_exponent_one_is_a_fixed_time_per_message() -> None:
 def test_only_the_kind_that_is_narrowest_on_the_way_counts() -> None:
     nodes = topology(NODES)
     narrow, wide = (
-        Network(topology=nodes, half_size={"infiniband": 1e6}),
-        Network(topology=nodes, half_size={"nvlink": 1e6}),
+        Network.on(nodes, half_size={"infiniband": 1e6}),
+        Network.on(nodes, half_size={"nvlink": 1e6}),
     )
     source, destination = np.array([0, 0]), np.array([1, nodes.num_ranks - 1])
-    flows = Network(topology=nodes).messages(source, destination, np.array([1e6, 1e6]))
+    flows = Network.on(nodes).messages(source, destination, np.array([1e6, 1e6]))
     assert narrow.sized(flows).size.tolist() == [1e6, 2e6]
     assert wide.sized(flows).size.tolist() == [2e6, 1e6]
 

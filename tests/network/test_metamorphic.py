@@ -105,7 +105,7 @@ def test_forty_ranks_of_a_star_may_have_any_numbers():
 
 
 def finish(built, matrix):
-    network = Network(topology=built)
+    network = Network.on(built)
     return exchange_time(network, phases_of(network, [matrix])).finish
 
 
@@ -137,7 +137,7 @@ def test_faster_links_and_earlier_starts_shrink_all_of_time(run, factor):
 @pytest.mark.parametrize("name", EVERY_KIND)
 def test_twice_the_bandwidth_takes_half_the_time_without_latency(name):
     built = topology(EVERY_KIND[name])
-    network = Network(topology=built)
+    network = Network.on(built)
     (flows,) = phases_of(network, [zipf_matrix(built.num_ranks, 1e9, exponent=1, seed=0, per_source=True)])
     problem = problem_from(network, flows, np.zeros(len(flows)))
     twice = problem._replace(capacity=[2 * c for c in problem.capacity], ceiling=[2 * c for c in problem.ceiling])
@@ -262,7 +262,7 @@ def test_a_link_as_two_cables_that_every_flow_uses_equally_is_the_link():
 
 def test_windows_obey_the_laws_as_the_exact_solution_does():
     # 2,450 messages in windows: units of two, so that every float keeps its digits, and a link that nobody crosses
-    network = Network(topology=topology(star(50)))
+    network = Network.on(topology(star(50)))
     (flows,) = phases_of(network, [zipf_matrix(50, 1e9, exponent=0.3, seed=3, per_source=True)])
     problem = problem_from(network, flows, np.zeros(len(flows)))
     expected = ends(problem, tolerance=1e-2)

@@ -31,7 +31,7 @@ def send(network: Network, pairs: list[tuple[int, int]], sizes: list[float], **s
 
 def test_one_message_is_stored_and_forwarded() -> None:
     # 10.5 kB at 1 GB/s leave in 10.5 us; the last half packet takes 0.5 us more and waits 0.5 us for the full one ahead
-    result = send(Network(topology=star(2)), [(0, 1)], [10.5e3])
+    result = send(Network.on(star(2)), [(0, 1)], [10.5e3])
     np.testing.assert_allclose(result.sent, [10.5e-6], rtol=1e-12)
     np.testing.assert_allclose(result.arrived, [13.5e-6], rtol=1e-12)
     assert result.num_events == 11
@@ -39,32 +39,32 @@ def test_one_message_is_stored_and_forwarded() -> None:
 
 def test_two_messages_into_one_port_take_turns_by_packet() -> None:
     # both start at 0; the port forwards from 2 us on, alternately, 200 packets of 1 us each
-    result = send(Network(topology=star(3)), [(0, 1), (2, 1)], [1e5, 1e5])
+    result = send(Network.on(star(3)), [(0, 1), (2, 1)], [1e5, 1e5])
     np.testing.assert_allclose(result.arrived, [202e-6, 203e-6])
 
 
 def test_injection_in_order_and_in_turns() -> None:
-    network = Network(topology=star(3))
+    network = Network.on(star(3))
     for injection, sent in (("fifo", [100e-6, 200e-6]), ("round_robin", [199e-6, 200e-6])):
         np.testing.assert_allclose(send(network, [(0, 1), (0, 2)], [1e5, 1e5], injection=injection).sent, sent)
 
 
 def test_the_rest_waits_for_the_answer() -> None:
     # as in test_fifo: 2 packets by 2 us, the first is there at 4 us, its answer back at 6 us, 8 packets more
-    result = send(Network(topology=star(2)), [(0, 1)], [1e4], window=2e3)
+    result = send(Network.on(star(2)), [(0, 1)], [1e4], window=2e3)
     np.testing.assert_allclose([*result.sent, *result.arrived], [14e-6, 17e-6])
 
 
 def test_the_answer_waits_behind_data() -> None:
     # as in test_fifo: 64 B behind 20 kB of the receiver, back at 22.128 us
     pairs = [(0, 1), (1, 0), *((1, peer) for peer in range(2, 11))]
-    result = send(Network(topology=star(11)), pairs, [1e4, *[2e3] * 10], window=2e3)
+    result = send(Network.on(star(11)), pairs, [1e4, *[2e3] * 10], window=2e3)
     assert result.sent[0] == pytest.approx(30.128e-6)
 
 
 def test_phases_and_overheads() -> None:
     # 2 us a message. 0 -> 1 leaves from 2 to 102 us and is there at 103 us (no latency); 1 -> 2 leaves from 105 us on
-    network = Network(topology=star(3, latency="0 us"), per_message=2e-6)
+    network = Network.on(star(3, latency="0 us"), per_message=2e-6)
     matrices = [np.zeros((3, 3)), np.zeros((3, 3))]
     matrices[0][0, 1] = matrices[1][1, 2] = 1e5
     result = packet_times(network, phases_of(network, matrices), packet=1e3, window=math.inf)
@@ -72,7 +72,7 @@ def test_phases_and_overheads() -> None:
 
 
 def test_links_that_are_not_shared_cost_their_own_rate() -> None:
-    network = Network(topology=topology(graph("a, b", "a b, latency: 1 us, sharing: fatpipe")))
+    network = Network.on(topology(graph("a, b", "a b, latency: 1 us, sharing: fatpipe")))
     result = send(network, [(0, 1), (0, 1)], [1e6, 1e6])
     np.testing.assert_allclose(result.arrived, [1.001e-3, 1.001e-3])
 
@@ -123,13 +123,13 @@ def test_ties_move_the_end_little(seed: int) -> None:
 
 def test_a_large_case_is_refused() -> None:
     # 15 x 16 messages of 64 MiB, 7507 packets each, over 2 links
-    network = Network(topology=star(16))
+    network = Network.on(star(16))
     with pytest.raises(ConfigError, match=r"fidelity packet: 3.6e\+06 packets would cross links, .* Use fidelity fifo"):
         packet_exchange_time(network, phases_of(network, [uniform(16, 64 * MIB)]))
 
 
 def test_settings_without_meaning_are_refused() -> None:
-    network = Network(topology=star(2))
+    network = Network.on(star(2))
     with pytest.raises(ConfigError, match="window = 0 bytes"):
         send(network, [(0, 1)], [1.0], window=0)
 
@@ -145,7 +145,7 @@ LEVELS = {
 @pytest.mark.parametrize(("order", "injection"), LEVELS)
 def test_where_fluid_fifo_and_packet_differ(order: str, injection: str) -> None:
     # two nodes of 8 ranks with a NIC each, 1 MiB a pair: 8 MiB through every NIC
-    network = Network(topology=two_nodes())
+    network = Network.on(two_nodes())
     phases = phases_of(network, [uniform(16, MIB)], order=order)
     durations = (
         exchange_time(network, phases).duration,
@@ -156,7 +156,7 @@ def test_where_fluid_fifo_and_packet_differ(order: str, injection: str) -> None:
 
 
 def test_split_routes_are_refused() -> None:
-    network = Network(topology=topology(EVERY_KIND["rail_optimized"] + "routing: split\n"))
+    network = Network.on(topology(EVERY_KIND["rail_optimized"] + "routing: split\n"))
     phases = phases_of(network, [uniform(8, 1e3)])
     for simulate in (fifo_exchange_time, packet_exchange_time):
         with pytest.raises(ConfigError, match="routing: split in the topology needs fidelity fluid"):

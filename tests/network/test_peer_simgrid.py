@@ -61,7 +61,7 @@ CASES = {
 @pytest.mark.parametrize("exponent", [0.3, 1.0])
 @pytest.mark.parametrize("name", CASES)
 def test_every_message_of_a_skewed_exchange_drains_when_simgrid_says(simgrid, name, exponent):
-    network = Network(topology=topology(CASES[name]))
+    network = Network.on(topology(CASES[name]))
     ranks = network.topology.num_ranks
     # whole bytes, as SimGrid counts them, and no two messages of a size
     matrix = np.floor(zipf_matrix(ranks, 64 * MIB, exponent=exponent, seed=ranks, per_source=True))

@@ -18,7 +18,7 @@ nic: {kind: infiniband, per: rank, bandwidth: 1 GB/s, latency: 0 us}
 
 
 def on_star(num_ranks: int, **constants: float) -> Network:
-    return Network(topology=topology(star(num_ranks, bandwidth="1 GB/s", latency="0 us")), **constants)
+    return Network.on(topology(star(num_ranks, bandwidth="1 GB/s", latency="0 us")), **constants)
 
 
 def test_a_round_of_pairwise_begins_when_both_sides_have_come_to_it() -> None:
@@ -40,7 +40,7 @@ def test_parts_of_a_forwarded_message_go_one_behind_the_other() -> None:
     # 0 -> 3 through rank 2: 8 MB in 8 parts, the first forwarded after 1 ms, the last arrives 1 ms after stage one ends
     matrix = np.zeros((4, 4))
     matrix[0, 3] = 8e6
-    network = Network(topology=topology(TWO_NODES))
+    network = Network.on(topology(TWO_NODES))
     assert exchange_time(
         network, phases_of(network, [matrix], schedule="two_hop", rendezvous=True)
     ).duration == pytest.approx(9e-3)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from smoes_sim.network import Network, phases_of
 
-FOUR = Network(topology=topology(star(4)))
-TWO_BY_TWO = Network(topology=topology(NODES.replace("ranks_per_node: 4", "ranks_per_node: 2")))
+FOUR = Network.on(topology(star(4)))
+TWO_BY_TWO = Network.on(topology(NODES.replace("ranks_per_node: 4", "ranks_per_node: 2")))
 NUMBERED = np.arange(16.0).reshape(4, 4) + 1
 """Block (i, j) has 4 i + j + 1 bytes, so its size says which block a message carries."""
 
@@ -94,5 +94,5 @@ def test_every_schedule_carries_each_remote_block_once(matrix, schedule, order):
 
 @pytest.mark.parametrize("schedule", ["direct", "pairwise"])
 def test_a_single_rank_sends_nothing(schedule):
-    network = Network(topology=topology(star(1)))
+    network = Network.on(topology(star(1)))
     assert sum(len(phase) for phase in phases_of(network, [np.ones((1, 1))], schedule=schedule)) == 0

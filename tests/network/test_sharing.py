@@ -104,7 +104,7 @@ def test_rates_do_not_depend_on_the_order_of_flows(case, seed):
 
 @pytest.mark.parametrize("name", EVERY_KIND)
 def test_all_pairs_of_a_topology_share_it_fairly(name):
-    network = Network(topology=topology(EVERY_KIND[name]))
+    network = Network.on(topology(EVERY_KIND[name]))
     source, destination = all_pairs(network.topology.num_ranks)
     flows = network.messages(source, destination, np.ones(len(source)))
     rates = max_min_rates(flows.routes.offsets, flows.routes.links, network.capacity, ceiling=flows.ceiling)

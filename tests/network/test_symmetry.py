@@ -33,7 +33,7 @@ ALIKE = {"star", "mesh", "two_level", "two_level_thin", "two_level_shared_nic", 
 
 
 def uniform(name):
-    network = Network(topology=topology(LARGER[name]))
+    network = Network.on(topology(LARGER[name]))
     (flows,) = phases_of(network, [uniform_matrix(network.topology.num_ranks, 2.0**26)])
     assert len(flows) > 500
     return problem_from(network, flows, np.zeros(len(flows)))
@@ -92,7 +92,7 @@ def test_one_flow_that_starts_late_or_is_limited_is_seen(field, value, later):
 
 def test_a_uniform_exchange_on_a_torus_that_divides_its_flows_ends_everywhere_at_once():
     # all ranks of a torus are alike, and so are all routes to one offset if none is chosen by a hash
-    network = Network(topology=topology(LARGER["torus"].replace("}}", "}, routing: split}")))
+    network = Network.on(topology(LARGER["torus"].replace("}}", "}, routing: split}")))
     (flows,) = phases_of(network, [uniform_matrix(24, 2.0**26)])
     drained = agree(problem_from(network, flows, np.zeros(len(flows)))).drained.reshape(24, 23)
     np.testing.assert_allclose(np.sort(drained, axis=1), np.tile(np.sort(drained[0]), (24, 1)), rtol=1e-11)

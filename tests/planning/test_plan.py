@@ -107,6 +107,44 @@ def test_slow_links_bind_and_software_binds_where_it_is_all(tmp_path):
     assert sensitivity(heavy, {}, quantity="tpot_s")["software"] == pytest.approx(0.5, abs=1e-3)
 
 
+ALL_CONSTANTS = {
+    "efficiency.wire": 0.8,
+    "half_size.wire": 1e6,
+    "curve": 0.5,
+    "jitter": 0.003,
+    "per_message": 1e-6,
+    "per_receive": 2e-6,
+    "per_exchange": 1e-5,
+    "launch": 5e-6,
+    "per_layer": 1e-5,
+    "flops_efficiency": 0.5,
+    "memory_efficiency": 0.8,
+    "per_prefill": 1e-4,
+}
+SOFTWARE = ("launch", "per_layer", "per_message", "per_receive", "per_exchange")
+
+
+@pytest.mark.parametrize("others", [{}, ALL_CONSTANTS])
+def test_halving_a_cost_of_0_changes_nothing(tmp_path, others):
+    deployment = deploy(small(tmp_path, "communication.rendezvous=true"))
+    found = sensitivity(deployment, others | dict.fromkeys(SOFTWARE, 0.0), quantity="ttft_s")
+    assert found["software"] == 0
+
+
+@pytest.mark.parametrize("quantity", ["ttft_s", "tpot_s", "tokens_per_s"])
+def test_every_sensitivity_lies_between_0_and_a_half_whatever_constants_there_are(tmp_path, quantity):
+    deployment = deploy(small(tmp_path, "communication.rendezvous=true"))
+    found = sensitivity(deployment, ALL_CONSTANTS, quantity=quantity)
+    assert all(-1e-9 <= value <= 0.5 for name, value in found.items() if name != "imbalance")
+    assert found["software"] > 0
+
+
+def test_halving_the_cost_of_posting_receives_counts_as_software(tmp_path):
+    deployment = deploy(small(tmp_path, "communication.rendezvous=true"))
+    costly = dict.fromkeys(SOFTWARE, 0.0) | {"per_receive": 1.0}
+    assert sensitivity(deployment, costly, quantity="tpot_s")["software"] == pytest.approx(0.5, abs=1e-3)
+
+
 def test_work_outside_the_layers_is_halved_where_it_is_given(tmp_path):
     deployment = deploy(small(tmp_path, "compute.per_prefill=10 s"))
     assert sensitivity(deployment, {}, quantity="ttft_s")["outside"] == pytest.approx(0.5, abs=1e-3)

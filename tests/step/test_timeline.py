@@ -33,7 +33,7 @@ def model_of(layers, **changes):
 
 def network_of(ranks, *, latency=1, **constants):
     """A star of 1 B/s, so that bytes are seconds; a route crosses two links of ``latency`` seconds."""
-    return Network(topology=topology(star(ranks, bandwidth="1 B/s", latency=f"{latency} s")), **constants)
+    return Network.on(topology(star(ranks, bandwidth="1 B/s", latency=f"{latency} s")), **constants)
 
 
 def layer_of(network, matrix):
