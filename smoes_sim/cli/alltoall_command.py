@@ -38,8 +38,6 @@ _RESTS_ON = (
 """Options that are printed with the answer, as they were given."""
 _PLOTTED = 8
 """Links in the plot of one size when ``--links`` does not say."""
-_SMALL = 500
-"""Up to this many messages fluid compiles nothing."""
 
 
 class GroupedCommand(TyperCommand):
@@ -198,10 +196,11 @@ def _run(
 ) -> list[AlltoallTime]:
     """Time every matrix, with a bar for a sweep and a word when something must be compiled."""
     from smoes_sim.exchanges.alltoall import time_alltoall, time_calibrated
+    from smoes_sim.network import may_compile
 
     times: list[AlltoallTime] = []
-    may_compile = options.fidelity == "fifo" or (options.fidelity == "fluid" and network.topology.num_ranks**2 > _SMALL)
-    with compilation_told(may_compile=may_compile), show.progress("sizes", len(matrices)) as advance:
+    is_slow_at_first = may_compile(network.topology.num_ranks, fidelity=options.fidelity)
+    with compilation_told(may_compile=is_slow_at_first), show.progress("sizes", len(matrices)) as advance:
         for matrix in matrices:
             if constants is None:
                 times.append(time_alltoall(network, matrix, options))

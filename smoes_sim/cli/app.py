@@ -44,8 +44,6 @@ app.command()(sweep)
 app.command()(plan)
 app.command()(report)
 
-_FEW_RANKS = 22
-"""Up to this many an exchange has at most 500 messages, and nothing is compiled."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")]
 
@@ -59,6 +57,7 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Predict one deployment."""
+    from smoes_sim.network import may_compile
     from smoes_sim.prediction.deployment import deploy
     from smoes_sim.prediction.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
     from smoes_sim.results.write import to_json, write_results
@@ -67,7 +66,7 @@ def simulate(
 
     loaded = load_scenario(scenario, overrides or [])
     deployment = deploy(loaded)
-    is_large = deployment.topology.num_ranks > _FEW_RANKS
+    is_large = may_compile(deployment.topology.num_ranks)
     with compilation_told(may_compile=is_large), show.progress("passes", num_passes(deployment)) as advance:
         done = itertools.count(1)
         prediction = predict(deployment, on_pass=lambda: advance(next(done)))

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, PlacementError, TraceError
 from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
-from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
+from smoes_sim.network import Fidelity, Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
 from smoes_sim.network.fifo.exchange import TCP_WINDOW, Injection, fifo_exchange_time
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
@@ -31,7 +31,6 @@ from smoes_sim.traffic.skewed import (
 )
 from smoes_sim.units import parse_size
 
-Fidelity = Literal["bound", "fluid", "fifo", "packet"]
 Matrix = NDArray[np.float64]
 
 

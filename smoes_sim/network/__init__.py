@@ -1,32 +1,36 @@
-"""How long do the bytes take?
+"""How long do messages between ranks take?
 
-``flows`` gives messages their routes and the lower bound, ``sharing`` divides links max-min fairly, ``engine`` does it on
-SimPy's clock, ``schedules`` say what a library posts and in which order, ``exchange`` times one exchange alone. Knows
-nothing of experts or tokens.
+Main types: :class:`Network` (a topology with routes and constants) and :class:`Flows` (the messages of one phase).
+``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone, ``fluid`` and ``fifo`` are models of
+the network and ``packet`` judges them, ``hot`` names the busiest links, ``compilation`` tells when code is compiled.
+Neighbours: ``topology`` below, ``step`` and ``exchanges`` above. Independent of experts and tokens.
 """
 
-from smoes_sim.network.exchange import ExchangeTime, Processes, announce, exchange_time, take_part
+from smoes_sim.network.compilation import Fidelity, may_compile
+from smoes_sim.network.exchange import ExchangeTime, Processes, enter_exchange, exchange_time, finish_exchange
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
-from smoes_sim.network.fluid.engine import Engine, Exchange
-from smoes_sim.network.fluid.sharing import max_min_rates
+from smoes_sim.network.fluid.engine import ActivePhase, Engine
 from smoes_sim.network.fluid.solve import LinkUse
+from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
 
 __all__ = [
+    "ActivePhase",
     "Engine",
-    "Exchange",
     "ExchangeTime",
+    "Fidelity",
     "Flows",
     "LinkUse",
     "Network",
     "Order",
     "Processes",
     "Schedule",
-    "announce",
+    "enter_exchange",
     "exchange_time",
+    "finish_exchange",
     "link_load",
     "lower_bound",
     "max_min_rates",
+    "may_compile",
     "phases_of",
-    "take_part",
 ]

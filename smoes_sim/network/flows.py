@@ -1,4 +1,4 @@
-"""A network that can be asked for flows: topology, capacities, routes and the constants of the software on top."""
+"""Messages with their routes, and the network that they cross: topology, capacities, routes, constants of the software."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from numpy.typing import NDArray
 from smoes_sim.topology import Router, Routes, Topology
 
 Rendezvous = Literal["none", "entry", "phase"]
-"""What a message waits for at its receiver: nothing (it has a buffer there), that it has entered the exchange and so posted
-all its receives, or that it has posted its own part of the phase."""
+"""What a message waits for at its receiver: nothing (there is a buffer), ``entry`` of the receiver into the exchange, which
+posts all its receives, or that the receiver has posted its part of the ``phase``."""
 _FIRST = 1e-3
-"""Share of a message that leaves first where all of it would fit into the kernel's buffer: as good as nothing."""
+"""Fraction of a message sent before it counts as buffered; small enough not to affect timing."""
 _FREE = 1e30
-"""B/s of a network that costs nothing: a GB takes 1e-21 s, below the resolution of any clock."""
+"""B/s of a network without cost: a GB takes 1e-21 s, below the resolution of a float clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flows:
-    """Messages from rank to rank and the links they cross.
+    """Messages of one phase from rank to rank, with the links they cross.
 
     Attributes:
         source: Sending rank, shape (F,).
         destination: Receiving rank, shape (F,).
         size: Bytes, shape (F,), > 0.
-        routes: Links that are shared and so can be a bottleneck, and the share of the bytes on each where routes are split.
-        ceiling: Largest rate by itself, B/s: the narrowest fatpipe link on the way (capacity / share), shape (F,).
-        latency: Sum of the latencies of the whole route, seconds, shape (F,); of the longest one where routes are split.
-        copies: Messages that a flow stands for, each with its sender's overhead, shape (F,); one each when left out.
+        routes: Shared links of each route, which can be a bottleneck, and the share of the bytes on each where routes are
+            split.
+        ceiling: Largest rate of each flow on its own, B/s: the narrowest fatpipe link on its route (capacity / share), (F,).
+        latency: Sum of the latencies along the route, seconds, shape (F,); of the longest one where routes are split.
+        copies: Number of messages that each flow represents, each with its sender's overhead, shape (F,); default 1.
         after: Index of the phase that a rank must have received before it posts its part of this one; -1 for none.
         after_sent: Whether it must have sent its part of that phase too.
         rendezvous: What messages wait for at their receiver.
-        behind: Index of the phase whose messages, between the same ranks, go before these on the same connections; -1 for
-            none. Only a fluid needs to be told: first in, first out does it by itself.
-        is_buffered: Whether these are what the sender's kernel takes in at once: sent for their rank when what goes before
-            them has left.
+        behind: Index of the phase whose messages, between the same ranks, precede these on the same connections; -1 for
+            none. Only the fluid model needs this: in FIFO ports the order follows from posting.
+        is_buffered: Whether the sender's kernel buffers these at once: they count as sent when the messages before them have
+            left.
     """
 
     source: NDArray[np.int64]
@@ -58,14 +59,14 @@ class Flows:
 
     @property
     def messages(self) -> NDArray[np.float64]:
-        """Messages that each flow stands for, shape (F,)."""
+        """Number of messages that each flow represents, shape (F,)."""
         return np.ones(len(self.size)) if self.copies is None else self.copies
 
     def __len__(self) -> int:
         return len(self.size)
 
     def at_no_cost(self) -> Flows:
-        """The same messages without links, latency or a ceiling of their own, for :meth:`Network.at_no_cost`."""
+        """The same messages without links, latency and ceiling, for :meth:`Network.at_no_cost`."""
         nowhere = Routes(offsets=np.zeros(len(self) + 1, dtype=np.int64), links=np.empty(0, dtype=np.int32))
         free = np.full_like(self.ceiling, np.inf)
         return replace(self, routes=nowhere, latency=np.zeros_like(self.latency), ceiling=free)
@@ -165,19 +166,19 @@ class Network:
         return Network(topology=free.topology, router=self.router)
 
     def sized_all(self, phases: Sequence[Flows]) -> list[Flows]:
-        """The messages of an exchange as long as their transport and the slowest link make them."""
+        """Phases whose sizes include what the transport (:meth:`sized`) and stragglers (:meth:`straggling`) add, bytes."""
         sized = [self.sized(flows) for flows in phases]
         factor = self.straggling(sized)
         return sized if factor == 1 else [replace(flows, size=flows.size * factor) for flows in sized]
 
     def buffered(self, phases: Sequence[Flows]) -> list[Flows]:
-        """The phases of an exchange, each cut in two where the kernel buffers what is sent: what goes first, and the rest.
+        """Phases cut in two where the kernel buffers sends: the part that must leave first, and the buffered rest.
 
-        A message counts as sent when all but its last ``send_buffer`` bytes have left: its sender goes on, and what it sends
-        next shares the link with them. A shorter one counts as sent when a thousandth has.
+        A message counts as sent when all but its last ``send_buffer`` bytes have left: its sender continues, and its next
+        messages share the link with them. A shorter message counts as sent when a thousandth of it has left.
 
         Example:
-            ``send_buffer`` 100 B, messages of 150 and 60 B: 50 and 0.06 B, behind them 100 and 59.94 B.
+            ``send_buffer`` 100 B, messages of 150 and 60 B: first 50 and 0.06 B, then 100 and 59.94 B.
         """
         if not self.send_buffer:
             return list(phases)
@@ -192,12 +193,12 @@ class Network:
         return cut
 
     def straggling(self, phases: Sequence[Flows]) -> float:
-        """How much longer an exchange takes because it ends with the last of its links.
+        """Factor >= 1 by which an exchange is longer because it ends with its last link.
 
-        Queues run dry by chance, so the moment when a link is done scatters; like a random walk by ``jitter * sqrt(time)``.
-        Of one bottleneck the mean counts, of several links that are loaded alike the latest: with scatters that have a
-        Gumbel distribution of scale ``s`` the mean of the latest is ``s log(sum of exp(time / s))``. Links in a row that
-        the same messages cross are one queue.
+        Queues run empty at random, so the time when a link finishes scatters, as a random walk does, by
+        ``jitter * sqrt(time)``. With one bottleneck its mean counts; with several equally loaded links the latest counts: if
+        the scatter has a Gumbel distribution of scale ``s``, the mean of the latest is ``s log(sum of exp(time / s))``.
+        Consecutive links that the same messages cross count as one queue.
 
         Example:
             8 links of 0.1 s each, jitter 0.0076: s = 2.4 ms, and the exchange takes 0.1 + 0.0024 * log 8 = 0.105 s.
@@ -217,11 +218,11 @@ class Network:
         return 1.0 + late / slowest
 
     def sized(self, flows: Flows) -> Flows:
-        """The same messages as long as their transport makes them: small ones do not reach the full rate.
+        """Messages whose sizes include what the transport adds, because small messages do not reach the full rate.
 
-        ``size * (1 + (half_size / message) ** curve)``, by the narrowest kind of link on the way: ``efficiency`` is what
-        endless messages reach, half of it those of ``half_size`` bytes. With ``curve`` 1 this is a fixed time per
-        message, with 0.5 the slow approach of NCCL (docs/explanation/calibration.md).
+        ``size * (1 + (half_size / message) ** curve)``, with the constants of the narrowest link on the route: infinitely
+        long messages reach ``efficiency``, those of ``half_size`` bytes half of it. ``curve`` 1 is a fixed time per message;
+        0.5 is the slow approach to the full rate of NCCL (docs/explanation/calibration.md).
 
         Example:
             half_size 4 KiB, curve 0.5, a message of 16 KiB: 16384 * (1 + 0.5) = 24576 B.
@@ -241,7 +242,13 @@ class Network:
         return replace(flows, size=flows.size * (1 + (largest / message) ** self.curve))
 
     def messages(self, source: NDArray[np.int64], destination: NDArray[np.int64], size: NDArray[np.float64]) -> Flows:
-        """Flows of single messages between ranks that differ, shape (F,) each."""
+        """Flows of one message each.
+
+        Args:
+            source: Sending rank, shape (F,).
+            destination: Receiving rank, which differs from the sender, shape (F,).
+            size: Bytes, shape (F,), > 0.
+        """
         routes = self.router.compile(source, destination)
         latency = routes.sum_of(self.topology.link_latency)
         shared = self.topology.link_shared[routes.links]
@@ -266,16 +273,16 @@ class Network:
 
 
 def _rate_alone(routes: Routes, capacity: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest rate of the whole flow that each entry of the routes lets pass, B/s, shape (N,).
+    """Largest rate of a whole flow that each entry of its route allows, B/s, shape (N,).
 
-    A quarter of a flow on a link of 10 B/s: the flow may have 40 B/s.
+    A link of 10 B/s that carries a quarter of a flow allows 40 B/s.
     """
     passes: NDArray[np.float64] = capacity[routes.links]
     return passes if routes.share is None else passes / routes.share
 
 
 def _crossing(phases: Sequence[Flows], num_links: int) -> NDArray[np.float64]:
-    """A number for each link, the same only for links that the same messages cross, shape (H,)."""
+    """A number for each link, equal only for links that the same messages cross, shape (H,)."""
     key = np.zeros(num_links)
     first = 1
     for flows in phases:
@@ -286,7 +293,7 @@ def _crossing(phases: Sequence[Flows], num_links: int) -> NDArray[np.float64]:
 
 
 def link_load(flows: Flows, num_links: int) -> NDArray[np.float64]:
-    """Bytes that cross each link, shape (H,)."""
+    """Bytes on each link, shape (H,)."""
     weights = np.repeat(flows.size, np.diff(flows.routes.offsets))
     if flows.routes.share is not None:
         weights *= flows.routes.share
@@ -294,10 +301,10 @@ def link_load(flows: Flows, num_links: int) -> NDArray[np.float64]:
 
 
 def lower_bound(network: Network, phases: Sequence[Flows]) -> float:
-    """Seconds that no schedule of these messages can beat, whatever the order of the phases.
+    """Lower bound of the time of these messages under any schedule and order of phases, seconds.
 
-    Every link must carry its bytes, the first of which starts after the sender's first message overhead and the last of
-    which still has to travel; every message must pass its narrowest link; a sender pays for one message after another::
+    Every link must carry its bytes: the first one starts after the sender's first message overhead, and the last one must
+    still travel. Every message must pass its narrowest link. A sender pays for one message after the other::
 
         o + max(max over links of bytes / capacity + least latency,
                 max over messages of size / narrowest + latency,

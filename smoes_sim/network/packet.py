@@ -114,7 +114,7 @@ class _Sending:
         window = whole_packets(window, packet=packet)
         self.messages = [self._open(flows, packet=packet, window=window) for flows in phases]
         for rank in range(network.topology.num_ranks):
-            self.env.process(self._take_part(rank))
+            self.env.process(self._run_rank(rank))
 
     def _open(self, flows: Flows, *, packet: float, window: float) -> list[_Message]:
         result: list[_Message] = []
@@ -151,8 +151,8 @@ class _Sending:
             self._senders[key] = _Sender(self.env, take_turns=self._take_turns)
         return self._senders[key]
 
-    def _take_part(self, rank: int) -> Process:
-        """What one rank does: as in :func:`~smoes_sim.network.exchange.take_part`."""
+    def _run_rank(self, rank: int) -> Process:
+        """What one rank does: as in :func:`~smoes_sim.network.exchange.finish_exchange`."""
         yield self.env.timeout(self._network.per_exchange)
         for flows, messages in zip(self._phases, self.messages, strict=True):
             if flows.after >= 0:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from smoes_sim.compute import ComputeTimes
 from smoes_sim.compute.cores import Cores
 from smoes_sim.models import ModelShape
-from smoes_sim.network import Engine, Exchange, Flows, LinkUse, Network, Processes, announce, take_part
+from smoes_sim.network import ActivePhase, Engine, Flows, LinkUse, Network, Processes, enter_exchange, finish_exchange
 
 Overlap = Literal["none", "shared_expert", "two_batch"]
 
@@ -151,7 +151,7 @@ class _Opened(NamedTuple):
     """Phases of an exchange, and the engine that carries them."""
 
     engine: Engine
-    phases: list[Exchange]
+    phases: list[ActivePhase]
 
 
 class _Step:
@@ -246,7 +246,7 @@ class _Step:
 
     def _travel(self, rank: int, layer: int, name: str, opened: _Opened) -> Processes:
         start = self.env.now
-        yield from take_part(opened.engine, opened.phases, rank)
+        yield from finish_exchange(opened.engine, opened.phases, rank)
         size = sum(float(phase.bytes_sent[rank]) for phase in opened.phases)
         self.spans.append(Span(rank=rank, layer=layer, name=name, start=start, end=self.env.now, size=size))
 
@@ -254,20 +254,20 @@ class _Step:
         """Work on the rank's device once it is free; the network hears at once when the exchange behind will begin."""
         work = [part for part in work if part.duration > 0]
         if not work:
-            _announce(then, rank, at=self.env.now)
+            _enter(then, rank, at=self.env.now)
             return
         with self._devices[rank].request() as turn:
             yield turn
             if self._cores is not None:
                 yield from self._take_turns(rank, work, self._cores)
-                _announce(then, rank, at=self.env.now)
+                _enter(then, rank, at=self.env.now)
                 return
             start = self.env.now
             for part in work:
                 end = start + part.duration
                 self.spans.append(Span(rank=rank, layer=part.layer, name=part.name, start=start, end=end))
                 start = end
-            _announce(then, rank, at=start)
+            _enter(then, rank, at=start)
             yield self.env.timeout(start - self.env.now)
 
     def _take_turns(self, rank: int, work: Sequence[_Work], cores: Cores) -> Processes:
@@ -282,6 +282,6 @@ def _open(engine: Engine, phases: Sequence[Flows]) -> _Opened:
     return _Opened(engine, engine.open_all(phases))
 
 
-def _announce(opened: _Opened | None, rank: int, *, at: float) -> None:
+def _enter(opened: _Opened | None, rank: int, *, at: float) -> None:
     if opened is not None:
-        announce(opened.engine, opened.phases, rank, at=at)
+        enter_exchange(opened.engine, opened.phases, rank, at=at)

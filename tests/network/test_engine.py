@@ -9,9 +9,9 @@ import pytest
 import simpy
 from build_from import star, topology
 
-from smoes_sim.network import Engine, Network, announce, exchange_time, phases_of, take_part
+from smoes_sim.network import Engine, Network, enter_exchange, exchange_time, finish_exchange, phases_of
 from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links
-from smoes_sim.network.fluid.waterfill import ONE, backend
+from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill
 from smoes_sim.traffic.skewed import zipf_matrix
 
 SHARED_NICS = """
@@ -33,9 +33,9 @@ def chain(network, layers, work, *, tolerance):
 
     def run(rank):
         for layer, phases in enumerate(opened):
-            announce(engine, phases, rank, at=env.now + work[layer, rank])
+            enter_exchange(engine, phases, rank, at=env.now + work[layer, rank])
             yield env.timeout(work[layer, rank])
-            yield from take_part(engine, phases, rank)
+            yield from finish_exchange(engine, phases, rank)
         finish[rank] = env.now
 
     for rank in range(len(finish)):
@@ -66,11 +66,11 @@ def test_a_surprise_waits_for_the_end_of_a_window_and_is_counted():
     engine = Engine(env, network, [*big, *small], tolerance=0.04)
     (first,), (second,) = engine.open_all(big[:1]), engine.open_all(small[:1])
     for rank in range(32):
-        announce(engine, [first], rank, at=0.0)
+        enter_exchange(engine, [first], rank, at=0.0)
 
     def surprise():
         yield env.timeout(1.0000001e-5)
-        announce(engine, [second], 0, at=env.now)
+        enter_exchange(engine, [second], 0, at=env.now)
 
     env.process(surprise())
     env.run()
@@ -89,10 +89,10 @@ def test_an_exchange_of_several_phases_prints_how_far_windows_may_be_off():
     assert close.duration == pytest.approx(exact.duration, rel=1e-3)
 
 
-def flight_of(links, *, routes, size, weight=ONE):
-    flight = ActiveFlows(links, backend(compiled=False), window=0.0, exact_below=0)
+def finish_times(links, *, routes, size, weight=ONE):
+    active = ActiveFlows(links, ArrayWaterfill(), window=0.0, exact_below=0)
     offsets = np.concatenate([[0], np.cumsum([len(route) for route in routes])])
-    flight.announce(
+    active.add(
         Block(
             offsets=offsets,
             links=np.array(list(itertools.chain.from_iterable(routes)), dtype=np.int32),
@@ -101,11 +101,11 @@ def flight_of(links, *, routes, size, weight=ONE):
             ceiling=np.full(len(size), np.inf),
         )
     )
-    flight.ready[:] = 0.0
+    active.ready[:] = 0.0
     times = np.empty(len(size))
-    while (plan := flight.plan()) is not None:
-        times[plan.ids] = plan.times
-        flight.follow(plan, plan.end)
+    while (event := active.next_event()) is not None:
+        times[event.ids] = event.times
+        active.advance(event, event.end)
     return times
 
 
@@ -113,15 +113,17 @@ def test_more_flows_than_a_port_takes_well_slow_each_other_down():
     # 10 B/s, above 2 flows 40% of it. Flows of 4, 8 and 12 B: at 4/3 B/s each until 3 s; then 10 B/s again for two with
     # 4 and 8 left: 5 each until 3.8, then 10 for the last 4: 4.2 s. Without incast 1.2, 2.0 and 2.4
     links = Links(capacity=np.array([10.0]), incast_flows=np.array([2.0]), incast_efficiency=np.array([0.4]))
-    assert flight_of(links, routes=[[0]] * 3, size=[4, 8, 12]) == pytest.approx([3, 3.8, 4.2])
-    assert flight_of(Links.without_incast(links.capacity), routes=[[0]] * 3, size=[4, 8, 12]) == pytest.approx([1.2, 2, 2.4])
+    assert finish_times(links, routes=[[0]] * 3, size=[4, 8, 12]) == pytest.approx([3, 3.8, 4.2])
+    assert finish_times(Links.without_incast(links.capacity), routes=[[0]] * 3, size=[4, 8, 12]) == pytest.approx(
+        [1.2, 2, 2.4]
+    )
 
 
 def test_a_flow_that_is_split_uses_each_link_by_its_share():
     # half of flow a over each of two links of 10, all of flow b over the first: levels rise together to r with
     # r / 2 + r = 10, so both run at 20/3; b (20 B) ends at 3 s, when a has 40 - 20 left, which runs at 20: 4 s
     links = Links.without_incast(np.array([10.0, 10.0]))
-    times = flight_of(links, routes=[[0, 1], [0]], size=[40, 20], weight=np.array([0.5, 0.5, 1.0]))
+    times = finish_times(links, routes=[[0, 1], [0]], size=[40, 20], weight=np.array([0.5, 0.5, 1.0]))
     assert times == pytest.approx([4, 3])
 
 

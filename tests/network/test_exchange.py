@@ -12,7 +12,7 @@ from smoes_sim.errors import SimulationError
 from smoes_sim.network import (
     Engine,
     Network,
-    announce,
+    enter_exchange,
     exchange_time,
     link_load,
     lower_bound,
@@ -283,7 +283,7 @@ def test_messages_of_one_phase_arrive_when_a_slow_reference_says(exchange):
     engine = Engine(env, network)
     (opened,) = engine.open_all([flows])
     for rank in range(network.topology.num_ranks):
-        announce(engine, [opened], rank, at=0.0)
+        enter_exchange(engine, [opened], rank, at=0.0)
     env.run()
     np.testing.assert_allclose(opened.arrival, fluid_finish(network, flows), rtol=1e-9)
 

@@ -1,11 +1,11 @@
-"""Flows in flight: what remains of each, and what happens until rates are shared anew.
+"""Flows in flight: the bytes left of each, and what happens until the max-min rates are recomputed.
 
-The fluid model is ``d remaining[f] / dt = -rate[f]`` with rates max-min fair among the flows that are ready. A *plan* is
-either an interval of constant rates, up to the next moment at which a flow ends or becomes ready (exact), or a *window*:
-a stretch of time in which many flows end. In a window a flow that ends is charged its exact average use, one that becomes
-ready takes part for the rest of it, every other shares what is left; no byte is lost or carried twice. With bottlenecks
-that stay the same inside a window the bytes of each survivor are exact, so the error comes from flows that change
-bottleneck and falls with the window. Knows neither SimPy nor ranks.
+The fluid model is ``d remaining[f] / dt = -rate[f]`` with rates max-min fair among the flows that are ready. The next event
+ends either an interval of constant rates, in which no flow ends or becomes ready (exact), or a *window*: an interval in
+which many flows end. In a window a flow that ends is charged its exact average use, a flow that becomes ready shares the
+links for the rest of it, and all others share what is left; every byte is carried exactly once. If bottlenecks stay the same
+inside a window, the bytes of each surviving flow are exact, so the error comes from flows whose bottleneck changes, and it
+falls with the width of the window. Independent of SimPy and of ranks.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, Ids, Longs, R
 
 Mask = NDArray[np.bool_]
 _SAME_INSTANT = 1e-12
-"""Events closer than this, relative to the clock, happen together."""
+"""Times closer than this, relative to the clock, count as equal."""
 _LATE = 1e-6
-"""A flow that becomes ready in the last millionth of a window waits for the next one."""
+"""A flow that becomes ready in the last millionth of a window waits for the next window."""
 _FEWEST = 64
-"""Flows that may always end in one window."""
+"""Number of flows that may always end in one window."""
 _NARROWINGS = 4
-"""Widths tried for a window, each the time after which as much as is allowed has ended."""
-_DEAD = 0.15
-"""Routes are packed anew when this share of the known flows has ended."""
+"""Widths tried for a window; each is the time after which the allowed number of flows has ended."""
+_ENDED_SHARE = 0.15
+"""Routes are compacted when this share of the known flows has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Links:
-    """What the links can carry.
+    """Capacity of the links, and how incast lowers it.
 
     Attributes:
         capacity: B/s, shape (H,), > 0.
-        incast_flows: Flows on a link above which it delivers less, shape (H,); infinite where it never does.
-        incast_efficiency: The share of its capacity that it then delivers, shape (H,).
+        incast_flows: Number of flows above which a link delivers less, shape (H,); infinite where it never does.
+        incast_efficiency: Share of its capacity that such a link delivers, shape (H,).
     """
 
     capacity: Reals
@@ -46,7 +46,7 @@ class Links:
 
     @classmethod
     def without_incast(cls, capacity: Reals) -> Links:
-        """Links that deliver all they can, however many flows they carry."""
+        """Links that deliver their full capacity to any number of flows."""
         return cls(
             capacity=capacity,
             incast_flows=np.full(len(capacity), np.inf),
@@ -54,7 +54,7 @@ class Links:
         )
 
     def some(self, links: Longs) -> Links:
-        """The same of some links, in their order."""
+        """The subset ``links``, in that order."""
         return Links(
             capacity=self.capacity[links],
             incast_flows=self.incast_flows[links],
@@ -63,20 +63,20 @@ class Links:
 
     @property
     def is_limited(self) -> Mask:
-        """Where incast can lower the capacity, shape (H,)."""
+        """Whether incast can lower the capacity of each link, shape (H,)."""
         return np.isfinite(self.incast_flows) & (self.incast_efficiency < 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Flows that are announced together.
+    """Flows that are added together.
 
     Attributes:
         offsets: Flow ``f`` crosses ``links[offsets[f]:offsets[f + 1]]``, at least one link, shape (F + 1,).
         links: Link ids.
         weight: Share of the flow that crosses each entry, shape (N,), or (1,) for all.
         size: Bytes, shape (F,), > 0.
-        ceiling: B/s that each flow cannot exceed by itself, shape (F,).
+        ceiling: Largest rate of each flow on its own, B/s, shape (F,).
     """
 
     offsets: Longs
@@ -88,16 +88,16 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextEvent:
-    """What happens next if nothing else becomes known.
+    """The end of the next interval of constant rates, or of the next window, if no other flow is added or becomes ready.
 
     Attributes:
-        end: Seconds.
+        end: Time of the event, seconds.
+        width: Seconds from the clock to the end, without the rounding of a difference of two clocks.
         ids: Flows that end by then.
-        times: When they do, seconds.
-        is_window: Whether rates are averages over the whole plan, so that it cannot be cut short.
-        width: Seconds from its start to its end, not rounded as the difference of two clocks is.
-        places: Where the flows that end stand among those in flight.
-        rate: B/s of those in flight.
+        times: Seconds when they end.
+        is_window: Whether rates are averages over the whole interval, so that it cannot be cut short.
+        places: Positions of the flows that end among the flows in flight.
+        rate: Rates of the flows in flight, B/s.
     """
 
     end: float
@@ -115,16 +115,16 @@ class ActiveFlows:
     Args:
         links: Capacities.
         tool: Water-filling.
-        window: Width of a window as a share of the least time that what is in flight still needs; 0 is exact.
-        exact_below: Flows in flight up to which every change is followed exactly whatever the window.
-        most_ended: Share of what is running that may end in one window. Only the last ones decide the makespan, so 1 is
-            enough for that; when each flow ends matters to whoever waits for it.
-        prune: Leave out links that can never be a bottleneck.
+        window: Width of a window as a share of the least time that the flows in flight still need; 0 is exact.
+        exact_below: Number of flows in flight up to which every rate change is followed exactly, whatever ``window`` is.
+        most_ended: Largest share of the running flows that may end in one window. For the makespan alone 1 is enough,
+            because only the last flows decide it; a smaller share is needed where something waits for single flows.
+        prune: Whether to leave out links that can never be a bottleneck.
 
     Attributes:
-        ready: When each flow ever announced may start, infinite while nobody knows.
+        ready: Seconds when each flow that was added may start; infinite until that is known.
         clock: Seconds.
-        solves: How often rates were shared anew.
+        solves: Number of times that the max-min rates were recomputed.
     """
 
     def __init__(
@@ -149,25 +149,25 @@ class ActiveFlows:
         self._offsets: Longs = np.zeros(1, np.int64)
         self._entries: Ids = np.empty(0, np.int32)
         self._weight: Reals = ONE
-        self._alive = 0
+        self._num_active = 0
         self._has_incast = False
         self._new: list[tuple[int, Block]] = []
 
-    def announce(self, block: Block) -> int:
-        """Make flows known; they wait for a ``ready`` time. Returns the id of the first one."""
+    def add(self, block: Block) -> int:
+        """Add flows, which wait for a ``ready`` time; returns the id of the first one."""
         first = len(self.ready)
         self.ready = np.concatenate([self.ready, np.full(len(block.size), np.inf)])
         self._new.append((first, block))
         return first
 
-    def plan(self) -> NextEvent | None:
-        """The next interval or window from the clock on; None if no known flow has a ready time."""
-        self._take_in()
+    def next_event(self) -> NextEvent | None:
+        """The next event after the clock; None if no flow in flight has a ready time."""
+        self._merge_new()
         ready = self.ready[self._ids]
         live = self._remaining > 0
         waiting = ready[live & (ready > self.clock * (1 + _SAME_INSTANT))]
         then = float(waiting.min(initial=np.inf))
-        running = self._alive - len(waiting)
+        running = self._num_active - len(waiting)
         if not running:
             return None if then == np.inf else self._idle_until(then)
         ready_now = live & (ready <= self.clock * (1 + _SAME_INSTANT))
@@ -175,18 +175,18 @@ class ActiveFlows:
             return self._interval(ready_now, then)
         return self._windowed(ready, ready_now, then)
 
-    def follow(self, plan: NextEvent, until: float) -> None:
-        """Bring all flows to a moment of a plan, its end for a window."""
-        is_over = until >= plan.end
-        self._remaining -= plan.rate * (plan.width if is_over else until - self.clock)
+    def advance(self, event: NextEvent, until: float) -> None:
+        """Advance all flows to ``until``, which is at most the end of the event, and exactly its end for a window."""
+        is_over = until >= event.end
+        self._remaining -= event.rate * (event.width if is_over else until - self.clock)
         if is_over:
-            self._remaining[plan.places] = 0.0
-            self._alive -= len(plan.places)
-        self._rate = plan.rate
+            self._remaining[event.places] = 0.0
+            self._num_active -= len(event.places)
+        self._rate = event.rate
         self.clock = until
 
     def loads(self, rate: Reals) -> Reals:
-        """B/s on every link under some rates of the known flows, shape (H,)."""
+        """B/s on every link for given rates of the flows in flight, shape (H,)."""
         weights = np.repeat(rate, np.diff(self._offsets)) * self._weight
         return np.bincount(self._entries, weights=weights, minlength=len(self._links.capacity)).astype(np.float64)
 
@@ -196,7 +196,7 @@ class ActiveFlows:
         return NextEvent(end=moment, width=width, ids=nothing, times=np.empty(0), is_window=False, places=nothing, rate=rate)
 
     def _interval(self, ready_now: Mask, then: float) -> NextEvent:
-        """Constant rates until a flow ends or the next is ready."""
+        """An interval of constant rates, until a flow ends or the next one is ready at ``then``."""
         rate, _ = self._fill(np.where(ready_now, self._ceiling, 0.0), ONE)
         left = np.divide(self._remaining, rate, out=np.full(len(rate), np.inf), where=rate > 0)
         step = float(left.min())
@@ -208,10 +208,10 @@ class ActiveFlows:
         return NextEvent(end=end, width=step, ids=self._ids[places], times=times, is_window=False, places=places, rate=rate)
 
     def _windowed(self, ready: Reals, ready_now: Mask, then: float) -> NextEvent:
-        """A window, narrowed while more ends in it than is allowed."""
+        """A window, narrowed while more flows end in it than allowed."""
         running = int(np.count_nonzero(ready_now))
         most = max(self._most_ended * running, _FEWEST)
-        width = min(self._window * self._least_time(ready_now), self._foreseen(ready_now, most))
+        width = min(self._window * self._least_time(ready_now), self._time_until_ended(ready_now, most))
         for attempt in range(_NARROWINGS):
             limit, part, open_for = self._in_window(ready, ready_now, width)
             rate, level = self._fill(limit, part, open_for)
@@ -233,8 +233,8 @@ class ActiveFlows:
             rate=rate,
         )
 
-    def _foreseen(self, ready_now: Mask, most: float) -> float:
-        """Seconds until as much has ended as is allowed, if rates stay as they were last; infinite if less is running."""
+    def _time_until_ended(self, ready_now: Mask, most: float) -> float:
+        """Seconds until ``most`` flows have ended if rates stay as they were last; infinite if fewer are running."""
         known = ready_now & (self._rate > 0)
         if 2 * np.count_nonzero(known) < np.count_nonzero(ready_now):
             self._rate, _ = self._fill(np.where(ready_now, self._ceiling, 0.0), ONE)
@@ -245,7 +245,7 @@ class ActiveFlows:
         return float(np.partition(left, int(most))[int(most)])
 
     def _in_window(self, ready: Reals, ready_now: Mask, width: float) -> tuple[Reals, Reals, Reals]:
-        """What flows can use at most in a window, and the part of it in which flows and links take part."""
+        """Largest mean rate of each flow in a window, B/s; share of the window in which flows and links are active."""
         share = np.clip((self.clock + width - ready) / width, 0.0, 1.0)
         joins = (self._remaining > 0) & ((share > _LATE) | ready_now)
         if not (joins & ~ready_now).any():
@@ -255,12 +255,12 @@ class ActiveFlows:
         return limit, part, self._tool.peaks(self._routes, np.where(joins, part, 0.0))
 
     def _times_in_window(self, ended: Longs, rate: Reals, level: Reals, part: Reals, width: float) -> Reals:
-        """Seconds from the start of a window to the end of flows, by processor sharing on the link that holds one back.
+        """Seconds from the start of a window to the end of flows, by processor sharing on the bottleneck of each.
 
-        A flow that leaves ``x`` bytes in a full window (``remaining / part``) ends when its link has served every flow
-        that it holds back up to ``x``: ``T(x) = sum over them of part * min(x_g, x) / what others leave of the link``. A
-        link that does not fill runs dry when its largest flow ends, at ``width * load / capacity``; the level that says
-        so is ``largest * capacity / load``. Who joins late is served from then on.
+        A flow that would send ``x`` bytes in a full window (``remaining / part``) ends when its bottleneck has served up to
+        ``x`` bytes of every flow whose bottleneck it is: ``T(x) = sum over these of part * min(x_g, x) / capacity that the
+        other flows leave``. A link that does not fill is idle after its largest flow ends, at ``width * load / capacity``;
+        the level that gives this is ``largest * capacity / load``. A flow that joins late is served from then on.
         """
         load = self._tool.loads(self._routes, rate)
         top = self._tool.peaks(self._routes, rate / part)
@@ -280,13 +280,13 @@ class ActiveFlows:
         return np.minimum(after, width)
 
     def _least_time(self, ready_now: Mask) -> float:
-        """Seconds that what is running needs at least."""
+        """Least time that the running flows need, seconds."""
         remaining = np.where(ready_now, self._remaining, 0.0)
         load = self._tool.loads(self._routes, remaining)
         return float(max((load / self._local.capacity).max(), (remaining / self._ceiling).max()))
 
     def _fill(self, limit: Reals, part: Reals, open_for: Reals = ONE) -> tuple[Reals, Reals]:
-        """Max-min rates, links being of use for a share of the time, and the level of each link."""
+        """Max-min rates and the level of each link, B/s; ``open_for`` is the share of the time in which a link is used."""
         self.solves += 1
         capacity = self._local.capacity * np.maximum(open_for, _LATE)
         if self._has_incast:
@@ -296,8 +296,8 @@ class ActiveFlows:
         self._capacity = capacity
         return self._tool.fill(self._routes, capacity, limit, part)
 
-    def _take_in(self) -> None:
-        """Pack what is known if blocks were announced or enough has ended."""
+    def _merge_new(self) -> None:
+        """Merge blocks that were added; compact the routes if enough flows have ended."""
         if self._new:
             self._keep(np.flatnonzero(self._remaining > 0))
             lengths = [np.diff(self._offsets), *(np.diff(block.offsets) for _, block in self._new)]
@@ -310,15 +310,15 @@ class ActiveFlows:
             self._remaining = np.concatenate([self._remaining, *(block.size for _, block in self._new)])
             self._ceiling = np.concatenate([self._ceiling, *(block.ceiling for _, block in self._new)])
             self._rate = np.concatenate([self._rate, np.zeros(len(self._ids) - len(self._rate))])
-            self._alive = len(self._ids)
+            self._num_active = len(self._ids)
             self._new = []
             self._compile()
-        elif self._alive < (1 - _DEAD) * len(self._ids):
+        elif self._num_active < (1 - _ENDED_SHARE) * len(self._ids):
             self._keep(np.flatnonzero(self._remaining > 0))
             self._compile()
 
     def _keep(self, kept: Longs) -> None:
-        """Forget flows that ended."""
+        """Keep the flows at some positions only."""
         if len(kept) < len(self._ids):
             routes = self._tool.select(self._offsets, self._entries, self._weight, kept, len(self._links.capacity))
             self._offsets, self._weight = routes.start, routes.weight
@@ -327,7 +327,7 @@ class ActiveFlows:
             self._ceiling, self._rate = self._ceiling[kept], self._rate[kept]
 
     def _compile(self) -> None:
-        """Routes over the links that are used and can be a bottleneck."""
+        """Build the routes over the links that are in use and can be a bottleneck."""
         everything = np.arange(len(self._ids))
         num_links = len(self._links.capacity)
         routes = self._tool.select(self._offsets, self._entries, self._weight, everything, num_links)
@@ -347,10 +347,10 @@ class ActiveFlows:
 
 
 def _served(link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
-    """Bytes that a link serves until all its flows have ``full[e]``: sum of share * min(full, full[e]), for each ``e``.
+    """Bytes that a link serves until each of its flows has had up to ``full[e]``: sum of share * min(full, full[e]), (E,).
 
-    ``link`` and ``full`` are in ascending order, ``shares`` is the sum over all flows of each link, those that do not end
-    included.
+    ``link`` and ``full`` are in ascending order; ``shares`` is the sum over all flows of each link, including those that do
+    not end.
     """
     bytes_before, shares_before = np.cumsum(share * full), np.cumsum(share)
     first = np.searchsorted(link, link, side="left")
@@ -360,7 +360,7 @@ def _served(link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
 
 
 def _joined(weights: list[tuple[Reals, int]]) -> Reals:
-    """Weights of several lists of entries, one for all where every one is 1."""
+    """Concatenated weights of several lists of entries; shape (1,) where every weight is 1."""
     if all(len(weight) == 1 and weight[0] == 1.0 for weight, _ in weights):
         return ONE
     return np.concatenate([np.broadcast_to(weight, count) for weight, count in weights])

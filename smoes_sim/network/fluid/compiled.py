@@ -1,8 +1,8 @@
-"""The loops of water-filling, compiled by numba; the only module of the network that imports it.
+"""The loops of water-filling, compiled by numba; imported only when a problem is large enough.
 
-Importing this module compiles (seconds, once) or loads the cache on disk, so it is imported when a problem is large
-enough to gain. Every function has a counterpart in ``waterfill`` written with arrays only. Shapes: F flows in flight,
-H links in use, N = sum of route lengths.
+Importing this module compiles for some seconds once, or loads the cache on disk (see ``network.compilation``). Every
+function has a counterpart in ``waterfill`` written with arrays only. Shapes: F flows in flight, H links in use, N sum of
+route lengths.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Longs = NDArray[np.int64]
 Ids = NDArray[np.int32]
 
 _STALE = 1e-14
-"""A link whose share rose by more than this, relatively, since it was queued is queued anew."""
+"""A link whose share rose by more than this, relatively, since it was queued is queued again."""
 _PASSES = 6
 """Sweeps that settle flows below their fair share before the queue starts; a sweep with few hits is the last."""
 
@@ -122,7 +122,7 @@ def _settle(
     start: Longs, local: Ids, weight: Reals, part: Reals,
     rate: Reals, residual: Reals, count: Reals, left: Longs, share: Reals,
 ) -> None:  # fmt: skip
-    """Freeze flows whose own limit is below what every link of theirs is sure to give."""
+    """Freeze flows whose own limit is below the share that each of their links guarantees."""
     step = 1 if len(part) > 1 else 0
     for _ in range(_PASSES):
         for link in range(len(share)):
@@ -159,7 +159,7 @@ def _drop(link: int, first: Longs, members: Ids, last: Longs, rate: Reals) -> No
 
 @_jit("(i8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], i8[::1])")
 def _fetch(link: int, start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, ahead: Longs) -> None:
-    """Bring the routes of a link's flows into the cache, without branches, so that reads of memory overlap."""
+    """Prefetch the routes of a link's flows into the cache, without branches, so that reads of memory overlap."""
     begin = first[link]
     for at in range(begin, last[link]):
         ahead[at - begin] = start[members[at]]
@@ -188,7 +188,7 @@ def fill(
     """Max-min rates into ``rate`` and the level at which each link fills into ``level`` (inf where it does not).
 
     Links wait in a heap by a lower bound of their level, which only rises; the first that is up to date fills. Until a
-    flow is frozen its rate holds its limit, negative: what is read at random must be little.
+    flow is frozen, its rate holds the negative of its limit: one array for both keeps random reads of memory few.
     """
     num_links = len(capacity)
     heavy_step, part_step = (1 if len(weight) > 1 else 0), (1 if len(part) > 1 else 0)
@@ -268,7 +268,7 @@ def peaks(start: Longs, local: Ids, value: Reals, num_links: int) -> Reals:
 def held_back(
     start: Longs, local: Ids, weight: Reals, level: Reals, rate: Reals, part: Reals, held: Reals, shares: Reals
 ) -> Longs:  # fmt: skip
-    """Entry of each route whose link has the smallest level; adds rates and parts of those that run to their links."""
+    """Entry of each route whose link has the smallest level; adds the rates and parts of running flows to those links."""
     result = np.empty(len(start) - 1, np.int64)
     heavy_step, part_step = (1 if len(weight) > 1 else 0), (1 if len(part) > 1 else 0)
     for flow in range(len(start) - 1):

@@ -1,13 +1,13 @@
-"""The fluid network on SimPy's clock: one process shares the bandwidth of every flow in flight.
+"""The fluid network on SimPy's clock: one process shares the bandwidth among all flows in flight.
 
-A message is posted by its sender, waits for the sender's overhead (messages of a sender one after the other) and, where
-there is a rendezvous, until its receiver expects it, drains at its max-min fair rate, and arrives after the latency of its
-route. There is no process per flow: the engine wakes at the
-end of each :class:`~smoes_sim.network.fluid.active_flows.NextEvent`; stale wake-ups are recognised by a generation number.
+A message is posted by its sender and waits for the sender's overhead (messages of a sender one after the other) and, with
+rendezvous, until its receiver has posted the receive. It then drains at its max-min fair rate and arrives after the latency
+of its route. There is no process per flow: the engine wakes at the end of each
+:class:`~smoes_sim.network.fluid.active_flows.NextEvent`; stale wake-ups are recognised by a generation number.
 
-With few flows, or tolerance 0, every change is followed as it happens. With many a plan is a window in which many
-messages end, at moments known when it begins. A post may be announced ahead of time, as a rank knows when its computation
-will be over; one that comes as a surprise inside a window waits for its end (``lateness``).
+With few flows, or tolerance 0, every rate change is followed as it happens. With many flows the next event is a window in
+which many messages end, at times that are known when it begins. A send may be posted ahead of time, because a rank knows
+when its computation will end; a send that is posted inside a window waits for the end of the window (``lateness``).
 """
 
 from __future__ import annotations
@@ -26,46 +26,45 @@ from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.fluid.waterfill import ONE, backend
 
 _AFTER_ALL_POSTS = EventPriority(2)
-"""SimPy priority of the engine: after everything else that happens at the same moment."""
+"""SimPy priority of the engine: after everything else at the same time."""
 _SAME_INSTANT = 1e-12
-"""Moments closer than this, relative to the clock, are one moment: sums of floats differ in the last digits."""
-_SMALL = 500
-"""Up to this many messages in a phase arrays are quick enough that nothing is compiled."""
+"""Times closer than this, relative to the clock, count as equal: sums of floats differ in the last digits."""
 _WIDTH, _WIDEST = 2.0, 0.2
-"""Windows are 2 sqrt(tolerance) of the least time that what is in flight needs: a pass of 64 ranks then differs from the
-exact solution by less than the tolerance (docs/accuracy/performance.md)."""
+"""Width of a window: 2 sqrt(tolerance) of the least time that the flows in flight need. A pass of 64 ranks then differs from
+the exact solution by less than the tolerance (docs/accuracy/performance.md)."""
 _ENDED = 0.1
-"""Share of what is running that may end in a window: ranks wait for single messages."""
+"""Share of the running flows that may end in a window; more would be too coarse, because ranks wait for single messages."""
 _FEW = 256
-"""Messages in flight up to which every change is followed, when windows are allowed."""
+"""Messages in flight up to which every rate change is followed even if windows are allowed."""
 
 
-class Exchange:
-    """Flows that belong together, and the events of their ends at each rank.
+class ActivePhase:
+    """The flows of one phase of an exchange on the network, and SimPy events of their ends at each rank.
 
     Attributes:
-        flying: Messages that cross links which flows share, in order.
-        first: Id of the first of these in the engine's flight; -1 before any is posted.
+        on_links: Messages that cross shared links, in order.
+        first_id: Id of the first of these among the engine's active flows; -1 before any is posted.
         bytes_sent: Bytes that each rank sends, shape (R,).
         sent: Triggered when the last byte of a rank's messages has left, one event per rank.
-        received: Triggered when the last byte for a rank is there.
-        arrival: Seconds when each message is there, shape (F,); nan until that is known.
+        received: Triggered when the last byte for a rank has arrived.
+        arrival: Seconds when each message has arrived, shape (F,); nan until that is known.
         ready: Seconds when each message leaves its sender's software, shape (F,); infinite until it is posted.
-        free: Seconds when the connection of each message has sent what goes before it, shape (F,); infinite until then.
-        follower: The messages that go behind these on the same connections.
-        expected: Seconds from which each rank is ready for its messages, shape (R,); infinite until it says so.
+        connection_free: Seconds when the connection of each message has sent what goes before it, shape (F,); infinite
+            until that is known.
+        follower: The phase whose messages follow these on the same connections.
+        receive_posted: Seconds when each rank has posted its receives, shape (R,); infinite until it has.
     """
 
     def __init__(self, env: simpy.Environment, flows: Flows, num_ranks: int) -> None:
         self.flows = flows
-        self.flying = np.flatnonzero(np.diff(flows.routes.offsets))
-        self.first = -1
+        self.on_links = np.flatnonzero(np.diff(flows.routes.offsets))
+        self.first_id = -1
         self.bytes_sent = np.zeros(num_ranks)
         self.arrival = np.full(len(flows), np.nan)
         self.ready = np.full(len(flows), np.inf)
-        self.free = np.full(len(flows), 0.0 if flows.behind < 0 else np.inf)
-        self.follower: Exchange | None = None
-        self.expected = np.full(num_ranks, 0.0 if flows.rendezvous == "none" else np.inf)
+        self.connection_free = np.full(len(flows), 0.0 if flows.behind < 0 else np.inf)
+        self.follower: ActivePhase | None = None
+        self.receive_posted = np.full(num_ranks, 0.0 if flows.rendezvous == "none" else np.inf)
         self.sent = [simpy.Event(env) for _ in range(num_ranks)]
         self.received = [simpy.Event(env) for _ in range(num_ranks)]
         self._env = env
@@ -76,8 +75,8 @@ class Exchange:
             for rank in np.flatnonzero(left == 0):
                 events[rank].succeed()
 
-    def end(self, flows: NDArray[np.int64], drained: NDArray[np.float64]) -> None:
-        """Messages drain at some moments, now or later; trigger the events of ranks that then have no more."""
+    def record_ends(self, flows: NDArray[np.int64], drained: NDArray[np.float64]) -> None:
+        """Record when messages drain, now or later; schedule the events of ranks whose last message that is."""
         self.arrival[flows] = drained + self.flows.latency[flows]
         for (ranks, left, last, events), times in zip(self._sides, (drained, self.arrival[flows]), strict=True):
             ended = ranks[flows]
@@ -88,24 +87,30 @@ class Exchange:
 
 
 def _trigger(env: simpy.Environment, event: simpy.Event, moment: float) -> None:
+    """Trigger an event at a moment that is already known.
+
+    ``event.succeed()`` schedules an event for now only, and a ``Timeout`` that calls it would be a second event in SimPy's
+    queue per rank and phase. SimPy's own ``Timeout`` sets the same two fields.
+    """
     event._ok = True
     event._value = None
     env.schedule(event, delay=max(moment - env.now, 0.0))
 
 
 class Engine:
-    """Shares a network between all flows in flight.
+    """Shares a network among all flows in flight.
 
     Args:
         env: The clock.
         network: Capacities, routes and constants.
-        phases: What may be posted; says how large the problem is.
-        tolerance: Relative error aimed at; 0 follows every change.
-        record_links: Keep the use of every link over time in ``link_use``.
+        phases: All phases that may be opened; the largest decides whether compiled code is used.
+        tolerance: Relative error to aim at; 0 follows every rate change.
+        record_links: Record the use of every link over time in ``link_use``.
 
     Attributes:
         lateness: Longest wait of a message for the end of a window, seconds.
-        used_windows: Whether not every change was followed.
+        used_windows: Whether some rate changes were merged into windows.
+        link_use: Share of capacity in use from each rate change on; empty unless recorded.
     """
 
     def __init__(
@@ -122,100 +127,102 @@ class Engine:
         self.lateness = 0.0
         self.used_windows = False
         self.link_use: list[LinkUse] = []
-        largest = max((len(flows) for flows in phases), default=0)
-        self._flight = ActiveFlows(
+        self._active = ActiveFlows(
             _links(network),
-            backend(compiled=largest > _SMALL),
+            backend(max((len(flows) for flows in phases), default=0)),
             window=min(_WIDEST, _WIDTH * math.sqrt(tolerance)),
             exact_below=_FEW,
             most_ended=_ENDED,
             prune=not record_links,
         )
         self._record_links = record_links
-        self._exchanges: list[Exchange] = []
-        self._firsts: list[int] = []
-        self._sender_free = np.zeros(network.topology.num_ranks)
-        self._plan: NextEvent | None = None
+        self._phases: list[ActivePhase] = []
+        self._first_ids: list[int] = []
+        self._software_free = np.zeros(network.topology.num_ranks)
+        self._next: NextEvent | None = None
         self._generation = 0
         self._wakes_at = math.inf
 
     @property
     def rate_changes(self) -> int:
-        """How often rates were shared anew."""
-        return self._flight.solves
+        """Number of times that the max-min rates were recomputed."""
+        return self._active.solves
 
-    def open_all(self, phases: Sequence[Flows]) -> list[Exchange]:
-        """The phases of an exchange, of which nothing moves until messages are posted; two for one if senders buffer."""
+    def open_all(self, phases: Sequence[Flows]) -> list[ActivePhase]:
+        """Phases of an exchange with none of their messages posted; two for each where sends are buffered."""
         cut, sized = (self.network.buffered(flows) for flows in (phases, self.network.sized_all(phases)))
         opened = [self._open(flows, longer) for flows, longer in zip(cut, sized, strict=True)]
-        for exchange in opened:
-            if exchange.flows.behind >= 0:
-                opened[exchange.flows.behind].follower = exchange
+        for phase in opened:
+            if phase.flows.behind >= 0:
+                opened[phase.flows.behind].follower = phase
         return opened
 
-    def _open(self, flows: Flows, sized: Flows) -> Exchange:
-        """One phase, with the bytes that are sent and those that its messages are as long as."""
-        exchange = Exchange(self.env, sized, self.network.topology.num_ranks)
-        np.add.at(exchange.bytes_sent, flows.source, flows.size)
-        return exchange
+    def _open(self, flows: Flows, sized: Flows) -> ActivePhase:
+        """One phase: ``flows`` has the bytes that are sent, ``sized`` the bytes that take as long on the links."""
+        phase = ActivePhase(self.env, sized, self.network.topology.num_ranks)
+        np.add.at(phase.bytes_sent, flows.source, flows.size)
+        return phase
 
-    def post(self, exchange: Exchange, rank: int, *, at: float | None = None) -> None:
-        """Post all messages of a rank, in their order, now or at a later moment that is already known.
+    def post_sends(self, phase: ActivePhase, rank: int, *, at: float | None = None) -> None:
+        """Post all messages of a rank in their order, now or at a later time that is already known.
 
-        The sender pays ``per_message`` for one after the other.
+        The sender pays ``per_message`` for each, one after the other.
         """
-        first, last = np.searchsorted(exchange.flows.source, [rank, rank + 1])
+        first, last = np.searchsorted(phase.flows.source, [rank, rank + 1])
         if first == last:
             return
-        begin = max(float(self._sender_free[rank]), self.env.now if at is None else at)
-        ready = begin + np.cumsum(self.network.per_message * exchange.flows.messages[first:last])
-        self._sender_free[rank] = ready[-1]
-        exchange.ready[first:last] = ready
-        self._meet(exchange, np.arange(first, last))
+        begin = max(float(self._software_free[rank]), self.env.now if at is None else at)
+        ready = begin + np.cumsum(self.network.per_message * phase.flows.messages[first:last])
+        self._software_free[rank] = ready[-1]
+        phase.ready[first:last] = ready
+        self._release(phase, np.arange(first, last))
 
-    def expect(self, exchange: Exchange, rank: int, *, at: float | None = None) -> None:
-        """A rank makes ready for its messages of an exchange with a rendezvous, now or from a later, known moment on.
+    def post_receives(self, phase: ActivePhase, rank: int, *, at: float | None = None) -> None:
+        """Post all receives of a rank in a phase with rendezvous, now or at a later time that is already known.
 
-        It pays ``per_receive`` for one after the other, and is ready for all of them after the last.
+        The rank pays ``per_receive`` for each, one after the other; senders may start after the last one.
         """
-        mine = np.flatnonzero(exchange.flows.destination == rank)
-        ready = self.env.now if at is None else at
+        mine = np.flatnonzero(phase.flows.destination == rank)
+        posted = self.env.now if at is None else at
         if self.network.per_receive and len(mine):
-            begin = max(float(self._sender_free[rank]), ready)
-            ready = begin + self.network.per_receive * float(exchange.flows.messages[mine].sum())
-            self._sender_free[rank] = ready
-        exchange.expected[rank] = ready
-        self._meet(exchange, mine)
+            begin = max(float(self._software_free[rank]), posted)
+            posted = begin + self.network.per_receive * float(phase.flows.messages[mine].sum())
+            self._software_free[rank] = posted
+        phase.receive_posted[rank] = posted
+        self._release(phase, mine)
 
-    def _meet(self, exchange: Exchange, flows: NDArray[np.int64]) -> None:
-        """Send off those messages that are posted, expected and next on their connection; what comes last calls this."""
-        posted = np.maximum(exchange.ready[flows], exchange.free[flows])
-        ready = np.maximum(posted, exchange.expected[exchange.flows.destination[flows]])
+    def _release(self, phase: ActivePhase, flows: NDArray[np.int64]) -> None:
+        """Start those of ``flows`` that are posted, whose receive is posted and whose connection is free.
+
+        Called whenever one of the three becomes known.
+        """
+        posted = np.maximum(phase.ready[flows], phase.connection_free[flows])
+        ready = np.maximum(posted, phase.receive_posted[phase.flows.destination[flows]])
         known = np.isfinite(ready)
         flows, ready = flows[known], ready[known]
-        sharing = np.diff(exchange.flows.routes.offsets)[flows] > 0
+        sharing = np.diff(phase.flows.routes.offsets)[flows] > 0
         if not sharing.all():
             alone = flows[~sharing]
-            self._tell(exchange, alone, ready[~sharing] + exchange.flows.size[alone] / exchange.flows.ceiling[alone])
+            self._complete(phase, alone, ready[~sharing] + phase.flows.size[alone] / phase.flows.ceiling[alone])
             flows, ready = flows[sharing], ready[sharing]
         if len(flows):
-            self._take_off(exchange, flows, ready)
+            self._activate(phase, flows, ready)
 
-    def _take_off(self, exchange: Exchange, flows: NDArray[np.int64], ready: NDArray[np.float64]) -> None:
-        """Tell the flight when messages are ready, and wake for them unless a window is under way."""
-        if exchange.first < 0:
-            exchange.first = self._flight.announce(_block(exchange.flows, exchange.flying))
-            self._exchanges.append(exchange)
-            self._firsts.append(exchange.first)
-        self._flight.ready[exchange.first + np.searchsorted(exchange.flying, flows)] = ready
+    def _activate(self, phase: ActivePhase, flows: NDArray[np.int64], ready: NDArray[np.float64]) -> None:
+        """Hand messages to the active flows with their ready times; wake up for them unless a window is in progress."""
+        if phase.first_id < 0:
+            phase.first_id = self._active.add(_block(phase.flows, phase.on_links))
+            self._phases.append(phase)
+            self._first_ids.append(phase.first_id)
+        self._active.ready[phase.first_id + np.searchsorted(phase.on_links, flows)] = ready
         earliest = max(float(ready.min()), self.env.now)
-        if self._plan is not None and self._plan.is_window:
-            self.lateness = max(self.lateness, self._plan.end - earliest)
+        if self._next is not None and self._next.is_window:
+            self.lateness = max(self.lateness, self._next.end - earliest)
         else:
             self._wake(earliest)
 
     def _wake(self, moment: float) -> None:
-        """Wake at a moment, unless that happens earlier anyway."""
+        """Wake up at ``moment`` unless a wake-up before it is scheduled already."""
         if moment >= self._wakes_at:
             return
         self._generation += 1
@@ -223,53 +230,53 @@ class Engine:
         _WakeUp(self, generation=self._generation, delay=max(moment - self.env.now, 0.0))
 
     def on_wake_up(self, generation: int) -> None:
-        """Answer the newest wake-up; older ones are stale."""
+        """Handle the newest wake-up; ignore older ones."""
         if generation == self._generation:
             self._wakes_at = math.inf
             self._update()
 
     def _update(self) -> None:
-        """Bring every flow to the present, and plan on."""
-        flight, plan = self._flight, self._plan
-        if plan is not None and not plan.is_window:
-            is_over = self.env.now >= plan.end * (1 - _SAME_INSTANT)
-            flight.follow(plan, plan.end if is_over else self.env.now)
+        """Advance all flows to the present and find the next event."""
+        active, event = self._active, self._next
+        if event is not None and not event.is_window:
+            is_over = self.env.now >= event.end * (1 - _SAME_INSTANT)
+            active.advance(event, event.end if is_over else self.env.now)
             if is_over:
-                self._end(plan)
-        flight.clock = max(flight.clock, self.env.now)
-        self._plan = plan = flight.plan()
+                self._complete_all(event)
+        active.clock = max(active.clock, self.env.now)
+        self._next = event = active.next_event()
         if self._record_links:
-            rate = np.zeros(len(self.network.capacity)) if plan is None else flight.loads(plan.rate)
-            self.link_use.append((flight.clock, rate / self.network.capacity))
-        if plan is None:
+            rate = np.zeros(len(self.network.capacity)) if event is None else active.loads(event.rate)
+            self.link_use.append((active.clock, rate / self.network.capacity))
+        if event is None:
             return
-        if plan.is_window:
+        if event.is_window:
             self.used_windows = True
-            self._end(plan)
-            flight.follow(plan, plan.end)
-        self._wake(plan.end)
+            self._complete_all(event)
+            active.advance(event, event.end)
+        self._wake(event.end)
 
-    def _end(self, plan: NextEvent) -> None:
-        """Tell exchanges which of their messages a plan ends."""
-        owner = np.searchsorted(self._firsts, plan.ids, side="right") - 1
+    def _complete_all(self, event: NextEvent) -> None:
+        """Complete the messages that end with an event, phase by phase."""
+        owner = np.searchsorted(self._first_ids, event.ids, side="right") - 1
         for number in np.unique(owner):
             mine = owner == number
-            exchange = self._exchanges[number]
-            self._tell(exchange, exchange.flying[plan.ids[mine] - exchange.first], plan.times[mine])
+            phase = self._phases[number]
+            self._complete(phase, phase.on_links[event.ids[mine] - phase.first_id], event.times[mine])
 
-    def _tell(self, exchange: Exchange, flows: NDArray[np.int64], drained: NDArray[np.float64]) -> None:
-        """Messages drain at some moments; what goes behind them may then begin."""
-        exchange.end(flows, drained)
-        if exchange.follower is not None:
-            exchange.follower.free[flows] = drained
-            self._meet(exchange.follower, flows)
+    def _complete(self, phase: ActivePhase, flows: NDArray[np.int64], drained: NDArray[np.float64]) -> None:
+        """Record when messages drain, and release those that follow on the same connections."""
+        phase.record_ends(flows, drained)
+        if phase.follower is not None:
+            phase.follower.connection_free[flows] = drained
+            self._release(phase.follower, flows)
 
 
-def _block(flows: Flows, flying: NDArray[np.int64]) -> Block:
-    """The messages of an exchange that cross shared links."""
-    offsets = np.concatenate([[0], np.cumsum(np.diff(flows.routes.offsets)[flying])])
+def _block(flows: Flows, on_links: NDArray[np.int64]) -> Block:
+    """The messages of a phase that cross shared links."""
+    offsets = np.concatenate([[0], np.cumsum(np.diff(flows.routes.offsets)[on_links])])
     weight = ONE if flows.routes.share is None else flows.routes.share
-    size, ceiling = flows.size[flying], flows.ceiling[flying]
+    size, ceiling = flows.size[on_links], flows.ceiling[on_links]
     return Block(offsets=offsets, links=flows.routes.links, weight=weight, size=size, ceiling=ceiling)
 
 
@@ -283,7 +290,10 @@ def _links(network: Network) -> Links:
 
 
 class _WakeUp(simpy.Event):
-    """Calls the engine after a delay, behind everything else that happens at that moment."""
+    """Calls the engine after a delay, after everything else at that time.
+
+    SimPy's ``Timeout`` takes no priority, so this event is scheduled by hand, with the two fields that ``Timeout`` sets.
+    """
 
     def __init__(self, engine: Engine, *, generation: int, delay: float) -> None:
         super().__init__(engine.env)

@@ -1,8 +1,7 @@
-"""When the last byte of each flow leaves, if flows share links max-min fairly: exact, or in windows of time.
+"""When the last byte of each flow leaves, if flows share links max-min fairly: exactly, or with windows of time.
 
-Rates change when a flow starts or ends. The exact solution shares anew at each of these moments, which costs about
-F^2; a million flows need windows (see ``flight``). The makespan is decided by the last flows, which are followed exactly
-whatever the window.
+Rates change when a flow starts or ends. The exact solution recomputes them at each of these times, which costs about F^2; a
+million flows need windows (see ``active_flows``). The last flows, which decide the makespan, are always followed exactly.
 """
 
 from __future__ import annotations
@@ -15,39 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import SimulationError
+from smoes_sim.network.compilation import ARRAYS_ONLY
 from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links
 from smoes_sim.network.fluid.symmetry import collapse
 from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, Longs, Reals, backend
 
-_SMALL = 500
-"""Up to this many flows arrays are quick enough that nothing is compiled or loaded from the cache."""
 _TAIL = 512
-"""This many last flows are followed exactly."""
+"""Number of last flows that are followed exactly."""
 _FIRST_WINDOW, _LAST_WINDOW = 0.4, 1 / 640
-"""Windows tried, as a share of the least time that what is in flight still needs."""
+"""Widest and narrowest window tried, as a share of the least time that the flows in flight still need."""
 _MANY, _FIRST_OF_MANY = 100_000, 0.8
-"""With more flows than this each weighs less, and windows start wider."""
+"""With more flows than this a single flow matters less, and windows start wider."""
 
 UNSEEN = 1e-4
-"""Relative error that solutions in windows may share without a difference: the largest measured so far was 5.4e-5 (a 4:1 fat
-tree of 256 ranks, docs/accuracy/performance.md)."""
+"""Relative error that solutions with windows may have in common, so that no difference shows it. The largest measured so far
+was 5.4e-5 (a 4:1 fat tree of 256 ranks, docs/accuracy/performance.md)."""
 
 LinkUse = tuple[float, NDArray[np.float64]]
-"""From a moment on (seconds), the share of each link's capacity in use, shape (H,)."""
+"""A time in seconds, and the share of each link's capacity in use from then on, shape (H,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FluidTimes:
-    """When F flows are done.
+    """Finish times of F flows.
 
     Attributes:
-        drained: Seconds when the last byte leaves, shape (F,).
+        drained: Seconds when the last byte of each flow leaves, shape (F,).
         error_bound: 0 if exact. Otherwise the largest relative difference of the makespan to those of the two solutions
-            before, with windows twice and four times as wide, and at least 1e-4: a measured error, not a proven one, and
-            of the makespan only (single flows that end inside a window may be off by more).
-        solves: How often rates were shared anew, in all solutions tried.
-        lower_bound: Seconds that the makespan cannot be below.
-        link_use: Use of the links from each sharing on; empty unless asked for.
+            with windows twice and four times as wide, and at least 1e-4. It is measured, not proven, and holds for the
+            makespan only: single flows that end inside a window may be off by more.
+        solves: Number of times that the max-min rates were recomputed, in all solutions tried.
+        lower_bound: Lower bound of the makespan, seconds.
+        link_use: Use of the links from each rate change on; empty unless recorded.
     """
 
     drained: Reals
@@ -58,13 +56,13 @@ class FluidTimes:
 
     @property
     def makespan(self) -> float:
-        """Seconds until the last flow is done; 0 without flows."""
+        """Seconds until the last flow ends; 0 without flows."""
         return float(self.drained.max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Problem:
-    """Flows, when they are ready, and what the links can carry; some may have no bytes or no links."""
+    """Flows with their ready times, and links; some flows may have no bytes or cross no link."""
 
     flows: Block
     ready: Reals
@@ -88,27 +86,27 @@ def fluid_times(
 ) -> FluidTimes:
     """Finish times of flows that share links max-min fairly.
 
-    ``d remaining[f] / dt = -rate[f]`` from ``ready[f]`` on, rates as in ``max_min_rates`` of the flows in flight. Fluid:
-    no packets, no order at the sender, no round trips. Symmetric problems are first reduced, exactly, to one flow per
-    class. Up to 500 flows use NumPy only; numba is imported (and compiles once, some seconds) for larger ones.
+    ``d remaining[f] / dt = -rate[f]`` from ``ready[f]`` on, with the ``max_min_rates`` of the flows in flight. No packets,
+    no order at the sender, no round trips. Symmetric problems are first reduced, exactly, to one flow per class. Up to 500
+    flows use NumPy only; larger problems import numba, which compiles for some seconds once (``network.compilation``).
 
     Args:
         flows_offsets: Flow ``f`` crosses ``flows_links[flows_offsets[f]:flows_offsets[f + 1]]``, shape (F + 1,).
         flows_links: Link ids.
         size: Bytes, shape (F,), >= 0; a flow without bytes ends when it is ready.
         capacity: B/s of each link, shape (H,), > 0.
-        share: Share of its flow that crosses each entry of ``flows_links``, > 0; 1 when left out.
-        ready: Seconds when each flow may start, shape (F,), >= 0; all 0 when left out.
-        ceiling: B/s that each flow cannot exceed by itself, shape (F,), > 0; infinite when left out.
-        incast_flows: Flows on a link above which it delivers less, shape (H,); none does when left out.
-        incast_efficiency: The share of its capacity that it then delivers, shape (H,).
+        share: Share of its flow that crosses each entry of ``flows_links``, > 0; default 1.
+        ready: Seconds when each flow may start, shape (F,), >= 0; default 0.
+        ceiling: Largest rate of each flow on its own, B/s, shape (F,), > 0; default infinite.
+        incast_flows: Number of flows above which a link delivers less, shape (H,); by default none does.
+        incast_efficiency: Share of its capacity that such a link delivers, shape (H,).
         tolerance: Relative error of the makespan to aim at; 0 is exact. Above 0 and with more than 512 flows, windows
             are halved until three successive makespans agree within it (``FluidTimes.error_bound``).
-        compiled: Use numba where it is installed and the problem is large enough.
-        record_links: Keep the use of every link over time.
+        compiled: False to use NumPy only, whatever the size.
+        record_links: Record the use of every link over time.
 
     Returns:
-        Finish times, how sure they are, and the bound.
+        Finish times with their error and the lower bound.
 
     Raises:
         SimulationError: If an input breaks a rule above.
@@ -135,9 +133,9 @@ def fluid_times(
         return FluidTimes(drained=drained, error_bound=0.0, solves=0, lower_bound=low)
     problem = whole if len(sharing) == num_flows else _part_of(whole, sharing)
     flow_class, link_class = np.arange(len(sharing)), np.arange(len(capacity))
-    if len(sharing) > _SMALL and share is None and not links.is_limited.any():
+    if len(sharing) > ARRAYS_ONLY and share is None and not links.is_limited.any():
         problem, flow_class, link_class = _collapsed(problem)
-    tool = backend(compiled=compiled and len(problem.ready) > _SMALL)
+    tool = backend(len(problem.ready), compiled=compiled)
     times, error, solves, use = _solved(problem, tool, tolerance, record_links)
     drained[sharing] = times[flow_class]
     whole_use = tuple((moment, load[link_class]) for moment, load in use)
@@ -147,7 +145,7 @@ def fluid_times(
 def _solved(
     problem: _Problem, tool: ArrayWaterfill, tolerance: float, record_links: bool
 ) -> tuple[Reals, float, int, list[LinkUse]]:
-    """Finish times, relative difference to the solution before, solves, use of the links."""
+    """Finish times, relative difference to the solutions before, number of solves, use of the links."""
     if tolerance == 0 or len(problem.ready) <= _TAIL:
         times, solves, use = _run(problem, tool, window=0.0, record_links=record_links)
         return times, 0.0, solves, use
@@ -163,9 +161,13 @@ def _solved(
 
 
 def last_difference(makespans: Sequence[float]) -> float:
-    """Largest relative difference of the last of some makespans to the two before it; infinite with fewer than three.
+    """Largest relative difference of the last makespan to the two before it; infinite with fewer than three.
 
-    Two may agree by chance while both are wrong: 1.003, 1.0 and 1.0 differ by 0.003.
+    One solution before would not do: two may agree by chance while both are wrong.
+
+    Example:
+        >>> round(last_difference([1.003, 1.0, 1.0]), 6)
+        0.003
     """
     if len(makespans) < 3:
         return math.inf
@@ -173,25 +175,25 @@ def last_difference(makespans: Sequence[float]) -> float:
 
 
 def _run(problem: _Problem, tool: ArrayWaterfill, *, window: float, record_links: bool) -> tuple[Reals, int, list[LinkUse]]:
-    """One solution: finish times, solves, use of the links."""
-    flight = ActiveFlows(
+    """One solution: finish times, number of solves, use of the links."""
+    active = ActiveFlows(
         problem.links, tool, window=window, exact_below=_TAIL, most_ended=1.25 * window, prune=not record_links
     )
-    flight.announce(problem.flows)
-    flight.ready[:] = problem.ready
+    active.add(problem.flows)
+    active.ready[:] = problem.ready
     drained, use = np.empty(len(problem.ready)), []
-    while (plan := flight.plan()) is not None:
-        drained[plan.ids] = plan.times
+    while (event := active.next_event()) is not None:
+        drained[event.ids] = event.times
         if record_links:
-            use.append((flight.clock, flight.loads(plan.rate) / problem.links.capacity))
-        flight.follow(plan, plan.end)
+            use.append((active.clock, active.loads(event.rate) / problem.links.capacity))
+        active.advance(event, event.end)
     if record_links:
-        use.append((flight.clock, np.zeros(len(problem.links.capacity))))
-    return drained, flight.solves, use
+        use.append((active.clock, np.zeros(len(problem.links.capacity))))
+    return drained, active.solves, use
 
 
 def _collapsed(problem: _Problem) -> tuple[_Problem, Longs, Longs]:
-    """One flow per class of interchangeable ones, with the class of each flow and link; the same if there are too many."""
+    """One flow per class of equal ones, with the class of each flow and link; unchanged if there are too many classes."""
     flows = problem.flows
     classes = collapse(
         flows.offsets, flows.links, flows.size, problem.links.capacity, problem.ready, flows.ceiling
@@ -210,7 +212,7 @@ def _reals(values: NDArray[np.floating]) -> Reals:
 
 
 def _check(problem: _Problem) -> None:
-    """Refuse arrays that do not fit together or hold values without a meaning.
+    """Check that arrays have matching lengths and valid values.
 
     Raises:
         SimulationError: With the first bad value.
@@ -239,7 +241,7 @@ def _check(problem: _Problem) -> None:
 
 
 def _part_of(problem: _Problem, flows: Longs) -> _Problem:
-    """The problem of some of its flows."""
+    """The problem restricted to some of its flows."""
     block = problem.flows
     routes = ArrayWaterfill().select(block.offsets, block.links, block.weight, flows, len(problem.links.capacity))
     return _Problem(
@@ -256,12 +258,12 @@ def _part_of(problem: _Problem, flows: Longs) -> _Problem:
 
 
 def _alone(flows: Block) -> Reals:
-    """Seconds that each flow would take with its ceiling alone."""
+    """Seconds that each flow takes at its ceiling; 0 without one, shape (F,)."""
     return np.where(np.isfinite(flows.ceiling), flows.size / flows.ceiling, 0.0)
 
 
 def _lower_bound(problem: _Problem) -> float:
-    """Seconds: each link carries its bytes from when the first is ready, each flow passes its narrowest link."""
+    """Lower bound of the makespan, seconds: each link carries its bytes after the first is ready, each flow its own."""
     flows, capacity = problem.flows, problem.links.capacity
     count = np.diff(flows.offsets)
     weight = np.broadcast_to(flows.weight, len(flows.links))

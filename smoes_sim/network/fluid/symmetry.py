@@ -1,4 +1,4 @@
-"""Flows and links that are interchangeable, found by colour refinement and proven by counting."""
+"""Classes of flows and links that are interchangeable, found by colour refinement and proven by counting."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Longs = NDArray[np.int64]
 Ids = NDArray[np.int32]
 
 _SAMPLE = 4096
-"""Flows whose colours tell early whether there is any symmetry."""
+"""Number of flows whose colours show early whether there is any symmetry."""
 _SHRINK = 8
-"""Classes must be fewer than flows by this factor, or the reduction is not worth it."""
+"""Least ratio of flows to classes at which the reduction pays."""
 _ROUNDS = 24
 _MAX_TABLE = 100_000_000
 """Entries of the table of (link, class) counts."""

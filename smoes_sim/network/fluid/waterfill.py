@@ -1,36 +1,37 @@
-"""Max-min fair rates for many flows with limits of their own: compact routes, water-filling, sums over links.
+"""Max-min fair rates for many flows with their own limits: compact routes, water-filling, sums over links.
 
-Two implementations of the same four sums: arrays only (here) and loops compiled by numba (``compiled``), which
-``backend`` imports when asked. Shapes: F flows in flight, H links they use, N sum of route lengths.
+Two implementations of the same operations: NumPy arrays (here) and loops compiled by numba (``compiled``); ``backend``
+chooses by the number of flows. Shapes: F flows in flight, H links they use, N sum of route lengths.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
+
+from smoes_sim.network.compilation import uses_compiled
 
 Reals = NDArray[np.float64]
 Longs = NDArray[np.int64]
 Ids = NDArray[np.int32]
 
 ONE = np.ones(1)
-"""A weight or part of one for every flow: arrays of length one stand for all."""
+"""Weight or part 1 for every flow: an array of length one holds for all."""
 _TIE = 1e-12
 """Levels closer than this, relatively, fill together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Routes:
-    """Routes of F flows over links 0..H-1, with the number of real flows that each entry stands for.
+class CompactRoutes:
+    """Routes of F flows over links renumbered 0..H-1, with the weight of the flow on each of its links.
 
     Attributes:
         start: Flow ``f`` crosses ``local[start[f]:start[f + 1]]``, shape (F + 1,); every flow crosses a link.
         local: Link of each entry, shape (N,).
         weight: How often the flow's rate counts on that link, shape (N,), or (1,) for all.
-        links: Id of each link outside, shape (H,).
+        links: Original id of each link, shape (H,).
         first: Flows of link ``h`` are ``members[first[h]:first[h + 1]]``, shape (H + 1,); empty if not compiled.
         members: Flow ids, shape (N,), in any order.
     """
@@ -44,17 +45,17 @@ class Routes:
 
 
 class ArrayWaterfill:
-    """Water-filling with NumPy alone; for small problems and where numba is missing."""
+    """Water-filling with NumPy alone, for small problems and where numba is not installed."""
 
-    def select(self, offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> Routes:
-        """Routes of some of the flows, over the links that these use."""
+    def select(self, offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> CompactRoutes:
+        """Routes of some flows over the links that they use, which are renumbered."""
         length = np.diff(offsets)[flows]
         start = np.concatenate([[0], np.cumsum(length)])
         entry = np.arange(start[-1]) + np.repeat(offsets[flows] - start[:-1], length)
         old, new = np.unique(links[entry], return_inverse=True)
         heavy = weight[entry] if len(weight) > 1 else weight
         none = np.empty(0, np.int64)
-        return Routes(
+        return CompactRoutes(
             start=start,
             local=new.astype(np.int32),
             weight=heavy,
@@ -63,17 +64,17 @@ class ArrayWaterfill:
             members=none.astype(np.int32),
         )
 
-    def fill(self, routes: Routes, capacity: Reals, limit: Reals, part: Reals) -> tuple[Reals, Reals]:
+    def fill(self, routes: CompactRoutes, capacity: Reals, limit: Reals, part: Reals) -> tuple[Reals, Reals]:
         """Max-min fair rates under limits, and the level of each link.
 
         Flow ``f`` gets ``min(limit[f], part[f] * min over its links of level)``; a link's level is where the sum of
-        ``weight * rate`` meets its capacity, infinite where it never does. Flows with limit 0 do not take part.
+        ``weight * rate`` meets its capacity, infinite where it never does. Flows with limit 0 are idle.
 
         Args:
-            routes: Who crosses what.
+            routes: Links of each flow.
             capacity: B/s, shape (H,), > 0.
             limit: B/s, shape (F,), >= 0.
-            part: Share of a level that a flow gets, shape (F,) or (1,), > 0.
+            part: Share of the level that a flow gets, shape (F,) or (1,), > 0.
 
         Returns:
             Rates in B/s, shape (F,), and levels in B/s, shape (H,).
@@ -111,23 +112,23 @@ class ArrayWaterfill:
             live &= ~done
         return rate, level
 
-    def loads(self, routes: Routes, value: Reals) -> Reals:
+    def loads(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Sum over flows of ``weight * value`` on each link, shape (H,)."""
         values = np.repeat(value, np.diff(routes.start)) * routes.weight
         return np.bincount(routes.local, weights=values, minlength=len(routes.links)).astype(np.float64)
 
-    def peaks(self, routes: Routes, value: Reals) -> Reals:
+    def peaks(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Largest value of any flow on each link, shape (H,)."""
         top = np.zeros(len(routes.links))
         np.maximum.at(top, routes.local, np.repeat(value, np.diff(routes.start)))
         return top
 
-    def held_back(self, routes: Routes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
-        """Which link holds each flow back: the one with the smallest level on its route, the first of equal ones.
+    def held_back(self, routes: CompactRoutes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
+        """Bottleneck of each flow: the link with the smallest level on its route, the first of equal ones.
 
         Returns:
             Entry of each route, shape (F,), and per link the sums of ``weight * rate`` and ``weight * part`` of the
-            running flows that it holds back, shape (H,) each.
+            running flows whose bottleneck it is, shape (H,) each.
         """
         levels = level[routes.local]
         lowest = np.minimum.reduceat(levels, routes.start[:-1])
@@ -139,26 +140,26 @@ class ArrayWaterfill:
         held = np.bincount(link, weights=weight * rate, minlength=count).astype(np.float64)
         return entry, held, np.bincount(link, weights=running, minlength=count).astype(np.float64)
 
-    def redundant(self, routes: Routes, capacity: Reals) -> NDArray[np.bool_]:
-        """Links that can be left out; none are looked for, as this saves time only on large problems."""
+    def redundant(self, routes: CompactRoutes, capacity: Reals) -> NDArray[np.bool_]:
+        """Whether each link can be left out, shape (H,); always False here, as the search pays on large problems only."""
         return np.zeros(len(capacity), dtype=bool)
 
 
 class CompiledWaterfill(ArrayWaterfill):
-    """Water-filling with compiled loops; every method as in ``ArrayWaterfill``, in another order of additions."""
+    """Water-filling with compiled loops; every method as in ``ArrayWaterfill``, with another order of additions."""
 
     def __init__(self) -> None:
-        from smoes_sim.network.fluid import compiled  # noqa: PLC0415 - it compiles or loads a cache, so only when needed
+        from smoes_sim.network.fluid import compiled  # noqa: PLC0415 - compiles or loads a cache
 
         self._loops = compiled
 
-    def select(self, offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> Routes:
-        """Routes of some of the flows, over the links that these use."""
+    def select(self, offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> CompactRoutes:
+        """Routes of some flows over the links that they use, which are renumbered."""
         start, local, heavy, old = self._loops.select(offsets, links, weight, flows, num_links)
         first, members = self._loops.transpose(start, local, len(old))
-        return Routes(start=start, local=local, weight=heavy, links=old, first=first, members=members)
+        return CompactRoutes(start=start, local=local, weight=heavy, links=old, first=first, members=members)
 
-    def fill(self, routes: Routes, capacity: Reals, limit: Reals, part: Reals) -> tuple[Reals, Reals]:
+    def fill(self, routes: CompactRoutes, capacity: Reals, limit: Reals, part: Reals) -> tuple[Reals, Reals]:
         """Max-min fair rates under limits, and the level of each link."""
         rate, level = np.empty(len(limit)), np.empty(len(capacity))
         self._loops.fill(
@@ -166,27 +167,57 @@ class CompiledWaterfill(ArrayWaterfill):
         )
         return rate, level
 
-    def loads(self, routes: Routes, value: Reals) -> Reals:
+    def loads(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Sum over flows of ``weight * value`` on each link, shape (H,)."""
         return self._loops.loads(routes.start, routes.local, routes.weight, value, len(routes.links))
 
-    def peaks(self, routes: Routes, value: Reals) -> Reals:
+    def peaks(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Largest value of any flow on each link, shape (H,)."""
         return self._loops.peaks(routes.start, routes.local, value, len(routes.links))
 
-    def held_back(self, routes: Routes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
-        """Which link holds each flow back, and how much each link holds back."""
+    def held_back(self, routes: CompactRoutes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
+        """Bottleneck of each flow, and the rates and parts that each link holds back."""
         held, shares = np.zeros(len(routes.links)), np.zeros(len(routes.links))
         entry = self._loops.held_back(routes.start, routes.local, routes.weight, level, rate, part, held, shares)
         return entry, held, shares
 
-    def redundant(self, routes: Routes, capacity: Reals) -> NDArray[np.bool_]:
-        """Links whose neighbours on every route are together no wider, so that they never fill first."""
+    def redundant(self, routes: CompactRoutes, capacity: Reals) -> NDArray[np.bool_]:
+        """Whether each link has neighbours on every route that are together no wider, so that it never fills first, (H,)."""
         if len(routes.weight) > 1:
             return np.zeros(len(capacity), dtype=bool)
         return self._loops.redundant(routes.start, routes.local, routes.first, routes.members, capacity)
 
 
-def backend(*, compiled: bool) -> ArrayWaterfill:
-    """Compiled loops if they are wanted and numba is installed, arrays otherwise."""
-    return CompiledWaterfill() if compiled and find_spec("numba") is not None else ArrayWaterfill()
+def backend(num_flows: int, *, compiled: bool = True) -> ArrayWaterfill:
+    """Compiled loops for many flows, where ``compiled`` allows them and numba is installed; arrays otherwise."""
+    return CompiledWaterfill() if compiled and uses_compiled(num_flows) else ArrayWaterfill()
+
+
+def max_min_rates(offsets: Longs, links: NDArray[np.integer], capacity: Reals, *, ceiling: Reals | None = None) -> Reals:
+    """Rates of flows that share links max-min fairly, B/s, shape (F,).
+
+    All rates rise together; a link that fills freezes its flows, and a flow that reaches its own ceiling freezes alone. In
+    the end no flow can gain unless one of equal or lower rate loses. No packets, no order, no round trips.
+
+    Args:
+        offsets: Flow ``f`` crosses ``links[offsets[f]:offsets[f + 1]]``, shape (F + 1,).
+        links: Link ids.
+        capacity: B/s of every link, shape (H,), > 0.
+        ceiling: Largest rate of each flow on its own, shape (F,); default infinite.
+
+    Returns:
+        Rates, shape (F,); infinite for a flow without links and ceiling.
+
+    Example:
+        Flows a and b share a link of 10 B/s, and b crosses a link of 4 B/s too: b gets 4 and a gets 6.
+
+        >>> max_min_rates(np.array([0, 1, 3]), np.array([0, 0, 1]), np.array([10.0, 4.0])).tolist()
+        [6.0, 4.0]
+    """
+    rates = np.full(len(offsets) - 1, np.inf) if ceiling is None else ceiling.astype(np.float64)
+    sharing = np.flatnonzero(np.diff(offsets))
+    if len(sharing):
+        tool = ArrayWaterfill()
+        routes = tool.select(offsets, links.astype(np.int32), ONE, sharing, len(capacity))
+        rates[sharing], _ = tool.fill(routes, capacity[routes.links], rates[sharing], ONE)
+    return rates
