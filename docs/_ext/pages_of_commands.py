@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,7 @@ def usage(path: tuple[str, ...], command: Any) -> str:
 def command_text(path: tuple[str, ...], command: Any) -> str:
     """The section of one command."""
     text = (command.help or "").replace("``", "`").replace("\f", "").replace("\b\n", "")
+    text = re.sub(r"For example: (smoes-sim [^;\n]*)", r"For example: `\1`", text)
     parameters = [item for item in command.params if not getattr(item, "hidden", False) and item.name != "help"]
     rows = [parameter_row(item) for item in parameters]
     parts = [f"### {' '.join(path[1:])}", f"```\n{usage(path, command)}\n```", text]

@@ -37,6 +37,8 @@ TITLES = {
 }
 UNITS = {"400 Gb/s": "bandwidth", "64 MiB": "size", "3 us": "duration", "2/s": "rate"}
 """First example of a quantity in the schema, and what the quantity is."""
+SCALES = {"duration": (1e6, "us"), "size": (1.0, "B")}
+"""Factor and unit of a default that the schema gives in SI units."""
 SPELLINGS = {
     "bandwidth": "`Gb/s`, `GB/s`, ...",
     "size": "`B`, `kB`, `MiB`, ...",
@@ -67,25 +69,35 @@ def name_of(spec: Schema) -> str:
     return spec.get("$ref", "").rpartition("/")[2]
 
 
-def value_text(spec: Schema) -> str:
-    """What a key accepts, with its unit and limits, in words."""
+def quantity_of(option: Schema) -> str:
+    """The quantity that a text with a unit stands for, or nothing."""
+    return next((UNITS[example] for example in option.get("examples", []) if example in UNITS), "")
+
+
+def value_text(spec: Schema, titles: dict[str, str]) -> str:
+    """What a key accepts, with its unit and limits, in words; models are links to their section."""
     texts: list[str] = []
     for option in options(spec):
         if model := name_of(option):
-            texts.append(f"[{model}](#{model.lower()})")
+            texts.append(f"[{titles[model]}](#{anchor(model)})")
         elif "enum" in option or "const" in option:
-            texts.append(" ".join(f"`{value}`" for value in option.get("enum", [option.get("const")])))
+            texts.append(", ".join(f"`{value}`" for value in option.get("enum", [option.get("const")])))
         elif option.get("type") == "array":
-            texts.append(f"list of {value_text(option.get('items', {})) or 'values'}")
+            texts.append(f"list of {value_text(option.get('items', {}), titles) or 'values'}")
         elif option.get("type") == "object":
             inner = option.get("additionalProperties")
-            texts.append(f"mapping to {value_text(inner)}" if isinstance(inner, dict) and value_text(inner) else "mapping")
-        elif quantity := next((UNITS[example] for example in option.get("examples", []) if example in UNITS), None):
-            texts.append(f"{quantity}: {SPELLINGS[quantity]}")
+            texts.append(f"mapping to {value_text(inner, titles)}" if isinstance(inner, dict) and inner else "mapping")
+        elif quantity := quantity_of(option):
+            texts.append(f"{quantity} ({SPELLINGS[quantity]})")
         elif option:
-            words = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true` `false`"}
+            words = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true`, `false`"}
             texts.append(words.get(str(option.get("type")), "any value") + _limits(option))
     return " or ".join(dict.fromkeys(texts))
+
+
+def anchor(model: str) -> str:
+    """The target of a model's section; one page per kind of file, so the page puts its name in front."""
+    return f"{{page}}-{model.lower()}"
 
 
 def _limits(option: Schema) -> str:
@@ -101,14 +113,11 @@ def default_text(spec: Schema, *, is_required: bool) -> str:
     default = spec.get("default")
     if default in (None, "", {}, []) or isinstance(default, dict):
         return "-"
-    quantity = next(
-        (UNITS[example] for option in options(spec) for example in option.get("examples", []) if example in UNITS), ""
-    )
-    if quantity == "duration" and isinstance(default, float):
-        return f"`{default * 1e6:g} us`"
-    if quantity == "size" and isinstance(default, float):
-        return f"`{default:g} B`"
-    return code({True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default)
+    quantity = next(filter(None, map(quantity_of, options(spec))), "")
+    if isinstance(default, float) and quantity in SCALES:
+        factor, unit = SCALES[quantity]
+        return code(f"{default * factor:g} {unit}")
+    return code(str(default).lower() if isinstance(default, bool) else default)
 
 
 def described(model: str, key: str, spec: Schema) -> tuple[str, str]:
@@ -126,47 +135,58 @@ def described(model: str, key: str, spec: Schema) -> tuple[str, str]:
     return meaning, example or from_schema
 
 
-def rows_of(model: str, spec: Schema) -> Iterator[list[str]]:
+def rows_of(model: str, spec: Schema, titles: dict[str, str]) -> Iterator[list[str]]:
     """The rows of a model's table."""
     for key, inner in spec["properties"].items():
         meaning, example = described(model, key, inner)
-        default = default_text(inner, is_required=key in spec.get("required", []))
-        yield [f"`{key}`", cell(meaning), cell(value_text(inner)), default, code(example)]
+        value, default = value_text(inner, titles), default_text(inner, is_required=key in spec.get("required", []))
+        shown = f"{cell(meaning)}<br>*Value:* {cell(value)}." + (f" *Example:* {code(example)}" if example else "")
+        yield [f"`{key}`", default, shown]
 
 
 def file_page(kind: str) -> str:
     """The page of a kind of file."""
     schema = schema_of(kind)
     models: dict[str, Schema] = schema.get("$defs", {})
+    titles = section_titles(kind, schema, models)
     schema_note = f"Your editor can check such files: `smoes-sim schema {kind}` prints the JSON schema."
     parts = [f"# {TITLES[kind]}", INTRODUCTIONS[kind], schema_note]
-    header = ["key", "meaning", "value", "default", "example"]
+    header = ["key", "default", "meaning"]
     if "properties" in schema:
         top = "Measurement" if kind == "measurements" else kind
-        parts.append(table(header, list(rows_of(top, schema))))
-    for name in _in_order(schema, models):
-        parts += [f"## {name}", prose(models[name].get("description", "")), table(header, list(rows_of(name, models[name])))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts.append(table(header, list(rows_of(top, schema, titles))))
+    for name, title in titles.items():
+        text = prose(models[name].get("description", ""))
+        parts += [f"({anchor(name)})=\n## {title}", text, table(header, list(rows_of(name, models[name], titles)))]
+    return "\n\n".join(part for part in parts if part).replace("{page}", f"file-{kind}") + "\n"
 
 
-def _in_order(schema: Schema, models: dict[str, Schema]) -> list[str]:
-    """The models in the order in which a reader meets them."""
-    found: list[str] = []
+def section_titles(kind: str, schema: Schema, models: dict[str, Schema]) -> dict[str, str]:
+    """A title for each model, in the order in which a reader meets them: the keys that lead to it, and its own kind."""
+    found: dict[str, str] = {}
 
-    def visit(part: Any) -> None:
-        if isinstance(part, dict):
+    def visit(part: Any, keys: tuple[str, ...]) -> None:
+        if isinstance(part, list):
+            for value in part:
+                visit(value, keys)
+        elif isinstance(part, dict):
             name = name_of(part)
             if name in models and name not in found:
-                found.append(name)
-                visit(models[name]["properties"])
+                own = models[name]["properties"].get("kind", {}).get("const", "")
+                title = ".".join(keys) or kind
+                taken = f"{title}: {own}" if own else title
+                found[name] = taken if taken not in found.values() else f"{taken} ({name.removesuffix('Spec')})"
+                below = () if own and not keys else keys
+                for key, value in models[name]["properties"].items():
+                    visit(value, (*below, key))
             for key, value in part.items():
-                if key != "$defs":
-                    visit(value)
-        elif isinstance(part, list):
-            for value in part:
-                visit(value)
+                if key in {"anyOf", "oneOf", "items", "additionalProperties"}:
+                    visit(value, keys)
 
-    visit({key: value for key, value in schema.items() if key != "$defs"})
+    long = ("topology", "model")  # have many sections, and pages of their own: last
+    for key, value in sorted(schema.get("properties", {}).items(), key=lambda item: item[0] in long):
+        visit(value, (key,))
+    visit({key: value for key, value in schema.items() if key in {"anyOf", "oneOf"}}, ())
     return found
 
 
