@@ -359,31 +359,3 @@ def _hot_links(row: Row, *, is_windowed: bool) -> str:
     if is_windowed and body[0][-1] != "-":
         head += "# first, last and full are to within a window in large cases; --tolerance 0 is exact\n"
     return head + table(header, body, left=2)
-
-
-def topology(document: Row) -> str:
-    """A topology in words."""
-    text = pairs(
-        {
-            "name": document["name"],
-            "kind": document["kind"],
-            "ranks": document["devices"],
-            "nodes": document["nodes"],
-            "directed links": document["links"],
-            "diameter (links)": document["diameter"],
-            "bisection": f"{document['bisection_Bps'] / 1e9:g} GB/s",
-        }
-    )
-    body = [
-        [
-            kind["kind"],
-            str(kind["count"]),
-            " ".join(print_bandwidth(rate) for rate in kind["bandwidth_Bps"]),
-            " ".join(seconds(value) for value in kind["latency_s"]),
-        ]
-        for kind in document["link_kinds"]
-    ]
-    text += "\n" + table(["links", "number", "bandwidth, one direction", "latency"], body, left=4)
-    if document["sources"]:
-        text += "\nWhere the numbers are from\n" + pairs(document["sources"])
-    return text

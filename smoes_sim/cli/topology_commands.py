@@ -35,27 +35,28 @@ def show_topology(
     as_json: Json = False,
 ) -> None:
     """Show the size, links and sources of a topology; with --svg also a picture."""
+    from smoes_sim.display.tables import as_text
     from smoes_sim.results.write import to_json
     from smoes_sim.topology import find_spec, find_topology
-    from smoes_sim.topology.metrics import describe
     from smoes_sim.topology.picture import draw_topology
+    from smoes_sim.topology.summary import summarise
     from smoes_sim.yaml_files import write_bytes
 
     topology = find_topology(name)
-    document = describe(topology) | {"sources": find_spec(name).sources}
+    summary = summarise(topology, sources=find_spec(name).sources)
     if svg is not None:
         write_bytes(svg, draw_topology(topology).encode())
         show.talk(f"picture: {svg}")
-    typer.echo(to_json(document) if as_json else show.topology(document), nl=False)
+    typer.echo(to_json(summary.to_dict()) if as_json else as_text(summary.tables()), nl=False)
 
 
 @app.command("check")
 def check_topology(name: Name, as_json: Json = False) -> None:
     """Check a topology file: it loads, every rank reaches every other. Exit 2 with the place if not."""
     from smoes_sim.results.write import to_json
-    from smoes_sim.topology import find_topology
-    from smoes_sim.topology.metrics import describe
+    from smoes_sim.topology import find_spec, find_topology
+    from smoes_sim.topology.summary import summarise
 
-    document = describe(find_topology(name))
-    text = f"{name}: ok, {document['devices']} ranks, {document['links']} directed links, all connected\n"
-    typer.echo(to_json(document) if as_json else text, nl=False)
+    summary = summarise(find_topology(name), sources=find_spec(name).sources)
+    text = f"{name}: ok, {summary.topology.num_ranks} ranks, {summary.topology.num_links} directed links, all connected\n"
+    typer.echo(to_json(summary.to_dict()) if as_json else text, nl=False)

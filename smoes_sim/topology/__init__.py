@@ -1,8 +1,9 @@
-"""What is wired to what?
+"""Which devices, NICs and switches are there, and which links join them?
 
-:class:`Topology` is the answer; ``specs`` (and ``node_link``) are the files, ``generators`` build them, ``routes`` turn
-pairs of ranks into link ids (``core`` finds the ways, ``split`` divides over them), ``metrics`` measure distance and
-capacity, ``picture`` draws. Knows nothing of experts or tokens.
+Main type: :class:`Topology`, frozen after building. ``specs`` (and ``node_link``) describe the files, ``generators`` build
+them, ``routes`` gives pairs of ranks their link ids (``core`` finds shortest routes, ``split`` divides flows over equal
+ones), ``metrics`` and ``summary`` measure, ``picture`` draws. Neighbours: ``network`` above. Independent of experts and
+tokens.
 """
 
 from smoes_sim.topology.generators import build

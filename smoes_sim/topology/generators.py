@@ -35,7 +35,7 @@ def build(spec: TopologySpec, *, name: str) -> Topology:
     """
     builder = Builder()
     _BUILDERS[spec.kind](builder, spec)
-    return builder.build(name=name, kind=spec.kind, routing=spec.routing)
+    return builder.build(name=name, kind=spec.kind, routing=spec.routing, device=spec.device)
 
 
 def _join(builder: Builder, a: int, b: int, link: LinkSpec, *, share: float = 1.0) -> None:

@@ -41,8 +41,9 @@ class Topology:
         link_kind: Index into ``link_kinds``, shape (H,).
         link_kinds: Names such as ``nvlink4`` or ``infiniband``.
         link_shared: True where flows share the capacity, False where each flow may have all of it (fatpipe), (H,).
-        incast_flows: While more flows than this are in flight on a link, it delivers less; infinite where none, (H,).
-        incast_efficiency: Part of its capacity that such a link then delivers; 1 where none, shape (H,).
+        incast_flows: Number of flows above which a link delivers less; infinite where none, shape (H,).
+        incast_efficiency: Share of its capacity that such a link then delivers; 1 where none, shape (H,).
+        device: Accelerator of every rank, a name of ``compute.devices``; None where any may be used.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Topology:
     link_shared: NDArray[np.bool_]
     incast_flows: NDArray[np.float64]
     incast_efficiency: NDArray[np.float64]
+    device: str | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
@@ -314,8 +316,8 @@ class Builder:
         last = next(link for link in reversed(range(len(self._target))) if self._target[link] == vertex)
         self._incast[last] = (flows, efficiency)
 
-    def build(self, *, name: str, kind: str, routing: Routing = "hash") -> Topology:
-        """Freeze.
+    def build(self, *, name: str, kind: str, routing: Routing = "hash", device: str | None = None) -> Topology:
+        """The frozen topology of what was added.
 
         Raises:
             TopologyError: If two ranks have no route.
@@ -343,6 +345,7 @@ class Builder:
             link_shared=np.array(self._shared, dtype=bool),
             incast_flows=incast[0],
             incast_efficiency=incast[1],
+            device=device,
         )
         topology.check_connected()
         return topology

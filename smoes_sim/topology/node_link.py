@@ -22,6 +22,7 @@ class _AboutSpec(Spec):
     description: str = ""
     sources: dict[str, str] = Field(default_factory=dict)
     routing: Routing = "hash"
+    device: str | None = None
 
 
 class _VertexSpec(Spec):

@@ -56,7 +56,7 @@ def sockets(nodes, per_node, per_socket):
 
 @pytest.mark.parametrize(
     ("text", "ranks", "nodes", "hops", "gigabytes"),
-    [  # nodes, the most links of a route, GB/s from the lower half of the ranks to the upper
+    [  # nodes, the most links of a route, GB/s from the first half of the nodes (or ranks) to the rest
         (star(1), 1, 1, 0, 0),
         (mesh(2), 2, 1, 1, 64),
         (two_level(1, 1), 1, 1, 0, 0),
@@ -68,7 +68,7 @@ def sockets(nodes, per_node, per_socket):
         (rails(1, 4, 4), 4, 1, 2, 2 * 400 + 2 * 50),
         (rails(5, 1, 2, spines=3, thin="0.5"), 5, 5, 6, 2 * 50),
         (rails(4, 2, 1), 8, 4, 6, 4 * 50),  # pods of one node: rails meet only at the spine
-        (rails(3, 2, 2, parts=SHARED), 6, 3, 6, 400 + 2 * 50),  # rank 2 to 3 inside node 1; out of node 0 and 1
+        (rails(3, 2, 2, parts=SHARED), 6, 3, 6, 50),  # the NIC of node 0; node 1 is not divided
         (racks(1, 1), 1, 1, 0, 0),
         (racks(3, 1), 3, 3, 4, 50),
         (tree(1, 2, (4, 1, 1)), 2, 1, 2, 400 + 50),
@@ -81,13 +81,27 @@ def sockets(nodes, per_node, per_socket):
         (dragonfly(1, 1, 1, 1), 1, 1, 0, 0),
         (dragonfly(2, 1, 2, 3), 4, 2, 3, 2),  # three parallel global links, but only two ranks to feed them
         (sockets(1, 1, 1), 1, 1, 0, 0),
-        (sockets(3, 3, 1), 9, 3, 6, 4 + 1),  # rank 3 fills its PCIe link to its own node; node 0 its NIC
+        (sockets(3, 3, 1), 9, 3, 6, 1),  # the NIC of node 0; node 1 is not divided
     ],
 )
 def test_the_smallest_and_oddest_of_a_kind_are_what_they_say(text, ranks, nodes, hops, gigabytes):
     built = topology(text)
     assert (built.num_ranks, built.num_nodes) == (ranks, nodes)
-    assert (diameter(built), bisection(built)) == (hops, pytest.approx(gigabytes * 1e9))
+    assert (diameter(built), bisection(built).bandwidth) == (hops, pytest.approx(gigabytes * 1e9))
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        (star(1), ""),
+        (mesh(5), "ranks 0-1 to ranks 2-4"),
+        (two_level(3, 4), "node 0 to nodes 1-2"),
+        (two_level(2, 4), "node 0 to node 1"),
+        (two_level(5, 1), "nodes 0-1 to nodes 2-4"),
+    ],
+)
+def test_a_bisection_divides_nodes_and_names_its_halves(text, cut):
+    assert bisection(topology(text)).cut == cut
 
 
 counts = functools.partial(st.integers, 1)
