@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from smoes_sim.distributed.bench_plan import Case
+from smoes_sim.distributed.bench_plan import BenchCase
 from smoes_sim.distributed.matrix import Matrix, aligned, even_blocks, one_way
 from smoes_sim.network import Network, lower_bound, phases_of
 from smoes_sim.topology import find_topology
@@ -59,7 +59,7 @@ class Group:
 
     name: str
     schedule: str
-    cases: tuple[Case, ...]
+    cases: tuple[BenchCase, ...]
     words: tuple[str, ...]
 
 
@@ -86,7 +86,7 @@ def exchange_groups(topology: str, *, seed: int) -> list[Group]:
     return found
 
 
-def _group(name: str, schedule: str, cases: Sequence[tuple[str, Case]]) -> Group:
+def _group(name: str, schedule: str, cases: Sequence[tuple[str, BenchCase]]) -> Group:
     return Group(
         name=name, schedule=schedule, cases=tuple(case for _, case in cases), words=tuple(word for word, _ in cases)
     )
@@ -106,10 +106,10 @@ class _Sized:
         bound = lower_bound(self._network, phases_of(self._network, [large]))
         return large * (seconds / bound)
 
-    def even(self, seconds: float) -> Case:
+    def even(self, seconds: float) -> BenchCase:
         """Equal blocks."""
         matrix = even_blocks(self._scaled(uniform_matrix(self.num_ranks, 1.0), seconds))
-        return Case(operation="alltoall", matrix=matrix, is_even=True)
+        return BenchCase(operation="alltoall", matrix=matrix, is_even=True)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -118,12 +118,12 @@ class _Sized:
         inside = [(0, 1)] if self._network.topology.num_nodes > 1 and node[0] == node[1] else []
         return [(0, self.num_ranks - 1), *inside]
 
-    def ping_pong(self, seconds: float, pair: tuple[int, int]) -> Case:
+    def ping_pong(self, seconds: float, pair: tuple[int, int]) -> BenchCase:
         """One message there and back."""
         whole = self._scaled(one_way(self.num_ranks, *pair, 1).astype(np.float64), seconds)
-        return Case(operation="sendrecv", matrix=even_blocks(whole), is_even=False)
+        return BenchCase(operation="sendrecv", matrix=even_blocks(whole), is_even=False)
 
-    def skewed(self) -> Iterator[tuple[str, Case]]:
+    def skewed(self) -> Iterator[tuple[str, BenchCase]]:
         """Unequal blocks, by what they are called."""
         num_ranks, seed = self.num_ranks, self._seed
         rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ class _Sized:
         }
         for name, shape in shapes.items():
             matrix = _large_enough(aligned(self._scaled(shape, _SKEWED_S)))
-            yield name, Case(operation="alltoall", matrix=matrix, is_even=False)
+            yield name, BenchCase(operation="alltoall", matrix=matrix, is_even=False)
 
 
 def _large_enough(matrix: Matrix) -> Matrix:

@@ -16,8 +16,9 @@ from typing import Any
 
 from benchmarks.lab_cases import Group, exchange_groups
 from smoes_sim.distributed.bench import BenchOptions, run_bench
-from smoes_sim.distributed.rows import summarise, write_run
+from smoes_sim.distributed.rows import write_run
 from smoes_sim.distributed.run import execute
+from smoes_sim.distributed.run_result import summarise
 from smoes_sim.distributed.runnable import SCENARIO
 from smoes_sim.scenario import load_scenario
 from smoes_sim.topology import find_topology
@@ -53,6 +54,7 @@ def _exchanges(plan: dict[str, Any], group: Group, out: Path) -> None:
         backend="gloo",
         topology=find_topology(plan["topology"]),
         topology_name=plan["topology"],
+        traffic=", ".join(group.words),
         out=out,
     )
     run_bench(group.cases, options, on_start=lambda _: None, on_row=lambda _: None)
@@ -61,7 +63,7 @@ def _exchanges(plan: dict[str, Any], group: Group, out: Path) -> None:
 def _layers(out: Path, repeats: int) -> None:
     measured = execute(load_scenario(str(out / SCENARIO)), repeats=repeats, folder=out, backend="gloo")
     if measured is not None:
-        write_run(out, measured, summarise(measured))
+        write_run(out, summarise(measured))
 
 
 if __name__ == "__main__":

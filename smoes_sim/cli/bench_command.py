@@ -6,7 +6,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -16,7 +16,8 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.yaml_files import write_bytes
 
 if TYPE_CHECKING:
-    from smoes_sim.distributed.bench_plan import Case
+    from smoes_sim.distributed.bench import BenchOptions
+    from smoes_sim.distributed.bench_plan import BenchCase
     from smoes_sim.exchanges.alltoall import Demand
     from smoes_sim.lab import Lab
     from smoes_sim.topology import Topology
@@ -99,7 +100,7 @@ def bench(
     return _launch(context, demand)
 
 
-def _cases(context: typer.Context, demand: Demand, num_ranks: int) -> list[Case]:
+def _cases(context: typer.Context, demand: Demand, num_ranks: int) -> list[BenchCase]:
     from smoes_sim.distributed.bench_plan import choose_cases
 
     given = context.params
@@ -171,7 +172,7 @@ def _launch_in_lab(context: typer.Context, demand: Demand, command: list[str]) -
 def _run_in(lab: Lab, command: list[str], out: Path | None) -> int:
     """Run in a lab, on the topology that was built; a copy of it stays beside the table."""
     from smoes_sim.distributed import launch
-    from smoes_sim.distributed.bench_plan import files_folder
+    from smoes_sim.distributed.bench_result import files_folder
 
     topology = lab.topology_file
     if out is not None:
@@ -187,7 +188,7 @@ def _check_topology(topology: Topology | None, num_ranks: int) -> None:
 
 
 def _own_arguments(context: typer.Context) -> list[str]:
-    """The arguments that were given, but for those of the launcher."""
+    """Command-line arguments without those of the launcher."""
     arguments: list[str] = [context.params["operation"]]
     for parameter in context.command.params:
         name, value = str(parameter.name), context.params[str(parameter.name)]
@@ -216,15 +217,16 @@ def _take_part(context: typer.Context, demand: Demand) -> None:
         backend=given["backend"],
         topology=_find(given["topology"]),
         topology_name=given["topology"],
+        traffic=demand.words,
         out=given["out"],
     )
-    _report(cases, options, words=demand.words, as_json=given["as_json"])
+    _report(cases, options, as_json=given["as_json"])
 
 
-def _report(cases: list[Case], options: Any, *, words: str, as_json: bool) -> None:
+def _report(cases: list[BenchCase], options: BenchOptions, *, as_json: bool) -> None:
     """Measure, and print on rank 0: each row as it comes, or one JSON document at the end."""
     from smoes_sim.distributed.bench import run_bench
-    from smoes_sim.distributed.bench_plan import table_head, table_line
+    from smoes_sim.distributed.bench_result import table_head, table_line
     from smoes_sim.results.write import to_json
 
     def say(text: str) -> None:
@@ -232,15 +234,11 @@ def _report(cases: list[Case], options: Any, *, words: str, as_json: bool) -> No
             sys.stdout.write(text)
             sys.stdout.flush()
 
-    more = {"collective": cases[0].collective, "traffic": cases[0].words or words}
-    document = run_bench(
-        cases,
-        options,
-        on_start=lambda facts: say(table_head(facts | more)),
-        on_row=lambda row: say(table_line(row)),
+    result = run_bench(
+        cases, options, on_start=lambda facts: say(table_head(facts)), on_row=lambda row: say(table_line(row))
     )
     if as_json and os.environ["RANK"] == "0":
-        typer.echo(to_json(document | more), nl=False)
+        typer.echo(to_json(result.to_dict()), nl=False)
 
 
 def _timeout(context: typer.Context) -> float:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
 from smoes_sim.cli import show
 from smoes_sim.errors import ConfigError
-
-Row = dict[str, Any]
 
 
 def run(
@@ -98,8 +95,9 @@ def _take_part(
     as_json: bool,
 ) -> None:
     """Be one of the ranks that ``torchrun`` or :func:`_launch` started; rank 0 writes and prints."""
-    from smoes_sim.distributed.rows import summarise, write_run
+    from smoes_sim.distributed.rows import write_run
     from smoes_sim.distributed.run import execute
+    from smoes_sim.distributed.run_result import summarise
     from smoes_sim.results.write import to_json
     from smoes_sim.scenario import load_scenario
 
@@ -107,57 +105,7 @@ def _take_part(
     measured = execute(scenario, repeats=repeats, folder=out, backend=backend, timeout=timeout)
     if measured is None:
         return
-    document = summarise(measured)
+    result = summarise(measured)
     if out is not None:
-        write_run(out, measured, document)
-    if as_json:
-        typer.echo(to_json(document | {"rows": [asdict(row) for row in measured.rows]}), nl=False)
-    else:
-        typer.echo(_table(document), nl=False)
-
-
-def _table(document: Row) -> str:
-    """Sums over the layers, per step and phase; decode as the mean over its steps."""
-    facts, num_layers = document["facts"], len(document["moe_layers"])
-    lines = [
-        f"{document['model']}, {num_layers} MoE layers, {facts['activation']} activations; {document['topology']}: "
-        f"{document['ranks']} ranks on {document['nodes']} nodes; {facts['library']}; "
-        f"{facts['per_rank'][0]['cpus']} processors a host",
-        f"experts {document['expert_placement']}, tokens {document['token_placement']}; {document['library']}, deduplicate "
-        f"{document['deduplicate']}, dispatch {document['dispatch']}, combine {document['combine']}",
-        f"summed over layers; measured: median of {facts['repeats']} repeats of the slowest rank, [10%, 90%]; cpu: busiest",
-        "predicted: "
-        + (f"with {document['calibration']}, [10%, 90%] of its draws" if document["calibration"] else _UNCALIBRATED),
-    ]
-    body = [[kind, phase, *_cells(rows, num_layers)] for (kind, phase), rows in _by_phase(document).items()]
-    header = ["step", "phase", "measured (ms)", "predicted (ms)", "error (%)", "MB between ranks", "cpu (ms)"]
-    return "".join(f"# {line}\n" for line in lines) + show.table(header, body, left=2)
-
-
-_UNCALIBRATED = "NOT calibrated: nominal rates, efficiencies in their stated ranges (give the scenario a calibration)"
-
-
-def _by_phase(document: Row) -> dict[tuple[str, str], list[Row]]:
-    kinds = {step["step"]: step["phase"] for step in document["steps"]}
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in document["medians"]:
-        found.setdefault((kinds[row["step"]], row["phase"]), []).append(row)
-    return found
-
-
-def _cells(rows: list[Row], num_layers: int) -> list[str]:
-    """One line: sums over layers, means over steps."""
-    steps = len(rows) / num_layers
-
-    def total(key: str, factor: float) -> float:
-        return factor * sum(row[key] for row in rows) / steps
-
-    measured, predicted = total("measured_s", 1e3), total("predicted_s", 1e3)
-    low, high = total("predicted_low_s", 1e3), total("predicted_high_s", 1e3)
-    return [
-        f"{measured:.4g} [{total('measured_p10_s', 1e3):.4g}, {total('measured_p90_s', 1e3):.4g}]",
-        f"{predicted:.4g}" + (f" [{low:.4g}, {high:.4g}]" if low < high else ""),
-        f"{100 * (predicted / measured - 1):+.1f}",
-        f"{total('bytes_remote', 1e-6):.4g}",
-        f"{total('cpu_s', 1e3):.4g}",
-    ]
+        write_run(out, result)
+    typer.echo(to_json(result.to_dict()) if as_json else f"{result!r}\n", nl=False)

@@ -14,13 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smoes_sim.distributed.bench_plan import Case, Row, case_row, files_folder, matrix_file, measurement
+from smoes_sim.distributed.bench_plan import BenchCase
+from smoes_sim.distributed.bench_result import (
+    BenchFacts,
+    BenchResult,
+    BenchRow,
+    case_row,
+    files_folder,
+    matrix_file,
+    measurement,
+)
 from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
-from smoes_sim.distributed.facts import device_name, library_name, rank_facts, run_facts
+from smoes_sim.distributed.facts import all_rank_facts, device_name, library_name, system_facts
 from smoes_sim.distributed.group import Backend, RankGroup, join
 from smoes_sim.distributed.journal import Journal
 from smoes_sim.distributed.matrix import write_matrix
-from smoes_sim.distributed.patterns import Exchange, exchange
+from smoes_sim.distributed.patterns import RowExchange, exchange
 from smoes_sim.errors import ConfigError, RunError
 from smoes_sim.measurements import Measurement, write_measurements
 from smoes_sim.topology import Topology
@@ -41,9 +50,10 @@ class BenchOptions:
         seed: Of the bytes that are sent.
         timeout: Seconds for the ranks to come, and for an exchange.
         backend: What moves the bytes.
-        topology: What the ranks stand on, if known.
-        topology_name: As the measurements table is to name it.
-        out: The measurements table; nothing is written when left out.
+        topology: Topology of the ranks, if known.
+        topology_name: Its name in the measurements table.
+        traffic: What is sent, in words.
+        out: The measurements table; None writes nothing.
     """
 
     schedule: str
@@ -54,16 +64,17 @@ class BenchOptions:
     backend: Backend
     topology: Topology | None
     topology_name: str | None
+    traffic: str
     out: Path | None
 
 
 def run_bench(
-    cases: Sequence[Case],
+    cases: Sequence[BenchCase],
     options: BenchOptions,
     *,
-    on_start: Callable[[Row], None],
-    on_row: Callable[[Row], None],
-) -> Row:
+    on_start: Callable[[BenchFacts], None],
+    on_row: Callable[[BenchRow], None],
+) -> BenchResult:
     """Measure the cases as one of the ranks that the environment names; every rank calls this.
 
     Rank 0 calls ``on_start`` with what the measurement is made on, and ``on_row`` as soon as a case is measured. Journals
@@ -71,11 +82,12 @@ def run_bench(
     the journals.
 
     Returns:
-        The facts and the rows.
+        The facts and the rows, on every rank.
 
     Raises:
         ConfigError: If the topology does not fit the run.
     """
+    rows: list[BenchRow] = []
     with ExitStack() as stack:
         group = stack.enter_context(join(timeout=options.timeout, backend=options.backend))
         nodes = _node_of_rank(group, options.topology)
@@ -83,19 +95,19 @@ def run_bench(
         clock = stack.enter_context(clock_of(group))
         folder = None if options.out is None else files_folder(options.out)
         journal = None if folder is None else stack.enter_context(Journal(folder, group.place.rank))
-        document = _facts(group, options, clock, num_nodes=len(set(nodes)))
+        facts = _facts(group, cases[0], options, clock, num_nodes=len(set(nodes)))
         is_first = group.place.rank == 0
         if is_first:
-            on_start(document)
+            on_start(facts)
         for case in cases:
             times = _measure(group, clock, case, send_all=send_all, options=options, journal=journal)
-            row = case_row(case, schedule=options.schedule, times=group.gather(times))
-            document["rows"].append(row)
+            rows.append(case_row(case, schedule=options.schedule, times=group.gather(times)))
             if is_first:
-                on_row(row)
+                on_row(rows[-1])
+        result = BenchResult(facts=facts, rows=tuple(rows))
         if is_first and options.out is not None:
-            _write(options.out, cases, document, system=device_name(group), topology=options.topology_name)
-    return document
+            _write(options.out, cases, result, system=device_name(group), topology=options.topology_name)
+    return result
 
 
 def _node_of_rank(group: RankGroup, topology: Topology | None) -> tuple[int, ...]:
@@ -109,27 +121,26 @@ def _node_of_rank(group: RankGroup, topology: Topology | None) -> tuple[int, ...
     return tuple(topology.node_of_rank.tolist())
 
 
-def _facts(group: RankGroup, options: BenchOptions, clock: Clock, *, num_nodes: int) -> Row:
-    """Everything that the rows rest on; every rank adds its own."""
-    own = rank_facts(group)
-    said = group.meet("tell their facts", orjson.dumps(own).decode())
-    return {
-        **run_facts(group),
-        "nodes": num_nodes,
-        "library": library_name(group),
-        "clock": clock.kind,
-        "topology": options.topology_name,
-        "schedule": options.schedule,
-        "warmup": options.warmup,
-        "repeats": options.repeats,
-        "seed": options.seed,
-        "per_rank": [orjson.loads(word) for word in said],
-        "rows": [],
-    }
+def _facts(group: RankGroup, case: BenchCase, options: BenchOptions, clock: Clock, *, num_nodes: int) -> BenchFacts:
+    """Everything that the rows rest on."""
+    return BenchFacts(
+        system=system_facts(group),
+        nodes=num_nodes,
+        library=library_name(group),
+        clock=clock.kind,
+        topology=options.topology_name,
+        schedule=options.schedule,
+        warmup=options.warmup,
+        repeats=options.repeats,
+        seed=options.seed,
+        per_rank=all_rank_facts(group),
+        collective=case.collective,
+        traffic=case.words or options.traffic,
+    )
 
 
 def _measure(
-    group: RankGroup, clock: Clock, case: Case, *, send_all: Exchange, options: BenchOptions, journal: Journal | None
+    group: RankGroup, clock: Clock, case: BenchCase, *, send_all: RowExchange, options: BenchOptions, journal: Journal | None
 ) -> NDArray[np.float64]:
     """Seconds of the own rank from the common start, shape (repeats,)."""
     traffic = _Traffic(case, group, seed=options.seed)
@@ -151,7 +162,7 @@ def _measure(
     return np.array(times)
 
 
-def _journal_row(case: Case, rank: int, repeat: int, seconds: float) -> Row:
+def _journal_row(case: BenchCase, rank: int, repeat: int, seconds: float) -> dict[str, Any]:
     away = case.matrix - np.diag(np.diag(case.matrix))
     return {
         "op": case.collective,
@@ -167,7 +178,7 @@ def _journal_row(case: Case, rank: int, repeat: int, seconds: float) -> Row:
 class _Traffic:
     """The bytes of a case at one rank: a message is a piece of a random tape that all ranks know, from an own offset on."""
 
-    def __init__(self, case: Case, group: RankGroup, *, seed: int) -> None:
+    def __init__(self, case: BenchCase, group: RankGroup, *, seed: int) -> None:
         self._matrix, self._rank, self._case = case.matrix, group.place.rank, case
         tape = np.random.default_rng(seed).integers(256, size=int(case.matrix.max()) + _SHIFTS, dtype=np.uint8)
         self._tape = torch.from_numpy(tape).to(group.device)[:, None]
@@ -186,7 +197,7 @@ class _Traffic:
         messages = [self._message(self._rank, peer, repeat) for peer in range(len(self._matrix))]
         torch.cat(messages, out=self._send)
 
-    def travel(self, send_all: Exchange) -> None:
+    def travel(self, send_all: RowExchange) -> None:
         """Do the exchange; for ``sendrecv`` also the way back, of what has arrived."""
         send_all(self._send, self._send_counts, self._receive_counts, out=self._receive, counts=self._counts)
         if self._case.operation == "sendrecv":
@@ -206,26 +217,13 @@ class _Traffic:
             raise RunError(f"{self._case.name}: what came back is not what was sent (repeat {repeat})")
 
 
-def _write(out: Path, cases: Sequence[Case], document: Row, *, system: str, topology: str | None) -> None:
+def _write(out: Path, cases: Sequence[BenchCase], result: BenchResult, *, system: str, topology: str | None) -> None:
     """The matrices and facts, then the table."""
-    rows: list[Measurement] = []
-    for index, (case, row) in enumerate(zip(cases, document["rows"], strict=True)):
+    table: list[Measurement] = []
+    for index, (case, row) in enumerate(zip(cases, result.rows, strict=True)):
         if not case.is_even:
             write_matrix(matrix_file(out, index), case.matrix)
-        rows.append(
-            measurement(
-                case,
-                row,
-                out=out,
-                index=index,
-                system=system,
-                library=document["library"],
-                nodes=document["nodes"],
-                topology=topology,
-                clock=document["clock"],
-                send_buffer=document["send_buffer_bytes"],
-            )
-        )
-    facts: dict[str, Any] = {key: value for key, value in document.items() if key != "rows"}
+        table.append(measurement(case, row, result.facts, out=out, index=index, system=system, topology=topology))
+    facts = {key: value for key, value in result.facts.to_dict().items() if key not in {"collective", "traffic"}}
     write_bytes(files_folder(out) / "facts.json", orjson.dumps(facts, option=orjson.OPT_INDENT_2))
-    write_measurements(out, rows)
+    write_measurements(out, table)

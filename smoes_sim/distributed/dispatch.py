@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smoes_sim.distributed.patterns import Exchange
-from smoes_sim.distributed.wire import Wire
+from smoes_sim.distributed.codec import RowCodec
+from smoes_sim.distributed.patterns import RowExchange
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.topology import Topology
@@ -59,7 +59,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class LayerPlan:
     """What a rank does in one MoE layer with the tokens of one step.
 
     Attributes:
@@ -124,7 +124,7 @@ def plan_layer(
     deduplicate: Deduplicate,
     topology: Topology,
     device: torch.device | str = "cpu",
-) -> Plan:
+) -> LayerPlan:
     """The plan of one rank.
 
     Args:
@@ -168,7 +168,7 @@ def plan_layer(
     expert = number[ids[token, slot]]
     order = np.argsort(expert, kind="stable")
     weights = _weights(trace, layer)[token, slot]
-    return Plan(
+    return LayerPlan(
         stages=tuple(stages),
         num_tokens=len(here),
         row=torch.as_tensor(row[order], device=device),
@@ -228,15 +228,15 @@ class Transport:
         homeward: Rows of combine, and gradients that return to the tokens.
     """
 
-    exchange: Exchange
-    outward: Wire
-    homeward: Wire
+    exchange: RowExchange
+    outward: RowCodec
+    homeward: RowCodec
 
     def send(self, rows: Tensor, stage: Stage, *, is_homeward: bool) -> Tensor:
         """Exchange the rows of a stage, (N_send, D); gives those received, (N_receive, D), in the same type."""
-        wire, counts = (self.homeward, stage.homeward) if is_homeward else (self.outward, stage.outward)
-        received = self.exchange(wire.encode(rows), counts.sent, counts.received, counts=counts.all)
-        return wire.decode(received, rows.dtype)
+        codec, counts = (self.homeward, stage.homeward) if is_homeward else (self.outward, stage.outward)
+        received = self.exchange(codec.encode(rows), counts.sent, counts.received, counts=counts.all)
+        return codec.decode(received, rows.dtype)
 
 
 class _Travel(torch.autograd.Function):
@@ -252,7 +252,7 @@ class _Travel(torch.autograd.Function):
         return ctx.transport.send(gradients[0], ctx.stage, is_homeward=not ctx.is_homeward), None, None, None
 
 
-def dispatch(x: Tensor, plan: Plan, transport: Transport) -> Tensor:
+def dispatch(x: Tensor, plan: LayerPlan, transport: Transport) -> Tensor:
     """Send a rank's tokens (T, D), in the order of the trace, to their experts' ranks; gives the rows received, (N, D)."""
     rows: Tensor | None = None
     for stage in plan.stages:
@@ -262,7 +262,7 @@ def dispatch(x: Tensor, plan: Plan, transport: Transport) -> Tensor:
     return rows
 
 
-def combine(partial: Tensor, plan: Plan, transport: Transport) -> Tensor:
+def combine(partial: Tensor, plan: LayerPlan, transport: Transport) -> Tensor:
     """Send partial sums (N, D) back the way their rows came; gives the sums of the rank's own tokens, (T, D).
 
     Sums are made in the type of ``partial``.

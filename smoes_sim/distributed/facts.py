@@ -8,11 +8,12 @@ import platform
 import socket
 import struct
 from pathlib import Path
-from typing import Any
 
+import orjson
 import torch
 
 from smoes_sim.distributed.group import RankGroup
+from smoes_sim.distributed.hosts import LAB_VARIABLE, RankFacts, SystemFacts
 from smoes_sim.version import __version__
 
 _SIOCGIFADDR, _SIOCGIFMTU = 0x8915, 0x8921
@@ -35,34 +36,41 @@ def fixed_send_buffer(backend: str) -> float | None:
     return round(_PAYLOAD * int(sizes[2]))
 
 
-def rank_facts(group: RankGroup) -> dict[str, Any]:
-    """Host, processor or GPU, interface and TCP settings of the own rank; None for what the system does not tell."""
+def rank_facts(group: RankGroup) -> RankFacts:
+    """Host, processor or GPU, interface and TCP settings of the own rank."""
     interface = _interface(group)
-    return {
-        "rank": group.place.rank,
-        "host": socket.gethostname(),
-        "device": device_name(group),
-        "cpus": os.cpu_count(),
-        "interface": interface,
-        "mtu": None if interface is None else _mtu(interface),
+    return RankFacts(
+        rank=group.place.rank,
+        host=socket.gethostname(),
+        device=device_name(group),
+        cpus=os.cpu_count(),
+        interface=interface,
+        mtu=None if interface is None else _mtu(interface),
         **{name: _setting(name) for name in _SETTINGS},
-    }
+    )
 
 
-def run_facts(group: RankGroup) -> dict[str, Any]:
+def system_facts(group: RankGroup) -> SystemFacts:
     """Versions and backend, which are the same for every rank."""
-    return {
-        "smoes_sim": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "kernel": platform.release(),
-        "backend": group.backend,
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if group.backend == "nccl" else None,
-        "ranks": group.place.num_ranks,
-        "nodes": len(set(group.node_of_rank)),
-        "timeout_s": group.timeout,
-        "send_buffer_bytes": fixed_send_buffer(group.backend),
-    }
+    return SystemFacts(
+        smoes_sim=__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        kernel=platform.release(),
+        backend=group.backend,
+        nccl=".".join(map(str, torch.cuda.nccl.version())) if group.backend == "nccl" else None,
+        ranks=group.place.num_ranks,
+        nodes=len(set(group.node_of_rank)),
+        timeout_s=group.timeout,
+        send_buffer_bytes=fixed_send_buffer(group.backend),
+        lab=os.environ.get(LAB_VARIABLE),
+    )
+
+
+def all_rank_facts(group: RankGroup) -> tuple[RankFacts, ...]:
+    """The facts of every rank, in order, known to all ranks."""
+    texts = group.meet("exchange facts about the ranks", orjson.dumps(rank_facts(group)).decode())
+    return tuple(RankFacts(**orjson.loads(text)) for text in texts)
 
 
 def library_name(group: RankGroup) -> str:

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from smoes_sim.distributed.dispatch import Plan, Transport, combine, dispatch
+from smoes_sim.distributed.dispatch import LayerPlan, Transport, combine, dispatch
 from smoes_sim.distributed.experts import GroupedExperts
-from smoes_sim.distributed.patterns import Counts, Exchange
+from smoes_sim.distributed.patterns import Counts, RowExchange
 
 
 class CountedExchange:
@@ -21,7 +21,7 @@ class CountedExchange:
         moved: Per exchange since :meth:`take` the bytes to and from each rank, int64 (2, R).
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: RowExchange) -> None:
         self._exchange = exchange
         self.moved: list[NDArray[np.int64]] = []
 
@@ -61,17 +61,17 @@ class ExpertParallelLayer(nn.Module):
         super().__init__()
         self.experts, self.shared, self._transport = experts, shared, transport
 
-    def dispatch(self, x: Tensor, plan: Plan) -> Tensor:
+    def dispatch(self, x: Tensor, plan: LayerPlan) -> Tensor:
         """Rows that arrive, (N, D), for tokens (T, D)."""
         return dispatch(x, plan, self._transport)
 
-    def run_experts(self, rows: Tensor, plan: Plan) -> Tensor:
+    def run_experts(self, rows: Tensor, plan: LayerPlan) -> Tensor:
         """Weighted sum of the rank's experts for each row, float32 (N, D)."""
         weight = plan.weight.to(rows.dtype)
         out = self.experts(rows.index_select(0, plan.row), plan.expert_counts, weight)
         return torch.zeros(rows.shape, dtype=torch.float32, device=rows.device).index_add(0, plan.row, out.float())
 
-    def combine(self, partial: Tensor, plan: Plan) -> Tensor:
+    def combine(self, partial: Tensor, plan: LayerPlan) -> Tensor:
         """Sums of the rank's own tokens, float32 (T, D)."""
         return combine(partial, plan, self._transport)
 
@@ -79,7 +79,7 @@ class ExpertParallelLayer(nn.Module):
         """Output of the shared experts, (T, D); None without."""
         return None if self.shared is None else self.shared(x, [len(x)])
 
-    def forward(self, x: Tensor, plan: Plan) -> Tensor:
+    def forward(self, x: Tensor, plan: LayerPlan) -> Tensor:
         """Outputs of tokens (T, D), in their type; shared experts run before dispatch, as ``overlap: none`` predicts."""
         shared = self.run_shared(x)
         y = self.combine(self.run_experts(self.dispatch(x, plan), plan), plan).to(x.dtype)

@@ -27,7 +27,7 @@ PARTS = 8
 """Parts in which ``two_hop`` forwards, as in :mod:`smoes_sim.network.schedules`."""
 
 
-class Exchange(Protocol):
+class RowExchange(Protocol):
     """An exchange of rows."""
 
     def __call__(
@@ -53,7 +53,7 @@ class Exchange(Protocol):
         """
 
 
-def exchange(name: str, *, group: dist.ProcessGroup | None = None, node_of_rank: Sequence[int] | None = None) -> Exchange:
+def exchange(name: str, *, group: dist.ProcessGroup | None = None, node_of_rank: Sequence[int] | None = None) -> RowExchange:
     """An exchange by the name of its schedule.
 
     ``direct`` posts all receives, then all sends, from the next rank on. ``pairwise`` takes R - 1 rounds: in round k a
@@ -73,7 +73,7 @@ def exchange(name: str, *, group: dist.ProcessGroup | None = None, node_of_rank:
         raise ConfigError(f'schedule = "{name}" cannot be run. {nearest(name, _PATTERNS)}')
     if name == "two_hop" and node_of_rank is None:
         raise ConfigError("schedule two_hop needs to know which ranks share a node. Name the topology.")
-    return _Exchange(pattern=_PATTERNS[name], group=group, node_of_rank=tuple(node_of_rank or ()))
+    return _PatternExchange(pattern=_PATTERNS[name], group=group, node_of_rank=tuple(node_of_rank or ()))
 
 
 def pattern_names() -> list[str]:
@@ -299,8 +299,8 @@ _PATTERNS: dict[str, Callable[[_Rows], None]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Exchange:
-    """A pattern over a group; see :class:`Exchange`."""
+class _PatternExchange:
+    """A pattern over a group; see :class:`RowExchange`."""
 
     pattern: Callable[[_Rows], None]
     group: dist.ProcessGroup | None

@@ -19,7 +19,7 @@ PHASES = ("dispatch", "experts", "combine", "shared", "layer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Predicted:
+class PredictedPhase:
     """Seconds until the last rank is done: the median over the sets of constants, and their interval."""
 
     value: float
@@ -27,7 +27,7 @@ class Predicted:
     high: float
 
 
-def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predicted]:
+def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], PredictedPhase]:
     """Predictions by (step, MoE layer 0..L-1, phase); steps are the prefill, then the decode steps.
 
     Attention, gate, dense layers and the head are left out, as the runner leaves them out; everything else is what
@@ -42,9 +42,9 @@ def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predict
     return {key: _summary(values) for key, values in series.items()}
 
 
-def _summary(values: Sequence[float]) -> Predicted:
+def _summary(values: Sequence[float]) -> PredictedPhase:
     low, high = interval(values)
-    return Predicted(value=float(np.median(values)), low=low, high=high)
+    return PredictedPhase(value=float(np.median(values)), low=low, high=high)
 
 
 def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRates) -> dict[tuple[int, str], float]:

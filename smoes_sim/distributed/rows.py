@@ -1,4 +1,4 @@
-"""The rows of a run, and what they say: medians beside predictions, in one document and one folder."""
+"""The rows of a run, their medians beside predictions, and the folder that keeps them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from smoes_sim.distributed.prediction import PHASES, Predicted, predict_layers
+from smoes_sim.distributed.hosts import RankFacts, SystemFacts
+from smoes_sim.distributed.prediction import PHASES, PredictedPhase
 from smoes_sim.distributed.runnable import SCENARIO, with_trace, write_scenario
 from smoes_sim.measurements import Measurement, write_measurements
 from smoes_sim.prediction.deployment import Deployment
@@ -18,10 +19,13 @@ from smoes_sim.results.write import to_json
 from smoes_sim.version import __version__
 from smoes_sim.yaml_files import write_bytes
 
+if TYPE_CHECKING:
+    from smoes_sim.distributed.run_result import RunResult
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """What one rank did in one phase.
+    """One phase of one MoE layer on one rank.
 
     Attributes:
         step: 0 for the prefill, then the decode steps.
@@ -33,9 +37,9 @@ class RunRow:
         cpu_s: CPU time of the rank's main thread meanwhile, seconds: less than ``time_s`` where it waited.
         bytes_sent: Bytes to other ranks.
         bytes_received: Bytes from other ranks.
-        tokens: Tokens at home on the rank.
-        routed_tokens: Routed tokens that its experts process.
-        active_experts: Its experts that process any.
+        tokens: Number of tokens at home on the rank.
+        routed_tokens: Number of routed tokens that its experts process.
+        active_experts: Number of its experts that process any.
     """
 
     step: int
@@ -53,49 +57,83 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRow:
+    """One phase of one MoE layer: medians over the repeats, and the prediction.
+
+    Attributes:
+        step: 0 for the prefill, then the decode steps.
+        layer: MoE layer, 0..L-1.
+        phase: As in :class:`RunRow`.
+        measured_s: Median over repeats of the slowest rank's time, seconds.
+        measured_p10_s: 10th percentile of the same.
+        measured_p90_s: 90th percentile of the same.
+        cpu_s: Median over repeats of the busiest rank's CPU time, seconds.
+        bytes_remote: Bytes between ranks in one repeat.
+        predicted_s: Predicted time on the scenario's topology, seconds.
+        predicted_low_s: Low end of its interval.
+        predicted_high_s: High end of its interval.
+        relative_error: (predicted - measured) / measured.
+    """
+
+    step: int
+    layer: int
+    phase: str
+    measured_s: float
+    measured_p10_s: float
+    measured_p90_s: float
+    cpu_s: float
+    bytes_remote: int
+    predicted_s: float
+    predicted_low_s: float
+    predicted_high_s: float
+    relative_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """How a run was made.
+
+    Attributes:
+        system: Versions and backend.
+        library: Software that moved the bytes.
+        clock: Kind of clock.
+        activation: Element type of the activations.
+        warmup: Number of repeats before the first that counts.
+        repeats: Number of repeats that count.
+        per_rank: Hosts and interfaces, in the order of the ranks.
+    """
+
+    system: SystemFacts
+    library: str
+    clock: str
+    activation: str
+    warmup: int
+    repeats: int
+    per_rank: tuple[RankFacts, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat JSON object."""
+        fields = asdict(self)
+        return fields.pop("system") | fields | {"per_rank": [asdict(rank) for rank in self.per_rank]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What rank 0 knows at the end of a run.
 
     Attributes:
         deployment: What was executed.
         rows: Rows of all ranks.
-        facts: How it was run, JSON values.
+        facts: How it was run.
     """
 
     deployment: Deployment
     rows: Sequence[RunRow]
-    facts: dict[str, Any]
+    facts: RunFacts
 
 
-def summarise(measured: Measured) -> dict[str, Any]:
-    """The document of a run: what was run on what, and medians with the simulator's predictions beside them."""
-    deployment = measured.deployment
-    scenario = deployment.scenario
-    communication = scenario.communication
-    tokens = [sum(step.batches[0].load.tokens.tolist()) for step in (deployment.prefill, *deployment.decode)]
-    return {
-        "model": deployment.model.name,
-        "topology": deployment.topology.name,
-        "ranks": deployment.topology.num_ranks,
-        "nodes": deployment.topology.num_nodes,
-        "moe_layers": list(deployment.model.moe_layer_indices),
-        "token_placement": scenario.placement.tokens,
-        "expert_placement": str(scenario.expert_rule),
-        **communication.model_dump(include={"library", "deduplicate", "dispatch", "combine"}),
-        "calibration": scenario.calibration,
-        "steps": [{"step": step, "phase": "decode" if step else "prefill", "tokens": n} for step, n in enumerate(tokens)],
-        "medians": medians(measured.rows, predict_layers(deployment)),
-        "facts": measured.facts,
-    }
-
-
-def medians(rows: Sequence[RunRow], predictions: dict[tuple[int, int, str], Predicted]) -> list[dict[str, Any]]:
-    """Per step, layer and phase what was measured and what was predicted, in the order in which they ran.
-
-    ``measured_s`` is the median over repeats of the largest time over ranks, ``measured_p10_s`` and ``measured_p90_s`` are
-    percentiles of the same; ``cpu_s`` is the median over repeats of the busiest rank's CPU time; ``bytes_remote`` all bytes
-    between ranks in one repeat; ``relative_error`` is (predicted - measured) / measured.
-    """
+def layer_rows(rows: Sequence[RunRow], predictions: dict[tuple[int, int, str], PredictedPhase]) -> list[LayerRow]:
+    """Medians and predictions per step, layer and phase, in the order in which they ran."""
     key = ["step", "layer", "phase"]
     repeats = (
         pl.DataFrame([asdict(row) for row in rows])
@@ -114,55 +152,55 @@ def medians(rows: Sequence[RunRow], predictions: dict[tuple[int, int, str], Pred
     return [_beside(row, predictions[row["step"], row["layer"], row["phase"]]) for row in found]
 
 
-def _beside(row: dict[str, Any], predicted: Predicted) -> dict[str, Any]:
-    return row | {
-        "predicted_s": predicted.value,
-        "predicted_low_s": predicted.low,
-        "predicted_high_s": predicted.high,
-        "relative_error": (predicted.value - row["measured_s"]) / row["measured_s"],
-    }
+def _beside(measured: dict[str, Any], predicted: PredictedPhase) -> LayerRow:
+    return LayerRow(
+        **measured,
+        predicted_s=predicted.value,
+        predicted_low_s=predicted.low,
+        predicted_high_s=predicted.high,
+        relative_error=(predicted.value - measured["measured_s"]) / measured["measured_s"],
+    )
 
 
-def measurements(measured: Measured, document: dict[str, Any], *, name: str) -> list[Measurement]:
+def measurements(result: RunResult, *, name: str) -> list[Measurement]:
     """The prefill's medians as rows of the measurements table, which ``calibrate`` and ``validate`` read.
 
     Args:
-        measured: The run.
-        document: What :func:`summarise` made of it.
+        result: The run.
         name: Begins the id of every row.
     """
-    deployment, facts = measured.deployment, measured.facts
+    deployment, facts = result.measured.deployment, result.measured.facts
     model, topology = deployment.model, deployment.topology
     return [
         Measurement(
-            id=f"{name}-layer{row['layer']}-{row['phase']}",
-            system=facts["per_rank"][0]["device"],
+            id=f"{name}-layer{row.layer}-{row.phase}",
+            system=facts.per_rank[0].device,
             nodes=topology.num_nodes,
             ranks_per_node=-(-topology.num_ranks // topology.num_nodes),
-            library=facts["library"],
+            library=facts.library,
             mode="run",
-            op=row["phase"],
-            tokens_per_rank=document["steps"][0]["tokens"] / topology.num_ranks,
+            op=row.phase,
+            tokens_per_rank=result.steps[0].tokens / topology.num_ranks,
             hidden=model.hidden,
             top_k=model.top_k,
             experts=model.experts,
-            duration=row["measured_s"],
-            duration_p10=row["measured_p10_s"],
-            duration_p90=row["measured_p90_s"],
-            repeats=facts["repeats"],
-            schedule=document["library"],
+            duration=row.measured_s,
+            duration_p10=row.measured_p10_s,
+            duration_p90=row.measured_p90_s,
+            repeats=facts.repeats,
+            schedule=deployment.scenario.communication.library,
             scenario=SCENARIO,
-            phase=row["phase"],
-            layer=row["layer"],
+            phase=row.phase,
+            layer=row.layer,
             source=f"smoes-sim run {__version__}",
-            notes=f"clock: {facts['clock']}",
+            notes=f"clock: {facts.clock}",
         )
-        for row in document["medians"]
-        if row["step"] == 0
+        for row in result.medians
+        if row.step == 0
     ]
 
 
-def write_run(folder: Path, measured: Measured, document: dict[str, Any]) -> None:
+def write_run(folder: Path, result: RunResult) -> None:
     """Write what there is to keep of a run.
 
     ``rows.parquet``, ``summary.json``, ``measurements.csv``, ``scenario.resolved.yaml``, and ``trace.npz`` if the routing is
@@ -173,8 +211,8 @@ def write_run(folder: Path, measured: Measured, document: dict[str, Any]) -> Non
     """
     stream = BytesIO()
     metadata = {"smoes_sim.version": __version__, "smoes_sim.schema": "run-rows/1", "units": "in the column names"}
-    pl.DataFrame([asdict(row) for row in measured.rows]).write_parquet(stream, metadata=metadata)
+    pl.DataFrame([asdict(row) for row in result.measured.rows]).write_parquet(stream, metadata=metadata)
     write_bytes(folder / "rows.parquet", stream.getvalue())
-    write_bytes(folder / "summary.json", to_json(document))
-    write_measurements(folder / "measurements.csv", measurements(measured, document, name=folder.name))
-    write_scenario(with_trace(measured.deployment.scenario, folder), folder)
+    write_bytes(folder / "summary.json", to_json(result.summary()))
+    write_measurements(folder / "measurements.csv", measurements(result, name=folder.name))
+    write_scenario(with_trace(result.measured.deployment.scenario, folder), folder)

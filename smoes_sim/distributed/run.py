@@ -15,24 +15,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
-from smoes_sim.distributed.dispatch import Plan, Transport, local_experts, plan_layer
+from smoes_sim.distributed.codec import RowCodec, dtype_of
+from smoes_sim.distributed.dispatch import LayerPlan, Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts, seeded_generator
-from smoes_sim.distributed.facts import fixed_send_buffer, library_name, rank_facts, run_facts
+from smoes_sim.distributed.facts import all_rank_facts, fixed_send_buffer, library_name, system_facts
 from smoes_sim.distributed.group import Backend, RankGroup, join
 from smoes_sim.distributed.journal import Journal
 from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
 from smoes_sim.distributed.prediction import PHASES
-from smoes_sim.distributed.rows import Measured, RunRow
+from smoes_sim.distributed.rows import Measured, RunFacts, RunRow
 from smoes_sim.distributed.runnable import as_executed, check_memory, check_runnable
-from smoes_sim.distributed.wire import Wire, dtype_of
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.routing.trace import PREFILL
@@ -85,18 +84,17 @@ def execute(
     return Measured(deployment=deployment, rows=rows, facts=facts) if group.place.rank == 0 else None
 
 
-def _facts(group: RankGroup, clock: Clock, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
-    """Versions, hardware and settings that the rows rest on; every rank adds its own."""
-    said = group.meet("facts", orjson.dumps(rank_facts(group)).decode())
-    return {
-        **run_facts(group),
-        "library": library_name(group),
-        "clock": clock.kind,
-        "activation": str(dtype).removeprefix("torch."),
-        "warmup": WARM_UP,
-        "repeats": repeats,
-        "per_rank": [orjson.loads(word) for word in said],
-    }
+def _facts(group: RankGroup, clock: Clock, dtype: torch.dtype, repeats: int) -> RunFacts:
+    """Versions, hardware and settings that the rows rest on."""
+    return RunFacts(
+        system=system_facts(group),
+        library=library_name(group),
+        clock=clock.kind,
+        activation=str(dtype).removeprefix("torch."),
+        warmup=WARM_UP,
+        repeats=repeats,
+        per_rank=all_rank_facts(group),
+    )
 
 
 def _check_fits(deployment: Deployment, group: RankGroup) -> None:
@@ -153,12 +151,12 @@ class _Stack:
         communication = scenario.communication
         transport = Transport(
             exchange=self._counted,
-            outward=Wire(element=communication.dispatch, hidden=model.hidden),
-            homeward=Wire(element=communication.combine, hidden=model.hidden),
+            outward=RowCodec(element=communication.dispatch, hidden=model.hidden),
+            homeward=RowCodec(element=communication.combine, hidden=model.hidden),
         )
         return ExpertParallelLayer(experts, shared, transport)
 
-    def _plan(self, deployment: Deployment, tokens: NDArray[np.int64], layer: int) -> Plan:
+    def _plan(self, deployment: Deployment, tokens: NDArray[np.int64], layer: int) -> LayerPlan:
         assert deployment.trace is not None
         assert deployment.placement is not None
         return plan_layer(
@@ -208,7 +206,7 @@ class _Visit:
         step: int,
         layer: int,
         repeat: int,
-        plan: Plan,
+        plan: LayerPlan,
     ) -> None:
         self._group, self._clock, self._counted = group, clock, counted
         self._step, self._layer, self._repeat, self._plan = step, layer, repeat, plan

@@ -133,6 +133,7 @@ class Lab:
             "TP_SOCKET_IFNAME": place.interface,
             "NCCL_SOCKET_IFNAME": place.interface,
             "SMOES_SIM_CLOCK": str(self.clock),
+            "SMOES_SIM_LAB": self.name,
         }
 
     def popen(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from smoes_sim.distributed.codec import RowCodec
 from smoes_sim.distributed.dispatch import Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts
 from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
-from smoes_sim.distributed.wire import Wire
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.scenario import Scenario
@@ -145,7 +145,7 @@ def run_case(case: Case, rank: int) -> dict[str, Any]:
         topology=topology,
     )
     moved = CountedExchange(exchange(case.schedule, node_of_rank=topology.node_of_rank.tolist()))
-    outward, homeward = (Wire(element=element, hidden=HIDDEN) for element in case.elements.split())  # type: ignore[arg-type]
+    outward, homeward = (RowCodec(element=element, hidden=HIDDEN) for element in case.elements.split())  # type: ignore[arg-type]
     sizes: Any = {"seed": 7, "layer": 0, "hidden": HIDDEN, "dtype": torch.float32}
     experts = GroupedExperts(*seeded_experts(local_experts(placement, 0, rank), inner=INNER, **sizes))
     shared = None

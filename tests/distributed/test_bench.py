@@ -12,7 +12,8 @@ from torch import Tensor
 
 from smoes_sim.cli import main
 from smoes_sim.distributed.bench import _Traffic
-from smoes_sim.distributed.bench_plan import Case, case_row, choose_cases
+from smoes_sim.distributed.bench_plan import BenchCase, choose_cases
+from smoes_sim.distributed.bench_result import case_row
 from smoes_sim.distributed.group import RankGroup
 from smoes_sim.distributed.journal import read_journals
 from smoes_sim.distributed.matrix import one_way
@@ -24,7 +25,7 @@ from smoes_sim.traffic.skewed import read_matrix
 REPEATS = 3
 
 
-def cases(operation: Any = "alltoall", num_ranks: int = 4, pair: tuple[int, int] = (0, 3), **demand: Any) -> list[Case]:
+def cases(operation: Any = "alltoall", num_ranks: int = 4, pair: tuple[int, int] = (0, 3), **demand: Any) -> list[BenchCase]:
     return choose_cases(operation, num_ranks, Demand(**demand), pair=pair, seed=0)
 
 
@@ -34,7 +35,7 @@ def test_a_bench_leaves_a_table_that_its_journals_prove(tmp_path: Path, capfd: p
     assert main(arguments.split()) == 0
     captured = capfd.readouterr()
     assert captured.err == ""
-    assert captured.out.splitlines()[0].startswith("# alltoallv: ranks 2, nodes 1, gloo")
+    assert captured.out.splitlines()[0].startswith("# alltoallv: 2 ranks on this machine, loopback, nodes 1, gloo")
     (row,) = read_measurements(out)
     assert (row.mode, row.op, row.schedule, row.repeats, row.num_ranks) == ("alltoall", "alltoallv", "two_hop", REPEATS, 2)
     sent = read_matrix(tmp_path / row.matrix, 2)
@@ -79,12 +80,12 @@ def test_a_row_is_the_median_of_the_slowest_rank() -> None:
     (case,) = cases(num_ranks=2, size="1 MB")
     # slowest of the two ranks: 3, 2, 10 ms; median 3 ms; 1 MB in 3 ms is 1/3 GB/s, half of it to others
     row = case_row(case, schedule="direct", times=np.array([[1e-3, 2e-3, 1e-2], [3e-3, 1e-3, 1e-3]]))
-    assert (row["time_s"], row["size_bytes"], row["op"]) == (3e-3, 1_000_000, "alltoall")
-    assert row["algbw_GBps"] == pytest.approx(1 / 3)
-    assert row["busbw_GBps"] == pytest.approx(1 / 6)
+    assert (row.time_s, row.size_bytes, row.op) == (3e-3, 1_000_000, "alltoall")
+    assert row.algbw_GBps == pytest.approx(1 / 3)
+    assert row.busbw_GBps == pytest.approx(1 / 6)
     (there,) = cases("sendrecv", num_ranks=2, pair=(0, 1), size="1 MB")
     row = case_row(there, schedule="direct", times=np.array([[1e-3], [5e-4]]))
-    assert (row["time_s"], row["busbw_GBps"]) == (1e-3, row["algbw_GBps"])
+    assert (row.time_s, row.busbw_GBps) == (1e-3, row.algbw_GBps)
 
 
 def test_cases_are_whole_bytes() -> None:

@@ -9,9 +9,9 @@ import torch
 from four_ranks import RANKS, on_four_ranks
 from layer_cases import CASES, HIDDEN, INNER, LEVELS, Built, Case, build, experts_of_rank, run_case
 
+from smoes_sim.distributed.codec import TOLERANCE
 from smoes_sim.distributed.experts import seeded_experts
 from smoes_sim.distributed.reference import reference_layer
-from smoes_sim.distributed.wire import TOLERANCE
 from smoes_sim.traffic.copies import copy_bytes, count_traffic
 
 Ranks = list[dict[str, torch.Tensor]]

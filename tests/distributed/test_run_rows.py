@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
-from smoes_sim.distributed.prediction import Predicted
-from smoes_sim.distributed.rows import RunRow, medians
+from smoes_sim.distributed.prediction import PredictedPhase
+from smoes_sim.distributed.rows import RunRow, layer_rows
 
 
 def row(phase: str, rank: int, repeat: int, time_s: float, *, cpu_s: float = 0.0, sent: int = 0) -> RunRow:
@@ -31,10 +33,12 @@ def test_a_phase_takes_its_slowest_rank_and_the_median_over_repeats() -> None:
         for repeat, both in times.items()
         for rank, time in enumerate(both)
     ]
-    predictions = {(0, 0, phase): Predicted(value=5.0, low=4.5, high=6.0) for phase in ("dispatch", "experts", "combine")}
-    found = medians([*rows, row("dispatch", 0, 0, 1.0)], predictions)
-    assert [part["phase"] for part in found] == ["dispatch", "combine"]
-    assert found[1] == {
+    predictions = {
+        (0, 0, phase): PredictedPhase(value=5.0, low=4.5, high=6.0) for phase in ("dispatch", "experts", "combine")
+    }
+    found = layer_rows([*rows, row("dispatch", 0, 0, 1.0)], predictions)
+    assert [part.phase for part in found] == ["dispatch", "combine"]
+    assert asdict(found[1]) == {
         "step": 0,
         "layer": 0,
         "phase": "combine",

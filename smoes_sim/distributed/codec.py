@@ -24,7 +24,7 @@ def dtype_of(element: ElementType) -> torch.dtype:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wire:
+class RowCodec:
     """Rows (N, D) as bytes (N, B) and back; B is ``copy_bytes(hidden, element)``.
 
     ``fp8`` is e4m3 with one float32 scale per 128 elements, the block's largest magnitude over 448 (DeepSeek-V3,
