@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,10 +15,11 @@ from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule, TokenRule
 from smoes_sim.routing import GROUPED, KEPT_GROUPS, NUM_GROUPS, Policy, Rates, SkipShares
 from smoes_sim.topology import TopologySpec
+from smoes_sim.topology.shipped import topology_document
 from smoes_sim.traffic.copies import Deduplicate, ElementType
 from smoes_sim.units import Duration, Size
 from smoes_sim.workload import WorkloadSpec
-from smoes_sim.yaml_files import Document, Spec, named_document
+from smoes_sim.yaml_files import Document, MappingDocument, NamedSection, Place, Spec, named_document
 
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
 
@@ -108,6 +109,18 @@ class PlacementSpec(Spec):
     tokens: TokenRule = "data_parallel"
 
 
+_SCHEDULES_OF_LIBRARIES = {
+    "deepep": "two_hop (its normal kernels, prefill) or low_latency (its low-latency kernels, decode)",
+    "deepepnormal": "two_hop",
+    "deepeplowlatency": "low_latency",
+    "nccl": "direct",
+    "rccl": "direct",
+    "gloo": "pairwise",
+    "mpi": "pairwise",
+}
+"""Names of libraries, without dashes and underscores -> the schedule that describes them."""
+
+
 class CommunicationSpec(Spec):
     """How tokens travel."""
 
@@ -126,6 +139,14 @@ class CommunicationSpec(Spec):
     tolerance: Annotated[float, Field(ge=0, le=0.1, description="Relative error aimed at in large exchanges.")] = 1e-3
     per_message: Duration = Field(0.0, description="Sender's time per message, one after the other.")
     per_exchange: Duration = Field(0.0, description="A rank's time to enter an exchange, whatever it sends.")
+
+    @field_validator("library", mode="before")
+    @classmethod
+    def _library_is_a_schedule(cls, library: Any) -> Any:
+        wanted = _SCHEDULES_OF_LIBRARIES.get(str(library).lower().replace("-", "").replace("_", ""))
+        if wanted is not None:
+            raise ValueError(f'"{library}" is a library, not a schedule of messages. Write {wanted}.')
+        return library
 
     @model_validator(mode="after")
     def _library_fits_deduplication(self) -> CommunicationSpec:
@@ -248,7 +269,45 @@ def load_scenario(name: str, overrides: Sequence[str] = ()) -> Scenario:
 
 def scenario_document(name: str, overrides: Sequence[str] = ()) -> Document:
     """The file of a scenario with overrides, not validated yet."""
-    document = named_document(name, _SHIPPED, what="scenario")
+    document = with_named_sections(named_document(name, _SHIPPED, what="scenario"))
     for assignment in overrides:
         document.override(assignment)
     return document
+
+
+def with_named_sections(document: Document) -> Document:
+    """The document of a scenario, in which overrides may go below the name of a topology or a model.
+
+    ``topology.link.bandwidth=25 Gb/s`` loads the named topology in its place and changes one number of it.
+    """
+    document.sections = _NAMED_SECTIONS
+    return document
+
+
+def _note_in_topology(topology: dict[str, Any], key: str, override: str) -> None:
+    """Replace the source of overridden numbers by the override."""
+    sources = topology.get("sources")
+    if not isinstance(sources, dict) or key.partition(".")[0] == "sources":
+        return
+    for number in sources:
+        if f"{number}.".startswith(f"{key}."):
+            sources[number] = f"override {override}"
+
+
+def _note_in_model(model: dict[str, Any], key: str, override: str) -> None:
+    """Add the override to the source; published numbers of parameters no longer apply."""
+    if key in {"source", "image_source", "name", "published_total", "published_active"}:
+        return
+    for published in ("published_total", "published_active"):
+        model.pop(published, None)
+    model["source"] = f"{model.get('source', '')}; override {override}".removeprefix("; ")
+
+
+def _model_document(name: str) -> Document:
+    return MappingDocument(find_model(name).model_dump(mode="json", by_alias=True, exclude_none=True), name=f"model {name}")
+
+
+_NAMED_SECTIONS: Mapping[Place, NamedSection] = {
+    ("topology",): NamedSection(load=topology_document, note_change=_note_in_topology),
+    ("model",): NamedSection(load=_model_document, note_change=_note_in_model),
+}

@@ -1,45 +1,56 @@
-"""Read the files people write: YAML with ``file:line:column`` in every error, nearest names, no half-written output.
+"""Read the files people write: YAML with ``file:line:column`` in every error, and write files in one step.
 
 A file is read by ruamel.yaml (safe scalars, no tags, duplicate keys refused), overridden by ``a.b=value`` arguments and
-validated by a pydantic model. Whatever goes wrong becomes one line: where, what with the value, the rule, what to do.
+validated by a pydantic model. An error is one line: where, what with the value, the rule, what to do
+(``validation_errors``).
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase, CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from smoes_sim.errors import ConfigError
+from smoes_sim.validation_errors import Place, explain, nearest
 
-Place = tuple[str | int, ...]
-"""Keys and indices from the top of a document to a value."""
+__all__ = [
+    "Document",
+    "MappingDocument",
+    "NamedSection",
+    "Place",
+    "Spec",
+    "load",
+    "named_document",
+    "nearest",
+    "read_text",
+    "replacing",
+    "write_bytes",
+]
 
 
 class Spec(BaseModel):
-    """Base of everything read from a file: frozen, and unknown keys are errors."""
+    """Base of everything read from a file: frozen, and unknown keys are errors.
 
+    Attributes:
+        also_called: Names that other programs use for a key -> what to write here; for the message about unknown keys.
+    """
+
+    also_called: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 S = TypeVar("S", bound=BaseModel)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest known name, or lists them all."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f'Did you mean "{close[0]}"?' if close else f"Known: {', '.join(names)}."
 
 
 def read_text(path: Path) -> str:
@@ -56,44 +67,84 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its rights.") from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedSection:
+    """A key whose value may be the name of a shipped thing or a file, so that overrides can go below the name.
+
+    Attributes:
+        load: Returns the document of a name.
+        note_change: Records an override in the section: called with its data, the key inside it, and the override.
+    """
+
+    load: Callable[[str], Document]
+    note_change: Callable[[dict[str, Any], str, str], None]
+
+
 class Document:
-    """A parsed YAML mapping that knows where each value stands.
+    """A parsed YAML mapping that knows where each value is written.
 
     Args:
         text: YAML text; the top must be a mapping.
         name: Name used in errors, usually the file's path.
+
+    Attributes:
+        data: Plain dicts, lists and scalars, with overrides applied.
+        overridden: Places that overrides have set, and the override of each.
+        sections: Places whose value may be a name, such as ``("topology",)``.
 
     Raises:
         ConfigError: If the text is not YAML or its top is not a mapping.
     """
 
     def __init__(self, text: str, *, name: str) -> None:
-        self.name = name
-        self.overridden: dict[Place, str] = {}
         tree = _parse_yaml(text, name=name)
         if not isinstance(tree, CommentedMap):
             raise ConfigError(f"{name}:1:1: is not a mapping of keys to values. Start with a line such as `kind: star`.")
-        self._tree = tree
-        self.data: dict[str, Any] = _plain(tree)
+        self._start(_plain(tree), tree, name=name)
+
+    def _start(self, data: dict[str, Any], tree: CommentedMap, *, name: str) -> None:
+        self.name, self.data, self._tree = name, data, tree
+        self.overridden: dict[Place, str] = {}
+        self.sections: Mapping[Place, NamedSection] = {}
+        self._loaded: dict[Place, Document] = {}
 
     def override(self, assignment: str) -> None:
-        """Apply ``a.b=value``; the value is read as YAML, intermediate mappings are made when missing."""
+        """Apply ``a.b=value``; the value is read as YAML, missing sections are created."""
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f'"{assignment}": is not key=value. Write for example workload.batch=8.')
         self.put(key.strip(), _plain(_parse_yaml(text, name=f'"{assignment}"')), said=assignment)
 
     def put(self, key: str, value: Any, *, said: str) -> None:
-        """Set the value at ``a.b``; ``said`` is how errors name it."""
+        """Set the value at ``a.b``; ``said`` names it in errors.
+
+        Below a key of :attr:`sections` whose value is a name, the named document is loaded in its place first.
+
+        Raises:
+            ConfigError: If a part of the key is a value and not a mapping, or the named document cannot be read.
+        """
         place: Place = tuple(key.split("."))
         target = self.data
-        for part in place[:-1]:
+        for depth, part in enumerate(place[:-1], start=1):
             child = target.setdefault(str(part), {})
+            if isinstance(child, str) and place[:depth] in self.sections:
+                child = target[str(part)] = self._load_section(place[:depth], child, said=said)
             if not isinstance(child, dict):
-                raise ConfigError(f'"{said}": {part} is the value {child!r}, not a mapping.')
+                name = ".".join(map(str, place[:depth]))
+                raise ConfigError(f'"{said}": {name} is the value {child!r}, not a mapping. Override {name} as a whole.')
             target = child
+            if section := self.sections.get(place[:depth]):
+                section.note_change(target, ".".join(map(str, place[depth:])), said)
         target[str(place[-1])] = value
+        self._loaded = {at: loaded for at, loaded in self._loaded.items() if at[: len(place)] != place}
         self.overridden[place] = said
+
+    def _load_section(self, place: Place, name: str, *, said: str) -> dict[str, Any]:
+        try:
+            self._loaded[place] = self.sections[place].load(name)
+        except ConfigError as error:
+            raise error.at(f'"{said}"') from None
+        return copy.deepcopy(self._loaded[place].data)
 
     def fork(self, *sections: str) -> Document:
         """A copy, of the document or of a mapping inside it, to change on its own; errors keep their place in the file."""
@@ -102,7 +153,9 @@ class Document:
             fork._tree = fork._tree[section]
             fork.data = fork.data[section]
         fork.data = copy.deepcopy(fork.data)
+        fork.sections = {} if sections else self.sections
         fork.overridden = {} if sections else dict(self.overridden)
+        fork._loaded = {} if sections else dict(self._loaded)
         return fork
 
     def where(self, place: Place) -> str:
@@ -110,9 +163,17 @@ class Document:
         for length in range(len(place), 0, -1):
             if place[:length] in self.overridden:
                 return f'"{self.overridden[place[:length]]}"'
-        line, column = self._position(place)
+        if (section := self._section_of(place)) is not None:
+            at = self._loaded[section].where(place[len(section) :])
+        else:
+            line, column = self._position(place)
+            at = f"{self.name}:{line + 1}:{column + 1}"
         inside = [text for changed, text in self.overridden.items() if changed[: len(place)] == place]
-        return f"{self.name}:{line + 1}:{column + 1}" + "".join(f' with "{text}"' for text in inside)
+        return at + "".join(f' with "{text}"' for text in inside)
+
+    def _section_of(self, place: Place) -> Place | None:
+        """The place of the loaded section that a value is in."""
+        return next((at for at in self._loaded if len(place) > len(at) and place[: len(at)] == at), None)
 
     def _position(self, place: Place) -> tuple[int, int]:
         node: Any = self._tree
@@ -120,7 +181,7 @@ class Document:
         for part in place:
             try:
                 if isinstance(node, CommentedMap):
-                    # a quantity that is wrong is shown where the value stands, a section where its key stands
+                    # a wrong quantity is shown at its value, a section at its key
                     value = node[part]
                     position = node.lc.key(part) if isinstance(value, CommentedBase) else node.lc.value(part)
                 elif isinstance(node, CommentedSeq):
@@ -131,9 +192,11 @@ class Document:
         return position
 
     def position_of_key(self, place: Place) -> str:
-        """``file:line:column`` where the key itself stands."""
+        """``file:line:column`` of the key itself."""
         if place in self.overridden:
             return self.where(place)
+        if (section := self._section_of(place)) is not None:
+            return self._loaded[section].position_of_key(place[len(section) :])
         node: Any = self._tree
         for part in place[:-1]:
             node = node[part]
@@ -145,51 +208,22 @@ class Document:
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
-            raise ConfigError(self._explain(error, model)) from None
-
-    def _explain(self, error: ValidationError, model: type[BaseModel]) -> str:
-        # of a union, a mapping is not told that it should have been a word or number; a slip explains what seems missing
-        problem = min(
-            error.errors(include_url=False),
-            key=lambda item: (
-                isinstance(item["input"], dict) and item["type"] in {"string_type", "float_type", "literal_error"},
-                item["type"] != "extra_forbidden",
-            ),
-        )
-        place = _place_in(self.data, problem["loc"])
-        name = ".".join(str(part) for part in place)
-        if problem["type"] == "extra_forbidden":
-            known = _names_at(model, problem["loc"][:-1])
-            try:
-                where = self.position_of_key(place)
-            except (KeyError, TypeError, AttributeError):
-                where = self.where(place)
-            return f'{where}: unknown key "{place[-1]}". {nearest(str(place[-1]), known)}'
-        if problem["type"] == "missing":
-            return f'{self.where(place)}: the key "{problem["loc"][-1]}" is missing{_within(place)}. Add it.'
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "union_tag_invalid":
-            context = problem["ctx"]
-            discriminator = str(context["discriminator"]).strip("'")
-            known = {name.strip("'") for name in str(context["expected_tags"]).split(", ")}
-            where = self.where((*place, discriminator))
-            return f'{where}: {discriminator} = "{context["tag"]}" is unknown. {nearest(str(context["tag"]), known)}'
-        if problem["type"] == "union_tag_not_found":
-            return f'{self.where(place)}: the key "kind" is missing{_within(place)}. Add it.'
-        if problem["type"] == "literal_error":
-            known = {part.strip("'") for part in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(", ")}
-            return f'{self.where(place)}: {name} = "{problem["input"]}" is unknown. {nearest(str(problem["input"]), known)}'
-        if problem["type"] != "value_error":
-            message = f"{problem['input']!r}: {message[0].lower()}{message[1:]}."
-        if isinstance(problem["input"], dict) and problem["type"] == "value_error":
-            name = name and f"{name}: "  # a rule about a section names its keys itself
-        else:
-            name = name and f"{name} = "
-        return f"{self.where(place)}: {name}{message}"
+            raise ConfigError(explain(error, model, self)) from None
 
 
-def _within(place: Place) -> str:
-    return f" in {'.'.join(str(part) for part in place)}" if place else ""
+class MappingDocument(Document):
+    """A mapping that was not read from YAML: errors give its name and no line."""
+
+    def __init__(self, data: dict[str, Any], *, name: str) -> None:
+        self._start(data, CommentedMap(), name=name)
+
+    def where(self, place: Place) -> str:
+        """The name; places inside are not known."""
+        return self.name
+
+    def position_of_key(self, place: Place) -> str:
+        """The name; places inside are not known."""
+        return self.name
 
 
 def _parse_yaml(text: str, *, name: str) -> Any:
@@ -200,11 +234,11 @@ def _parse_yaml(text: str, *, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         problem = str(error.problem or error.context).splitlines()[0]
-        raise ConfigError(f"{place}: is not YAML: {problem}. Mend the line.") from None
+        raise ConfigError(f"{place}: is not YAML: {problem}. Fix this line.") from None
     except YAMLError as error:
-        raise ConfigError(f"{name}: is not YAML: {str(error).splitlines()[0]}. Mend the file.") from None
+        raise ConfigError(f"{name}: is not YAML: {str(error).splitlines()[0]}. Fix the file.") from None
     except RecursionError:
-        raise ConfigError(f"{name}: is nested too deeply. Mend the brackets.") from None
+        raise ConfigError(f"{name}: is nested too deeply. Fix the brackets.") from None
 
 
 def _plain(node: Any) -> Any:
@@ -221,45 +255,8 @@ def _plain(node: Any) -> Any:
     return str(node)
 
 
-def _place_in(data: Any, location: Sequence[str | int]) -> Place:
-    """The part of a pydantic location that exists in the data (union tags and missing keys do not)."""
-    place: list[str | int] = []
-    node = data
-    for part in location:
-        if (isinstance(node, dict) and part in node) or (isinstance(node, list) and isinstance(part, int)):
-            node = node[part]  # type: ignore[index]
-            place.append(part)
-    return tuple(place)
-
-
-def _names_at(model: Any, location: Sequence[str | int]) -> set[str]:
-    """Names of the keys allowed at a pydantic location below ``model``; the tag of a union chooses its member."""
-    found = list(_models_in(model))
-    for part in location:
-        tagged = [kind for kind in found if "kind" in kind.model_fields and part in _literals(kind)]
-        children: list[Any] = []
-        for kind in tagged or found:
-            fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-            children.append(kind if tagged else fields.get(str(part), kind))  # an index stays where it is
-        found = [kind for child in children for kind in _models_in(child)]
-    return {field.alias or name for kind in found for name, field in kind.model_fields.items()}
-
-
-def _literals(model: type[BaseModel]) -> tuple[Any, ...]:
-    return get_args(model.model_fields["kind"].annotation)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, RootModel):
-        yield from _models_in(annotation.model_fields["root"].annotation)
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)
-
-
 def named_document(name: str, folder: Path, *, what: str) -> Document:
-    """A shipped YAML file of a folder, by its name, or a file of one's own, by its path.
+    """A shipped YAML file of ``folder``, by its name, or any other file, by its path.
 
     Raises:
         ConfigError: If there is neither, or it cannot be read.
@@ -286,7 +283,7 @@ def load(path: Path, model: type[S], *, overrides: Sequence[str] = ()) -> S:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it when the block ends well; nothing half-written is left.
+    """A temporary path beside ``path`` that replaces it when the block succeeds; no half-written file is left.
 
     Raises:
         ConfigError: If the folder cannot be written.

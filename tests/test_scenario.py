@@ -6,8 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from smoes_sim.errors import ConfigError
+from smoes_sim.models import find_model
 from smoes_sim.routing import Rates
 from smoes_sim.scenario import Scenario, load_scenario, scenario_names
+from smoes_sim.topology.shipped import find_spec
 from smoes_sim.topology.specs import StarSpec
 
 SMALLEST = """\
@@ -128,6 +130,13 @@ def test_a_scenario_printed_and_read_again_is_the_same(overrides):
         ("routing.rates={prefill_vision: 0.1, prefill: 0.2}", 'the key "decode" is missing in routing.rates'),
         ("communication.per_message=3", r'per_message = 3 has no unit of time\. Write "3 us"'),
         ("communication.dispatch=fp4", r'communication\.dispatch = "fp4" is unknown\. Did you mean "fp8"\?'),
+        (
+            "communication.library=deepep",
+            r'"deepep" is a library.*Write two_hop \(its normal .* or low_latency \(',
+        ),
+        ("communication.library=DeepEP_low-latency", r"Write low_latency\.$"),
+        ("communication.library=nccl", r'"nccl" is a library, not a schedule of messages\. Write direct\.$'),
+        ("communication.library=ring", r'communication\.library = "ring" is unknown\. Known: '),
         ("overlap=three_batch", r'overlap = "three_batch" is unknown\. Did you mean "two_batch"\?'),
         ("compute.flops_efficiency=0", r"compute\.flops_efficiency = 0: .* greater than 0"),
         ("compute.memory_efficiency=1.1", r"compute\.memory_efficiency = 1\.1: .* less than or equal to 1"),
@@ -136,7 +145,18 @@ def test_a_scenario_printed_and_read_again_is_the_same(overrides):
         ("topology={kind: ring, ranks: 3}", r'kind = "ring" is unknown\. '),
         ("topology={kind: star, ranks: 3}", 'the key "link" is missing in topology'),
         ("compute.device", r'"compute\.device": is not key=value'),
-        ("model.x=3", r'"model\.x=3": model is the value \'olmoe-1b-7b\', not a mapping'),
+        (
+            "compute.device.x=3",
+            r"compute\.device is the value \'jetson.*, not a mapping\. Override compute\.device as a whole",
+        ),
+        ("model.topk=4", r'unknown key "topk"\. Did you mean "top_k"\?'),
+        ("model.top_k=65", r"^olmoe-two-orin:5:8 with .*: model: top_k = 65 must lie in 1\.\.64, the number of experts"),
+        ("topology.link.bandwith=25 Gb/s", r'unknown key "bandwith"\. Did you mean "bandwidth"\?'),
+        ("topology.link.bandwidth=25", r'topology\.link\.bandwidth = 25 has no unit of bandwidth\. Write "400 Gb/s"'),
+        (
+            "topology.link.incast.flows=3",
+            r'two-orin-10gbe\.yaml:5:1 with .*: the key "efficiency" is missing in topology\.link\.incast',
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_the_override_the_value_and_the_way_out(override, message):
@@ -144,6 +164,62 @@ def test_a_mistake_is_one_line_with_the_override_the_value_and_the_way_out(overr
         load_scenario("olmoe-two-orin", [override])
     assert "\n" not in str(caught.value)
     assert override in str(caught.value)
+
+
+def test_an_override_below_the_name_of_a_topology_changes_one_number_of_it(tmp_path):
+    changed = load_scenario("olmoe-two-orin", ["topology.link.bandwidth=25 Gb/s"]).topology
+    shipped = find_spec("two-orin-10gbe")
+    assert changed.link.bandwidth == 25e9 / 8
+    assert changed.model_copy(update={"link": shipped.link, "sources": shipped.sources}) == shipped
+    assert changed.sources == shipped.sources | {"link.bandwidth": "override topology.link.bandwidth=25 Gb/s"}
+    # a file of one's own, by its path
+    (tmp_path / "mine.yaml").write_text("kind: star\nranks: 2\nlink: {bandwidth: 1 GB/s}\n")
+    own = load_scenario("olmoe-two-orin", [f"topology={tmp_path / 'mine.yaml'}", "topology.link.latency=9 us"]).topology
+    assert (own.link.bandwidth, own.link.latency) == (1e9, pytest.approx(9e-6))
+
+
+def test_an_override_of_a_section_replaces_the_sources_of_all_its_numbers():
+    overrides = ["topology=h100-rail-16", "topology.nic={bandwidth: 800 Gb/s}", "topology.fabric.nodes_per_pod=2"]
+    changed, shipped = load_scenario("olmoe-two-orin", overrides).topology, find_spec("h100-rail-16")
+    assert (changed.nic.bandwidth, changed.scale_up) == (100e9, shipped.scale_up)
+    for name, source in shipped.sources.items():
+        is_changed = name.startswith("nic.") or name == "fabric.nodes_per_pod"
+        assert changed.sources[name].startswith("override topology.") if is_changed else changed.sources[name] == source
+
+
+def test_an_override_may_reach_a_nic_of_a_two_level_topology():
+    changed = load_scenario("olmoe-two-orin", ["topology=2x8-h100-ndr400", "topology.nic.bandwidth=800 Gb/s"]).topology
+    assert (changed.kind, changed.nic.bandwidth) == ("two_level", 100e9)
+    with pytest.raises(ConfigError, match=r'unknown key "bandwdith"\. Did you mean "bandwidth"\?'):
+        load_scenario("olmoe-two-orin", ["topology=2x8-h100-ndr400", "topology.nic.bandwdith=800 Gb/s"])
+    with pytest.raises(ConfigError, match=r'^"topology\.nic\.kind=x": topology "2x8" is neither shipped nor a file'):
+        load_scenario("olmoe-two-orin", ["topology=2x8", "topology.nic.kind=x"])
+
+
+def test_an_override_below_the_name_of_a_model_changes_its_shape_and_says_so():
+    changed, shipped = load_scenario("olmoe-two-orin", ["model.top_k=4"]).model_shape, find_model("olmoe-1b-7b")
+    assert (changed.top_k, changed.layers, changed.vision) == (4, shipped.layers, shipped.vision)
+    assert changed.source == f"{shipped.source}; override model.top_k=4"
+    assert (changed.published_total, changed.published_active) == (None, None)
+
+
+def test_the_last_override_of_a_name_wins_over_what_was_below_the_old_name():
+    overrides = ["topology.link.bandwidth=25 Gb/s", "topology=4x8-p5-efa", "topology.nodes=2"]
+    assert load_scenario("olmoe-two-orin", overrides).topology == find_spec("4x8-p5-efa").model_copy(
+        update={"nodes": 2, "sources": load_scenario("olmoe-two-orin", overrides).topology.sources}
+    )
+
+
+def test_hugging_face_names_in_a_model_are_answered_with_all_names_at_once(tmp_path):
+    text = SMALLEST.replace(
+        "model: olmoe-1b-7b", "model: {hidden_size: 64, num_experts_per_tok: 2, kv_lora_rank: 8, width: 3}"
+    )
+    message = (
+        r'run\.yaml:2:9: unknown keys in model: "hidden_size" \(write hidden\), "num_experts_per_tok" \(write top_k\), '
+        r'"kv_lora_rank" \(write kv_lora_rank in the section mla\), "width"\. Known: .*experts, .*layers, '
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_scenario(written(tmp_path, text))
 
 
 def test_policy_dense_replaces_the_model_by_its_dense_counterpart_of_equal_total_size():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field, model_validator
@@ -14,6 +14,8 @@ from smoes_sim.yaml_files import Document, Spec, load, nearest, read_text, repla
 
 
 class Wire(Spec):
+    also_called: ClassVar = {"speed": "bandwidth", "label": "name"}
+
     bandwidth: Bandwidth
     name_: Annotated[str, Field(alias="name")] = ""
 
@@ -105,6 +107,16 @@ def test_a_file_that_is_a_union_at_its_top_is_explained_by_its_kind(text, expect
     assert refusal(text, model=TopologyFile) == f"plan.yaml:{expected}"
 
 
+def test_all_unknown_keys_of_a_section_are_listed_at_once_with_their_right_names():
+    # in the order of the file, which need not be that of the alphabet; `bandwidth` is missing only because of them
+    text = "shape:\n  kind: round\n  radius: 3\n  wire: {speed: 1 GB/s, label: x, nam: y, zzz: 1}\ncolor: red\n"
+    assert refusal(text) == (
+        'plan.yaml:4:10: unknown keys in shape.wire: "speed" (write bandwidth), "label" (write name), "nam" (write name), '
+        '"zzz". Known: bandwidth, name.'
+    )
+    assert refusal(SQUARE + "      speed: 1\n") == 'plan.yaml:6:7: unknown key "speed". Write bandwidth.'
+
+
 def test_a_key_given_twice_is_refused_where_it_stands_again():
     assert refusal("colour: red\n" + ROUND + "colour: green\n").startswith(
         'plan.yaml:3:1: is not YAML: found duplicate key "colour"'
@@ -182,7 +194,10 @@ def test_a_wrong_override_is_quoted_instead_of_a_line():
     [
         ("radius", '"radius": is not key=value. Write for example workload.batch=8.'),
         ("=3", '"=3": is not key=value.'),
-        ("shape.radius.x=3", '"shape.radius.x=3": radius is the value 3, not a mapping.'),
+        (
+            "shape.radius.x=3",
+            '"shape.radius.x=3": shape.radius is the value 3, not a mapping. Override shape.radius as a whole.',
+        ),
         ("colour=[", '"colour=[":1:2: is not YAML: '),
     ],
 )

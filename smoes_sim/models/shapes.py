@@ -6,9 +6,10 @@ feed-forward layers. Biases and query/key norms, below 0.02%, are left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -50,6 +51,23 @@ class ModelShape(Spec):
         OLMoE-1B-7B: 16 layers, 64 experts of 3 * 2048 * 1024 = 6 291 456 parameters; 6.92e9 in total, 1.28e9 active.
     """
 
+    also_called: ClassVar[Mapping[str, str]] = {
+        "first_k_dense_replace": "dense_layers",
+        "hidden_size": "hidden",
+        "intermediate_size": "dense_ffn, or expert_ffn if it is the width of an expert",
+        "model_type": "name",
+        "moe_intermediate_size": "expert_ffn",
+        "n_routed_experts": "experts",
+        "n_shared_experts": "shared_experts",
+        "num_attention_heads": "heads",
+        "num_experts": "experts",
+        "num_experts_per_tok": "top_k",
+        "num_hidden_layers": "layers",
+        "num_key_value_heads": "kv_heads",
+        "num_local_experts": "experts",
+        "tie_word_embeddings": "tie_embeddings",
+        "vocab_size": "vocab",
+    } | {name: f"{name} in the section mla" for name in LatentAttention.model_fields}
     name: str
     layers: Positive
     dense_layers: Count = 0

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.scenario import scenario_document
+from smoes_sim.scenario import scenario_document, with_named_sections
 from smoes_sim.sweeps import Point, in_one_line, make_point
 from smoes_sim.units import Arrivals, Duration
 from smoes_sim.yaml_files import Spec, named_document
@@ -157,7 +157,11 @@ def load_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
         raise ConfigError(
             f"{document.where(('candidates', index))}: {tried} is set by {candidate} and by try. Keep one of them."
         )
-    base = scenario_document(file.scenario) if isinstance(file.scenario, str) else document.fork("scenario")
+    base = (
+        scenario_document(file.scenario)
+        if isinstance(file.scenario, str)
+        else with_named_sections(document.fork("scenario"))
+    )
     offers = [
         Offer(
             candidate=candidate,

@@ -12,7 +12,7 @@ import orjson
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.scenario import Scenario, scenario_document
+from smoes_sim.scenario import Scenario, scenario_document, with_named_sections
 from smoes_sim.yaml_files import Document, Spec, named_document, nearest
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "sweeps"
@@ -212,7 +212,11 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
     """
     document = named_document(name, _SHIPPED, what="sweep study")
     file = document.validate(SweepFile)
-    base = scenario_document(file.scenario) if isinstance(file.scenario, str) else document.fork("scenario")
+    base = (
+        scenario_document(file.scenario)
+        if isinstance(file.scenario, str)
+        else with_named_sections(document.fork("scenario"))
+    )
     settings = file.settings()
     for assignment in overrides:
         key = assignment.partition("=")[0].strip()

@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field
 from smoes_sim.errors import ConfigError
 from smoes_sim.topology.graph import Routing, VertexKind
 from smoes_sim.topology.specs import GraphSpec
-from smoes_sim.yaml_files import Document, Place, Spec
+from smoes_sim.yaml_files import MappingDocument, Spec
 
 
 class _AboutSpec(Spec):
@@ -44,19 +44,6 @@ class _NodeLinkSpec(Spec):
     edges: list[dict[str, Any]] = Field(validation_alias=AliasChoices("edges", "links"))
 
 
-class _JsonDocument(Document):
-    """A mapping read from JSON: errors name the file, as the parser keeps no places."""
-
-    def __init__(self, data: dict[str, Any], *, name: str) -> None:
-        self.name, self.data, self.overridden = name, data, {}
-
-    def where(self, place: Place) -> str:
-        return self.name
-
-    def position_of_key(self, place: Place) -> str:
-        return self.where(place)
-
-
 def read_node_link(text: str, *, name: str) -> GraphSpec | None:
     """The graph of a JSON text, or ``None`` if it has a ``kind`` and so is an ordinary topology file.
 
@@ -72,15 +59,15 @@ def read_node_link(text: str, *, name: str) -> GraphSpec | None:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{name}:{error.lineno}:{error.colno}: is not JSON: {error.msg}. Mend the line.") from None
+        raise ConfigError(f"{name}:{error.lineno}:{error.colno}: is not JSON: {error.msg}. Fix this line.") from None
     except RecursionError:
-        raise ConfigError(f"{name}: is nested too deeply. Mend the brackets.") from None
+        raise ConfigError(f"{name}: is nested too deeply. Fix the brackets.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{name}:1:1: is not a mapping of keys to values. Write node-link data: nodes and edges.")
     if "kind" in data:
         return None
-    file = _JsonDocument(data, name=name).validate(_NodeLinkSpec)
-    return _JsonDocument(_as_graph(file), name=name).validate(GraphSpec)
+    file = MappingDocument(data, name=name).validate(_NodeLinkSpec)
+    return MappingDocument(_as_graph(file), name=name).validate(GraphSpec)
 
 
 def _as_graph(file: _NodeLinkSpec) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from smoes_sim.topology.generators import build
 from smoes_sim.topology.graph import Topology
 from smoes_sim.topology.node_link import read_node_link
 from smoes_sim.topology.specs import TopologySpec
-from smoes_sim.yaml_files import Document, nearest, read_text
+from smoes_sim.yaml_files import Document, MappingDocument, nearest, read_text
 
 _INSTALLED = Path(__file__).parent.parent / "data" / "topologies"
 _CHECKOUT = Path(__file__).parent.parent.parent / "topologies"
@@ -31,16 +31,35 @@ def topology_names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
+def topology_document(name: str) -> Document:
+    """The file of a shipped topology, or a file by its path, not validated yet.
+
+    Raises:
+        ConfigError: If there is no such name or file, or it cannot be parsed.
+    """
+    path = _path_of(name)
+    text = read_text(path)
+    graph = read_node_link(text, name=str(path)) if path.suffix == ".json" else None
+    if graph is not None:
+        return MappingDocument(graph.model_dump(mode="json", by_alias=True, exclude_none=True), name=str(path))
+    return Document(text, name=str(path))
+
+
+def _path_of(name: str) -> Path:
+    shipped = folder() / f"{name}.yaml"
+    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    if not path.exists() and path.suffix not in {".yaml", ".yml", ".json"}:
+        raise ConfigError(f'topology "{name}" is neither shipped nor a file. {nearest(name, topology_names())}')
+    return path
+
+
 def find_spec(name: str) -> TopologySpec:
     """The spec of a shipped topology or of a file: YAML, or node-link JSON where its name ends in ``.json``.
 
     Raises:
         ConfigError: If there is no such name or file, or the file breaks a rule.
     """
-    shipped = folder() / f"{name}.yaml"
-    path = shipped if shipped.is_file() and "/" not in name else Path(name)
-    if not path.exists() and path.suffix not in {".yaml", ".yml", ".json"}:
-        raise ConfigError(f'topology "{name}" is neither shipped nor a file. {nearest(name, topology_names())}')
+    path = _path_of(name)
     text = read_text(path)
     graph = read_node_link(text, name=str(path)) if path.suffix == ".json" else None
     return graph or Document(text, name=str(path)).validate(TopologyFile).root

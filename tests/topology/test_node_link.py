@@ -72,7 +72,7 @@ def test_json_with_a_kind_is_an_ordinary_topology_file(tmp_path):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ("[", r"mine\.json:1:2: is not JSON: .*\. Mend the line\."),
+        ("[", r"mine\.json:1:2: is not JSON: .*\. Fix this line\."),
         ("[]", r"mine\.json:1:1: is not a mapping"),
         ("[" * 100_000, r"mine\.json: is nested too deeply"),
         ("{}", r'mine\.json: the key "directed" is missing'),
