@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smoes_sim.exchanges.bandwidth import relative_error
 from smoes_sim.prediction.deployment import Deployment, deploy
-from smoes_sim.prediction.simulate import constant_sets
+from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.scenario import load_scenario
 from smoes_sim.serving.step_cost import StepBatch, step_cost
 

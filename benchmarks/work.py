@@ -22,7 +22,7 @@ from smoes_sim.errors import SmoesError
 from smoes_sim.network import Flows, Network, exchange_time, phases_of
 from smoes_sim.network.fifo.exchange import fifo_exchange_time
 from smoes_sim.prediction.deployment import deploy
-from smoes_sim.prediction.simulate import network_with, predict, rates_with, time_step
+from smoes_sim.prediction.simulate import predict
 from smoes_sim.scenario import Scenario
 from smoes_sim.topology import build
 from smoes_sim.topology.shipped import TopologyFile
@@ -137,11 +137,11 @@ def forward_pass(scenario: dict[str, Any]) -> dict[str, Any]:
     with watch.part("routing and traffic"):
         deployment = deploy(Scenario.model_validate(scenario))
     with watch.part("pass"):
-        values = predict(deployment).values
+        prediction = predict(deployment)
     return {
-        "duration_s": values["step_s"],
-        "communication_s": values["ep_comm_s"],
-        "bound_s": values["bound_s"],
+        "duration_s": prediction.step_s,
+        "communication_s": prediction.ep_comm_s,
+        "bound_s": prediction.bound_s,
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,
         "parts_s": watch.parts,
@@ -154,12 +154,8 @@ def pass_error(scenario: dict[str, Any], tolerances: list[float]) -> dict[str, A
     found = []
     for tolerance in (0.0, *tolerances):
         began = time.process_time()
-        step = time_step(
-            replace(deployment, scenario=_with_tolerance(deployment.scenario, tolerance)),
-            deployment.prefill,
-            network_with(deployment, {}),
-            rates_with(deployment, {}),
-        )
+        other = replace(deployment, scenario=_with_tolerance(deployment.scenario, tolerance))
+        step = other.under({}).time(deployment.prefill)
         found.append({"tolerance": tolerance, "cpu_s": time.process_time() - began, "finish_s": step.finish.tolist()})
     return {"passes": found}
 

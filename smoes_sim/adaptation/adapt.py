@@ -18,8 +18,9 @@ from smoes_sim.compute.layers import ELEMENT_SIZE
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time, phases_of
 from smoes_sim.placement import ExpertPlacement, ExpertRule, home_tokens, keep_in_place, moved_experts, place_experts
+from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.deployment import Deployment, deploy
-from smoes_sim.prediction.simulate import constant_sets, interval, network_with, rates_with, time_step
+from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.scenario import ExpertFile, Scenario
 from smoes_sim.step.build import Step, make_step
 
@@ -168,12 +169,13 @@ class _Maker:
 
 def _timed(deployment: Deployment, plans: Sequence[Plan], constants: Mapping[str, float]) -> list[tuple[Floats, Floats]]:
     """Per plan the seconds of a step and of moving weights in each window, (W,) each."""
-    network, rates = network_with(deployment, constants), rates_with(deployment, constants)
+    conditions = deployment.under(constants)
+    network = conditions.network
     of_step: dict[int, float] = {}
 
     def step_seconds(step: Step) -> float:
         if id(step) not in of_step:
-            of_step[id(step)] = time_step(deployment, step, network, rates).duration
+            of_step[id(step)] = conditions.time(step).duration
         return of_step[id(step)]
 
     def move_seconds(moved: NDArray[np.int64] | None) -> float:
@@ -213,7 +215,7 @@ def _summary(
         if plan.every is not None:
             gain = float(np.median(np.array(never) - np.array(work))) / steps
             row["break_even_steps"] = plan.every * float(np.median(moving)) / gain if gain > 0 else None
-        row["intervals"] = {key: interval(series) for key, series in values.items()} if len(times) > 1 else {}
+        row["intervals"] = {key: list(interval(series)) for key, series in values.items()} if len(times) > 1 else {}
         rows.append(row)
     return rows
 

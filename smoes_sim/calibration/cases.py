@@ -15,9 +15,9 @@ from smoes_sim.compute import ComputeTimes, compute_times
 from smoes_sim.errors import MeasurementError
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
+from smoes_sim.prediction.conditions import Conditions
 from smoes_sim.prediction.constants import network_under
 from smoes_sim.prediction.deployment import Deployment, deploy
-from smoes_sim.prediction.simulate import computed, network_with, rates_with, time_step
 from smoes_sim.scenario import load_scenario
 from smoes_sim.step.build import Step
 from smoes_sim.step.timeline import MicroBatch, step_time
@@ -191,19 +191,18 @@ class StepCase:
 
     def duration(self, constants: Mapping[str, float]) -> float:
         """Seconds from the common start until the last rank is done."""
-        network, rates = network_with(self.deployment, constants), rates_with(self.deployment, constants)
+        conditions = self.deployment.under(constants)
         step, index, phase = self.deployment.prefill, self.row.layer or 0, self.row.phase
         if phase == "step":
-            return time_step(self.deployment, step, network, rates).duration
-        times = [compute_times(self.deployment.model, batch.load, rates) for batch in step.batches]
-        return phase_time(self.deployment, step, times, network, index, phase=phase, tolerance=_TOLERANCE)
+            return conditions.time(step).duration
+        times = [compute_times(self.deployment.model, batch.load, conditions.rates) for batch in step.batches]
+        return phase_time(conditions, step, times, index, phase=phase, tolerance=_TOLERANCE)
 
 
 def phase_time(
-    deployment: Deployment,
+    conditions: Conditions,
     step: Step,
     times: Sequence[ComputeTimes],
-    network: Network,
     index: int,
     *,
     phase: str,
@@ -212,30 +211,28 @@ def phase_time(
     """Seconds of a part of one MoE layer from a common start of all ranks until the last is done.
 
     Args:
-        deployment: What is run.
+        conditions: The deployment under a set of constants.
         step: A forward pass of it.
         times: Compute times of each of its batches.
-        network: What it travels on.
         index: Which MoE layer.
         phase: ``dispatch``, ``experts``, ``combine``, ``shared`` or ``layer``, all of them without barriers between.
         tolerance: Relative error of an exchange with many messages.
     """
     if phase == "experts":
-        return max(computed(deployment, part.experts[index]) for part in times)
+        return max(conditions.slowest(part.experts[index]) for part in times)
     if phase == "shared":
-        return max(computed(deployment, part.shared) for part in times)
+        return max(conditions.slowest(part.shared) for part in times)
     if phase == "layer":
-        return _layer_time(deployment, step, times, network, index, tolerance=tolerance)
+        return _layer_time(conditions, step, times, index, tolerance=tolerance)
     layer = step.batches[0].exchanges[index]
     phases = layer.dispatch if phase == "dispatch" else layer.combine
-    return exchange_time(network, phases, tolerance=tolerance).duration
+    return exchange_time(conditions.network, phases, tolerance=tolerance).duration
 
 
 def _layer_time(
-    deployment: Deployment,
+    conditions: Conditions,
     step: Step,
     times: Sequence[ComputeTimes],
-    network: Network,
     index: int,
     *,
     tolerance: float,
@@ -244,15 +241,20 @@ def _layer_time(
 
     Dispatch, experts, combine and shared experts; ``times`` are of each batch of the step, ``index`` counts MoE layers.
     """
-    model = deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
-    cores = deployment.scenario.compute.shared_cores
+    scenario = conditions.deployment.scenario
+    model = conditions.deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
     batches = []
     for batch, of_all in zip(step.batches, times, strict=True):
         nothing = {part.name: np.zeros_like(of_all.shared) for part in fields(of_all)}
         own = replace(of_all, **nothing | {"shared": of_all.shared, "experts": of_all.experts[index : index + 1]})
         batches.append(MicroBatch(times=own, exchanges=[batch.exchanges[index]]))
     return step_time(
-        model, batches, network, overlap=deployment.scenario.overlap, tolerance=tolerance, shared_cores=cores
+        model,
+        batches,
+        conditions.network,
+        overlap=scenario.overlap,
+        tolerance=tolerance,
+        shared_cores=scenario.compute.shared_cores,
     ).duration
 
 

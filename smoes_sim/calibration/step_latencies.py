@@ -20,7 +20,6 @@ from smoes_sim.errors import CalibrationError, MeasurementError
 from smoes_sim.measurements import Measurement, data_hash, read_measurements
 from smoes_sim.prediction.constants import Calibration, FittedRow, Parameter
 from smoes_sim.prediction.deployment import Deployment, deploy
-from smoes_sim.prediction.simulate import network_with, rates_with, time_step
 from smoes_sim.scenario import Scenario
 from smoes_sim.version import __version__
 
@@ -128,9 +127,9 @@ def _solve(
 
 
 def _mean_time(deployment: Deployment, constants: dict[str, float], *, decode: bool) -> float:
-    network, rates = network_with(deployment, constants), rates_with(deployment, constants)
+    conditions = deployment.under(constants)
     steps = deployment.decode if decode else deployment.chunks
-    times = [time_step(deployment, step, network, rates).duration for step in steps]
+    times = [conditions.time(step).duration for step in steps]
     return float(np.mean(times) if decode else np.sum(times))
 
 

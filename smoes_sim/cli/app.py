@@ -57,9 +57,11 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Predict one deployment."""
+    from dataclasses import replace
+
     from smoes_sim.network import may_compile
     from smoes_sim.prediction.deployment import deploy
-    from smoes_sim.prediction.simulate import middle_constants, network_with, num_passes, predict, rates_with, time_step
+    from smoes_sim.prediction.simulate import middle_conditions, num_passes, predict
     from smoes_sim.results.write import to_json, write_results
     from smoes_sim.scenario import load_scenario
     from smoes_sim.step.perfetto import write_chrome_trace
@@ -69,18 +71,15 @@ def simulate(
     is_large = may_compile(deployment.topology.num_ranks)
     with compilation_told(may_compile=is_large), show.progress("passes", num_passes(deployment)) as advance:
         done = itertools.count(1)
-        prediction = predict(deployment, on_pass=lambda: advance(next(done)))
-    row = {"name": scenario} | prediction.values
+        prediction = replace(predict(deployment, on_pass=lambda: advance(next(done))), name=scenario)
     if timeline is not None:
-        constants = middle_constants(deployment, prediction)
-        network, rates = network_with(deployment, constants), rates_with(deployment, constants)
-        step = time_step(deployment, deployment.prefill, network, rates, record_links=True)
+        step = middle_conditions(deployment, prediction).time(deployment.prefill, record_links=True)
         write_chrome_trace(step, deployment.topology, timeline)
         show.talk(f"timeline: {timeline} (open it at https://ui.perfetto.dev)")
     if out is not None:
-        write_results(out, [row], [(scenario, loaded)])
+        write_results(out, [prediction.to_dict()], [(scenario, loaded)])
         show.talk(f"results: {out}")
-    typer.echo(to_json(row) if as_json else show.prediction(row), nl=False)
+    typer.echo(to_json(prediction.to_dict()) if as_json else prediction, nl=not as_json)
 
 
 @app.command()
@@ -91,24 +90,23 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Predict several deployments and what changes; KEY=A,B tries each value."""
-    from smoes_sim.prediction.compare import compare as compare_all
-    from smoes_sim.prediction.compare import expand
+    from smoes_sim.prediction.comparison import compare as compare_all
+    from smoes_sim.prediction.comparison import expand
     from smoes_sim.results.write import to_json, write_results
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if not names:
         raise ConfigError("no scenario is named. Write for example: smoes-sim compare olmoe-two-orin seed=0,1")
-    deployments = expand(names, overrides)
-    with compilation_told(may_compile=True), show.progress("deployments", len(deployments)) as advance:
-        rows = compare_all(deployments, baseline=baseline, on_row=advance)
+    candidates = expand(names, overrides)
+    with compilation_told(may_compile=True), show.progress("deployments", len(candidates)) as advance:
+        found = compare_all(candidates, baseline=baseline, on_row=advance)
     if out is not None:
-        write_results(out, rows, deployments, about={"baseline": baseline})
-        plots = show.save_comparison(rows, out)
+        scenarios = [(candidate.name, candidate.scenario) for candidate in candidates]
+        write_results(out, found.row_dicts(), scenarios, about={"baseline": baseline})
+        plots = show.save_comparison(found, out)
         show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
-    document = {"baseline": baseline, "rows": rows}
-    text = to_json(document) if as_json else show.comparison(rows, deployments, baseline=baseline)
-    typer.echo(text, nl=False)
+    typer.echo(to_json(found.to_dict()) if as_json else found, nl=not as_json)
     if out is not None and plots and not as_json:
         typer.echo(f"plot: {plots[0]}")
 

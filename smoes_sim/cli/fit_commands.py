@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from smoes_sim.cli import show
+from smoes_sim.display.tables import percent, seconds
 
 if TYPE_CHECKING:
     from smoes_sim.calibration import Fitted
@@ -198,7 +199,7 @@ def validation_text(document: dict[str, Any]) -> str:
 
 def _errors_table(what: str, groups: dict[str, dict[str, Any]]) -> str:
     keys = ("median_ape", "mape", "p90_ape", "max_ape", "coverage")
-    body = [[name, str(errors["n"]), *(show.percent(errors[key]) for key in keys)] for name, errors in groups.items()]
+    body = [[name, str(errors["n"]), *(percent(errors[key]) for key in keys)] for name, errors in groups.items()]
     return show.table([what, "n", "median", "mean", "p90", "worst", "80%"], body)
 
 
@@ -209,7 +210,7 @@ def _worst(rows: list[dict[str, Any]], *, is_fitted: bool) -> str:
         return ""
     worst = sorted(held_out, key=lambda row: (-abs(row["relative_error"]), row["id"]))[:_WORST]
     body = [
-        [row["id"], row["doubt"] or "no known cause", show.seconds(row["measured_s"]), show.seconds(row["predicted_s"]),
+        [row["id"], row["doubt"] or "no known cause", seconds(row["measured_s"]), seconds(row["predicted_s"]),
          f"{100 * row['relative_error']:+.1f}"]
         for row in worst
     ]  # fmt: skip
@@ -220,7 +221,7 @@ def _worst(rows: list[dict[str, Any]], *, is_fitted: bool) -> str:
 def _unmeasured(rows: list[dict[str, Any]]) -> str:
     """Predictions of rows without a time."""
     body = [
-        [row["id"], row["family"], *(show.seconds(row[key]) for key in ("predicted_s", "low_s", "high_s")), row["doubt"]]
+        [row["id"], row["family"], *(seconds(row[key]) for key in ("predicted_s", "low_s", "high_s")), row["doubt"]]
         for row in rows
     ]
     header = ["id", "family", "predicted", "10%", "90%", "beware"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from smoes_sim.cli import show
+from smoes_sim.display.tables import percent
 
 _COLUMNS = ("median_ape", "p90_ape", "max_ape", "coverage")
 
@@ -26,5 +27,5 @@ def published_text(document: dict[str, Any]) -> str:
 
 
 def _table(what: str, groups: dict[str, dict[str, Any]]) -> str:
-    body = [[name, str(errors["n"]), *(show.percent(errors[key]) for key in _COLUMNS)] for name, errors in groups.items()]
+    body = [[name, str(errors["n"]), *(percent(errors[key]) for key in _COLUMNS)] for name, errors in groups.items()]
     return show.table([what, "n", "median", "p90", "worst", "80%"], body)

@@ -133,7 +133,7 @@ def _requests(
 
 
 def _run(deployment: Deployment, requests: list[Request], limits: Limits, objective: Objective | None) -> Row:
-    from smoes_sim.prediction.simulate import constant_sets
+    from smoes_sim.prediction.draws import constant_sets
     from smoes_sim.serving import forecast
 
     count = _Counter()

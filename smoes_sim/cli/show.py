@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from smoes_sim.display.tables import Table, as_text, percent, seconds
+from smoes_sim.display.tables import pairs as display_pairs
 from smoes_sim.errors import ConfigError
 from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_bandwidth
 
 if TYPE_CHECKING:
+    from smoes_sim.prediction.comparison import Comparison
     from smoes_sim.prediction.constants import Calibration, Parameter
-    from smoes_sim.scenario import Scenario
 
 Row = dict[str, Any]
 _TCP_WINDOW = "65535 B (TCP's first)"
@@ -70,17 +72,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Aligned columns, the first ``left`` of them to the left."""
-    lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    text = ""
-    for line in lines:
-        cells = [
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        text += "  ".join(cells).rstrip() + "\n"
-    return text
+    """Aligned columns as text, the first ``left`` of them to the left."""
+    return as_text([Table(header=header, rows=rows, left=left)])
 
 
 def columns(rows: Sequence[Row]) -> str:
@@ -89,9 +82,8 @@ def columns(rows: Sequence[Row]) -> str:
 
 
 def pairs(document: Row) -> str:
-    """A dictionary as one line a key."""
-    width = max(len(key) for key in document)
-    return "".join(f"{key.ljust(width)}  {_plain(value)}\n" for key, value in document.items())
+    """A dictionary as one line per key."""
+    return as_text([display_pairs({key: _plain(value) for key, value in document.items()})])
 
 
 def _plain(value: Any) -> str:
@@ -102,178 +94,26 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def percent(value: float | None) -> str:
-    """A share in %, one decimal."""
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def seconds(value: float | None) -> str:
-    """Seconds with four digits, in s, ms or us."""
-    if value is None:
-        return "-"
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= factor:
-            return f"{value / factor:.4g} {unit}"
-    return f"{value / 1e-6:.4g} us"
-
-
-def _with_range(row: Row, key: str, form: Callable[[float], str]) -> str:
-    if row.get(key) is None:
-        return "-"
-    interval = row["intervals"].get(key)
-    return form(row[key]) + (f" [{form(interval[0])}, {form(interval[1])}]" if interval else "")
-
-
-def prediction(row: Row) -> str:
-    """One deployment."""
-    rate = row["transmission_rate"] or {}
-    shares = ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in rate.items())
-    remote, decode_remote = row["bytes_remote"] / 1e6, row["decode_bytes_remote"] / 1e6
-    lines = {
-        "deployment": f"{row['model']} on {row['topology']} ({row['ranks']} ranks), routing {row['policy']}",
-        "expert placement": row["expert_placement"],
-        "token placement": f"{row['token_placement']}, deduplication {row['deduplicate']}",
-        "transmission rate (%)": shares or "-",
-        "bytes between ranks": f"{remote:.4g} MB in prefill, {decode_remote:.4g} MB a decode step",
-        "imbalance (max/mean)": f"{row['imbalance']:.3f} in prefill, {row.get('decode_imbalance', 1.0):.3f} in decode",
-        "TTFT": _with_range(row, "ttft_s", seconds),
-        "TPOT": _with_range(row, "tpot_s", seconds),
-        "output tokens/s": _with_range(row, "tokens_per_s", "{:.4g}".format),
-        "EP communication, prefill": f"{_with_range(row, 'ep_comm_s', seconds)}, bound {seconds(row['bound_s'])}",
-        "EP exposed, prefill": _exposed(row, ""),
-        **({"TP communication, prefill": _with_range(row, "tp_comm_s", seconds)} if row["tp_comm_s"] else {}),
-        **({"mixed step": _with_range(row, "mixed_step_s", seconds)} if "mixed_step_s" in row else {}),
-        "EP exposed, decode": _exposed(row, "decode_"),
-        "memory": _memory(row["memory"]),
-        "network error": _network_error(row),
-        "not counted": ", ".join(row["not_counted"]),
-    }
-    return pairs(lines)
-
-
-def _memory(memory: Row) -> str:
-    """What the busiest rank needs, and what to do where it is too much."""
-    needed = f"{memory['bytes_needed'] / 1e9:.4g} of {memory['bytes_usable'] / 1e9:.4g} GB on the busiest rank"
-    if memory["fits"]:
-        return f"{needed}; cache for {memory['cache_capacity_tokens']} tokens, {memory['cache_tokens']} used"
-    ranks = memory["ranks_needed"]
-    return f"does not fit: {needed}; " + (f"needs {ranks} ranks" if ranks else "no number of ranks helps")
-
-
-def _network_error(row: Row) -> str:
-    error = max(row["network_error"], row.get("decode_network_error", 0.0))
-    late = max(row["lateness_s"], row.get("decode_lateness_s", 0.0))
-    if error == 0.0 and late == 0.0:
-        return "every rate change followed"
-    return f"windows: exchanges within {error:.1g} of two runs with wider windows, messages late by at most {seconds(late)}"
-
-
-def _exposed(row: Row, phase: str) -> str:
-    share = _with_range(row, f"{phase}ep_overhead", percent)
-    return f"{_with_range(row, f'{phase}ep_exposed_s', seconds)} = {share} % of the pass"
-
-
-def comparison(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]], *, baseline: int) -> str:
-    """Several deployments: what is counted, then what is timed, then what is not known."""
-    counted = [_counted(row) for row in rows]
-    timed = [_timed(row) for row in rows]
-    text = "What travels (share of tokens and layers that need another rank, %; bytes between ranks in prefill)\n"
-    text += table(["routing", "experts", "tokens", "vision", "text", "V+T", "decode", "GB", "max/mean"], counted, left=3)
-    text += "\nHow long it takes"
-    text += _meaning_of_brackets(rows, deployments)
-    text += table(
-        ["routing", "experts", "tokens", "TTFT (s)", "TPOT (s)", "output tokens/s", "EP overhead of prefill (%)"],
-        timed,
-        left=3,
-    )
-    return text + _changes(rows, baseline) + _unknown(deployments)
-
-
-def _meaning_of_brackets(rows: Sequence[Row], deployments: Sequence[tuple[str, Scenario]]) -> str:
-    if not rows[0]["intervals"]:
-        return "\n"
-    if deployments[0][1].calibration is None:
-        return " (middle, [both ends] of the efficiencies' stated ranges)\n"
-    return " (median over the calibration's draws, [10%, 90%])\n"
-
-
-def _counted(row: Row) -> list[str]:
-    rate = row["transmission_rate"] or {}
-    shares = [percent(rate.get(name)) for name in ("prefill_vision", "prefill_text", "prefill", "decode")]
-    size = f"{row['bytes_remote'] / 1e9:.3f}"
-    return [row["policy"], row["expert_placement"], row["token_placement"], *shares, size, f"{row['imbalance']:.2f}"]
-
-
-def _timed(row: Row) -> list[str]:
-    number = "{:.3g}".format
-    return [
-        row["policy"],
-        row["expert_placement"],
-        row["token_placement"],
-        _with_range(row, "ttft_s", number),
-        _with_range(row, "tpot_s", number),
-        _with_range(row, "tokens_per_s", number),
-        _with_range(row, "ep_overhead", percent),
-    ]
-
-
-def change(row: Row, key: str) -> str:
-    """A relative change in % with its interval."""
-    value, interval = row["change"].get(key), row["change"].get(f"{key}_interval")
-    if value is None:
-        return "-"
-    return f"{100 * value:+.1f}" + (f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else "")
-
-
-def _changes(rows: Sequence[Row], baseline: int) -> str:
-    keys = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "bytes_remote")
-    body = [
-        [row["policy"], row["expert_placement"], row["token_placement"], *(change(row, key) for key in keys)] for row in rows
-    ]
-    header = ["routing", "experts", "tokens", "TTFT", "TPOT", "output tokens/s", "EP time of prefill", "bytes"]
-    base = f"row {baseline + 1}" if baseline else "the first row"
-    return f"\nChange from {base} (%)\n" + table(header, body, left=3)
-
-
-def _unknown(deployments: Sequence[tuple[str, Scenario]]) -> str:
-    from smoes_sim.prediction.constants import load_calibration
-
-    names = list(dict.fromkeys(scenario.calibration for _, scenario in deployments if scenario.calibration))
-    return "".join("\n" + calibration(load_calibration(name)) for name in names)
-
-
 def calibration(fitted: Calibration) -> str:
     """The constants of a calibration, and which of them the data leave open."""
-    if fitted.scenario:
-        known = ", ".join(f"{row.quantity.upper()} {row.seconds:g} s" for row in fitted.fitted_on)
-        text = f"Constants fitted on {known} of {fitted.scenario} (standard routing); "
-        text += f"{fitted.num_draws} sets explain all of it exactly\n"
-    else:
-        text = f"Constants fitted on {len(fitted.fitted_on)} rows; {fitted.num_draws} sets say how well they are known\n"
-    return text + parameters(fitted.parameters)
+    from smoes_sim.prediction.constants import calibration_table
+
+    return as_text([calibration_table(fitted)])
 
 
 def parameters(fitted: Mapping[str, Parameter]) -> str:
-    """Fitted constants, one a line."""
-    body = []
-    for name, parameter in fitted.items():
-        verdict = "pinned down" if parameter.identified else "NOT pinned down by these data"
-        if parameter.traded_with:
-            verdict += f", trades against {', '.join(parameter.traded_with)}"
-        if parameter.prior is not None and not parameter.identified:
-            verdict += f"; prior {parameter.prior:.3g}"
-        meaning = f"{parameter.meaning} ({verdict})"
-        body.append([name, f"{parameter.value:.3g}", f"{parameter.low:.3g}", f"{parameter.high:.3g}", meaning])
-    return table(["constant", "median", "10%", "90%", "meaning"], body, left=5)
+    """Fitted constants, one per line."""
+    from smoes_sim.prediction.constants import parameter_table
+
+    return as_text([parameter_table(fitted)])
 
 
-def save_comparison(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Plot a comparison as SVG and PNG; without the report extra say so and plot nothing."""
+def save_comparison(found: Comparison, folder: Path) -> list[Path]:
+    """Plot a comparison as PNG and SVG; without the report extra say so and plot nothing."""
     from smoes_sim.display.charts import save_chart
-    from smoes_sim.prediction.charts import comparison_chart
 
     try:
-        chart = comparison_chart(rows)
+        chart = found.plot()
     except ConfigError as error:
         talk(str(error))
         return []

@@ -126,7 +126,7 @@ def points_table(loaded: Sweep, rows: Sequence[Row]) -> str:
     if loaded.file.against is None:
         return text
     text += f"\nChange from the point with {in_one_line(loaded.file.against)}, draw by draw\n"
-    return text + _table(loaded, rows, {head: [show.change(row, key) for row in rows] for head, key in _CHANGES.items()})
+    return text + _table(loaded, rows, {head: [_change(row, key) for row in rows] for head, key in _CHANGES.items()})
 
 
 def _table(loaded: Sweep, rows: Sequence[Row], columns: Mapping[str, Sequence[str]]) -> str:
@@ -138,6 +138,14 @@ def _table(loaded: Sweep, rows: Sequence[Row], columns: Mapping[str, Sequence[st
     places = [[text_at(row["set"], key) for key in keys] for row in rows]
     body = [[*place, *cells] for place, *cells in zip(places, *shown.values(), strict=True)]
     return show.table([*keys, *shown], body, left=len(keys))
+
+
+def _change(row: Row, key: str) -> str:
+    """A relative change in percent with its interval."""
+    from smoes_sim.prediction.changes import changes_of_dict
+
+    found = changes_of_dict(row["change"]).get(key)
+    return "-" if found is None else str(found)
 
 
 def cell(row: Row, name: str, factor: float) -> str:

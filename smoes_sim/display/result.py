@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smoes_sim.display.tables import Table, as_html, as_text
@@ -62,3 +62,21 @@ class Result(ABC):
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return as_html(self.tables())
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One level of columns: nested keys joined by ``_``, intervals as ``_low`` and ``_high``, lists of words by commas.
+
+    Example:
+        >>> flat({"a": {"b": 1}, "t": [1.0, 2.0], "words": ["x", "y"]})
+        {'a_b': 1, 't_low': 1.0, 't_high': 2.0, 'words': 'x, y'}
+    """
+    columns: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            columns |= {f"{key}_{name}": part for name, part in flat(value).items()}
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, float) for part in value):
+            columns[f"{key}_low"], columns[f"{key}_high"] = value
+        else:
+            columns[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return columns

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from smoes_sim.calibration.cases import phase_time
-from smoes_sim.compute import ComputeRates, compute_times
-from smoes_sim.network import Network
+from smoes_sim.compute import compute_times
+from smoes_sim.prediction.conditions import Conditions
+from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.deployment import Deployment
-from smoes_sim.prediction.simulate import constant_sets, interval, network_with, rates_with
+from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.step.build import Step
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")
@@ -35,9 +36,9 @@ def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predict
     """
     series: dict[tuple[int, int, str], list[float]] = {}
     for constants in constant_sets(deployment):
-        network, rates = network_with(deployment, constants), rates_with(deployment, constants)
+        conditions = deployment.under(constants)
         for index, step in enumerate((deployment.prefill, *deployment.decode)):
-            for key, value in _step(deployment, step, network, rates).items():
+            for key, value in _step(conditions, step).items():
                 series.setdefault((index, *key), []).append(value)
     return {key: _summary(values) for key, values in series.items()}
 
@@ -47,12 +48,12 @@ def _summary(values: Sequence[float]) -> PredictedPhase:
     return PredictedPhase(value=float(np.median(values)), low=low, high=high)
 
 
-def _step(deployment: Deployment, step: Step, network: Network, rates: ComputeRates) -> dict[tuple[int, str], float]:
+def _step(conditions: Conditions, step: Step) -> dict[tuple[int, str], float]:
     (batch,) = step.batches
-    tolerance = deployment.scenario.communication.tolerance
-    times = compute_times(deployment.model, batch.load, rates)
+    times = compute_times(conditions.deployment.model, batch.load, conditions.rates)
+    tolerance = conditions.deployment.scenario.communication.tolerance
     return {
-        (layer, phase): phase_time(deployment, step, [times], network, layer, phase=phase, tolerance=tolerance)
+        (layer, phase): phase_time(conditions, step, [times], layer, phase=phase, tolerance=tolerance)
         for layer in range(len(batch.exchanges))
         for phase in PHASES
     }

@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 
-from smoes_sim.compute import ComputeRates, RankLoad
+from smoes_sim.compute import RankLoad
 from smoes_sim.network import Network
+from smoes_sim.prediction.conditions import Conditions
 from smoes_sim.prediction.deployment import Deployment, assemble
-from smoes_sim.prediction.simulate import network_with, outside_layers, rates_with, throughput, time_step
+from smoes_sim.prediction.times import throughput
 from smoes_sim.step.build import Step
 from smoes_sim.topology import Topology
 
 _HOST_BUS = "host-bus"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """A deployment with the resources it runs on; ``outside`` is the time outside the layers, seconds."""
+def sensitivity(base: Conditions, *, quantity: str) -> dict[str, float]:
+    """Relative decrease of a time when each resource by itself takes half as long.
 
-    deployment: Deployment
-    network: Network
-    rates: ComputeRates
-    outside: float
-
-
-def sensitivity(deployment: Deployment, constants: Mapping[str, float], *, quantity: str) -> dict[str, float]:
-    """Relative fall of a time when each resource by itself takes half as long.
-
-    ``1 - time with the resource twice as fast / time``, between 0 (it does not matter) and 0.5 (all is spent on it); for
-    ``tokens_per_s`` the time is that per token. A link kind counts with bandwidth and latency; ``compute`` are the peaks,
-    ``memory`` its bandwidth, ``software`` launches and the fixed times of layers, messages and exchanges, ``outside``
-    a given ``per_prefill``. ``imbalance`` is not halved but gone: every rank has the mean work, while bytes stay where
-    they are. Decode is its middle step.
+    ``1 - time with the resource twice as fast / time``, between 0 (it does not matter) and 0.5 (all time is spent on it);
+    for ``tokens_per_s`` it is the time per token. A link kind is doubled in bandwidth and halved in latency; ``compute`` are
+    the peaks, ``memory`` the memory bandwidth, ``software`` kernel launches and the fixed costs of layers, messages and
+    exchanges, ``outside`` a given ``per_prefill``. ``imbalance`` is not halved but removed: every rank has the mean work,
+    while the traffic stays. Decode is its middle step.
 
     Args:
-        deployment: The system.
-        constants: One set of constants.
+        base: The deployment under one set of constants.
         quantity: ``ttft_s``, ``tpot_s`` or ``tokens_per_s``.
 
     Example:
-        1 s of compute, then 3 s on links, nothing overlaps: compute 0.125, links 0.375.
+        1 s of compute, then 3 s on links, no overlap: compute 0.125, links 0.375.
     """
-    rates = rates_with(deployment, constants)
-    base = _Case(
-        deployment=deployment,
-        network=network_with(deployment, constants),
-        rates=rates,
-        outside=outside_layers(deployment, constants, rates),
-    )
     before = _seconds(base, quantity)
-    return {name: 1 - _seconds(case, quantity) / before for name, case in _cases(base, constants)}
+    return {name: 1 - _seconds(changed, quantity) / before for name, changed in _variants(base)}
 
 
 def resource_label(name: str, topology: Topology) -> str:
@@ -67,38 +50,39 @@ def resource_label(name: str, topology: Topology) -> str:
     return f"scale-up link ({kind})" if topology.num_nodes < topology.num_ranks else f"link ({kind})"
 
 
-def _cases(base: _Case, constants: Mapping[str, float]) -> Iterator[tuple[str, _Case]]:
-    deployment, rates = base.deployment, base.rates
+def _variants(base: Conditions) -> Iterator[tuple[str, Conditions]]:
+    """The same conditions with one resource changed, by the name of the resource."""
+    deployment, network, rates = base.deployment, base.network, base.rates
     for kind in deployment.topology.count_kinds():
         if kind != _HOST_BUS:
-            faster = replace(deployment.parts, network=_with_faster_links(deployment.network, kind))
-            other = assemble(deployment.scenario, faster)
-            yield f"link.{kind}", replace(base, deployment=other, network=network_with(other, constants))
+            faster = _with_faster_links(network, kind)
+            other = assemble(
+                deployment.scenario, replace(deployment.parts, network=_with_faster_links(deployment.network, kind))
+            )
+            yield f"link.{kind}", replace(base, deployment=other, network=faster)
     device = rates.device
     peaks = {"peak_bf16": 2 * device.peak_bf16, "peak_fp8": device.peak_fp8 and 2 * device.peak_fp8}
     for name, update in (("compute", peaks), ("memory", {"memory_bandwidth": 2 * device.memory_bandwidth})):
-        changed = replace(rates, device=device.model_copy(update=update))
-        yield name, replace(base, rates=changed, outside=outside_layers(deployment, constants, changed))
-    half = base.network.with_constants(
-        per_message=base.network.per_message / 2,
-        per_receive=base.network.per_receive / 2,
-        per_exchange=base.network.per_exchange / 2,
+        yield name, replace(base, rates=replace(rates, device=device.model_copy(update=update)))
+    half = replace(
+        network,
+        per_message=network.per_message / 2,
+        per_exchange=network.per_exchange / 2,
+        per_receive=network.per_receive / 2,
     )
-    yield (
-        "software",
-        replace(base, network=half, rates=replace(rates, launch=rates.launch / 2, per_layer=rates.per_layer / 2)),
-    )
-    if "per_prefill" in constants or deployment.scenario.compute.per_prefill is not None:
-        yield "outside", replace(base, outside=base.outside / 2)
+    launches = replace(rates, launch=rates.launch / 2, per_layer=rates.per_layer / 2)
+    yield "software", replace(base, network=half, rates=launches)
+    if base.per_prefill is not None:
+        yield "outside", replace(base, per_prefill=base.per_prefill / 2)
     yield "imbalance", replace(base, deployment=_with_even_work(deployment))
 
 
-def _seconds(case: _Case, quantity: str) -> float:
+def _seconds(case: Conditions, quantity: str) -> float:
     """Seconds of the first token, of a token after it, or per token of the whole batch."""
     deployment = case.deployment
 
     def total(steps: Sequence[Step]) -> float:
-        return sum(time_step(deployment, step, case.network, case.rates).duration for step in steps)
+        return sum(case.time(step).duration for step in steps)
 
     middle = len(deployment.decode) // 2
     tpot = 0.0 if quantity == "ttft_s" else total(deployment.decode[middle : middle + 1])

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.planning.binding import resource_label, sensitivity
 from smoes_sim.planning.plan_file import Offer, Plan, PlanFile, Serving, Slo
+from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.prediction.memory_fit import memory
-from smoes_sim.prediction.simulate import Prediction, interval, middle_constants, predict
+from smoes_sim.prediction.prediction import Prediction
+from smoes_sim.prediction.simulate import middle_conditions, predict
 from smoes_sim.serving import Objective, largest_rates, limits_of
 
 Row = dict[str, Any]
@@ -131,14 +133,15 @@ def _predicted(offer: Offer, shared: Row, file: PlanFile) -> tuple[Row, Mapping[
 
     def weigh(quantity: str) -> Row:
         quantity = "tokens_per_s" if quantity == "max_rate_per_s" else quantity  # of the batch: what is nearest to it
-        found = sensitivity(deployment, middle_constants(deployment, prediction), quantity=quantity)
+        found = sensitivity(middle_conditions(deployment, prediction), quantity=quantity)
         largest = max(found, key=lambda name: found[name])
         return {"binds": resource_label(largest, deployment.topology), "sensitivity": found}
 
     draws = _series(prediction)
     if file.serving is not None:
         draws["max_rate_per_s"] = np.array(_largest_rates(deployment, file.slo, file.serving))
-    return row | {key: prediction.values[key] for key in _COUNTS}, draws, weigh
+    counted = prediction.to_dict()
+    return row | {key: counted[key] for key in _COUNTS}, draws, weigh
 
 
 def _largest_rates(deployment: Deployment, slo: Slo, serving: Serving) -> list[float]:
@@ -179,7 +182,7 @@ def _timed(draws: Mapping[str, Series], margin: Series, replicas: int) -> Row:
     all_of["margin"] = margin
     many = len(margin) > 1
     return {key: float(np.median(values)) for key, values in all_of.items()} | {
-        "intervals": {key: interval(values.tolist()) for key, values in all_of.items()} if many else {},
+        "intervals": {key: list(interval(values.tolist())) for key, values in all_of.items()} if many else {},
         "meets_slo": bool(np.median(margin) >= 1),
         "meets_share": float(np.mean(margin >= 1)),
     }

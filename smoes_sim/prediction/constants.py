@@ -1,4 +1,4 @@
-"""Constants that only measurements can tell, with the draws that say how well they are known."""
+"""Constants that only measurements can give, with draws that express how well they are known."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 from pydantic import Field, ValidationError
 
+from smoes_sim.display.tables import Table
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import Network
 from smoes_sim.yaml_files import Spec, nearest, read_text, write_bytes
@@ -32,15 +33,17 @@ CONSTANTS = (
 rate, bytes, an exponent."""
 _OF_LINKS = ("efficiency.", "half_size.")
 INTERVAL = (10, 90)
-"""Percentiles that a calibrated prediction prints: an 80% interval."""
+"""Percentiles of a calibrated prediction: an 80% interval."""
+NUM_STATED = 3
+"""Number of sets of constants of a prediction without calibration."""
 _NOISE = 19
-"""Quantiles of the model's error that every draw is spread over."""
+"""Number of quantiles of the model's error over which every draw is spread."""
 
 
 class Parameter(Spec):
-    """A fitted constant: its middle, the range of its draws, and whether the data pin it down.
+    """A fitted constant: its median, the range of its draws, and whether the data identify it.
 
-    ``prior`` is where it stays without data; ``traded_with`` are constants that the data cannot tell it from.
+    ``prior`` is its value without data; ``traded_with`` names constants from which the data cannot separate it.
     """
 
     value: float
@@ -63,10 +66,10 @@ class FittedRow(Spec):
 class Calibration(Spec):
     """A calibration file.
 
-    ``draws`` hold sets of constants that explain the data equally well; every prediction is made with each of them.
-    ``spread`` is the model's own error: standard deviation of log(measured / predicted) on rows left out of a fit; 0 where
-    it was not estimated. ``spreads`` is that of some kinds of rows: a schedule, ``sendrecv``, a phase. ``repeat_spread`` is
-    that of the repetitions of one row, which no model can undercut.
+    ``draws`` holds sets of constants that explain the data equally well; every prediction is made with each of them.
+    ``spread`` is the error of the model itself: the standard deviation of log(measured / predicted) on held-out rows; 0 if
+    it was not estimated. ``spreads`` has the same by kind of row: a schedule, ``sendrecv``, a phase. ``repeat_spread`` is
+    that of the repetitions of one row, below which no model can go.
     """
 
     scenario: str = ""
@@ -77,7 +80,7 @@ class Calibration(Spec):
     spreads: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     repeat_spread: Annotated[float, Field(ge=0)] = 0.0
     sizes: list[float] | None = Field(
-        None, min_length=2, max_length=2, description="Bytes per rank: least, largest of what was fitted."
+        None, min_length=2, max_length=2, description="Smallest and largest bytes per rank of the fitted rows."
     )
     data_hash: str
     command: str
@@ -85,11 +88,11 @@ class Calibration(Spec):
 
     @property
     def num_draws(self) -> int:
-        """Draws, the same number for every constant."""
+        """Number of draws, the same for every constant."""
         return len(next(iter(self.draws.values())))
 
     def spread_of(self, kind: str) -> float:
-        """Standard deviation of the error of a prediction of this kind; that of all rows if the kind was not fitted."""
+        """Standard deviation of log(measured / predicted) for one kind of row; that of all rows for a kind not fitted."""
         return max(self.spreads.get(kind, self.spread), self.repeat_spread)
 
     def draw(self, index: int) -> dict[str, float]:
@@ -98,10 +101,10 @@ class Calibration(Spec):
 
 
 def check_draws(draws: Mapping[str, Sequence[float]]) -> None:
-    """Refuse constants that nothing would read, and values that no machine has.
+    """Check that every constant is known and every value possible.
 
     Raises:
-        ConfigError: With the first unknown name, or value out of range.
+        ConfigError: For the first unknown name or value out of range.
     """
     for name, values in draws.items():
         if name not in CONSTANTS and not name.startswith(_OF_LINKS):
@@ -111,7 +114,7 @@ def check_draws(draws: Mapping[str, Sequence[float]]) -> None:
         for value in values:
             if value < 0 or (is_share and not 0 < value <= 1):
                 rule = "a share must lie in (0, 1]" if is_share else "it must be >= 0"
-                raise ConfigError(f"draws.{name} holds {value}: {rule}. Make the file again with `calibrate`.")
+                raise ConfigError(f"draws.{name} holds {value}: {rule}. Create the file again with `smoes-sim calibrate`.")
 
 
 def load_calibration(name: str) -> Calibration:
@@ -128,16 +131,16 @@ def load_calibration(name: str) -> Calibration:
     try:
         calibration = Calibration.model_validate(orjson.loads(read_text(path)))
     except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Mend the file.") from None
+        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Fix the file.") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = "".join(f"{part}: " for part in problem["loc"])
-        raise ConfigError(f"{path}: {place}{problem['msg']}. Make the file again with `calibrate`.") from None
+        raise ConfigError(f"{path}: {place}{problem['msg']}. Create the file again with `smoes-sim calibrate`.") from None
     lengths = {name: len(values) for name, values in calibration.draws.items()}
     if len(set(lengths.values())) != 1 or not calibration.num_draws:
         raise ConfigError(
-            f"{path}: draws have the lengths {lengths}; every constant needs equally many, at least one. "
-            "Make the file again with `calibrate`."
+            f"{path}: draws have the lengths {lengths}; every constant needs the same number of draws, at least one. "
+            "Create the file again with `smoes-sim calibrate`."
         )
     try:
         check_draws(calibration.draws)
@@ -152,7 +155,7 @@ def save_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def network_under(network: Network, constants: Mapping[str, float]) -> Network:
-    """A network under a draw of constants; those that are not drawn stay as they are."""
+    """The network under a draw of constants; constants that the draw does not name keep their values."""
 
     def of_links(prefix: str) -> dict[str, float]:
         return {name.removeprefix(prefix): value for name, value in constants.items() if name.startswith(prefix)}
@@ -168,19 +171,70 @@ def network_under(network: Network, constants: Mapping[str, float]) -> Network:
     )
 
 
-def interval_of(durations: Sequence[float], *, spread: float) -> tuple[float, float, float]:
-    """Median over the draws, and the 80% interval that holds their scatter and the model's own error.
+def interval(series: Sequence[float]) -> tuple[float, float]:
+    """The 10th and 90th percentile over the draws of a calibration; the extremes of the three of stated ranges."""
+    if len(series) <= NUM_STATED:
+        return float(min(series)), float(max(series))
+    low, high = np.percentile(series, INTERVAL)
+    return float(low), float(high)
 
-    Every draw's time is spread over 19 quantiles of a log-normal error of standard deviation ``spread``.
+
+def interval_of(durations: Sequence[float], *, spread: float) -> tuple[float, float, float]:
+    """Median over the draws and the ends of the 80% interval, in seconds.
+
+    The interval includes the scatter of the draws and the error of the model: each draw's time is spread over 19 quantiles
+    of a log-normal error with standard deviation ``spread``.
 
     Args:
         durations: Seconds under each draw.
         spread: Standard deviation of log(measured / predicted).
 
     Example:
-        One draw of 1 s and a spread of 0.1: 1 s, 10th percentile exp(-0.128) = 0.88 s, 90th 1.14 s.
+        One draw of 1 s; the 10th percentile of a log-normal error of 0.1 is exp(-0.128) = 0.88.
+
+        >>> [round(value, 2) for value in interval_of([1.0], spread=0.1)]
+        [1.0, 0.88, 1.14]
     """
     levels = np.array([NormalDist().inv_cdf((index + 0.5) / _NOISE) for index in range(_NOISE)])
     spread_out = np.multiply.outer(np.asarray(durations), np.exp(spread * levels)).ravel()
     low, high = np.percentile(spread_out, INTERVAL, method="hazen")
     return float(np.median(durations)), float(low), float(high)
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """The constants of a calibration, and which of them the data leave open."""
+    sets = f"{calibration.num_draws} sets of constants"
+    if calibration.scenario:
+        known = ", ".join(f"{row.quantity.upper()} {row.seconds:g} s" for row in calibration.fitted_on)
+        title = f"Constants fitted on {known} of {calibration.scenario} (standard routing); {sets} explain all of it exactly"
+    else:
+        title = f"Constants fitted on {len(calibration.fitted_on)} rows; {sets} express how well they are known"
+    return parameter_table(calibration.parameters, title=title)
+
+
+def parameter_table(parameters: Mapping[str, Parameter], *, title: str = "") -> Table:
+    """Fitted constants, one per line: median, 80% interval, whether the data identify it."""
+    rows = [
+        [
+            name,
+            f"{found.value:.3g}",
+            f"{found.low:.3g}",
+            f"{found.high:.3g}",
+            "yes" if found.identified else "NO",
+            found.meaning,
+        ]
+        for name, found in parameters.items()
+    ]
+    notes = []
+    for name, found in parameters.items():
+        if found.traded_with:
+            notes.append(f"{name}: the data cannot separate it from {', '.join(found.traded_with)}")
+        if found.prior is not None and not found.identified:
+            notes.append(f"{name}: prior {found.prior:.3g}")
+    return Table(
+        title=title,
+        header=["constant", "median", "10%", "90%", "identified", "meaning"],
+        rows=rows,
+        left=1,
+        notes=notes,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from smoes_sim.errors import ConfigError, PlacementError, TopologyError
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place_experts, read_placement
+from smoes_sim.prediction.conditions import Conditions, conditions_of
 from smoes_sim.prediction.router import tokens_and_routing
 from smoes_sim.routing import (
     RoutingTrace,
@@ -45,6 +46,10 @@ class Deployment:
     chunks: Sequence[Step]
     decode: Sequence[Step]
     mixed: Step | None
+
+    def under(self, constants: Mapping[str, float]) -> Conditions:
+        """This deployment under one set of constants."""
+        return conditions_of(self, constants)
 
     @property
     def model(self) -> ModelShape:

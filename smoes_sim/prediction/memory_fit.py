@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from smoes_sim.routing.trace import PREFILL
 from smoes_sim.traffic.copies import copy_bytes
 
 _MOST_RANKS = 4096
-"""Largest system that is tried."""
+"""Largest number of ranks that is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +23,11 @@ class MemoryFit:
 
     Attributes:
         need: Bytes by part.
-        usable: Bytes that ``compute.memory_share`` leaves of the device's memory.
-        cache_capacity: Tokens for whose keys and values an attention group has room; 0 if the rest does not fit.
+        usable: Bytes of the device's memory that ``compute.memory_share`` allows.
+        cache_capacity: Number of tokens whose keys and values fit on an attention group; 0 if the rest does not fit.
         fits: Whether the whole batch fits, prompts and answers.
-        ranks_needed: Fewest ranks of this device and layout on which it does; None if no number up to 4,096 helps.
+        ranks_needed: Smallest number of ranks of this device and layout on which it fits; None if no number up to 4,096
+            is enough.
     """
 
     need: MemoryNeed
@@ -33,12 +36,50 @@ class MemoryFit:
     fits: bool
     ranks_needed: int | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The ``memory`` of a prediction's JSON document; sizes in bytes."""
+        return {
+            "fits": self.fits,
+            "ranks_needed": self.ranks_needed,
+            "bytes_needed": self.need.total,
+            "bytes_usable": self.usable,
+            "weights": self.need.weights,
+            "buffers": self.need.buffers,
+            "cache_bytes_per_token": self.need.cache_per_token,
+            "cache_tokens": self.need.cached,
+            "cache_capacity_tokens": self.cache_capacity,
+        }
+
+    @classmethod
+    def of_dict(cls, document: Mapping[str, Any]) -> MemoryFit:
+        """The inverse of :meth:`to_dict`."""
+        need = MemoryNeed(
+            weights=document["weights"],
+            buffers=document["buffers"],
+            cache_per_token=document["cache_bytes_per_token"],
+            cached=document["cache_tokens"],
+        )
+        return cls(
+            need=need,
+            usable=document["bytes_usable"],
+            cache_capacity=document["cache_capacity_tokens"],
+            fits=document["fits"],
+            ranks_needed=document["ranks_needed"],
+        )
+
+    def __str__(self) -> str:
+        needed = f"{self.need.total / 1e9:.4g} of {self.usable / 1e9:.4g} GB on the busiest rank"
+        if self.fits:
+            return f"{needed}; cache for {self.cache_capacity} tokens, {self.need.cached} used"
+        ranks = f"needs {self.ranks_needed} ranks" if self.ranks_needed else "no number of ranks is enough"
+        return f"does not fit: {needed}; {ranks}"
+
 
 def memory(deployment: Deployment) -> MemoryFit:
-    """Hold what a deployment keeps and computes against its device.
+    """The memory that a deployment needs on its busiest rank, against what its device has.
 
-    need = weights + buffers of the largest step + cache of every token of the batch, on the busiest rank; the device offers
-    memory * memory_share. On other numbers of ranks the batch is dealt out by sequence and experts evenly.
+    need = weights + buffers of the largest step + cache of every token of the batch; available = memory * memory_share. For
+    other numbers of ranks, sequences and experts are assumed to be distributed evenly.
 
     Example:
         DeepSeek-V3 in bf16 has 1.31 TB of experts: 41 GB each on 32 ranks, beside 34 GB that every rank holds: not on 80 GB.

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network import Flows, Network, link_load
+from smoes_sim.network import Flows, link_load
 from smoes_sim.network.hot import hot_links
 from smoes_sim.placement import ExpertPlacement
+from smoes_sim.prediction.conditions import Conditions
 from smoes_sim.prediction.deployment import Deployment, deploy
-from smoes_sim.prediction.simulate import constant_sets, network_with, rates_with, time_step, times_with
+from smoes_sim.prediction.draws import constant_sets
+from smoes_sim.prediction.times import ExchangeTimes, times_under
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import Scenario
@@ -71,30 +73,30 @@ def look_inside(scenario: Scenario, row: Mapping[str, Any]) -> Inside:
     """
     deployment = deploy(scenario)
     sets = constant_sets(deployment)
-    single: dict[Any, Any] = {}
-    known = [times_with(deployment, constants, alone=single) for constants in sets]
-    chosen = min(range(len(sets)), key=lambda index: _distance(known[index], row))
-    constants, times = sets[chosen], known[chosen]
-    network = network_with(deployment, constants)
+    alone = ExchangeTimes(deployment.scenario.communication.tolerance)
+    known = [times_under(deployment.under(constants), alone) for constants in sets]
+    chosen = min(range(len(sets)), key=lambda index: _distance(known[index].flat(), row))
+    conditions, times = deployment.under(sets[chosen]), known[chosen]
+    network = conditions.network
     phases = [flows for step in deployment.chunks for flows in _flows(deployment, step)]
     load = np.zeros(network.topology.num_links)
     for flows in phases:
         load += link_load(flows, len(load))
     passes = [("prefill", deployment.chunks), ("decode", deployment.decode[len(deployment.decode) // 2 :][:1])]
-    parts = [row for name, steps in passes if steps for row in _parts(deployment, name, steps, network, constants)]
-    if times["outside_s"]:
-        parts.insert(0, {"pass": "prefill", "part": "outside layers", "seconds": times["outside_s"]})
+    parts = [row for name, steps in passes if steps for row in _parts(conditions, name, steps)]
+    if times.outside_s:
+        parts.insert(0, {"pass": "prefill", "part": "outside layers", "seconds": times.outside_s})
     trace, placement = deployment.trace, deployment.placement
     return Inside(
         deployment=deployment,
         busy=load / network.capacity,
-        hot=[found.row() for found in hot_links(network, phases, duration=times["step_s"], most=_HOT)],
+        hot=[found.row() for found in hot_links(network, phases, duration=times.prefill.step_s, most=_HOT)],
         parts=parts,
         modality=[] if trace is None or placement is None else modality_of_slots(trace, placement),
-        step_s=times["step_s"],
-        ttft_s=times["ttft_s"],
+        step_s=times.prefill.step_s,
+        ttft_s=times.ttft_s,
         num_sets=len(sets),
-        ep_overhead=times["ep_overhead"],
+        ep_overhead=times.prefill.ep_overhead,
     )
 
 
@@ -118,9 +120,7 @@ def _flows(deployment: Deployment, step: Step) -> list[Flows]:
     return flows
 
 
-def _parts(
-    deployment: Deployment, name: str, steps: Sequence[Step], network: Network, constants: dict[str, float]
-) -> list[Row]:
+def _parts(conditions: Conditions, name: str, steps: Sequence[Step]) -> list[Row]:
     """Seconds of each part on the busiest of the ranks that end last, and what is left, which is waiting.
 
     On another rank dispatch and combine would hold the time in which it waits for the busiest.
@@ -128,7 +128,7 @@ def _parts(
     """
     seconds: dict[str, float] = {}
     for step in steps:
-        time = time_step(deployment, step, network, rates_with(deployment, constants))
+        time = conditions.time(step)
         busiest = _busiest(time)
         mine: dict[str, float] = {}
         for span in time.spans:

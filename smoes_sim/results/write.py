@@ -11,6 +11,7 @@ import orjson
 import polars as pl
 from ruamel.yaml import YAML
 
+from smoes_sim.display.result import flat
 from smoes_sim.scenario import Scenario
 from smoes_sim.version import __version__
 from smoes_sim.yaml_files import write_bytes
@@ -19,19 +20,6 @@ from smoes_sim.yaml_files import write_bytes
 def to_json(document: Any) -> bytes:
     """One JSON document, indented; NaN becomes null."""
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
-
-
-def flat(row: dict[str, Any]) -> dict[str, Any]:
-    """One level of columns: nested keys joined by ``_``, intervals as ``_low`` and ``_high``, lists of words by commas."""
-    columns: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            columns |= {f"{key}_{name}": part for name, part in flat(value).items()}
-        elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, float) for part in value):
-            columns[f"{key}_low"], columns[f"{key}_high"] = value
-        else:
-            columns[key] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return columns
 
 
 def write_results(

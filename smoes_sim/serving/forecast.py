@@ -10,8 +10,9 @@ import numpy as np
 
 from smoes_sim.compute import StepSize, find_device, memory_of_rank
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.deployment import Deployment
-from smoes_sim.prediction.simulate import constant_sets, interval
+from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.serving.batching import BLOCK, Limits
 from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests
@@ -145,7 +146,7 @@ def forecast(
         on_run()
     series = {key: [row[key] for row in rows] for key in rows[0]}
     values: Row = {key: float(np.median(numbers)) for key, numbers in series.items()}
-    intervals = {key: interval(numbers) for key, numbers in series.items()} if len(rows) > 1 else {}
+    intervals = {key: list(interval(numbers)) for key, numbers in series.items()} if len(rows) > 1 else {}
     return {"requests": len(requests)} | values | {"intervals": intervals}
 
 
@@ -185,7 +186,7 @@ def forecast_curve(
         requests = poisson_requests(deployment, offered, number=number)
         row = forecast(deployment, requests, limits, objective, costs=costs, settled=SETTLED, on_run=on_run)
         rows.append({"rate_per_s": offered} | row)
-    intervals = {"max_rate_per_s": interval(found)} if len(found) > 1 else {}
+    intervals = {"max_rate_per_s": list(interval(found))} if len(found) > 1 else {}
     return {"max_rate_per_s": rate, "intervals": intervals, "rows": rows}
 
 

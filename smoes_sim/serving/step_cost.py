@@ -20,7 +20,6 @@ from smoes_sim.compute import ComputeTimes, RankLoad, attention_times, compute_t
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time
 from smoes_sim.prediction.deployment import Deployment
-from smoes_sim.prediction.simulate import network_with, outside_layers, rates_with
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.step.build import group_exchanges, layer_exchanges
 from smoes_sim.step.timeline import LayerExchanges, MicroBatch, step_time
@@ -62,7 +61,7 @@ def step_cost(deployment: Deployment, batch: StepBatch, *, constants: Mapping[st
     Args:
         deployment: The system; its own batch and lengths do not matter.
         batch: What to process.
-        constants: A set of constants (:func:`~smoes_sim.prediction.simulate.constant_sets`);
+        constants: A set of constants (:func:`~smoes_sim.prediction.draws.constant_sets`);
             None: the middle values of the scenario.
 
     Raises:
@@ -90,8 +89,8 @@ class _Costs:
 
     def __post_init__(self) -> None:
         scenario = self.deployment.scenario
-        self.network = network_with(self.deployment, self.constants)
-        self.rates = rates_with(self.deployment, self.constants)
+        self.conditions = self.deployment.under(self.constants)
+        self.network, self.rates = self.conditions.network, self.conditions.rates
         self.tensor = scenario.parallelism.tensor
         self.groups = self.deployment.topology.num_ranks // self.tensor
         self.is_split = scenario.overlap == "two_batch"
@@ -102,7 +101,7 @@ class _Costs:
     def seconds(self, batch: StepBatch) -> float:
         """See :func:`step_cost`."""
         prompts, decoded = sum(tokens for tokens, _ in batch.prefill), len(batch.decode)
-        outside = outside_layers(self.deployment, self.constants, self.rates, images=batch.images) if batch.images else 0.0
+        outside = self.conditions.outside_of(batch.images) if batch.images else 0.0
         if not prompts and not decoded:
             return outside
         loads = self._load(batch)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from smoes_sim.display.charts import COLOURS, load_altair
+from smoes_sim.display.result import flat
 from smoes_sim.errors import ConfigError
-from smoes_sim.results.write import flat
 from smoes_sim.sweeps.study import PlotSpec, text_at
 from smoes_sim.yaml_files import nearest
 

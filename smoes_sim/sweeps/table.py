@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smoes_sim.prediction.changes import changes
-from smoes_sim.prediction.simulate import Prediction
+from smoes_sim.prediction.changes import changes, changes_as_dict
+from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.results.write import write_tables
 from smoes_sim.sweeps.store import Outcome
 from smoes_sim.sweeps.study import Sweep, text_of
@@ -32,8 +32,8 @@ def rows_of(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:
 def _change(mine: Outcome, base: Outcome) -> dict[str, Any]:
     if "error" in mine or "error" in base:
         return {}
-    predictions = [Prediction(values=outcome["values"], draws=outcome["draws"]) for outcome in (mine, base)]
-    return changes(*predictions)
+    predictions = [Prediction.of_dict(outcome["values"], outcome["draws"]) for outcome in (mine, base)]
+    return changes_as_dict(changes(*predictions))
 
 
 def write_sweep(out: Path, sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Row]:

@@ -37,7 +37,10 @@ def run_point(digest: str, scenario: Scenario) -> Outcome:
         return {"error": " ".join(str(error).split())}
     except Exception as error:  # a bug, or no memory left: the other points go on
         return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
-    return {"values": prediction.values, "draws": {key: prediction.draws[key] for key in CHANGES if key in prediction.draws}}
+    return {
+        "values": prediction.values(),
+        "draws": {key: prediction.draws[key] for key in CHANGES if key in prediction.draws},
+    }
 
 
 def on_this_machine(tasks: Mapping[str, Scenario], jobs: int) -> Generator[tuple[str, Outcome]]:

@@ -10,7 +10,6 @@ from smoes_sim.errors import ConfigError, MeasurementError
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import exchange_time
 from smoes_sim.prediction.deployment import deploy
-from smoes_sim.prediction.simulate import rates_with
 from smoes_sim.results.write import resolved_yaml
 from smoes_sim.scenario import load_scenario
 
@@ -84,7 +83,7 @@ def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
     layer = deployment.prefill.batches[0].exchanges[3]
     assert seconds("dispatch") == pytest.approx(exchange_time(slow, layer.dispatch).duration)
     assert seconds("combine") == pytest.approx(exchange_time(slow, layer.combine).duration)
-    times = compute_times(deployment.model, deployment.prefill.batches[0].load, rates_with(deployment, constants))
+    times = compute_times(deployment.model, deployment.prefill.batches[0].load, deployment.under(constants).rates)
     assert seconds("experts") == pytest.approx(times.experts[3].max())
     # nobody waits for a barrier: at most the three phases one after the other, at least the longest
     parts = [seconds(phase) for phase in ("dispatch", "experts", "combine")]

@@ -35,7 +35,7 @@ def test_the_choice_is_that_of_brute_force(tmp_path, asked):
         tokens = "modality" if policy == "smoes" else "data_parallel"
         changes = [f"topology={topology}", f"routing.policy={policy}", f"placement.tokens={tokens}"]
         changes += ["model.layers=2", f"workload={json.dumps(loaded.file.scenario['workload'])}"]
-        values = simulate(small(tmp_path, *changes)).values
+        values = simulate(small(tmp_path, *changes)).to_dict()
         margins = {count: min(5e-4 / values["ttft_s"], count * values["tokens_per_s"] / asked) for count in counts}
         found += [(count * price, -margin, policy) for count, margin in margins.items() if margin >= 1]
     chosen = document["cheapest"]
@@ -91,8 +91,8 @@ def test_sensitivity_to_links_is_what_links_twice_as_fast_bring(tmp_path):
     slow = small(tmp_path, "compute.flops_efficiency=0.5", "compute.memory_efficiency=0.8")
     twice = "topology={kind: star, ranks: 4, link: {kind: wire, bandwidth: 20 GB/s, latency: 2.5 us}}"
     fast = small(tmp_path, "compute.flops_efficiency=0.5", "compute.memory_efficiency=0.8", twice)
-    before, after = simulate(slow).values["ttft_s"], simulate(fast).values["ttft_s"]
-    found = sensitivity(deploy(slow), {}, quantity="ttft_s")
+    before, after = simulate(slow).ttft_s, simulate(fast).ttft_s
+    found = sensitivity(deploy(slow).under({}), quantity="ttft_s")
     assert found["link.wire"] == pytest.approx(1 - after / before, rel=1e-9)
     assert 0.05 < found["link.wire"] <= 0.5
     assert all(-1e-9 <= value <= 0.5 for name, value in found.items() if name != "imbalance")
@@ -100,11 +100,11 @@ def test_sensitivity_to_links_is_what_links_twice_as_fast_bring(tmp_path):
 
 def test_slow_links_bind_and_software_binds_where_it_is_all(tmp_path):
     slow = deploy(small(tmp_path, "topology.link.bandwidth=10 MB/s"))
-    found = sensitivity(slow, {}, quantity="tokens_per_s")
+    found = sensitivity(slow.under({}), quantity="tokens_per_s")
     assert max(found, key=lambda name: found[name]) == "link.wire"
     assert found["link.wire"] > 0.45
     heavy = deploy(small(tmp_path, "compute.per_layer=1 s"))
-    assert sensitivity(heavy, {}, quantity="tpot_s")["software"] == pytest.approx(0.5, abs=1e-3)
+    assert sensitivity(heavy.under({}), quantity="tpot_s")["software"] == pytest.approx(0.5, abs=1e-3)
 
 
 ALL_CONSTANTS = {
@@ -127,14 +127,14 @@ SOFTWARE = ("launch", "per_layer", "per_message", "per_receive", "per_exchange")
 @pytest.mark.parametrize("others", [{}, ALL_CONSTANTS])
 def test_halving_a_cost_of_0_changes_nothing(tmp_path, others):
     deployment = deploy(small(tmp_path, "communication.rendezvous=true"))
-    found = sensitivity(deployment, others | dict.fromkeys(SOFTWARE, 0.0), quantity="ttft_s")
+    found = sensitivity(deployment.under(others | dict.fromkeys(SOFTWARE, 0.0)), quantity="ttft_s")
     assert found["software"] == 0
 
 
 @pytest.mark.parametrize("quantity", ["ttft_s", "tpot_s", "tokens_per_s"])
 def test_every_sensitivity_lies_between_0_and_a_half_whatever_constants_there_are(tmp_path, quantity):
     deployment = deploy(small(tmp_path, "communication.rendezvous=true"))
-    found = sensitivity(deployment, ALL_CONSTANTS, quantity=quantity)
+    found = sensitivity(deployment.under(ALL_CONSTANTS), quantity=quantity)
     assert all(-1e-9 <= value <= 0.5 for name, value in found.items() if name != "imbalance")
     assert found["software"] > 0
 
@@ -142,18 +142,18 @@ def test_every_sensitivity_lies_between_0_and_a_half_whatever_constants_there_ar
 def test_halving_the_cost_of_posting_receives_counts_as_software(tmp_path):
     deployment = deploy(small(tmp_path, "communication.rendezvous=true"))
     costly = dict.fromkeys(SOFTWARE, 0.0) | {"per_receive": 1.0}
-    assert sensitivity(deployment, costly, quantity="tpot_s")["software"] == pytest.approx(0.5, abs=1e-3)
+    assert sensitivity(deployment.under(costly), quantity="tpot_s")["software"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_work_outside_the_layers_is_halved_where_it_is_given(tmp_path):
     deployment = deploy(small(tmp_path, "compute.per_prefill=10 s"))
-    assert sensitivity(deployment, {}, quantity="ttft_s")["outside"] == pytest.approx(0.5, abs=1e-3)
+    assert sensitivity(deployment.under({}), quantity="ttft_s")["outside"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_even_work_helps_where_a_policy_is_uneven(tmp_path):
     even = deploy(small(tmp_path))
     uneven = deploy(small(tmp_path, "routing.popularity=2"))
-    found = [sensitivity(deployment, {}, quantity="ttft_s")["imbalance"] for deployment in (even, uneven)]
+    found = [sensitivity(deployment.under({}), quantity="ttft_s")["imbalance"] for deployment in (even, uneven)]
     assert found[0] < found[1]
 
 

@@ -31,12 +31,12 @@ def test_published_rates_are_met_within_half_a_point(policy: str, tokens: str) -
 def test_the_saving_depends_on_where_tokens_live() -> None:
     # half of the vision tokens live on the wrong device of two when sequences are dealt out: far more than 31.1% leave
     overrides = ["routing.policy=smoes", "placement.tokens=data_parallel", "calibration=null", "workload.output_tokens=1"]
-    assert simulate(load_scenario("olmoe-two-orin", overrides)).values["transmission_rate"]["prefill"] > 0.5
+    assert simulate(load_scenario("olmoe-two-orin", overrides)).transmission_rate.prefill > 0.5
 
 
 def test_a_dense_model_of_equal_active_size_communicates_nothing() -> None:
     overrides = ["model=olmoe-1b-7b-dense-active", "calibration=null", "workload.output_tokens=2"]
-    values = simulate(load_scenario("olmoe-two-orin", overrides)).values
+    values = simulate(load_scenario("olmoe-two-orin", overrides)).to_dict()
     assert values["policy"] == "dense"
     assert (values["bytes_total"], values["ep_comm_s"]) == (0, 0)
     assert values["ep_exposed_s"] == pytest.approx(0, abs=1e-12)
@@ -46,7 +46,7 @@ def test_a_dense_model_of_equal_active_size_communicates_nothing() -> None:
 def test_policy_dense_is_the_dense_model_of_equal_total_size() -> None:
     overrides = ["calibration=null", "workload.output_tokens=2"]
     by_policy, by_name = (
-        simulate(load_scenario("olmoe-two-orin", [*overrides, asked])).values
+        simulate(load_scenario("olmoe-two-orin", [*overrides, asked])).to_dict()
         for asked in ("routing.policy=dense", "model=olmoe-1b-7b-dense-total")
     )
     assert by_policy == by_name
@@ -75,6 +75,6 @@ def test_every_library_and_deduplication_runs_on_two_nodes(library: str, dedupli
         f"communication.library={library}",
         f"communication.deduplicate={deduplicate}",
     ]
-    values = simulate(load_scenario("olmoe-two-orin", overrides)).values
+    values = simulate(load_scenario("olmoe-two-orin", overrides)).to_dict()
     assert 0 < values["bound_s"] <= values["ep_comm_s"] * (1 + 1e-9)
     assert 0 < values["bytes_remote"] <= values["bytes_total"]

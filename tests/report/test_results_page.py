@@ -13,7 +13,7 @@ from small_scenario import small
 
 from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.compare import compare
+from smoes_sim.prediction.comparison import Candidate, compare
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.report.inline import seconds, with_own_ids
@@ -46,7 +46,8 @@ def folder(tmp_path_factory):
         )
         for name, scenario in scenarios
     ]
-    write_results(path / "out", compare(hostile), hostile)
+    candidates = [Candidate(name=name, scenario=scenario, varied={}) for name, scenario in hostile]
+    write_results(path / "out", compare(candidates).row_dicts(), hostile)
     return path / "out"
 
 
@@ -97,7 +98,7 @@ def test_the_scenario_on_the_page_gives_the_same_numbers_again(folder):
     results = read_results(folder)
     assert results.kind == "compare"
     again = simulate(results.scenarios[0])
-    assert again.values["ttft_s"] == results.rows[0]["ttft_s"]
+    assert again.ttft_s == results.rows[0]["ttft_s"]
 
 
 def test_results_that_no_longer_hold_are_told(folder, tmp_path):
@@ -136,14 +137,14 @@ def test_missing_scenarios_are_refused(folder, tmp_path):
 def test_parts_of_a_pass_add_up_and_links_carry_all_bytes(tmp_path):
     scenario = small(tmp_path, *QUICK)
     prediction = simulate(scenario)
-    inside = look_inside(scenario, prediction.values)
+    inside = look_inside(scenario, prediction.to_dict())
     total = sum(row["seconds"] for row in inside.parts if row["pass"] == "prefill")
-    assert total == pytest.approx(prediction.values["ttft_s"], rel=1e-9)
-    assert inside.step_s == pytest.approx(prediction.values["step_s"], rel=1e-9)
-    assert inside.ttft_s == pytest.approx(prediction.values["ttft_s"], rel=1e-9)
+    assert total == pytest.approx(prediction.ttft_s, rel=1e-9)
+    assert inside.step_s == pytest.approx(prediction.step_s, rel=1e-9)
+    assert inside.ttft_s == pytest.approx(prediction.ttft_s, rel=1e-9)
     topology = inside.deployment.topology  # a star: every byte between ranks crosses two links
     carried = float((inside.busy * topology.link_bandwidth).sum())
-    assert carried == pytest.approx(2 * prediction.values["bytes_remote"], rel=1e-9)
+    assert carried == pytest.approx(2 * prediction.bytes_remote, rel=1e-9)
 
 
 def test_the_set_of_constants_shown_is_the_nearest(tmp_path):
@@ -161,7 +162,7 @@ def test_the_rank_shown_is_the_one_that_others_wait_for(tmp_path):
     # slow devices on fast links: on an idle rank combine would last as long as the experts of the busiest
     slow = ("compute.flops_efficiency=1e-4", "compute.memory_efficiency=1e-4", "routing.popularity=3")
     scenario = small(tmp_path, *QUICK, *slow)
-    inside = look_inside(scenario, simulate(scenario).values)
+    inside = look_inside(scenario, simulate(scenario).to_dict())
     spent = {part["part"]: part["seconds"] for part in inside.parts if part["pass"] == "prefill"}
     assert spent["dispatch"] + spent["combine"] < 0.1 * spent["experts"]
 

@@ -5,12 +5,12 @@ from small_scenario import small
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.deployment import deploy
-from smoes_sim.prediction.simulate import constant_sets, network_with, rates_with, time_step
+from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.serving.step_cost import StepBatch, step_cost
 
 
 def exact(deployment, step):
-    return time_step(deployment, step, network_with(deployment, {}), rates_with(deployment, {})).duration
+    return deployment.under({}).time(step).duration
 
 
 PROMPTS = StepBatch(prefill=((64, 0),) * 16)  # the scenario's own prefill: 16 sequences over 4 ranks

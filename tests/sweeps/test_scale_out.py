@@ -19,7 +19,7 @@ def test_every_size_has_one_sequence_a_rank_and_fits_every_network():
 
 def test_on_two_ranks_smoes_saves_two_thirds_of_the_bytes_and_does_uneven_work():
     rows = {
-        (point.settings["routing.policy"], point.settings["placement.tokens"]): simulate(point.scenario).values
+        (point.settings["routing.policy"], point.settings["placement.tokens"]): simulate(point.scenario).to_dict()
         for point in load_sweep("scale-out").points
         if point.settings["ranks"] == 2 and point.settings["topology"] == "h100-rail-128"
     }

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from smoes_sim.display.result import flat
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.changes import changes
+from smoes_sim.prediction.changes import changes, changes_as_dict
 from smoes_sim.prediction.simulate import simulate
-from smoes_sim.results.write import flat
 from smoes_sim.sweeps import Sweep, load_sweep, sweep_names
 from smoes_sim.sweeps.study import text_at
 
@@ -104,5 +104,5 @@ def test_what_the_picture_shows_is_a_number_of_a_tiny_version(name):
         pytest.skip(str(error))
     mine, base = tiny.points[1], tiny.points[(tiny.file.bases() or [0, 1])[1]]
     predictions = [simulate(point.scenario) for point in (mine, base)]
-    row = flat({**predictions[0].values, "change": changes(*predictions)})
+    row = flat({**predictions[0].to_dict(), "change": changes_as_dict(changes(*predictions))})
     assert isinstance(row[tiny.file.plot.metric], float)

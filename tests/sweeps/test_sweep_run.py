@@ -47,7 +47,7 @@ def test_rows_are_the_predictions_of_the_points(alone):
     sweep, out, tally = alone
     for point, row in zip(sweep.points, tally.rows, strict=True):
         assert row["set"] == point.settings
-        assert row["ttft_s"] == simulate(point.scenario).values["ttft_s"]
+        assert row["ttft_s"] == simulate(point.scenario).ttft_s
     table = pl.read_parquet(out / "runs.parquet")
     assert table["set_workload.batch"].to_list() == [1, 2, 3, 1, 2, 3]
     assert table["ttft_s"].to_list() == [row["ttft_s"] for row in tally.rows]

@@ -38,7 +38,14 @@ def test_the_content_of_a_named_file_counts(tmp_path, key):
 
 def test_the_code_that_predicts_counts_and_no_other():
     names = {path.as_posix().rpartition("/smoes_sim/")[2] for path in _sources()}
-    assert {"simulate.py", "__init__.py", "config.py", "network/waterfill.py", "units.py", "routing/__init__.py"} <= names
+    assert {
+        "prediction/simulate.py",
+        "__init__.py",
+        "scenario.py",
+        "network/fluid/waterfill.py",
+        "units.py",
+        "routing/__init__.py",
+    } <= names
     assert not {name for name in names if name.startswith(("cli/", "sweep/", "report/", "learning/", "export/"))}
 
 

@@ -1,0 +1,239 @@
+"""Several deployments side by side: what changes, draw by draw."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smoes_sim.display.result import Result, flat
+from smoes_sim.display.tables import Table, percent, ranged, time_column
+from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.changes import Change, changes, changes_as_dict
+from smoes_sim.prediction.charts import comparison_chart
+from smoes_sim.prediction.constants import calibration_table, load_calibration
+from smoes_sim.prediction.prediction import NOMINAL, Prediction
+from smoes_sim.prediction.simulate import simulate
+from smoes_sim.scenario import Scenario, load_scenario
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_CHANGED = {
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "tokens_per_s": "tokens/s",
+    "ep_comm_s": "EP time",
+    "bytes_remote": "bytes",
+}
+_NAMED = {"routing.policy": "routing", "placement.experts": "experts", "placement.tokens": "tokens"}
+"""Keys with a column of their own in every comparison, and its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A deployment to compare: the name that results carry, the scenario, and what it was varied in.
+
+    ``varied`` has the text of each override by its key, such as ``{"placement.spare": "2"}``.
+    """
+
+    name: str
+    scenario: Scenario
+    varied: Mapping[str, str]
+
+
+def expand(names: Sequence[str], overrides: Sequence[str]) -> list[Candidate]:
+    """Every scenario under every combination of overrides; ``a.b=x,y`` gives two values.
+
+    Raises:
+        ConfigError: If a scenario or an override breaks a rule.
+    """
+    choices = [_values(assignment) for assignment in overrides]
+    found = []
+    for name, chosen in itertools.product(names, itertools.product(*choices)):
+        varied = {key.strip(): value for key, _, value in (assignment.partition("=") for assignment in chosen)}
+        found.append(Candidate(name=" ".join([name, *chosen]), scenario=load_scenario(name, chosen), varied=varied))
+    return found
+
+
+def _values(assignment: str) -> list[str]:
+    key, separator, text = assignment.partition("=")
+    if not separator or text[:1] in {"{", "["}:
+        return [assignment]
+    return [f"{key}={value}" for value in text.split(",")]
+
+
+def compare(
+    candidates: Sequence[Candidate], *, baseline: int = 0, on_row: Callable[[int], None] = lambda _: None
+) -> Comparison:
+    """The predictions of several deployments, and the change of each from the baseline.
+
+    Changes are relative, ``value / baseline - 1``; between calibrations with equal numbers of draws they are taken draw by
+    draw, so that what is unknown in both rows cancels, and have an interval.
+
+    Args:
+        candidates: What to predict.
+        baseline: Index of the row that the others are compared with.
+        on_row: Called with the number of finished rows.
+
+    Raises:
+        ConfigError: If there is no such row.
+    """
+    if not 0 <= baseline < len(candidates):
+        raise ConfigError(f"baseline = {baseline} is not one of the {len(candidates)} rows. Use 0 to {len(candidates) - 1}.")
+    rows = []
+    for number, candidate in enumerate(candidates, start=1):
+        rows.append(simulate(candidate.scenario, name=candidate.name))
+        on_row(number)
+    return Comparison(
+        rows=rows,
+        changes=[changes(row, rows[baseline]) for row in rows],
+        candidates=list(candidates),
+        baseline=baseline,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Comparison(Result):
+    """Several predictions and their changes from one of them.
+
+    Attributes:
+        rows: A prediction for each deployment.
+        changes: Relative changes of each row from the baseline, by JSON key.
+        candidates: What was compared.
+        baseline: Index of the row that the others are compared with.
+    """
+
+    rows: list[Prediction]
+    changes: list[dict[str, Change]]
+    candidates: list[Candidate]
+    baseline: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of ``compare --json``."""
+        return {"baseline": self.baseline, "rows": self.row_dicts()}
+
+    def row_dicts(self) -> list[dict[str, Any]]:
+        """Each row with its ``change``, as in the JSON document."""
+        return [
+            row.to_dict() | {"change": changes_as_dict(change)} for row, change in zip(self.rows, self.changes, strict=True)
+        ]
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat row per deployment; what was varied is in columns ``set_<key>``."""
+        keys = self.varied()
+        settings = [{f"set_{key}": candidate.varied.get(key) for key in keys} for candidate in self.candidates]
+        return [flat(row) | chosen for row, chosen in zip(self.row_dicts(), settings, strict=True)]
+
+    def plot(self) -> alt.HConcatChart:
+        """Bars of every row: traffic, imbalance, TTFT, TPOT; whiskers are intervals."""
+        return comparison_chart(self.rows, self.labels())
+
+    def varied(self) -> list[str]:
+        """Keys that were given more than one value, in the order in which they were given."""
+        keys = dict.fromkeys(key for candidate in self.candidates for key in candidate.varied)
+        return [key for key in keys if len({candidate.varied.get(key) for candidate in self.candidates}) > 1]
+
+    def labels(self) -> list[str]:
+        """A short name for each row: the values of its leading columns."""
+        header, cells = self._leading()
+        return [", ".join(f"{name} {cell}" for name, cell in zip(header, row, strict=True)) for row in cells]
+
+    def _leading(self) -> tuple[list[str], list[list[str]]]:
+        """Columns that tell the rows apart: routing, experts and tokens, and every other key that varies."""
+        columns: dict[str, list[str]] = {
+            "routing": [row.policy for row in self.rows],
+            "experts": [row.expert_placement for row in self.rows],
+            "tokens": [row.token_placement for row in self.rows],
+        }
+        for key in self.varied():
+            if key not in _NAMED:
+                columns[_short(key, self.varied())] = [candidate.varied.get(key, "") for candidate in self.candidates]
+        files = [candidate.name.split(" ")[0] for candidate in self.candidates]
+        if len(set(files)) > 1:
+            columns = {"scenario": files} | columns
+        many = {name: cells for name, cells in columns.items() if len(set(cells)) > 1} or {"routing": columns["routing"]}
+        return list(many), [list(cells) for cells in zip(*many.values(), strict=True)]
+
+    def tables(self) -> list[Table]:
+        """What is counted, what is timed, what changes, and which constants are not known."""
+        header, cells = self._leading()
+        head = [f"warning: {text}" for text in dict.fromkeys(text for row in self.rows for text in row.warnings)]
+        head += [] if all(row.calibration for row in self.rows) else [NOMINAL]
+        head += self._same(header)
+        return [
+            *([Table(notes=head)] if head else []),
+            self._counted(header, cells),
+            self._timed(header, cells),
+            self._changed(header, cells),
+            *self._constants(),
+        ]
+
+    def _same(self, shown: Sequence[str]) -> list[str]:
+        """A line with what all rows have in common of routing, experts and tokens."""
+        row = self.rows[0]
+        all_of = {"routing": row.policy, "experts": row.expert_placement, "tokens": row.token_placement}
+        same = ", ".join(f"{name} {value}" for name, value in all_of.items() if name not in shown)
+        return [f"in every row: {same}"] if same else []
+
+    def _counted(self, header: list[str], cells: list[list[str]]) -> Table:
+        names = ("prefill_vision", "prefill_text", "prefill", "decode")
+        rows = []
+        for row, leading in zip(self.rows, cells, strict=True):
+            rates = row.transmission_rate
+            shares = [percent(None if rates is None else getattr(rates, name)) for name in names]
+            rows.append([*leading, *shares, f"{row.bytes_remote / 1e9:.3f}", f"{row.imbalance:.2f}"])
+        return Table(
+            title="What travels (share of tokens and layers that need another rank, %; bytes between ranks in prefill)",
+            header=[*header, "vision", "text", "V+T", "decode", "GB", "max/mean"],
+            rows=rows,
+            left=len(header),
+        )
+
+    def _timed(self, header: list[str], cells: list[list[str]]) -> Table:
+        keys = ("ttft_s", "tpot_s")
+        units = {key: time_column(_with_ends(self.rows, key)) for key in keys}
+        rows = []
+        for row, leading in zip(self.rows, cells, strict=True):
+            times = [ranged(getattr(row, key), row.interval(key), units[key][1]) for key in keys]
+            rate = ranged(row.tokens_per_s, row.interval("tokens_per_s"), "{:.3g}".format)
+            rows.append([*leading, *times, rate, ranged(row.ep_overhead, row.interval("ep_overhead"), percent)])
+        return Table(
+            title="How long it takes" + self._meaning_of_brackets(),
+            header=[*header, f"TTFT ({units['ttft_s'][0]})", f"TPOT ({units['tpot_s'][0]})", "tokens/s", "EP overhead (%)"],
+            rows=rows,
+            left=len(header),
+        )
+
+    def _meaning_of_brackets(self) -> str:
+        if not any(row.intervals for row in self.rows):
+            return ""
+        if self.rows[0].calibration is None:
+            return " (middle [ends] of the stated efficiencies of the device)"
+        return " (median [10%, 90%] over the draws of the calibration)"
+
+    def _changed(self, header: list[str], cells: list[list[str]]) -> Table:
+        rows = []
+        for found, leading in zip(self.changes, cells, strict=True):
+            rows.append([*leading, *(str(found[key]) if key in found else "-" for key in _CHANGED)])
+        base = f"row {self.baseline + 1}" if self.baseline else "the first row"
+        return Table(title=f"Change from {base} (%)", header=[*header, *_CHANGED.values()], rows=rows, left=len(header))
+
+    def _constants(self) -> list[Table]:
+        names = dict.fromkeys(row.calibration for row in self.rows if row.calibration)
+        return [calibration_table(load_calibration(name)) for name in names]
+
+
+def _with_ends(rows: Iterable[Prediction], key: str) -> list[float | None]:
+    """The values of a column and the ends of their intervals."""
+    values: list[float | None] = []
+    for row in rows:
+        values += [getattr(row, key), *(row.interval(key) or ())]
+    return values
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The last part of a key, or all of it where two keys end alike."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key

@@ -1,0 +1,130 @@
+"""A deployment under one set of constants: its network, its compute rates, and the time of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.compute import ComputeRates, Range, compute_times, find_device, vision_time
+from smoes_sim.compute.cores import shared_finish
+from smoes_sim.network import Network
+from smoes_sim.prediction.constants import network_under
+from smoes_sim.step.build import Step
+from smoes_sim.step.timeline import MicroBatch, StepTime, step_time
+
+if TYPE_CHECKING:
+    from smoes_sim.prediction.deployment import Deployment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What :meth:`~smoes_sim.prediction.deployment.Deployment.under` returns.
+
+    Attributes:
+        deployment: The deployment.
+        network: Its network under the constants.
+        rates: Its compute rates under the constants.
+        per_prefill: Seconds of a prefill of the whole batch outside the layers, where they are measured or given; else None.
+    """
+
+    deployment: Deployment
+    network: Network
+    rates: ComputeRates
+    per_prefill: float | None
+
+    @property
+    def outside(self) -> float:
+        """Seconds of a prefill of the whole batch outside the layers."""
+        return self.outside_of(None)
+
+    def outside_of(self, images: int | None) -> float:
+        """Seconds of a prefill outside the layers: the given ``per_prefill``, or the vision tower by roofline.
+
+        Args:
+            images: Number of images of the workload's size; None for those of the whole batch. A given ``per_prefill``
+                holds for the whole batch and is divided in proportion to the images.
+        """
+        spec = self.deployment.scenario.workload
+        if spec.is_from_trace:
+            return self.per_prefill or 0.0
+        full = spec.filled()
+        of_batch = (full.images or 0) * full.batch
+        if self.per_prefill is not None:
+            return self.per_prefill if images is None or not of_batch else self.per_prefill * images / of_batch
+        return vision_time(
+            self.deployment.model,
+            self.rates,
+            images=of_batch if images is None else images,
+            width=full.image_width or 0,
+            height=full.image_height or 0,
+            num_ranks=self.deployment.topology.num_ranks,
+        )
+
+    def time(self, step: Step, *, record_links: bool = False, expert_network: Network | None = None) -> StepTime:
+        """The simulated times of one forward pass.
+
+        Args:
+            step: What is sent and computed.
+            record_links: Keep the utilisation of every link over time.
+            expert_network: Carries dispatch and combine instead of the network of these conditions.
+        """
+        scenario = self.deployment.scenario
+        batches = [
+            MicroBatch(
+                times=compute_times(self.deployment.model, batch.load, self.rates, tensor=scenario.parallelism.tensor),
+                exchanges=batch.exchanges,
+                group=batch.group,
+            )
+            for batch in step.batches
+        ]
+        return step_time(
+            self.deployment.model,
+            batches,
+            self.network,
+            overlap=scenario.overlap,
+            record_links=record_links,
+            tolerance=scenario.communication.tolerance,
+            shared_cores=scenario.compute.shared_cores,
+            expert_network=expert_network,
+        )
+
+    def slowest(self, work: NDArray[np.float64]) -> float:
+        """Seconds until the slowest rank finishes; all start together.
+
+        Args:
+            work: Compute seconds of each rank on a device of its own, shape (R,).
+        """
+        cores = self.deployment.scenario.compute.shared_cores
+        return float((work if cores is None else shared_finish(work, num_cores=cores)).max())
+
+
+def conditions_of(deployment: Deployment, constants: Mapping[str, float]) -> Conditions:
+    """A deployment under a set of constants; what the set does not name stays as the scenario says."""
+    spec = deployment.scenario.compute
+    return Conditions(
+        deployment=deployment,
+        network=network_under(deployment.network, constants),
+        rates=ComputeRates(
+            device=find_device(spec.device),
+            flops_efficiency=constants.get("flops_efficiency", efficiency_range(deployment, "flops_efficiency").value),
+            memory_efficiency=constants.get("memory_efficiency", efficiency_range(deployment, "memory_efficiency").value),
+            launch=constants.get("launch", spec.launch),
+            per_layer=constants.get("per_layer", spec.per_layer),
+            weights=spec.weights,
+            cache=spec.cache,
+        ),
+        per_prefill=constants.get("per_prefill", spec.per_prefill),
+    )
+
+
+def efficiency_range(deployment: Deployment, name: Literal["flops_efficiency", "memory_efficiency"]) -> Range:
+    """The range of a share of the device's peak: that of the scenario, or that of the device."""
+    spec = deployment.scenario.compute
+    found: float | Range | None = getattr(spec, name)
+    if found is None:
+        found = getattr(find_device(spec.device), name)
+    return found if isinstance(found, Range) else Range(low=found, value=found, high=found)

@@ -1,0 +1,121 @@
+"""What a deployment sends and holds, whatever the constants are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.memory_fit import MemoryFit, memory
+from smoes_sim.routing import modality_specialisation
+from smoes_sim.traffic.copies import transmission_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransmissionRates:
+    """Shares of (token, layer) pairs that need an expert on another rank; None where there is no such token."""
+
+    prefill_vision: float | None
+    prefill_text: float | None
+    prefill: float | None
+    decode: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What is known of a deployment before any time; see :class:`~smoes_sim.prediction.prediction.Prediction`."""
+
+    model: str
+    topology: str
+    ranks: int
+    policy: str
+    token_placement: str
+    expert_placement: str
+    deduplicate: str
+    bytes_total: float
+    bytes_remote: float
+    decode_bytes_remote: float
+    imbalance: float
+    decode_imbalance: float | None
+    transmission_rate: TransmissionRates | None
+    msi: float | None
+    memory: MemoryFit
+    not_counted: list[str]
+    calibration: str | None
+    warnings: list[str]
+
+    def values(self) -> dict[str, object]:
+        """The fields by name."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+
+def describe(deployment: Deployment) -> Description:
+    """Traffic, balance, memory and names of a deployment."""
+    scenario, trace, placement = deployment.scenario, deployment.trace, deployment.placement
+    prefill, decode = deployment.prefill, deployment.decode
+    rates, msi = None, None
+    if trace is not None and placement is not None:
+        found = transmission_rate(trace, placement, deployment.home)
+        rates = TransmissionRates(**{part.name: _known(getattr(found, part.name)) for part in fields(TransmissionRates)})
+        msi = _known(float(np.mean(modality_specialisation(trace))))
+    balances = [step.traffic.imbalance() for step in decode if step.traffic]
+    return Description(
+        model=deployment.model.name,
+        topology=deployment.topology.name,
+        ranks=deployment.topology.num_ranks,
+        policy=_policy(deployment),
+        token_placement=scenario.placement.tokens if trace is not None else "data_parallel",
+        expert_placement=str(scenario.expert_rule) if trace is not None else "replicated",
+        deduplicate=scenario.communication.deduplicate,
+        bytes_total=prefill.bytes_total,
+        bytes_remote=prefill.bytes_remote,
+        decode_bytes_remote=float(np.mean([step.bytes_remote for step in decode])) if decode else 0.0,
+        imbalance=prefill.traffic.imbalance() if prefill.traffic else 1.0,
+        decode_imbalance=float(np.mean(balances)) if balances else None,
+        transmission_rate=rates,
+        msi=msi,
+        memory=memory(deployment),
+        not_counted=_not_counted(deployment),
+        calibration=scenario.calibration,
+        warnings=_warnings(deployment),
+    )
+
+
+def _known(value: float) -> float | None:
+    """The value; None for NaN, which stands for a mean over nothing."""
+    return None if np.isnan(value) else value
+
+
+def _not_counted(deployment: Deployment) -> list[str]:
+    """What the times leave out."""
+    vision: list[str] = []
+    scenario = deployment.scenario
+    if deployment.workload.sequence_vision_tokens.any() and scenario.compute.per_prefill is None:
+        unknown = deployment.model.vision is None or scenario.workload.is_from_trace
+        vision = ["vision encoder"] if unknown and scenario.calibration is None else []
+    return [*vision, "keys and values between ranks", "sampling"]
+
+
+def _warnings(deployment: Deployment) -> list[str]:
+    """What the user should check: one sentence each."""
+    has, asked = getattr(deployment.topology, "device", None), deployment.scenario.compute.device
+    if has is None or has == asked:
+        return []
+    return [
+        f"compute.device = {asked}, but the ranks of {deployment.topology.name} are {has}: "
+        "the network of one system with the compute of another. Change one if that is not meant."
+    ]
+
+
+def _policy(deployment: Deployment) -> str:
+    """The router's name; for a trace file the policy in its metadata (``trace synthesize``), else ``captured``.
+
+    It ends in ``+skip`` where slots are left out.
+    """
+    routing, trace = deployment.scenario.routing, deployment.trace
+    if trace is None:
+        return "dense"
+    if routing.trace is None:
+        return routing.name
+    return str(trace.metadata.get("policy", "captured")) + ("" if routing.skip is None else "+skip")

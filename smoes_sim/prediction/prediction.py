@@ -1,0 +1,211 @@
+"""The answer of ``simulate``: what a deployment sends, holds and takes, with an interval for every time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from smoes_sim.display.result import Result, flat
+from smoes_sim.display.tables import Interval, Table, pairs, percent, ranged, seconds, size
+from smoes_sim.prediction.describe import TransmissionRates
+from smoes_sim.prediction.memory_fit import MemoryFit
+
+_NESTED = ("transmission_rate", "memory", "intervals", "draws")
+"""Fields that are not written as they are."""
+_OPTIONAL = ("mixed_step_s", "decode_imbalance")
+"""Keys that a JSON document holds only where they have a value, besides those that begin with ``decode_``."""
+NOMINAL = (
+    "nominal: links at their full rated bandwidth, no software cost; communication times are lower bounds (no calibration)"
+)
+"""What the first lines of an uncalibrated answer say."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Prediction(Result):
+    """What a deployment does.
+
+    Times are in seconds, sizes in bytes; each time is the median over the sets of constants (``draws``). See the page on
+    metrics for every formula.
+
+    Attributes:
+        name: Name of the scenario.
+        model: Name of the model.
+        topology: Name of the topology.
+        ranks: Number of ranks.
+        policy: Routing policy.
+        token_placement: Rule that gives tokens their home ranks.
+        expert_placement: Rule that gives experts their slots.
+        deduplicate: Whether a token is sent once per rank or per node.
+        bytes_total: Bytes of dispatch and combine in prefill, with those that stay on their rank.
+        bytes_remote: Bytes of dispatch and combine in prefill from rank to rank.
+        decode_bytes_remote: The same in a decode step.
+        imbalance: Routed tokens of the busiest rank / mean, in prefill.
+        decode_imbalance: The same in decode; None without decode.
+        transmission_rate: Shares of (token, layer) pairs that need another rank; None for a dense model.
+        msi: Mean modality specialisation index; None for a dense model.
+        memory: Whether it fits.
+        not_counted: What the times leave out.
+        calibration: Name of the calibration; None for nominal rates.
+        warnings: What the user should check.
+        step_s: Prefill without what is outside the layers.
+        ep_comm_s: Dispatch and combine of the prefill, each exchange timed alone.
+        ep_exposed_s: Time that prefill would save if dispatch and combine took no time.
+        tp_comm_s: Gathers and scatters of attention groups in prefill.
+        bound_s: Lower bound of ``ep_comm_s``.
+        network_error: Largest relative error of an exchange; 0 is exact.
+        lateness_s: Longest wait of a message for the next window of the network; 0 is exact.
+        ttft_s: Time to the first token.
+        outside_s: Part of the prefill outside the layers (vision encoder).
+        ep_overhead: ``ep_exposed_s / step_s``.
+        tokens_per_s_prefill: Prompt tokens per second.
+        tokens_per_s_prefill_per_rank: The same per rank.
+        tokens_per_s: Output tokens per second of the batch.
+        tpot_s: Time per output token; None without decode.
+        mixed_step_s: A step with a chunk of prefill and a decode step; None where prefill is not in chunks.
+        decode_step_s: These and the following: as above, of a decode step; None without decode.
+        fidelity: Network model.
+        intervals: 80% interval of each time (without a calibration the range of stated efficiencies).
+        draws: Values of each time under every set of constants.
+    """
+
+    model: str
+    topology: str
+    ranks: int
+    policy: str
+    token_placement: str
+    expert_placement: str
+    deduplicate: str
+    bytes_total: float
+    bytes_remote: float
+    decode_bytes_remote: float
+    imbalance: float
+    transmission_rate: TransmissionRates | None
+    msi: float | None
+    memory: MemoryFit
+    not_counted: list[str]
+    step_s: float
+    ep_comm_s: float
+    ep_exposed_s: float
+    tp_comm_s: float
+    bound_s: float
+    network_error: float
+    lateness_s: float
+    ttft_s: float
+    outside_s: float
+    ep_overhead: float
+    tokens_per_s_prefill: float
+    tokens_per_s_prefill_per_rank: float
+    tokens_per_s: float
+    tpot_s: float | None = None
+    mixed_step_s: float | None = None
+    decode_imbalance: float | None = None
+    decode_step_s: float | None = None
+    decode_ep_comm_s: float | None = None
+    decode_ep_exposed_s: float | None = None
+    decode_tp_comm_s: float | None = None
+    decode_bound_s: float | None = None
+    decode_network_error: float | None = None
+    decode_lateness_s: float | None = None
+    decode_ep_overhead: float | None = None
+    fidelity: str = "fluid"
+    calibration: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    name: str = ""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    draws: dict[str, list[float]] = field(default_factory=dict)
+
+    def interval(self, key: str) -> Interval | None:
+        """The interval of a time, such as ``ttft_s``; None where one set of constants is all that is known."""
+        return self.intervals.get(key)
+
+    def values(self) -> dict[str, Any]:
+        """The JSON document without the name."""
+        rates = self.transmission_rate
+        plain = {part.name: getattr(self, part.name) for part in fields(self) if part.name not in _NESTED}
+        del plain["name"]
+        kept = {key: value for key, value in plain.items() if value is not None or not _is_optional(key)}
+        return kept | {
+            "transmission_rate": None if rates is None else asdict(rates),
+            "memory": self.memory.to_dict(),
+            "intervals": {key: list(ends) for key, ends in self.intervals.items()},
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of ``simulate --json``."""
+        return {"name": self.name} | self.values()
+
+    @classmethod
+    def of_dict(cls, document: Mapping[str, Any], draws: Mapping[str, list[float]] | None = None) -> Self:
+        """The prediction of a JSON document; keys that are not of a prediction are left out.
+
+        Args:
+            document: What :meth:`to_dict` or :meth:`values` gave.
+            draws: Values under every set of constants, where they were kept.
+        """
+        known = {part.name for part in fields(cls)} - {*_NESTED}
+        plain = {key: value for key, value in document.items() if key in known}
+        rates = document["transmission_rate"]
+        return cls(
+            **plain,
+            transmission_rate=None if rates is None else TransmissionRates(**rates),
+            memory=MemoryFit.of_dict(document["memory"]),
+            intervals={key: (ends[0], ends[1]) for key, ends in document["intervals"].items()},
+            draws={} if draws is None else dict(draws),
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """One flat row."""
+        return [flat(self.to_dict())]
+
+    def tables(self) -> list[Table]:
+        """One line per quantity."""
+        head = [f"warning: {warning}" for warning in self.warnings]
+        head += [] if self.calibration else [NOMINAL]
+        return [*([Table(notes=head)] if head else []), pairs(self._lines())]
+
+    def _lines(self) -> dict[str, str]:
+        rates = asdict(self.transmission_rate) if self.transmission_rate else {}
+        shares = ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in rates.items())
+        lines = {
+            "deployment": f"{self.model} on {self.topology} ({self.ranks} ranks), routing {self.policy}",
+            "constants": f"calibration {self.calibration}" if self.calibration else "nominal",
+            "expert placement": self.expert_placement,
+            "token placement": f"{self.token_placement}, deduplication {self.deduplicate}",
+            "transmission rate (%)": shares or "-",
+            "bytes between ranks": f"{size(self.bytes_remote)} in prefill, {size(self.decode_bytes_remote)} per decode step",
+            "imbalance (max/mean)": f"{self.imbalance:.3f} in prefill, {self.decode_imbalance or 1.0:.3f} in decode",
+            "TTFT": self._ranged("ttft_s"),
+            "TPOT": self._ranged("tpot_s"),
+            "output tokens/s": ranged(self.tokens_per_s, self.interval("tokens_per_s"), "{:.4g}".format),
+            "EP communication, prefill": f"{self._ranged('ep_comm_s')}, lower bound {seconds(self.bound_s)}",
+            "EP exposed, prefill": self._exposed(""),
+            "EP communication, decode": f"{self._ranged('decode_ep_comm_s')}, lower bound {seconds(self.decode_bound_s)}",
+            "EP exposed, decode": self._exposed("decode_"),
+            "TP communication, prefill": self._ranged("tp_comm_s"),
+            "mixed step": self._ranged("mixed_step_s"),
+            "memory": str(self.memory),
+            "network error": self._network_error(),
+            "not counted": ", ".join(self.not_counted),
+        }
+        gone = {"TP communication, prefill": not self.tp_comm_s, "mixed step": self.mixed_step_s is None}
+        gone |= {f"EP {what}, decode": self.decode_step_s is None for what in ("communication", "exposed")}
+        return {key: line for key, line in lines.items() if not gone.get(key)}
+
+    def _ranged(self, key: str) -> str:
+        return ranged(getattr(self, key), self.interval(key), seconds)
+
+    def _exposed(self, phase: str) -> str:
+        share = ranged(getattr(self, f"{phase}ep_overhead"), self.interval(f"{phase}ep_overhead"), percent)
+        return f"{self._ranged(f'{phase}ep_exposed_s')} = {share} % of the pass"
+
+    def _network_error(self) -> str:
+        error = max(self.network_error, self.decode_network_error or 0.0)
+        late = max(self.lateness_s, self.decode_lateness_s or 0.0)
+        if error == 0.0 and late == 0.0:
+            return "0 (every rate change simulated)"
+        return f"exchanges within {error:.1g} of two runs with wider windows, messages late by at most {seconds(late)}"
+
+
+def _is_optional(key: str) -> bool:
+    return key in _OPTIONAL or (key.startswith("decode_") and key != "decode_bytes_remote")
