@@ -1,49 +1,45 @@
-"""The README's commands print what the README says they print."""
+"""README and pages show what their commands print."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
+from shown_output import Shown, blocks
 
-from smoes_sim.cli import main
-
-README = Path(__file__).parent.parent / "README.md"
-
-
-def test_the_first_command_prints_the_readmes_output(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = README.read_text()
-    command = re.search(r"\.venv/bin/smoes-sim (compare .*)\n", text)
-    block = re.search(r"<!-- output of the first command -->\n```\n(.*?)\n```\n<!-- end -->", text, re.DOTALL)
-    assert command is not None
-    assert block is not None
-    monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(command[1])) == 0
-    assert capsys.readouterr().out.strip() == block[1].strip()
-    assert (tmp_path / "results" / "paper" / "comparison.svg").is_file()
+ROOT = Path(__file__).parent.parent
+MARKED = [
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if re.search(r"^<!-- (output of[: ]|printed)", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
 
 
-def test_other_commands_print_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"<!-- output of: (.*?) -->\n```\n(.*?)\n```", README.read_text(), re.DOTALL)
-    assert blocks
-    for command, output in blocks:
-        assert main(shlex.split(command)) == 0
-        assert capsys.readouterr().out.strip() == output.strip()
-
-
-def test_tables_that_the_readme_begins_to_show_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def assert_equal_to_the_last_digits(printed: str, shown: str) -> None:
     """Fits may differ in their last digit between processors: words must be the same, numbers within 0.3 or 3%."""
     number = re.compile(r"\d+\.\d+|\d+")
-    blocks = re.findall(r"<!-- output of `(.*?)` begins -->\n```\n(.*?)\n```", README.read_text(), re.DOTALL)
-    assert blocks
-    for command, beginning in blocks:
-        assert main(shlex.split(command)) == 0
-        printed = capsys.readouterr().out.splitlines()[: len(beginning.splitlines())]
-        for line, shown in zip(printed, beginning.splitlines(), strict=True):
-            assert number.sub("#", line).split() == number.sub("#", shown).split()
-            found, wanted = ([float(value) for value in number.findall(text)] for text in (line, shown))
-            assert found == pytest.approx(wanted, abs=0.3, rel=0.03)
+    for line, wanted in zip(printed.splitlines(), shown.splitlines(), strict=False):
+        assert number.sub("#", line).split() == number.sub("#", wanted).split()
+        found, figures = ([float(value) for value in number.findall(text)] for text in (line, wanted))
+        assert found == pytest.approx(figures, abs=0.3, rel=0.03)
+    assert len(printed.splitlines()) >= len(shown.splitlines())
+
+
+def assert_shown(block: Shown) -> None:
+    if block.is_beginning:
+        assert_equal_to_the_last_digits(block.printed.strip("\n"), block.shown.strip("\n"))
+    else:
+        stripped = [line.rstrip() for line in block.printed.strip("\n").splitlines()]
+        assert stripped == block.shown.strip("\n").splitlines(), block.what
+
+
+def test_the_readme_shows_output() -> None:
+    assert "README.md" in MARKED
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", MARKED)
+def test_commands_print_what_the_page_shows(name: str) -> None:
+    for block in blocks(ROOT / name):
+        assert_shown(block)
