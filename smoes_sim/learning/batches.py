@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from smoes_sim.learning.data import ANSWER, END, PAD, Images, Question, Tokenizer
-from smoes_sim.learning.tiny_vlm import NUM_VISION_TOKENS, Batch
+from smoes_sim.learning.tiny_vlm import NUM_VISION_TOKENS, SequenceBatch
 
 _PROMPT = "what is in the image?"
 _NO_TARGET = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class QuestionLayout:
     """How questions are laid out: prompt, vision tokens, then S slots that do not see each other.
 
     Packing S questions into a sequence gives S times the supervision and leaks no answer.
@@ -56,10 +56,10 @@ class Layout:
         return is_open & np.tri(self.length, dtype=bool)
 
 
-def make_layout(tokenizer: Tokenizer, questions: Sequence[Question], *, slots: int) -> Layout:
+def make_layout(tokenizer: Tokenizer, questions: Sequence[Question], *, slots: int) -> QuestionLayout:
     """The layout that holds the longest of some questions."""
     longest = max(len(tokenizer.encode(text)) for text in {question.text for question in questions})
-    return Layout(prompt=tuple(tokenizer.encode(_PROMPT)), slots=slots, slot_length=longest + 1)
+    return QuestionLayout(prompt=tuple(tokenizer.encode(_PROMPT)), slots=slots, slot_length=longest + 1)
 
 
 def text_stream(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -79,9 +79,9 @@ class BatchMaker:
 
     tokenizer: Tokenizer
     images: Images
-    layout: Layout
+    layout: QuestionLayout
 
-    def make(self, questions: Sequence[Sequence[Question]], windows: NDArray[np.int64]) -> Batch:
+    def make(self, questions: Sequence[Sequence[Question]], windows: NDArray[np.int64]) -> SequenceBatch:
         """One batch: a sequence per inner list of S questions on one image, then a sequence per window of T + 1 tokens."""
         rows, T = len(questions) + len(windows), self.layout.length
         num_images = len(questions)
@@ -115,9 +115,9 @@ class BatchMaker:
             "targets": targets,
             "pixels": pixels,
         }
-        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        return SequenceBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
-    def draw(self, stream: NDArray[np.int64], *, images: int, texts: int, rng: np.random.Generator) -> Batch:
+    def draw(self, stream: NDArray[np.int64], *, images: int, texts: int, rng: np.random.Generator) -> SequenceBatch:
         """A training batch: open questions on random images, with repetition, and random windows of a stream."""
         asked = [questions for questions in self.images.open_questions if questions]
         chosen = [asked[index] for index in rng.integers(len(asked), size=images)]

@@ -17,7 +17,7 @@ from smoes_sim.learning.data import Images, Question, Tokenizer, load_images, lo
 from smoes_sim.learning.experts import Routing
 from smoes_sim.learning.selection import Skip, SkipByImportance, SkipByRatio
 from smoes_sim.learning.study_file import SetSpec, VariantSpec
-from smoes_sim.learning.tiny_vlm import Batch, TinyVLM, VisionEncoder
+from smoes_sim.learning.tiny_vlm import SequenceBatch, TinyVLM, VisionEncoder
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 
@@ -46,7 +46,7 @@ class HeldOutData:
         starts = np.linspace(0, len(self.stream) - self.maker.layout.length - 1, count).astype(np.int64)
         return windows_at(self.stream, starts, self.maker.layout.length)
 
-    def batches(self, questions: Sequence[Question], windows: NDArray[np.int64]) -> Iterator[Batch]:
+    def batches(self, questions: Sequence[Question], windows: NDArray[np.int64]) -> Iterator[SequenceBatch]:
         """Questions, then windows, in batches."""
         for start in range(0, len(questions), _ROWS):
             yield self.maker.make([[question] for question in questions[start : start + _ROWS]], windows[:0])
@@ -59,7 +59,7 @@ class HeldOutData:
         by_image = images.open_questions if spec.questions == "open" else images.yes_no_questions
         return [questions[0] for questions in by_image if questions][: spec.images]
 
-    def of_set(self, spec: SetSpec) -> Iterator[Batch]:
+    def of_set(self, spec: SetSpec) -> Iterator[SequenceBatch]:
         """The sequences of a set."""
         return self.batches(self.questions(spec), self.windows(spec.texts))
 
@@ -112,7 +112,9 @@ def score(
 
 
 @torch.no_grad()
-def capture_routing(model: TinyVLM, encoder: VisionEncoder, batches: Iterator[Batch], *, source: str) -> RoutingTrace:
+def capture_routing(
+    model: TinyVLM, encoder: VisionEncoder, batches: Iterator[SequenceBatch], *, source: str
+) -> RoutingTrace:
     """The routing trace of some batches, sequences numbered in order; every token is prefill.
 
     Args:
@@ -146,7 +148,7 @@ def capture_routing(model: TinyVLM, encoder: VisionEncoder, batches: Iterator[Ba
     )
 
 
-def calibrate_skips(model: TinyVLM, encoder: VisionEncoder, batch: Batch, variant: VariantSpec) -> list[Skip]:
+def calibrate_skips(model: TinyVLM, encoder: VisionEncoder, batch: SequenceBatch, variant: VariantSpec) -> list[Skip]:
     """The skip of each layer, calibrated on one batch of training data.
 
     ``modes_like``: a layer matters as much as leaving it out moves the output, in mean KL divergence; of ``importance x
@@ -169,13 +171,13 @@ def calibrate_skips(model: TinyVLM, encoder: VisionEncoder, batch: Batch, varian
 
 
 @torch.no_grad()
-def _observe(model: TinyVLM, encoder: VisionEncoder, batch: Batch) -> tuple[list[Routing], Tensor]:
+def _observe(model: TinyVLM, encoder: VisionEncoder, batch: SequenceBatch) -> tuple[list[Routing], Tensor]:
     _, records = model(batch, encoder(batch.pixels))
     return [record.routing for record in records], batch.modality[batch.is_token]
 
 
 @torch.no_grad()
-def _layer_importance(model: TinyVLM, encoder: VisionEncoder, batch: Batch) -> list[float]:
+def _layer_importance(model: TinyVLM, encoder: VisionEncoder, batch: SequenceBatch) -> list[float]:
     """Mean KL divergence of the output with all experts from the output without one layer's, for each layer."""
     features = encoder(batch.pixels)
     whole = model(batch, features)[0].log_softmax(dim=-1)

@@ -10,10 +10,10 @@ from smoes_sim.learning import losses
 from smoes_sim.learning.bins import ExpertBins, modality_presence
 from smoes_sim.learning.scores import GaussianScores, hard_scores
 from smoes_sim.learning.study_file import Study, VariantSpec
-from smoes_sim.learning.tiny_vlm import Batch, LayerRecord
+from smoes_sim.learning.tiny_vlm import LayerRecord, SequenceBatch
 
 
-class Objective(nn.Module):
+class TrainingObjective(nn.Module):
     """The loss of a variant, with the running statistics that it keeps per layer.
 
     Every mixture keeps bins, also where no loss uses them: their counts are the training counts that place experts.
@@ -36,7 +36,7 @@ class Objective(nn.Module):
         """Whether the model has to accumulate scores along attention."""
         return self.variant.score == "attention"
 
-    def forward(self, logits: Tensor, records: list[LayerRecord], batch: Batch, allowed: Tensor | None) -> Tensor:
+    def forward(self, logits: Tensor, records: list[LayerRecord], batch: SequenceBatch, allowed: Tensor | None) -> Tensor:
         """The loss of a batch; statistics take the batch into account first.
 
         Args:
@@ -67,13 +67,13 @@ class Objective(nn.Module):
             return losses.device_balance_loss(probabilities, ids, bins)
         return losses.balance_loss(probabilities, ids)
 
-    def _divergence(self, layer: int, record: LayerRecord, batch: Batch, bins: Tensor) -> Tensor:
+    def _divergence(self, layer: int, record: LayerRecord, batch: SequenceBatch, bins: Tensor) -> Tensor:
         apart = losses.inter_bin_loss if self.variant.divergence == "information" else losses.inter_bin_kl_like
         scores = self._scores(layer, record, batch) * batch.is_token[..., None]
         probabilities = batch.spread(record.routing.probabilities, fill=0.0)
         return apart(probabilities, scores, bins, is_used=modality_presence(batch.modality))
 
-    def _scores(self, layer: int, record: LayerRecord, batch: Batch) -> Tensor:
+    def _scores(self, layer: int, record: LayerRecord, batch: SequenceBatch) -> Tensor:
         if self.variant.score == "attention":
             assert record.scores is not None, "the model was not asked for scores"
             return record.scores
@@ -89,7 +89,7 @@ class Objective(nn.Module):
         return torch.stack([bins.counts for bins in self.bins])
 
 
-def _task_loss(logits: Tensor, batch: Batch) -> Tensor:
+def _task_loss(logits: Tensor, batch: SequenceBatch) -> Tensor:
     """Mean cross entropy of answers plus mean cross entropy of text, so that neither drowns the other."""
     has_target = batch.targets >= 0
     is_answer = (batch.modality.sum(dim=1) > 0)[:, None].expand_as(has_target)[has_target]

@@ -192,7 +192,7 @@ def saved_study(out: Path) -> Study:
     path = out / "study.json"
     if not path.is_file():
         raise ConfigError(
-            f"{path}: there is none. `smoes-sim train STUDY --out {out}` writes it when the study is finished."
+            f"{path}: does not exist. `smoes-sim train STUDY --out {out}` writes it when the study is finished."
         )
     return load(path, Study)
 

@@ -45,7 +45,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class SequenceBatch:
     """Sequences of images with questions and of text alone, padded to one length T.
 
     Attributes:
@@ -66,9 +66,9 @@ class Batch:
     targets: Tensor
     pixels: Tensor
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> SequenceBatch:
         """The same batch on a device."""
-        return Batch(**{name: getattr(self, name).to(device) for name in self.__slots__})
+        return SequenceBatch(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
     def spread(self, values: Tensor, *, fill: float) -> Tensor:
         """Values of the real tokens (N, X) as (B, T, X), with ``fill`` at padding."""
@@ -119,7 +119,7 @@ class DecoderLayer(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(shape.hidden)
         self.feed_forward = feed_forward
 
-    def forward(self, x: Tensor, batch: Batch, scores: Tensor | None) -> tuple[Tensor, LayerRecord | None]:
+    def forward(self, x: Tensor, batch: SequenceBatch, scores: Tensor | None) -> tuple[Tensor, LayerRecord | None]:
         """The residual stream (B, T, D) after this layer, and what its router did."""
         B, T, D = x.shape
         packed = self.project_in(self.attention_norm(x)).view(B, T, 3, self.heads, D // self.heads)
@@ -172,7 +172,9 @@ class TinyVLM(nn.Module):
         parts = [layer.feed_forward for layer in self.layers]
         return [part for part in parts if isinstance(part, MixtureOfExperts)]
 
-    def forward(self, batch: Batch, features: Tensor, *, with_scores: bool = False) -> tuple[Tensor, list[LayerRecord]]:
+    def forward(
+        self, batch: SequenceBatch, features: Tensor, *, with_scores: bool = False
+    ) -> tuple[Tensor, list[LayerRecord]]:
         """Logits at the places that have a target, (targets, vocabulary), and a record of each layer with experts.
 
         Args:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from smoes_sim.errors import ConfigError
 from smoes_sim.learning.batches import BatchMaker, make_layout, text_stream
 from smoes_sim.learning.data import COLOURS, SHAPES, Images, Tokenizer, load_images, load_topics, make_tokenizer
-from smoes_sim.learning.objective import Objective
+from smoes_sim.learning.objective import TrainingObjective
 from smoes_sim.learning.selection import Selection
 from smoes_sim.learning.study_file import Study
 from smoes_sim.learning.tiny_vlm import FEATURES, Shape, TinyVLM, VisionEncoder
@@ -148,7 +148,7 @@ class Run:
     name: str
     seed: int
     model: TinyVLM
-    objective: Objective
+    objective: TrainingObjective
     optimiser: torch.optim.AdamW
     step: int = 0
 
@@ -164,7 +164,7 @@ class Run:
         torch.manual_seed(seed)
         device = torch.device(study.training.device)
         model = build_model(study, name, positions=positions).to(device)
-        objective = Objective(study, study.variants[name]).to(device)
+        objective = TrainingObjective(study, study.variants[name]).to(device)
         optimiser = torch.optim.AdamW(
             model.parameters(), lr=study.training.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )

@@ -1,7 +1,7 @@
-"""The unit of work of a study: one trained variant and seed, and everything that is measured on its weights.
+"""Unit of work of a study: train one variant and seed, and measure everything on its weights.
 
 A unit's folder holds its checkpoint while it trains, then ``model.safetensors``; each variant measured on it has a folder
-with routing traces (``.npz``) and ``result.json``. What is finished is never done again.
+with routing traces (``.npz``) and ``result.json``. Finished work is not repeated.
 """
 
 from __future__ import annotations
@@ -9,55 +9,44 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.learning.evaluation import HeldOutData, calibrate_skips, capture_routing, load_held_out_data, score
-from smoes_sim.learning.measures import placement_rows, routing_summary
+from smoes_sim.learning.measures import placement_traffic, routed_set_result
 from smoes_sim.learning.study_file import Study, saved_study
 from smoes_sim.learning.tiny_vlm import VisionEncoder
 from smoes_sim.learning.training import Run, TrainingData, load_encoder, load_training_data, train
+from smoes_sim.learning.unit_result import (
+    RoutedSetResult,
+    SetResult,
+    UnitResult,
+    folder_of,
+    known_training_seconds,
+    read_result,
+    write_result,
+)
 from smoes_sim.routing import RoutingTrace, save_trace
-from smoes_sim.yaml_files import nearest, write_bytes
+from smoes_sim.yaml_files import nearest
 
 _CALIBRATION_SEQUENCES = (28, 12)
-"""Sequences of images and of text on which skipping is calibrated."""
-
-
-def folder_of(out: Path, name: str, seed: int) -> Path:
-    """Where a variant and seed keep their files."""
-    return out / "runs" / f"{name}-{seed}"
-
-
-def read_result(out: Path, study: Study, name: str, seed: int) -> dict[str, Any] | None:
-    """The result of a variant and seed, or None if it is not finished or was measured under other settings."""
-    path = folder_of(out, name, seed) / "result.json"
-    try:
-        result = orjson.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}). Delete it; it is measured again.") from None
-    return result if result["fingerprint"] == study.measured_fingerprint(name, seed) else None
+"""Number of image and of text sequences on which skipping is calibrated."""
 
 
 def run_unit(study: Study, out: Path, name: str, seed: int, on_step: Callable[[int], None]) -> None:
-    """Train one variant and seed if need be, and measure what is not measured yet.
+    """Train one variant and seed unless that is done, then measure what is not measured yet.
 
     Args:
-        study: Settings.
-        out: Folder of the study; ``encoder.safetensors`` is there.
-        name: A trained variant.
-        seed: Of weights and batches.
-        on_step: Called with the number of steps done; may raise to stop.
+        study: Settings of the study.
+        out: Folder of the study, with its ``encoder.safetensors``.
+        name: Name of a trained variant.
+        seed: Seed of weights and batches.
+        on_step: Called with the number of finished steps; may raise to stop.
     """
     folder = folder_of(out, name, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,16 +56,10 @@ def run_unit(study: Study, out: Path, name: str, seed: int, on_step: Callable[[i
             training, testing = _data(study.model.vocabulary, study.training.questions)
             run = _start(study, name, seed, training, testing)
             encoder = load_encoder(out / "encoder.safetensors").to(torch.device(study.training.device))
-            seconds = train(run, training, encoder, folder, on_step) or _known_seconds(folder)
+            seconds = train(run, training, encoder, folder, on_step) or known_training_seconds(folder)
             for one in missing:
-                measure(run, one, encoder, (training, testing), out=out, cpu_seconds=seconds)
+                measure_variant(run, one, encoder, (training, testing), out=out, cpu_seconds=seconds)
         on_step(study.training.steps)
-
-
-def _known_seconds(folder: Path) -> float | None:
-    """CPU seconds of a training that was finished before, from a result that was measured in another way."""
-    path = folder / "result.json"
-    return orjson.loads(path.read_bytes())["train_cpu_seconds"] if path.exists() else None
 
 
 def _start(study: Study, name: str, seed: int, training: TrainingData, testing: HeldOutData) -> Run:
@@ -86,7 +69,7 @@ def _start(study: Study, name: str, seed: int, training: TrainingData, testing: 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process works on this unit; the lock ends with its process."""
+    """Hold the lock of a unit, waiting for other processes; the lock ends with its process."""
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -94,12 +77,12 @@ def _alone(path: Path) -> Iterator[None]:
 
 @cache
 def _data(vocabulary: int, questions: int) -> tuple[TrainingData, HeldOutData]:
-    """Decoded once a process."""
+    """Training and test data, decoded once per process; they belong to installed packages and do not change."""
     training = load_training_data(vocabulary=vocabulary, questions=questions)
     return training, load_held_out_data(training.tokenizer)
 
 
-def measure(
+def measure_variant(
     run: Run,
     name: str,
     encoder: VisionEncoder,
@@ -108,27 +91,29 @@ def measure(
     *,
     cpu_seconds: float | None,
 ) -> None:
-    """Measure a variant on a trained run; writes its traces and, last, ``result.json``."""
+    """Measure a variant on a trained run; write its traces and, last, ``result.json``."""
     training, testing = data
     study = run.study
     asked = testing.images.questions("open")[: study.accuracy_questions]
     folder = folder_of(out, name, run.seed)
     with _as_variant(run, name, encoder, training):
         scores = score(run.model, encoder, testing, asked, testing.windows(study.accuracy_windows))
-        result = {
-            "fingerprint": study.measured_fingerprint(name, run.seed),
-            "seed": run.seed,
-            "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-            "train_cpu_seconds": cpu_seconds,
-            **asdict(scores),
-            "sets": _measure_sets(run, name, encoder, testing, folder),
-        }
-    write_bytes(folder / "result.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        result = UnitResult(
+            fingerprint=study.measured_fingerprint(name, run.seed),
+            seed=run.seed,
+            parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+            train_cpu_seconds=cpu_seconds,
+            accuracy=scores.accuracy,
+            language_accuracy=scores.language_accuracy,
+            bits_per_byte=scores.bits_per_byte,
+            sets=_measure_sets(run, name, encoder, testing, folder),
+        )
+    write_result(result, folder)
 
 
 @contextmanager
 def _as_variant(run: Run, name: str, encoder: VisionEncoder, training: TrainingData) -> Iterator[None]:
-    """The run's model at inference, skipping experts as the variant does; calibrated on training data, by the run's seed."""
+    """Set the run's model to inference, skipping experts as the variant does (calibrated on training data)."""
     model, variant = run.model.eval(), run.study.variants[name]
     if variant.skip is not None:
         images, texts = _CALIBRATION_SEQUENCES
@@ -142,25 +127,28 @@ def _as_variant(run: Run, name: str, encoder: VisionEncoder, training: TrainingD
         mixture.skip = None
 
 
-def _measure_sets(run: Run, name: str, encoder: VisionEncoder, testing: HeldOutData, folder: Path) -> dict[str, Any]:
-    """Accuracy, routing and traffic on every set; dense models have the accuracy alone.
+def _measure_sets(
+    run: Run, name: str, encoder: VisionEncoder, testing: HeldOutData, folder: Path
+) -> dict[str, RoutedSetResult | SetResult]:
+    """Accuracy, routing and traffic on every test set; only the accuracy for a dense model.
 
-    Which ranks serve text is decided by the mix of training, the set ``test``, for all sets.
+    The set ``test``, which has the mix of training, decides for all sets which ranks serve text.
     """
     study = run.study
-    sets: dict[str, dict[str, Any]] = {
-        key: {"accuracy": score(run.model, encoder, testing, testing.questions(spec), testing.windows(0)).accuracy}
+    accuracy = {
+        key: score(run.model, encoder, testing, testing.questions(spec), testing.windows(0)).accuracy
         for key, spec in study.sets.items()
     }
     if not run.model.mixtures:
-        return sets
-    traces = {key: _routing_of_set(run, name, encoder, testing, key) for key in sets}
+        return {key: SetResult(accuracy=value) for key, value in accuracy.items()}
+    traces = {key: _routing_of_set(run, name, encoder, testing, key) for key in accuracy}
+    sets: dict[str, RoutedSetResult | SetResult] = {}
     for key, trace in traces.items():
         save_trace(trace, folder / f"{key}.npz")
-        rows = placement_rows(
+        rows = placement_traffic(
             trace, training_counts(run), ranks=study.ranks, hidden=study.model.hidden, decide_by=traces["test"]
         )
-        sets[key] |= {**routing_summary(trace), "placements": rows}
+        sets[key] = routed_set_result(trace, accuracy=accuracy[key], placements=rows)
     return sets
 
 
@@ -170,29 +158,29 @@ def _routing_of_set(run: Run, name: str, encoder: VisionEncoder, testing: HeldOu
 
 
 def capture_run(folder: Path, key: str) -> RoutingTrace:
-    """The routing of a trained run on a set of its study, equal to the trace that training left on the same machine.
+    """Routing trace of a trained run on a test set of its study: on the same machine, the trace that training wrote.
 
     Args:
-        folder: ``runs/<variant>-<seed>`` of a finished study.
-        key: Name of the set.
+        folder: Folder ``runs/<variant>-<seed>`` of a finished study.
+        key: Name of the test set.
 
     Raises:
-        ConfigError: If the folder is no such run, the study has no such set, or the variant no experts.
+        ConfigError: If the folder is not such a run, the study has no such test set, or the variant is dense.
     """
     out = folder.resolve().parent.parent
     study = saved_study(out)
     name, _, number = folder.resolve().name.rpartition("-")
     if name not in study.variants or not number.isdecimal():
         known = [f"{variant}-{seed}" for seed in study.seeds for variant in study.variants]
-        raise ConfigError(f"{folder}: is no run of {out / 'study.json'}. {nearest(folder.name, known)}")
+        raise ConfigError(f"{folder}: is not a run of {out / 'study.json'}. {nearest(folder.name, known)}")
     if key not in study.sets:
-        raise ConfigError(f"--set {key}: {out / 'study.json'} has no such set. {nearest(key, study.sets)}")
+        raise ConfigError(f"--set {key}: {out / 'study.json'} has no such test set. {nearest(key, study.sets)}")
     if not study.has_router(name):
-        raise ConfigError(f"{folder}: {name} is a dense model, it routes nothing. Choose a variant with experts.")
+        raise ConfigError(f"{folder}: {name} is a dense model, which routes nothing. Choose a variant with experts.")
     trained = study.variants[name].trained_as or name
     weights = folder_of(out, trained, int(number)) / "model.safetensors"
     if not weights.is_file():
-        raise ConfigError(f"{weights}: there is none. `smoes-sim train STUDY --out {out}` trains what is missing.")
+        raise ConfigError(f"{weights}: does not exist. `smoes-sim train STUDY --out {out}` trains what is missing.")
     with _one_thread():
         training, testing = _data(study.model.vocabulary, study.training.questions)
         run = _start(study, trained, int(number), training, testing)
@@ -204,7 +192,7 @@ def capture_run(folder: Path, key: str) -> RoutingTrace:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One torch thread, as in training: sums in another order would break ties of the router differently."""
+    """Use one torch thread, as in training: another order of summation could break ties of the router differently."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -214,5 +202,5 @@ def _one_thread() -> Iterator[None]:
 
 
 def training_counts(run: Run) -> NDArray[np.float64]:
-    """Running counts of a run's training, text and vision tokens at each expert, (L, M, E)."""
+    """Running counts of text and vision tokens at each expert in training, shape (L, M, E)."""
     return run.objective.counts().cpu().numpy()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,3 +23,42 @@ class _Skipped(pytest.Module):
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     return _Skipped.from_parent(parent, path=module_path) if _MISSING else None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The small study, trained by command once per session.
+
+    Attributes:
+        arguments: Of the command.
+        out: Folder of the study.
+        printed: Standard output.
+        said: Standard error.
+    """
+
+    arguments: list[str]
+    out: Path
+    printed: str
+    said: str
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from learning.small import write_study
+
+    from smoes_sim.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = ["train", str(write_study(folder)), "--out", str(folder / "out")]
+    printed, said = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+        assert main([*arguments, "--jobs", "2"]) == 0
+    return Trained(arguments, folder / "out", printed.getvalue(), said.getvalue())
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two data-parallel processes computed, by name, from halves of a batch."""
+    from learning.two_processes import halves, in_two_processes
+
+    return in_two_processes(halves, tmp_path_factory.mktemp("ranks"))

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from learning.two_processes import in_two_processes
+from learning.two_processes import IDS, MODALITY, counted
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.learning.bins import ExpertBins, modality_presence, routed_counts
-
-IDS = torch.tensor([[0, 1], [1, 3], [1, -1], [2, 3]])
-MODALITY = torch.tensor([0, 0, 1, 1])
 
 
 def test_counts_by_modality_leave_empty_slots_out() -> None:
@@ -56,14 +53,6 @@ def test_presence_needs_both_modalities() -> None:
     assert modality_presence(torch.tensor([[0, 1], [0, 0], [1, 1]])).tolist() == [True, False, False]
 
 
-def half_of_the_batch(rank: int) -> torch.Tensor:
-    bins = ExpertBins(4, 2)
-    bins.update(IDS[rank::2], MODALITY[rank::2])
-    return bins.counts
-
-
-def test_two_data_parallel_ranks_count_the_whole_batch(tmp_path: Path) -> None:
-    whole = ExpertBins(4, 2)
-    whole.update(IDS, MODALITY)
-    for counts in in_two_processes(half_of_the_batch, tmp_path):
-        assert torch.equal(counts, whole.counts)
+def test_two_data_parallel_ranks_count_the_whole_batch(two_ranks: list[dict[str, Any]]) -> None:
+    for rank in two_ranks:
+        assert torch.equal(rank["counts"], counted(IDS, MODALITY))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from learning.small import write_study
 
 from smoes_sim.cli import main
 from smoes_sim.learning.study_file import load_study
@@ -25,11 +24,9 @@ compute: {device: h100-sxm}
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study of one seed."""
-    folder = tmp_path_factory.mktemp("trained")
-    assert main(["train", str(write_study(folder)), "seeds=[0]", "--out", str(folder / "out")]) == 0
-    return folder / "out"
+def out(trained: Any) -> Path:
+    """A finished study."""
+    return trained.out
 
 
 @pytest.fixture
@@ -65,13 +62,13 @@ def test_a_run_captured_again_gives_the_bytes_that_training_left(
         (["--hf", "x"], "--hf x: needs prompts to run. Give --prompts FILE."),
         (["--hf", "x", "--prompts", "p", "--set", "test"], "--set test: is for --checkpoint"),
         (["--checkpoint", "RUNS/smoes-0", "--prompts", "p", "--batch", "1"], "--prompts, --batch: only for --hf"),
-        (["--checkpoint", "RUNS/smos-0"], 'runs/smos-0: is no run of OUT/study.json. Did you mean "smoes-0"?'),
-        (["--checkpoint", "RUNS"], "study.json: there is none. `smoes-sim train STUDY --out"),
-        (["--checkpoint", "RUNS/smoes-5"], "smoes-5/model.safetensors: there is none. `smoes-sim train STUDY --out OUT`"),
-        (["--checkpoint", "RUNS/dense-0"], "runs/dense-0: dense is a dense model, it routes nothing."),
+        (["--checkpoint", "RUNS/smos-0"], 'runs/smos-0: is not a run of OUT/study.json. Did you mean "smoes-0"?'),
+        (["--checkpoint", "RUNS"], "study.json: does not exist. `smoes-sim train STUDY --out"),
+        (["--checkpoint", "RUNS/smoes-5"], "smoes-5/model.safetensors: does not exist. `smoes-sim train STUDY --out OUT`"),
+        (["--checkpoint", "RUNS/dense-0"], "runs/dense-0: dense is a dense model, which routes nothing."),
         (
             ["--checkpoint", "RUNS/smoes-0", "--set", "tests"],
-            '--set tests: OUT/study.json has no such set. Did you mean "test"?',
+            '--set tests: OUT/study.json has no such test set. Did you mean "test"?',
         ),
     ],
 )

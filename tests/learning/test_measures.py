@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smoes_sim.learning.measures import placement_rows
+from smoes_sim.learning.measures import placement_traffic
 from smoes_sim.routing import RoutingTrace
 
 TEXT, IMAGE = 0, 1
@@ -25,9 +25,9 @@ def test_other_mixes_find_their_tokens_where_the_training_mix_put_them() -> None
     counts = np.array([[[5.0, 1.0], [1.0, 5.0]]])
 
     def rate(decide_by: RoutingTrace | None) -> float:
-        rows = placement_rows(other, counts, ranks=[2], hidden=8, decide_by=decide_by)
-        (row,) = [row for row in rows if (row["experts"], row["tokens"]) == ("contiguous", "modality")]
-        return float(row["transmission_rate"])
+        rows = placement_traffic(other, counts, ranks=[2], hidden=8, decide_by=decide_by)
+        (row,) = [row for row in rows if (row.experts, row.tokens) == ("contiguous", "modality")]
+        return float(row.transmission_rate)
 
     assert rate(None) == 0.0  # it knows its own routing
     assert rate(training) == 1.0

@@ -65,7 +65,7 @@ def test_fingerprints_follow_what_weights_and_results_depend_on(tmp_path: Path) 
 
 
 def test_judging_and_printing_a_study_needs_no_torch() -> None:
-    modules = "cli.app, learning.study_file, learning.measures, learning.claims, learning.summary, learning.charts"
+    modules = "cli.app, learning.measures, learning.trained_study, learning.charts"
     imports = "; ".join(f"import smoes_sim.{name.strip()}" for name in modules.split(","))
     check = "import sys; assert not {'torch', 'safetensors'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", f"{imports}; {check}"], check=True)
