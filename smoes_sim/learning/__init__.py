@@ -1,10 +1,12 @@
 """What does a router learn, and what does that do to traffic?
 
-The method of SMoES in PyTorch, each piece usable alone with any router (plain tensors in, tensors out): ``scores`` (how
-much of each modality a token carries), ``bins`` (which experts belong together), ``losses``, ``selection`` (which
-experts a router may choose: the rivals). ``tiny_vlm`` is a small mixture-of-experts vision-language model, ``training``
-trains it, ``study`` runs variants times seeds and ``claims`` says what the result supports.
+The method of SMoES in PyTorch, each part usable alone with any router (plain tensors in, tensors out): ``scores``
+(modality scores of tokens), ``bins`` (bins of experts), ``losses``, ``selection`` (rules that choose experts, SMoES's
+alternatives). ``tiny_vlm`` is a small mixture-of-experts vision-language model, ``training`` trains it, ``study`` runs all
+variants and seeds, ``trained_study`` holds the result. ``capture`` records the routing of any PyTorch model, ``attach``
+adds the losses of SMoES to the training of a Hugging Face model.
 
-Imports of this package need the ``learning`` extra; ``study_file``, ``measures`` and ``claims`` do without torch.
+This package needs the extra ``learning`` (``capture`` for Hugging Face models); ``study_file``, ``unit_result``,
+``measures``, ``claims``, ``summary`` and ``trained_study`` do not import torch.
 Shape letters: B sequences, T tokens, D hidden, E experts, K chosen experts, M modalities (0 text, 1 vision), L layers.
 """

@@ -1,4 +1,4 @@
-"""Questions and text windows as batches for the tiny model; batch number t of a seed is a function of both alone."""
+"""Batches of questions and text windows for the tiny model; a batch depends only on the seed and its number."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NO_TARGET = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionLayout:
-    """How questions are laid out: prompt, vision tokens, then S slots that do not see each other.
+    """Layout of a sequence with an image: prompt, vision tokens, then S slots that do not attend to each other.
 
-    Packing S questions into a sequence gives S times the supervision and leaks no answer.
+    Each slot holds a question. S questions per sequence give S times the supervision, and no slot sees another's answer.
 
     Attributes:
-        prompt: Tokens in front of the image; the causal mask lets vision tokens see text only there.
-        slots: S.
-        slot_length: Tokens of a slot: question, answer mark, padding.
+        prompt: Tokens before the image, the only text that vision tokens attend to.
+        slots: Number of slots, S.
+        slot_length: Tokens per slot: question, answer mark, padding.
     """
 
     prompt: tuple[int, ...]
@@ -34,47 +34,47 @@ class QuestionLayout:
 
     @property
     def head(self) -> int:
-        """Tokens before the first slot."""
+        """Number of tokens before the first slot."""
         return len(self.prompt) + NUM_VISION_TOKENS
 
     @property
     def length(self) -> int:
-        """Tokens of a sequence, T."""
+        """Number of tokens of a sequence, T."""
         return self.head + self.slots * self.slot_length
 
     @property
     def slot(self) -> NDArray[np.int64]:
-        """Slot of each place, -1 in front, (T,)."""
+        """Slot of each token, shape (T,); -1 before the first slot."""
         place = np.arange(self.length) - self.head
         return np.where(place < 0, -1, place // self.slot_length)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Where a place may look: back, and not into another slot, (T, T)."""
+        """Attention mask, shape (T, T), True where allowed: earlier tokens, not those of another slot."""
         slot = self.slot
         is_open = (slot[None, :] < 0) | (slot[None, :] == slot[:, None])
         return is_open & np.tri(self.length, dtype=bool)
 
 
 def make_layout(tokenizer: Tokenizer, questions: Sequence[Question], *, slots: int) -> QuestionLayout:
-    """The layout that holds the longest of some questions."""
+    """Layout whose slots hold the longest of the questions."""
     longest = max(len(tokenizer.encode(text)) for text in {question.text for question in questions})
     return QuestionLayout(prompt=tuple(tokenizer.encode(_PROMPT)), slots=slots, slot_length=longest + 1)
 
 
 def text_stream(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Tokens of texts one after the other, an end mark after each."""
+    """Tokens of the texts in order, an end mark after each; one-dimensional."""
     return np.array([token for text in texts for token in (*tokenizer.encode(text), END)])
 
 
 @dataclass(frozen=True, slots=True)
 class BatchMaker:
-    """Makes batches of one layout.
+    """Make batches of one layout.
 
     Attributes:
         tokenizer: Encodes questions and answers.
-        images: Where pixels come from.
-        layout: Shared by all batches; text windows have its length.
+        images: Images and their pixels.
+        layout: Layout of all batches; text windows have its length.
     """
 
     tokenizer: Tokenizer
@@ -82,7 +82,7 @@ class BatchMaker:
     layout: QuestionLayout
 
     def make(self, questions: Sequence[Sequence[Question]], windows: NDArray[np.int64]) -> SequenceBatch:
-        """One batch: a sequence per inner list of S questions on one image, then a sequence per window of T + 1 tokens."""
+        """One batch: a sequence per list of up to S questions on an image, then a sequence per window of T + 1 tokens."""
         rows, T = len(questions) + len(windows), self.layout.length
         num_images = len(questions)
         tokens = np.full((rows, T), PAD)
@@ -118,7 +118,7 @@ class BatchMaker:
         return SequenceBatch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def draw(self, stream: NDArray[np.int64], *, images: int, texts: int, rng: np.random.Generator) -> SequenceBatch:
-        """A training batch: open questions on random images, with repetition, and random windows of a stream."""
+        """Random training batch: open questions on images drawn with replacement, and windows of a token stream."""
         asked = [questions for questions in self.images.open_questions if questions]
         chosen = [asked[index] for index in rng.integers(len(asked), size=images)]
         questions = [[one[pick] for pick in rng.integers(len(one), size=self.layout.slots)] for one in chosen]
@@ -127,5 +127,5 @@ class BatchMaker:
 
 
 def windows_at(stream: NDArray[np.int64], starts: NDArray[np.integer], length: int) -> NDArray[np.int64]:
-    """Windows of ``length + 1`` tokens of a stream, (len(starts), length + 1)."""
+    """Windows of ``length + 1`` tokens of a stream, shape (len(starts), length + 1)."""
     return stream[starts[:, None] + np.arange(length + 1)]

@@ -1,4 +1,4 @@
-"""Which experts belong together: bins of equal size, by how much text and vision each expert receives."""
+"""Bins of experts of equal size, by the share of text that each expert receives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smoes_sim.learning.scores import NUM_MODALITIES, hard_scores
 
 
 def routed_counts(expert_ids: Tensor, modality: Tensor, *, num_experts: int) -> Tensor:
-    """Routed tokens of each modality at each expert, shape (M, E), double precision; slots of -1 are not counted.
+    """Number of routed tokens per modality and expert, shape (M, E), float64; slots of -1 are not counted.
 
     Args:
         expert_ids: Chosen experts, shape (..., K).
@@ -28,19 +28,19 @@ def routed_counts(expert_ids: Tensor, modality: Tensor, *, num_experts: int) -> 
 
 
 class ExpertBins(nn.Module):
-    """Bins of one layer's experts, from counts with momentum.
+    """Bins of the experts of one layer, from running counts.
 
     ``C <- beta C + (1 - beta) C_batch`` per modality and expert, ``f_spec = C_text / (C_text + C_vision)``; adaptive bins
-    sort the experts by f_spec and cut into equal runs, so bin 0 is the most visual; fixed bins keep the model's order.
-    Counts use hard labels and are the same on every data-parallel rank (all-reduced). A modality that a batch lacks keeps
-    its counts; the sort order does not depend on how many tokens a modality has. The paper does not say how often bins
-    are cut again; here whenever :meth:`assignment` is called. Keep the module in full precision when the model is in half.
+    sort the experts by f_spec and cut them into equal runs, so that bin 0 is the most visual; fixed bins keep the model's
+    order. Counts use hard labels and are all-reduced over the data-parallel ranks. A modality that is absent from a batch
+    keeps its counts; the order does not depend on the number of tokens of a modality. The paper does not state how often
+    bins are updated; here at every call of :meth:`assignment`. Keep this module in full precision if the model is in half.
 
     Args:
-        num_experts: E.
-        num_bins: Must divide E.
+        num_experts: Number of experts, E.
+        num_bins: Number of bins; divides E.
         decay: beta; 0.99 in the paper.
-        is_adaptive: False keeps the model's order.
+        is_adaptive: False for bins in the model's order.
 
     Raises:
         ConfigError: If the experts do not divide into the bins.
@@ -59,18 +59,18 @@ class ExpertBins(nn.Module):
 
     @torch.no_grad()
     def update(self, expert_ids: Tensor, modality: Tensor) -> None:
-        """Take one batch into account, shapes (..., K) and (...)."""
+        """Update the counts with one batch: chosen experts (..., K) and modality labels (...)."""
         fresh = sum_over_ranks(routed_counts(expert_ids, modality, num_experts=self.counts.shape[1]))
         present = fresh.sum(dim=1, keepdim=True) > 0
         self.counts.copy_(torch.where(present, torch.lerp(fresh, self.counts, self.decay), self.counts))
 
     def text_share(self) -> Tensor:
-        """f_spec of each expert, shape (E,); an expert that nobody used counts as half."""
+        """f_spec of each expert, shape (E,); 0.5 for an unused expert."""
         total = self.counts.sum(dim=0)
         return torch.where(total > 0, self.counts[0] / total.clamp_min(1e-300), 0.5)
 
     def assignment(self) -> Tensor:
-        """Bin of each expert, shape (E,); equal shares keep the model's order."""
+        """Bin of each expert, shape (E,); experts of equal share stay in the model's order."""
         size = self.counts.shape[1]
         rank = torch.arange(size, device=self.counts.device)
         if self.is_adaptive:
@@ -79,5 +79,5 @@ class ExpertBins(nn.Module):
 
 
 def modality_presence(modality: Tensor) -> Tensor:
-    """Whether each sequence holds tokens of every modality, shape (B,), from labels (B, T)."""
+    """Whether each sequence has tokens of every modality, shape (B,), from labels (B, T)."""
     return (hard_scores(modality).sum(dim=1) > 0).all(dim=-1)

@@ -1,9 +1,9 @@
-"""Which experts a PyTorch model used: forward hooks that see the decision itself, as a routing trace.
+"""Record the routing of a PyTorch model as a trace, by forward hooks on its experts.
 
-Works on any model whose expert layers are modules of a class named ``...Experts`` that is called with the tokens, their
-chosen experts (tokens, K) and, if it has them, the weights: nearly all mixture-of-experts models of Hugging Face
-transformers 5. The router's logits are not enough: some models add a bias or choose groups before they choose experts
-(DeepSeek-V3, GLM-4.5V), so the largest logits are not the decision.
+Supported are models whose experts are modules of a class named ``...Experts`` that is called with the tokens, their chosen
+experts (tokens, K) and, optionally, the routing weights: nearly all mixture-of-experts models of Hugging Face
+transformers 5. The router logits alone do not give the decision: some models (DeepSeek-V3, GLM-4.5V) add a bias or choose
+groups of experts first.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ from smoes_sim.routing.trace import AUDIO, IMAGE, TEXT, VIDEO
 Inputs = Mapping[str, Any]
 """Keyword arguments of the model for one batch: ``input_ids`` (B, T) or ``inputs_embeds`` (B, T, D), and the others."""
 ModalityOf = Callable[[Inputs], Tensor]
-"""Codes of a batch's tokens, (B, T): 0 text, 1 image, 2 video, 3 audio."""
+"""Function that gives the modality codes of a batch, (B, T): 0 text, 1 image, 2 video, 3 audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one layer did with the tokens of one forward pass: ids (tokens, K), weights (tokens, K) or None."""
+    """Routing decision of one layer in one forward pass.
+
+    Attributes:
+        expert_ids: Chosen experts, shape (tokens, K).
+        expert_weights: Routing weights, shape (tokens, K), or None.
+    """
 
     expert_ids: Tensor
     expert_weights: Tensor | None
@@ -43,23 +48,23 @@ class Recording:
     """Decisions of every layer in every forward pass, in order.
 
     Attributes:
-        passes: Decision by layer index, one dictionary a pass.
+        passes: Decisions by layer index, one dictionary per pass.
     """
 
     passes: list[dict[int, Decision]] = field(default_factory=list)
 
     def add(self, layer: int, decision: Decision) -> None:
-        """Take a decision; a layer that has decided in this pass already starts the next one."""
+        """Add a decision; a second decision of the same layer starts the next pass."""
         if not self.passes or layer in self.passes[-1]:
             self.passes.append({})
         self.passes[-1][layer] = decision
 
 
 def expert_layers(model: nn.Module) -> dict[int, nn.Module]:
-    """The experts module of each layer that has one, by the layer's index in the model, in order.
+    """Experts module of each MoE layer, by the layer's index in the model, in ascending order.
 
     Raises:
-        TraceError: If there is none, or a layer has several (experts apart for each modality).
+        TraceError: If there is none, or a layer has several (separate experts per modality).
     """
     found: dict[int, nn.Module] = {}
     for name, module in model.named_modules():
@@ -68,8 +73,8 @@ def expert_layers(model: nn.Module) -> dict[int, nn.Module]:
             layer = int(numbers[0]) if numbers else len(found)
             if layer in found:
                 raise TraceError(
-                    f"{type(model).__name__}: layer {layer} has several experts modules ({name} is one); experts apart for "
-                    "each modality are not read. Capture a model with one set of experts."
+                    f"{type(model).__name__}: layer {layer} has several experts modules ({name} is one); separate experts "
+                    "per modality are not supported. Capture a model with one set of experts per layer."
                 )
             found[layer] = module
     if not found:
@@ -79,10 +84,10 @@ def expert_layers(model: nn.Module) -> dict[int, nn.Module]:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[Recording]:
-    """Record what the model decides while the block runs; the hooks are gone afterwards.
+    """Record the routing decisions of a model inside the block; the hooks are removed at its end.
 
     Raises:
-        TraceError: If the model has no experts, or when one is called without chosen experts.
+        TraceError: If the model has no experts, or its experts are called without chosen experts.
     """
     record = Recording()
     with ExitStack() as hooks:
@@ -98,8 +103,8 @@ def _hook(record: Recording, layer: int) -> Callable[[nn.Module, tuple[Any, ...]
         ids = [value for value in tensors if value.dim() == 2 and not value.is_floating_point()]
         if not ids:
             raise TraceError(
-                f"layer {layer}: {type(module).__name__} is called without chosen experts (it runs them all?), so what the "
-                "router decided cannot be seen. Capture another model."
+                f"layer {layer}: {type(module).__name__} is called without chosen experts (it runs them all?), so the "
+                "router's decision is not visible. Capture another model."
             )
         weights = [value for value in tensors if value.is_floating_point() and value.shape == ids[0].shape]
         record.add(layer, Decision(ids[0].detach().cpu(), weights[0].detach().cpu() if weights else None))
@@ -108,7 +113,7 @@ def _hook(record: Recording, layer: int) -> Callable[[nn.Module, tuple[Any, ...]
 
 
 def token_modality(model: nn.Module, inputs: Inputs) -> Tensor:
-    """Codes of a batch's tokens, (B, T): the processor's token types, or the placeholder ids that the config names."""
+    """Modality codes of a batch, shape (B, T): the processor's token types, or by the config's placeholder ids."""
     if inputs.get("mm_token_type_ids") is not None:
         return _tensor(inputs["mm_token_type_ids"]).cpu()
     size = batch_shape(inputs)
@@ -130,19 +135,18 @@ def capture(
     modality_of: ModalityOf | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> RoutingTrace:
-    """Run batches through a model and return what its routers decided.
+    """Routing trace of a model that runs some batches.
 
     Args:
-        model: Put into evaluation mode for the run; its device is where the inputs must be.
-        batches: Padding is where ``attention_mask`` is 0 and is left out of the trace. Pad on the left to generate.
-        new_tokens: Output tokens of each sequence, generated greedily with the model's ``generate``. The first comes from
-            the prefill, each further one is a decode step, so 1 needs no ``generate``. A sequence that ends itself decodes
-            fewer.
-        modality_of: Codes of a batch's tokens; by default :func:`token_modality`.
-        metadata: JSON values to keep in the trace.
+        model: The model; set to evaluation mode for the run. Inputs must be on its device.
+        batches: Inputs of the model. Padding (``attention_mask`` 0) is left out of the trace. Pad on the left to generate.
+        new_tokens: Output tokens per sequence, generated greedily by the model's ``generate``. The prefill gives the first,
+            each further one is a decode step. A sequence that reaches its end token has fewer.
+        modality_of: Modality codes of a batch, (B, T); default: :func:`token_modality`.
+        metadata: JSON values to store in the trace.
 
     Raises:
-        TraceError: If the model has no experts that can be seen, or the experts saw other tokens than the batch holds.
+        TraceError: If the experts of the model cannot be observed, or received other tokens than those of the batch.
     """
     modality_of = modality_of or (lambda inputs: token_modality(model, inputs))
     was_training = model.training
@@ -166,18 +170,18 @@ def capture(
 
 
 def _hidden_layers(model: nn.Module) -> dict[str, int]:
-    """Hidden layers of a Hugging Face model, dense ones included: files of placements have a row for each."""
+    """Number of layers of a Hugging Face model, dense ones included; placement files have a row for each."""
     config = _config(model)
     return {} if config is None else {"hidden_layers": int(config.get_text_config().num_hidden_layers)}
 
 
 def _config(model: nn.Module) -> Any:
-    """The configuration of a Hugging Face model, also inside a wrapper (data parallel); None without one."""
+    """Configuration of a Hugging Face model, also inside a wrapper such as data parallel; None for other models."""
     return next((part.config for part in model.modules() if hasattr(part, "config")), None)
 
 
 def num_experts(module: nn.Module) -> int:
-    """Experts of an experts module: its ``num_experts``, or the length of its first stacked weight."""
+    """Number of experts of an experts module: its ``num_experts``, or the length of its first stacked weight."""
     declared = getattr(module, "num_experts", None)
     return int(declared) if declared is not None else len(next(module.parameters()))
 
@@ -185,7 +189,7 @@ def num_experts(module: nn.Module) -> int:
 def _capture_batch(model: nn.Module, inputs: Inputs, modality: Tensor, *, new_tokens: int) -> list[SequenceRouting]:
     size = batch_shape(inputs)
     if tuple(modality.shape) != size:
-        raise TraceError(f"modality has the shape {tuple(modality.shape)}; the batch has {size}. Give a code a token.")
+        raise TraceError(f"modality has the shape {tuple(modality.shape)}; the batch has {size}. Give one code per token.")
     mask = inputs.get("attention_mask")
     is_token = torch.ones(size, dtype=torch.bool) if mask is None else _tensor(mask).cpu() != 0
     with recording(model) as record:
@@ -213,14 +217,14 @@ def _capture_batch(model: nn.Module, inputs: Inputs, modality: Tensor, *, new_to
 
 
 def _generate(model: nn.Module, inputs: Inputs, *, new_tokens: int) -> list[int]:
-    """Run the batch; how many output tokens each row has, its end token included."""
+    """Run the batch and return the number of output tokens of each row, its end token included."""
     rows, length = batch_shape(inputs)
     if new_tokens == 1:
         model(**inputs)
         return [1] * rows
     generate: Any = model.generate
     produced = generate(**inputs, max_new_tokens=new_tokens, do_sample=False, num_beams=1, use_cache=True)
-    prompt = length if inputs.get("input_ids") is not None else 0  # with embeddings only new tokens come back
+    prompt = length if inputs.get("input_ids") is not None else 0  # with inputs_embeds, generate returns the new tokens only
     config: Any = model.generation_config
     ends = torch.tensor(config.eos_token_id if config.eos_token_id is not None else []).reshape(-1)
     counts = []
@@ -231,16 +235,16 @@ def _generate(model: nn.Module, inputs: Inputs, *, new_tokens: int) -> list[int]
 
 
 def _pass_arrays(decisions: Mapping[int, Decision], layers: Sequence[int], size: tuple[int, int]) -> list[NDArray[Any]]:
-    """Ids, and weights if every layer has them, of one pass, (B, T, L, K) each."""
+    """Expert ids of one pass, and routing weights if every layer has them; shape (B, T, L, K) each."""
     if list(decisions) != list(layers):
         raise TraceError(
-            f"layers {sorted(set(layers) - set(decisions))} did not run in a pass. Capture a whole forward pass."
+            f"layers {sorted(set(layers) - set(decisions))} did not run in a pass. Capture a complete forward pass."
         )
     for layer, decision in decisions.items():
         if len(decision.expert_ids) != size[0] * size[1]:
             raise TraceError(
-                f"layer {layer}: the experts saw {len(decision.expert_ids)} tokens; the batch has {size[0]} x {size[1]}. "
-                "Models that route parts of a batch apart are not read."
+                f"layer {layer}: the experts received {len(decision.expert_ids)} tokens; the batch has "
+                f"{size[0]} x {size[1]}. Models that route parts of a batch separately are not supported."
             )
     ids = torch.stack([decisions[layer].expert_ids for layer in layers], dim=1)
     arrays = [ids.reshape(*size, *ids.shape[1:]).numpy().astype(np.int16)]
@@ -253,7 +257,7 @@ def _pass_arrays(decisions: Mapping[int, Decision], layers: Sequence[int], size:
 
 
 def batch_shape(inputs: Inputs) -> tuple[int, int]:
-    """Rows and columns of a batch, (B, T)."""
+    """Number of sequences and of tokens per sequence of a batch, (B, T)."""
     for name in ("input_ids", "inputs_embeds"):
         if inputs.get(name) is not None:
             rows, columns = inputs[name].shape[:2]

@@ -1,8 +1,8 @@
-"""Real data that installable packages ship: easy-VQA images and questions, and Python's own language reference.
+"""Training and test data from installed packages: easy-VQA images and questions, and Python's language reference.
 
 Images and open questions ("what color is the circle?") come from the ``easy-vqa`` package with its official split; text
-from the standard library's ``pydoc_data.topics``. Yes/no questions are kept apart: no model of this size learns them
-(it answers with the prior), so they serve as a question type that training never saw.
+from the standard library's ``pydoc_data.topics``. Yes/no questions are not trained on: a model of this size
+does not learn them (it answers with the prior), so they serve as an unseen type of question.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image
 Split = Literal["train", "test"]
 QuestionKind = Literal["open", "yes_no"]
 PAD, END, ANSWER = range(3)
-"""Padding, end of a topic or a slot, and the mark after which an answer is expected."""
+"""Padding, end of a topic, and the mark after which an answer is expected."""
 _NUM_MARKS = 3
 _NUM_BYTES = 256
 _PIECES = re.compile(r" ?[A-Za-z]+| ?[^\sA-Za-z]{1,4}|\s+(?!\S)|\s+")
@@ -33,7 +33,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question on one image."""
+    """A question about one image, given by its index."""
 
     image: int
     text: str
@@ -42,12 +42,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Images of one split and what is asked about them.
+    """Images of one split and their questions.
 
     Attributes:
-        pixels: uint8 (N, 64, 64, 3).
-        open_questions: What colour or shape, by image.
-        yes_no_questions: Is there, by image.
+        pixels: Pixels, uint8, shape (N, 64, 64, 3).
+        open_questions: Questions about colour or shape, by image.
+        yes_no_questions: Yes/no questions, by image.
     """
 
     pixels: NDArray[np.uint8]
@@ -55,12 +55,12 @@ class Images:
     yes_no_questions: Sequence[Sequence[Question]]
 
     def questions(self, kind: QuestionKind) -> list[Question]:
-        """All questions of a kind, in order of images."""
+        """All questions of a kind, in the order of the images."""
         by_image = self.open_questions if kind == "open" else self.yes_no_questions
         return [question for questions in by_image for question in questions]
 
     def colour_and_shape(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Index of each image's colour and shape as far as its open questions tell, else -1, (N,) each."""
+        """Index of each image's colour and shape, shape (N,) each; -1 where its open questions do not tell."""
         labels = np.full((2, len(self.pixels)), -1)
         for question in self.questions("open"):
             for row, names in enumerate((COLOURS, SHAPES)):
@@ -71,7 +71,7 @@ class Images:
 
 
 def load_images(split: Split) -> Images:
-    """All images of the official split, decoded, and their questions."""
+    """Decoded images of the official split and their questions."""
     is_train = split == "train"
     paths = easy_vqa.get_train_image_paths() if is_train else easy_vqa.get_test_image_paths()
     asked = easy_vqa.get_train_questions() if is_train else easy_vqa.get_test_questions()
@@ -92,7 +92,7 @@ def load_images(split: Split) -> Images:
 
 
 def load_topics(split: Split) -> list[str]:
-    """Topics of the language reference; 15% of them, spread over the alphabet, are the test split."""
+    """Texts of the language reference; 15% of the topics, spread over the alphabet, are the test split."""
     names = sorted(topics)
     is_test = np.zeros(len(names), dtype=bool)
     is_test[np.linspace(0, len(names) - 1, round(_TEST_SHARE * len(names))).astype(int)] = True
@@ -100,12 +100,12 @@ def load_topics(split: Split) -> list[str]:
 
 
 class Tokenizer:
-    """Frequent words as tokens, everything else spelled in UTF-8 bytes; nothing is lost.
+    """Lossless tokenizer: frequent words are tokens, everything else is spelled in UTF-8 bytes.
 
     Args:
-        texts: What frequencies are counted on.
-        always: Texts whose every word becomes a token (questions and answers).
-        size: Tokens in all, marks and bytes included.
+        texts: Texts whose words are counted.
+        always: Texts of which every word becomes a token (questions and answers).
+        size: Size of the vocabulary, marks and bytes included.
     """
 
     def __init__(self, texts: Iterable[str], *, always: Iterable[str], size: int) -> None:
@@ -118,7 +118,7 @@ class Tokenizer:
         self.size = size
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text."""
+        """Token ids of a text."""
         ids: list[int] = []
         for piece in _PIECES.findall(text):
             word = self._word_ids.get(piece)
@@ -126,12 +126,12 @@ class Tokenizer:
         return ids
 
     def num_bytes(self, tokens: NDArray[np.integer]) -> int:
-        """Bytes that tokens stand for; marks stand for none."""
+        """Number of UTF-8 bytes of the text of some tokens; marks have none."""
         lengths = np.array([0] * _NUM_MARKS + [1] * _NUM_BYTES + [len(word.encode()) for word in self._words])
         return int(lengths[tokens].sum())
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens without marks."""
+        """Text of some tokens; marks are left out."""
         parts = [
             self._words[token - _NUM_MARKS - _NUM_BYTES].encode()
             if token >= _NUM_MARKS + _NUM_BYTES
@@ -143,6 +143,6 @@ class Tokenizer:
 
 
 def make_tokenizer(size: int) -> Tokenizer:
-    """The tokenizer of the study: words of the questions, then frequent words of the training topics."""
+    """Tokenizer of the study: words of the questions, then frequent words of the training topics."""
     questions = [*easy_vqa.get_train_questions()[0], *(f" {answer}" for answer in easy_vqa.get_answers())]
     return Tokenizer(load_topics("train"), always=questions, size=size)

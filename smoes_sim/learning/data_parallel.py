@@ -1,4 +1,4 @@
-"""Statistics of the whole batch when it is spread over data-parallel ranks."""
+"""Sums over data-parallel ranks, for statistics of the whole batch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, distributed
 
 @torch.no_grad()
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum over all ranks of the default process group; the values themselves without one.
+    """Sum of a tensor over the ranks of the default process group; the tensor itself without a group.
 
-    Every rank must call this equally often, whatever its part of the batch holds.
+    A collective: every rank must call it equally often, whatever its part of the batch contains.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return values

@@ -1,4 +1,4 @@
-"""What a trained model can do, and where its router sent the tokens of a test mix."""
+"""Accuracy and routing of a trained model on held-out data."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 
 _ROWS = 40
-"""Sequences of a batch at evaluation."""
+"""Number of sequences per batch at evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutData:
-    """What all evaluations share.
+    """Held-out data that all evaluations share.
 
     Attributes:
-        tokenizer: Of questions and text.
-        images: The test split.
+        tokenizer: Tokenizer of questions and text.
+        images: Images of the test split.
         maker: Makes batches with one question per image.
-        stream: Tokens of the test topics.
+        stream: Tokens of the test topics, one-dimensional.
     """
 
     tokenizer: Tokenizer
@@ -42,25 +42,25 @@ class HeldOutData:
     stream: NDArray[np.int64]
 
     def windows(self, count: int) -> NDArray[np.int64]:
-        """Windows spread evenly over the test topics, (count, T + 1)."""
+        """Windows spread evenly over the test topics, shape (count, T + 1)."""
         starts = np.linspace(0, len(self.stream) - self.maker.layout.length - 1, count).astype(np.int64)
         return windows_at(self.stream, starts, self.maker.layout.length)
 
     def batches(self, questions: Sequence[Question], windows: NDArray[np.int64]) -> Iterator[SequenceBatch]:
-        """Questions, then windows, in batches."""
+        """Batches of the questions, then of the windows."""
         for start in range(0, len(questions), _ROWS):
             yield self.maker.make([[question] for question in questions[start : start + _ROWS]], windows[:0])
         for start in range(0, len(windows), _ROWS):
             yield self.maker.make([], windows[start : start + _ROWS])
 
     def questions(self, spec: SetSpec) -> list[Question]:
-        """One question on each of the first images that have one of this kind."""
+        """One question about each of the first images that have one of this kind."""
         images = self.images
         by_image = images.open_questions if spec.questions == "open" else images.yes_no_questions
         return [questions[0] for questions in by_image if questions][: spec.images]
 
     def of_set(self, spec: SetSpec) -> Iterator[SequenceBatch]:
-        """The sequences of a set."""
+        """Batches of a test set."""
         return self.batches(self.questions(spec), self.windows(spec.texts))
 
 
@@ -74,12 +74,12 @@ def load_held_out_data(tokenizer: Tokenizer) -> HeldOutData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a model gets right.
+    """Scores of a model on held-out data; NaN where there was nothing to score.
 
     Attributes:
-        accuracy: Share of questions whose answer is the most probable of all tokens.
+        accuracy: Share of questions whose answer is the most probable token.
         language_accuracy: Share of text tokens that are the most probable next token.
-        bits_per_byte: Cross entropy of text per UTF-8 byte.
+        bits_per_byte: Cross entropy of text, bits per UTF-8 byte.
     """
 
     accuracy: float
@@ -91,7 +91,7 @@ class Scores:
 def score(
     model: TinyVLM, encoder: VisionEncoder, data: HeldOutData, questions: Sequence[Question], windows: NDArray[np.int64]
 ) -> Scores:
-    """Accuracy on questions and on windows of text; NaN where there are none."""
+    """Scores on questions and on windows of text, shape (windows, T + 1)."""
     device = next(model.parameters()).device
     right, asked, nats = {True: 0, False: 0}, {True: 0, False: 0}, 0.0
     for batch in data.batches(questions, windows):
@@ -115,13 +115,13 @@ def score(
 def capture_routing(
     model: TinyVLM, encoder: VisionEncoder, batches: Iterator[SequenceBatch], *, source: str
 ) -> RoutingTrace:
-    """The routing trace of some batches, sequences numbered in order; every token is prefill.
+    """Routing trace of some batches; sequences are numbered in order and every token is prefill.
 
     Args:
-        model: With experts.
-        encoder: Gives features of images.
-        batches: What is asked.
-        source: Written into the trace's metadata.
+        model: A model with experts.
+        encoder: Vision encoder.
+        batches: Batches to run.
+        source: Source that the metadata of the trace names.
     """
     device = next(model.parameters()).device
     ids, weights, modality, sequence = [], [], [], []
@@ -149,11 +149,11 @@ def capture_routing(
 
 
 def calibrate_skips(model: TinyVLM, encoder: VisionEncoder, batch: SequenceBatch, variant: VariantSpec) -> list[Skip]:
-    """The skip of each layer, calibrated on one batch of training data.
+    """Skip rule of each layer, calibrated on one batch of training data.
 
-    ``modes_like``: a layer matters as much as leaving it out moves the output, in mean KL divergence; of ``importance x
-    weight`` over all layers, the share ``skip_share`` of each modality that is smallest is skipped. ``naee_like``: the
-    median ratio of each slot's weight to the best, per layer.
+    ``modes_like``: the importance of a layer is the mean KL divergence of the output when the layer is left out. Of
+    ``importance x weight`` over all layers, the smallest share ``skip_share`` of each modality is skipped. ``naee_like``:
+    the limit of a slot is the layer's median ratio of its weight to the largest weight.
     """
     routings, modality = _observe(model, encoder, batch)
     if variant.skip == "naee_like":
@@ -162,11 +162,11 @@ def calibrate_skips(model: TinyVLM, encoder: VisionEncoder, batch: SequenceBatch
     all_scores = torch.stack(
         [alpha * routing.chosen.weights for alpha, routing in zip(importance, routings, strict=True)], dim=1
     )
-    thresholds = tuple(
-        float(torch.quantile(all_scores[modality == label].flatten(), share))
-        for label, share in enumerate(variant.skip_share)
-    )
-    assert len(thresholds) == 2
+
+    def threshold(label: int) -> float:
+        return float(torch.quantile(all_scores[modality == label].flatten(), variant.skip_share[label]))
+
+    thresholds = (threshold(0), threshold(1))
     return [SkipByImportance(layer_importance=alpha, thresholds=thresholds) for alpha in importance]
 
 
@@ -178,7 +178,7 @@ def _observe(model: TinyVLM, encoder: VisionEncoder, batch: SequenceBatch) -> tu
 
 @torch.no_grad()
 def _layer_importance(model: TinyVLM, encoder: VisionEncoder, batch: SequenceBatch) -> list[float]:
-    """Mean KL divergence of the output with all experts from the output without one layer's, for each layer."""
+    """For each layer, mean KL divergence (nats) between the outputs with and without the experts of that layer."""
     features = encoder(batch.pixels)
     whole = model(batch, features)[0].log_softmax(dim=-1)
     importance = []

@@ -1,4 +1,4 @@
-"""The feed-forward part of a decoder layer: dense, or a mixture of experts whose routing can be seen and dispatched."""
+"""Feed-forward part of a decoder layer: dense, or a mixture of experts with visible routing and own dispatch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from smoes_sim.learning.selection import Chosen, Selection, Skip
 
 
 class Routing(NamedTuple):
-    """What a router did with N tokens.
+    """Routing decision on N tokens.
 
     Attributes:
-        probabilities: Full softmax (over the experts a token may use), shape (N, E).
-        chosen: Experts and weights, shape (N, K) each.
+        probabilities: Full softmax over the experts that a token may use, shape (N, E).
+        chosen: Chosen experts and their weights, shape (N, K) each.
     """
 
     probabilities: Tensor
@@ -26,11 +26,16 @@ class Routing(NamedTuple):
 
 
 Dispatch = Callable[[Tensor, Chosen, "Experts"], Tensor]
-"""Runs the chosen experts on tokens (N, D) and gives their weighted sum, (N, D)."""
+"""Function that runs the chosen experts on tokens (N, D) and returns their weighted sum, (N, D)."""
 
 
 class Experts(nn.Module):
-    """E gated feed-forward networks of inner size F, run as batched products."""
+    """E gated feed-forward networks of inner size F, computed as batched matrix products.
+
+    Attributes:
+        rise: Weights of gate and up projection, shape (E, D, 2 F).
+        fall: Weights of the down projection, shape (E, F, D).
+    """
 
     def __init__(self, hidden: int, inner: int, num_experts: int) -> None:
         super().__init__()
@@ -39,13 +44,13 @@ class Experts(nn.Module):
         self.fall = nn.Parameter(torch.randn(num_experts, inner, hidden) / inner**0.5)
 
     def forward(self, rows: Tensor, expert: Tensor) -> Tensor:
-        """Each row through its expert, shape (N, D).
+        """Output of each row's expert, shape (N, D).
 
-        Rows are laid out as (E, largest load, D), so a skewed load costs products with zeros.
+        Rows are padded to (E, largest load, D), so an uneven load costs products with zeros.
 
         Args:
-            rows: Shape (N, D).
-            expert: Expert of each row, in ascending order, shape (N,).
+            rows: Inputs, shape (N, D).
+            expert: Expert of each row, ascending, shape (N,).
         """
         counts = torch.bincount(expert, minlength=self.num_experts)
         capacity = max(int(counts.max()), 1)
@@ -58,7 +63,7 @@ class Experts(nn.Module):
 
 
 def run_locally(x: Tensor, chosen: Chosen, experts: Experts) -> Tensor:
-    """All experts in one place: the weighted sum of the chosen experts' outputs, shape (N, D)."""
+    """Weighted sum of the chosen experts' outputs, shape (N, D), with all experts on one rank."""
     ids = chosen.expert_ids.flatten()
     order = torch.argsort(ids, stable=True)[int((ids < 0).sum()) :]
     token = order // chosen.expert_ids.shape[1]
@@ -67,15 +72,18 @@ def run_locally(x: Tensor, chosen: Chosen, experts: Experts) -> Tensor:
 
 
 class DispatchOverRanks:
-    """The same sum with experts on R ranks: every exchange is a real buffer, and its rows are counted.
+    """The same sum with the experts on R ranks; every exchange is a real buffer whose rows are counted.
 
-    A token is sent once to each rank that holds some of its experts (deduplicated by rank), its experts there are run on
-    the rows that arrived, and their partial sum goes back: what ``smoes_sim.traffic.copies`` predicts from a trace.
+    A token is sent once to each rank that holds some of its experts (deduplicated by rank), its experts there run on the
+    received rows, and their partial sum is returned. ``smoes_sim.traffic.copies`` predicts the counts from a trace.
 
     Args:
         expert_rank: Rank of each expert in this layer, shape (E,).
-        home: Home rank of each token that will come, in order, shape (T,).
-        num_ranks: R.
+        home: Home rank of each token, in the order of the calls, shape (T,).
+        num_ranks: Number of ranks, R.
+
+    Attributes:
+        copies: Rows sent so far from rank to rank, shape (R, R); the diagonal is local.
     """
 
     def __init__(self, expert_rank: Tensor, home: Tensor, num_ranks: int) -> None:
@@ -105,12 +113,12 @@ class DispatchOverRanks:
 class MixtureOfExperts(nn.Module):
     """Router and experts of one layer.
 
-    ``hybrid`` has a router per modality, as MoIIE does; every other rule has one.
+    The rule ``hybrid`` has one router per modality (as MoIIE), every other rule has one.
 
     Attributes:
-        skip: Drops chosen experts at inference, or None.
-        dispatch: How the chosen experts are run.
-        scale: Factor on the output; 0 leaves the layer's experts out, to see how much they matter.
+        skip: Rule that drops chosen experts at inference, or None.
+        dispatch: Function that runs the chosen experts.
+        scale: Factor on the output; 0 leaves the experts of this layer out, to measure their importance.
     """
 
     allowed: Tensor | None
@@ -127,7 +135,7 @@ class MixtureOfExperts(nn.Module):
         self.scale = 1.0
 
     def forward(self, x: Tensor, modality: Tensor) -> tuple[Tensor, Routing]:
-        """Output and routing of tokens (N, D) with labels (N,)."""
+        """Output (N, D) and routing of tokens (N, D) with modality labels (N,)."""
         label = (modality != 0).long()
         logits = self.router(x)
         if self.num_routers > 1:
@@ -152,7 +160,7 @@ class DenseFeedForward(nn.Module):
         self.fall = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor, modality: Tensor) -> tuple[Tensor, None]:
-        """Output of tokens (N, D); there is no routing."""
+        """Output (N, D) of tokens (N, D), and None for the routing."""
         del modality
         gate, up = self.rise(x).chunk(2, dim=-1)
         return self.fall(functional.silu(gate) * up), None

@@ -1,7 +1,7 @@
-"""Losses on one layer's router, each usable with any router; sum them over layers.
+"""Losses on the router of one layer, usable with any router; sum them over the layers. All are scalars.
 
-Full softmax probabilities, shape (..., E), carry the gradient; chosen experts (slots of -1 are none) and scores do not.
-All are computed in at least single precision.
+The full softmax probabilities, shape (..., E), carry the gradient; chosen experts (-1 for an empty slot) and scores do not.
+All losses are computed in at least single precision.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from torch import Tensor
 from smoes_sim.learning.bins import routed_counts
 
 Reading = Literal["printed", "within"]
-"""How the bin balance loss is read: as printed, or with load and probability renormalised inside each bin."""
+"""Form of the bin balance loss: as printed in the paper, or with load and probability renormalised within each bin."""
 _KL_FLOOR = 1e-6
-"""Smallest share in a divergence that has no bound: keeps its gradient finite in single precision."""
+"""Lower limit of shares in an unbounded divergence; keeps its gradient finite in single precision."""
 
 
 def balance_loss(probabilities: Tensor, expert_ids: Tensor) -> Tensor:
-    """Ordinary balance ``E sum_e f_e P_e``: balances all EXPERTS against each other; 1 when even, E when one takes all.
+    """Standard balance loss ``E sum_e f_e P_e`` over all EXPERTS; 1 when even, E when one expert receives everything.
 
-    f_e is the share of routed tokens that go to e, P_e the mean probability of e (Switch Transformer, arXiv 2101.03961).
+    f_e is the share of routed tokens of expert e, P_e its mean probability (Switch Transformer, arXiv 2101.03961).
 
     Args:
-        probabilities: Shape (..., E).
-        expert_ids: Shape (..., K).
+        probabilities: Router probabilities, shape (..., E).
+        expert_ids: Chosen experts, shape (..., K).
     """
     load, mass = _load_and_mass(probabilities, expert_ids)
     return load.numel() * (load * mass).sum()
 
 
 def split_balance_loss(probabilities: Tensor, expert_ids: Tensor, modality: Tensor, allowed: Tensor) -> Tensor:
-    """Ordinary balance of each modality over the EXPERTS that it may use, mean over modalities that are present.
+    """Standard balance loss of each modality over the EXPERTS that it may use, mean over the modalities present.
 
-    What hard and hybrid routing need: a balance over all experts would ask for what the split forbids.
+    For hard and hybrid routing: a balance over all experts would demand what the split forbids.
 
     Args:
-        probabilities: Zero where an expert is not allowed, shape (..., E).
-        expert_ids: Shape (..., K).
+        probabilities: Router probabilities, zero where an expert is not allowed, shape (..., E).
+        expert_ids: Chosen experts, shape (..., K).
         modality: 0 text, anything else vision, shape (...).
-        allowed: Shape (M, E).
+        allowed: Experts that each modality may use, shape (M, E).
     """
     g = probabilities.reshape(-1, probabilities.shape[-1])
     ids, label = expert_ids.reshape(-1, expert_ids.shape[-1]), (modality.reshape(-1) != 0).long()
@@ -54,17 +54,17 @@ def split_balance_loss(probabilities: Tensor, expert_ids: Tensor, modality: Tens
 
 
 def bin_balance_loss(probabilities: Tensor, expert_ids: Tensor, bins: Tensor, *, reading: Reading = "printed") -> Tensor:
-    """SMoES's bin balance ``sum_k N_B sum_(e in B_k) f_e P_e``, with ``N_B = E / N_bins``.
+    """Bin balance loss of SMoES ``sum_k N_B sum_(e in B_k) f_e P_e``, with ``N_B = E / N_bins``.
 
-    ``printed`` (the formula as it stands) balances all EXPERTS of the layer: the outer sum covers every expert once, so it
-    is exactly :func:`balance_loss` / N_bins whatever the bins. ``within`` renormalises f and P inside each bin, balances
-    experts INSIDE each bin only, and leaves the load ACROSS bins free: bins may collapse; N_bins when even.
+    ``printed`` (the formula as printed) balances all EXPERTS of the layer: the outer sum covers every expert once, so it
+    equals :func:`balance_loss` / N_bins for any bins. ``within`` renormalises f and P within each bin and so balances the
+    experts WITHIN each bin only; the load ACROSS bins is free, and bins may collapse. It is N_bins when even.
 
     Args:
-        probabilities: Shape (..., E).
-        expert_ids: Shape (..., K).
-        bins: Bin of each expert, equally many each, shape (E,).
-        reading: See above; the paper describes the second and prints the first.
+        probabilities: Router probabilities, shape (..., E).
+        expert_ids: Chosen experts, shape (..., K).
+        bins: Bin of each expert, shape (E,); all bins have the same size.
+        reading: Form of the loss; the paper describes ``within`` and prints ``printed``.
     """
     load, mass = _load_and_mass(probabilities, expert_ids)
     num_bins = int(bins.max()) + 1
@@ -76,14 +76,14 @@ def bin_balance_loss(probabilities: Tensor, expert_ids: Tensor, bins: Tensor, *,
 
 
 def device_balance_loss(probabilities: Tensor, expert_ids: Tensor, device: Tensor) -> Tensor:
-    """DeepSeekMoE's device-level balance ``sum_i f'_i P'_i``: balances DEVICES, not the experts of one; 1 when even.
+    """Device-level balance loss of DeepSeekMoE, ``sum_i f'_i P'_i``, over DEVICES, not within one; 1 when even.
 
     ``f'_i`` is the mean over the experts of device i of ``E`` times their share of routed tokens, ``P'_i`` the sum of their
-    mean probabilities (DeepSeekMoE, arXiv 2401.06066). This is the balance across bins that SMoES's own loss lacks.
+    mean probabilities (DeepSeekMoE, arXiv 2401.06066). It is the balance across bins that the loss of SMoES lacks.
 
     Args:
-        probabilities: Shape (..., E).
-        expert_ids: Shape (..., K).
+        probabilities: Router probabilities, shape (..., E).
+        expert_ids: Chosen experts, shape (..., K).
         device: Device (or bin) of each expert, shape (E,).
     """
     load, mass = _load_and_mass(probabilities, expert_ids)
@@ -97,12 +97,12 @@ def modality_by_bin(probabilities: Tensor, scores: Tensor, bins: Tensor) -> Tens
     """Joint distribution of modality and bin in each sequence, ``P(m, B_k)``, shape (B, M, bins).
 
     ``S_mk = sum_(e in B_k) sum_j M_jm g_je / (N_B sum_j M_jm)``, normalised to one. With a full softmax each modality has
-    half of the mass, however many tokens it has. A modality without any score gives a row of zeros.
+    half of the mass, whatever its number of tokens. A modality whose scores are all zero gives a row of zeros.
 
     Args:
-        probabilities: g, shape (B, T, E).
-        scores: M, shape (B, T, M).
-        bins: Shape (E,).
+        probabilities: Router probabilities g, shape (B, T, E).
+        scores: Modality scores M, shape (B, T, M).
+        bins: Bin of each expert, shape (E,).
     """
     g = _precise(probabilities)
     weight = scores.to(g.dtype)
@@ -115,9 +115,11 @@ def modality_by_bin(probabilities: Tensor, scores: Tensor, bins: Tensor) -> Tens
 
 
 def mutual_information(joint: Tensor) -> Tensor:
-    """Mutual information of the last two axes of a joint distribution, in nats, shape (...); 0 log 0 = 0.
+    """Mutual information of the last two axes of a joint distribution, nats, shape (...); 0 log 0 = 0.
 
-    ((1/2, 0), (0, 1/2)): ln 2 = 0.6931.
+    Example:
+        >>> mutual_information(torch.tensor([[0.5, 0.0], [0.0, 0.5]]))
+        tensor(0.6931)
     """
     product = joint.sum(dim=-1, keepdim=True) * joint.sum(dim=-2, keepdim=True)
     tiny = torch.finfo(joint.dtype).tiny
@@ -128,19 +130,19 @@ def mutual_information(joint: Tensor) -> Tensor:
 def inter_bin_loss(
     probabilities: Tensor, scores: Tensor, bins: Tensor, *, is_used: Tensor | None = None, minimum_mass: float = 1.0
 ) -> Tensor:
-    """SMoES's inter-bin loss ``- mean_i I_i(M; B)``: drives modalities into different bins, in [-ln 2, 0] for two.
+    """Inter-bin loss of SMoES, ``- mean_i I_i(M; B)``, nats: drives modalities into different bins; in [-ln 2, 0] for two.
 
     With a full softmax I is the Jensen-Shannon divergence between the bins of text and of vision. Its gradient vanishes
-    where the two are equal. Sequences that lack a modality carry no information and are skipped (0/0 as printed): those
-    where a modality's scores sum to less than ``minimum_mass`` tokens, and those that ``is_used`` leaves out (a
+    where the two are equal. Sequences without one of the modalities are skipped (the printed formula is 0/0 there): those
+    in which the scores of a modality sum to less than ``minimum_mass`` tokens, and those that ``is_used`` excludes (a
     Gaussian score gives every token some of both, so pass :func:`smoes_sim.learning.bins.modality_presence`).
 
     Args:
-        probabilities: Shape (B, T, E).
-        scores: Shape (B, T, M).
-        bins: Shape (E,).
-        is_used: Shape (B,), or None for all.
-        minimum_mass: In tokens.
+        probabilities: Router probabilities, shape (B, T, E).
+        scores: Modality scores, shape (B, T, M).
+        bins: Bin of each expert, shape (E,).
+        is_used: Sequences to use, shape (B,), or None for all.
+        minimum_mass: Smallest sum of the scores of a modality, tokens.
 
     Returns:
         A scalar; 0 with a gradient of 0 if every sequence is skipped.
@@ -152,10 +154,10 @@ def inter_bin_loss(
 def inter_bin_kl_like(
     probabilities: Tensor, scores: Tensor, bins: Tensor, *, is_used: Tensor | None = None, minimum_mass: float = 1.0
 ) -> Tensor:
-    """The ablation's inter-bin KL: minus the mean symmetric KL divergence between the bins of text and of vision.
+    """Minus the mean symmetric KL divergence between the bins of text and of vision, nats: an ablation of SMoES.
 
-    Takes the place of :func:`inter_bin_loss`; unlike it, unbounded below. The paper's exact form could not be read.
-    Arguments as there. (0.75, 0.25) against (0.25, 0.75): - ln 3 = -1.0986.
+    Replaces :func:`inter_bin_loss` and has the same arguments; unlike it, it is unbounded below. The exact form in the
+    paper could not be read. Bins (0.75, 0.25) and (0.25, 0.75) give -ln 3 = -1.0986.
     """
     joint = modality_by_bin(probabilities, scores, bins)
     conditional = joint / joint.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(joint.dtype).tiny)
@@ -163,16 +165,16 @@ def inter_bin_kl_like(
 
 
 def smar_like_loss(probabilities: Tensor, modality: Tensor, *, low: float = 1.5, high: float = 2.0) -> Tensor:
-    """SMAR's tolerance band: how far the symmetric KL of the modalities' mean router distributions is outside [low, high].
+    """Distance (nats) of the symmetric KL divergence between the modalities' mean router distributions from [low, high].
 
-    Drives EXPERTS apart between modalities, but only so far; knows no bins. The band is the one that reviews of SMAR
+    As SMAR: separates the modalities over EXPERTS up to a limit, without bins. The band is the one that reviews of SMAR
     (arXiv 2506.06406) quote; the paper's exact loss could not be read. 0 with a gradient of 0 if a modality is missing.
 
     Args:
         probabilities: Shape (..., E).
         modality: 0 text, anything else vision, shape (...).
-        low: In nats.
-        high: In nats.
+        low: Lower end of the band, nats.
+        high: Upper end of the band, nats.
     """
     g = _precise(probabilities).reshape(-1, probabilities.shape[-1])
     is_vision = modality.reshape(-1) != 0
@@ -184,7 +186,7 @@ def smar_like_loss(probabilities: Tensor, modality: Tensor, *, low: float = 1.5,
 
 
 def _symmetric_kl(pair: Tensor) -> Tensor:
-    """``KL(p|q) + KL(q|p)`` of two distributions stacked on the second-last axis, shape (...)."""
+    """``KL(p|q) + KL(q|p)`` of two distributions stacked on the second-last axis, nats, shape (...)."""
     p, q = pair.clamp_min(_KL_FLOOR).unbind(dim=-2)
     return ((p - q) * (p.log() - q.log())).sum(dim=-1)
 

@@ -1,4 +1,4 @@
-"""What a variant is trained for: the task, the balance of its router, and the losses that separate modalities."""
+"""Training loss of a variant: task, router balance, and the losses that separate modalities."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from smoes_sim.errors import SimulationError
 from smoes_sim.learning import losses
 from smoes_sim.learning.bins import ExpertBins, modality_presence
 from smoes_sim.learning.scores import GaussianScores, hard_scores
@@ -14,9 +15,9 @@ from smoes_sim.learning.tiny_vlm import LayerRecord, SequenceBatch
 
 
 class TrainingObjective(nn.Module):
-    """The loss of a variant, with the running statistics that it keeps per layer.
+    """Loss of a variant, and the running statistics of each layer.
 
-    Every mixture keeps bins, also where no loss uses them: their counts are the training counts that place experts.
+    Every layer with experts keeps bins, even if no loss uses them: their counts are the training counts that place experts.
     """
 
     def __init__(self, study: Study, variant: VariantSpec) -> None:
@@ -33,17 +34,17 @@ class TrainingObjective(nn.Module):
 
     @property
     def needs_attention(self) -> bool:
-        """Whether the model has to accumulate scores along attention."""
+        """Whether the model must accumulate scores along attention."""
         return self.variant.score == "attention"
 
     def forward(self, logits: Tensor, records: list[LayerRecord], batch: SequenceBatch, allowed: Tensor | None) -> Tensor:
-        """The loss of a batch; statistics take the batch into account first.
+        """Loss of a batch, a scalar; updates the statistics with the batch first.
 
         Args:
-            logits: At places with a target.
-            records: Of each layer with experts.
-            batch: What was asked.
-            allowed: Experts that each modality may use, (M, E), or None.
+            logits: Logits at the tokens with a target, shape (targets, vocabulary).
+            records: Record of each layer with experts.
+            batch: The batch.
+            allowed: Experts that each modality may use, shape (M, E), or None.
         """
         loss = _task_loss(logits, batch)
         for layer, record in enumerate(records):
@@ -75,7 +76,8 @@ class TrainingObjective(nn.Module):
 
     def _scores(self, layer: int, record: LayerRecord, batch: SequenceBatch) -> Tensor:
         if self.variant.score == "attention":
-            assert record.scores is not None, "the model was not asked for scores"
+            if record.scores is None:
+                raise SimulationError("the model ran without scores. This is a bug; please report it.")
             return record.scores
         if self.variant.score == "hard":
             return hard_scores(batch.modality)
@@ -85,12 +87,12 @@ class TrainingObjective(nn.Module):
         return batch.spread(gaussian(states), fill=0.0)
 
     def counts(self) -> Tensor:
-        """Running training counts, (L, M, E)."""
+        """Running training counts, shape (L, M, E)."""
         return torch.stack([bins.counts for bins in self.bins])
 
 
 def _task_loss(logits: Tensor, batch: SequenceBatch) -> Tensor:
-    """Mean cross entropy of answers plus mean cross entropy of text, so that neither drowns the other."""
+    """Mean cross entropy of answers plus that of text, nats, so that neither dominates."""
     has_target = batch.targets >= 0
     is_answer = (batch.modality.sum(dim=1) > 0)[:, None].expand_as(has_target)[has_target]
     entropy = functional.cross_entropy(logits, batch.targets[has_target], reduction="none")

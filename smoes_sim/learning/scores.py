@@ -1,8 +1,8 @@
-"""How much of each modality a token carries in a layer: scores in [0, 1] that sum to one over modalities.
+"""Modality scores of tokens in a layer: values in [0, 1] that sum to one over the modalities.
 
-Three estimators: hard (the token's own label), attention-accumulated (local, mixes as attention mixes) and Gaussian
-(global, from running statistics of the hidden states). Detach what they are given: a model that can move its scores
-can raise the mutual information without specialising anything.
+Three estimators: hard (the token's own label), attention (accumulated along attention; local) and Gaussian (from running
+statistics of the hidden states; global). Detach their inputs: a model that can change its scores can raise the mutual
+information without specialised experts.
 """
 
 from __future__ import annotations
@@ -14,26 +14,25 @@ from torch.nn import functional
 from smoes_sim.learning.data_parallel import sum_over_ranks
 
 NUM_MODALITIES = 2
-"""Text and vision; other visual codes of a trace (video) count as vision."""
+"""Text and vision; every code of a trace other than text counts as vision."""
 _SMALLEST_VARIANCE = 1e-6
 
 
 def hard_scores(modality: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """One for a token's own modality, zero for the other, shape (..., M).
+    """Scores of one for a token's own modality and zero for the other, shape (..., M).
 
     Args:
         modality: 0 text, anything else vision, shape (...).
-        dtype: Type of the result.
+        dtype: Element type of the result.
     """
     return functional.one_hot((modality != 0).long(), NUM_MODALITIES).to(dtype)
 
 
 def attended_scores(attention: Tensor, scores: Tensor) -> Tensor:
-    """What a token's attention brings in: ``sum_j' Attn_jj' M_j'``, shape (B, T, M).
+    """Attention-weighted mean of the scores, ``sum_j' Attn_jj' M_j'``, shape (B, T, M).
 
     Args:
-        attention: Attention map averaged over heads, rows sum to one, shape (B, T, T); or per head, (B, H, T, T), and it
-            is averaged here.
+        attention: Attention map averaged over heads, shape (B, T, T), or per head, (B, H, T, T); rows sum to one.
         scores: Scores before this layer, shape (B, T, M).
     """
     mean = attention.mean(dim=1) if attention.dim() == 4 else attention
@@ -43,18 +42,18 @@ def attended_scores(attention: Tensor, scores: Tensor) -> Tensor:
 def attend_with_scores(
     query: Tensor, key: Tensor, value: Tensor, scores: Tensor, *, mask: Tensor | None = None, is_causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Attention and :func:`attended_scores` in one pass that never stores a map.
+    """Attention and :func:`attended_scores` in one pass, without storing an attention map.
 
-    ``sum_j' A_jj' M_j'`` is attention's own output for the value M, so the scores travel as extra channels of the value.
-    On devices whose fused kernels need equal head sizes PyTorch falls back to its composed kernel.
+    ``sum_j' A_jj' M_j'`` is the output of attention for the value M, so the scores are appended as channels of the value.
+    Where fused kernels need equal head sizes, PyTorch falls back to its composed kernel.
 
     Args:
-        query: Shape (B, H, T, d).
-        key: Shape (B, H, T, d).
-        value: Shape (B, H, T, d).
+        query: Queries, shape (B, H, T, d).
+        key: Keys, shape (B, H, T, d).
+        value: Values, shape (B, H, T, d).
         scores: Scores before this layer, shape (B, T, M).
         mask: True where attention is allowed, broadcastable to (B, H, T, T).
-        is_causal: Instead of a mask.
+        is_causal: Use a causal mask; then ``mask`` must be None.
 
     Returns:
         Output of attention, shape (B, H, T, d), and attended scores, shape (B, T, M).
@@ -70,9 +69,9 @@ def attend_with_scores(
 def accumulate_scores(scores: Tensor, attended: Tensor, *, residual: Tensor, attention_output: Tensor) -> Tensor:
     """Scores after a layer's attention, shape (B, T, M).
 
-    ``M' = (|a| Mt + |x| M) / (|a| + |x|)``, which mirrors ``x' = x + a``: x the residual stream before attention, a what
-    attention adds to it, Mt the attended scores. The norms are read as L2 over the hidden dimension; the paper's notes
-    do not say which, nor whether x is before or after normalisation.
+    ``M' = (|a| Mt + |x| M) / (|a| + |x|)``, in analogy to ``x' = x + a``: x is the residual stream before attention, a
+    the output of attention, Mt the attended scores. The norms are L2 over the hidden dimension here; the paper does not
+    state the norm, nor whether x is taken before or after normalisation.
 
     Args:
         scores: M, shape (B, T, M).
@@ -81,7 +80,12 @@ def accumulate_scores(scores: Tensor, attended: Tensor, *, residual: Tensor, att
         attention_output: a, shape (B, T, D).
 
     Example:
-        |x| = 3, |a| = 1, M = (1, 0), Mt = (0, 1): (0.75, 0.25).
+        |x| = 3 and |a| = 1:
+
+        >>> x, a = torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
+        >>> text, vision = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
+        >>> accumulate_scores(text, vision, residual=x, attention_output=a)
+        tensor([[[0.7500, 0.2500]]])
     """
     precise = torch.promote_types(residual.dtype, torch.float32)
     kept = torch.linalg.vector_norm(residual.to(precise), dim=-1, keepdim=True)
@@ -91,21 +95,22 @@ def accumulate_scores(scores: Tensor, attended: Tensor, *, residual: Tensor, att
 
 
 class GaussianScores(nn.Module):
-    """Scores from one diagonal Gaussian per modality over a layer's hidden states.
+    """Scores from one diagonal Gaussian per modality over the hidden states of a layer.
 
     ``LL_m = -1/2 sum_d (log s2_md + (x_d - mu_md)^2 / s2_md)``, ``M_m = softmax_m(LL_m / tau)``, ``tau = 0.5 D``.
 
-    The running statistics are a RECONSTRUCTION: the paper's three lines could not be read. With the batch mean and variance
-    (mu_b, v_b) of a modality and ``delta = mu_b - mu``: ``mu += (1 - beta) delta`` and ``s2 = beta s2 + (1 - beta) v_b +
-    beta (1 - beta) delta^2``, the exact variance of the ``beta : 1 - beta`` mixture. The first batch of a modality sets
-    its statistics; a modality that a batch lacks keeps them; one that was never seen scores 0 (all equal if none was).
+    The update of the statistics is a RECONSTRUCTION: the three lines of the paper could not be read. With batch mean and
+    variance (mu_b, v_b) of a modality and ``delta = mu_b - mu``: ``mu += (1 - beta) delta`` and
+    ``s2 = beta s2 + (1 - beta) v_b + beta (1 - beta) delta^2``, the exact variance of the
+    ``beta : 1 - beta`` mixture. The first batch of a modality sets its statistics; a modality absent from a batch keeps
+    them; one that never occurred scores 0 (all equal if none occurred).
 
-    Keep the module in full precision when the model is in half: its decay needs more than 8 bits.
+    Keep this module in full precision if the model is in half: the decay needs more than 8 bits.
 
     Args:
-        hidden: D.
+        hidden: Hidden size, D.
         decay: beta; 0.99 in the paper.
-        num_modalities: M.
+        num_modalities: Number of modalities, M.
     """
 
     mean: Tensor
@@ -121,11 +126,11 @@ class GaussianScores(nn.Module):
 
     @torch.no_grad()
     def update(self, states: Tensor, modality: Tensor) -> None:
-        """Take one batch into account; under ``torch.distributed`` the batch of all ranks together.
+        """Update the statistics with one batch; under ``torch.distributed`` with the batches of all ranks.
 
         Args:
-            states: Hidden states that the router sees, shape (..., D).
-            modality: Hard label of each, 0 text, anything else vision, shape (...).
+            states: Hidden states at the router's input, shape (..., D).
+            modality: Label of each token, 0 text, anything else vision, shape (...).
         """
         x = states.reshape(-1, states.shape[-1]).double()
         labels = hard_scores(modality.reshape(-1), dtype=torch.float64)
@@ -143,7 +148,7 @@ class GaussianScores(nn.Module):
         self.is_seen |= present
 
     def forward(self, states: Tensor) -> Tensor:
-        """Scores of hidden states (..., D), shape (..., M), in at least single precision."""
+        """Scores of hidden states (..., D), shape (..., M), at least in single precision."""
         x = states.to(torch.promote_types(states.dtype, torch.float32))
         variance = self.variance.to(x.dtype).clamp_min(_SMALLEST_VARIANCE)
         distance = (x[..., None, :] - self.mean.to(x.dtype)).square() / variance

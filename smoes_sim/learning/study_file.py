@@ -1,4 +1,4 @@
-"""The study file: what is trained, how often, on which mixes it is measured, and which claims are judged."""
+"""The study file: variants, seeds, training, test sets and claims."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smoes_sim.yaml_files import Spec, load, named_document, nearest, write_byte
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "studies"
 _MEASURED_BY = 2
-"""Number of the way of measuring; whoever changes what is measured raises it, and finished runs are measured again."""
+"""Version of the measurement; raise it when the measurement changes, so that finished runs are measured again."""
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -23,7 +23,7 @@ Measure = Literal["accuracy", "language_accuracy", "overall", "transmission_rate
 
 
 class ModelSpec(Spec):
-    """Sizes of the decoder; a dense variant takes its inner size from the experts."""
+    """Sizes of the decoder; the inner size of a dense variant follows from the experts."""
 
     hidden: Count = 64
     layers: Count = 4
@@ -43,21 +43,23 @@ class ModelSpec(Spec):
 
 
 class TrainingSpec(Spec):
-    """One run: AdamW, cosine learning rate after a warm-up, sequences of images and of text in every batch."""
+    """Training of one run: AdamW, warm-up, then cosine learning rate; every batch has image and text sequences."""
 
     steps: Count = 500
     images: Count = 7
-    questions: Annotated[int, Field(ge=1, description="Questions packed into the sequence of an image.")] = 3
+    questions: Annotated[int, Field(ge=1, description="Questions per image sequence.")] = 3
     texts: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 4e-3
     warm_up: Count = 40
-    encoder_steps: Annotated[int, Field(ge=1, description="Steps of the vision encoder, trained once and frozen.")] = 400
+    encoder_steps: Annotated[int, Field(ge=1, description="Training steps of the vision encoder, which is then frozen.")] = (
+        400
+    )
     checkpoint_every: Count = 50
     device: Literal["cpu", "cuda"] = "cpu"
 
 
 class SetSpec(Spec):
-    """A mix of test sequences: single questions on images, and windows of text."""
+    """A test set: sequences of one question about an image, and windows of text."""
 
     questions: Literal["open", "yes_no"] = "open"
     images: Count
@@ -65,18 +67,18 @@ class SetSpec(Spec):
 
 
 class VariantSpec(Spec):
-    """What is different about a variant; the defaults are a standard mixture with the ordinary balance loss.
+    """Settings of a variant; the defaults are a standard mixture of experts with the standard balance loss.
 
-    With ``trained_as`` nothing is trained: the named variant is measured again with other experts placement or skipping.
+    With ``trained_as`` nothing is trained: the named variant is measured with another expert placement or skip rule.
     """
 
     trained_as: str | None = None
-    experts: Annotated[Literal["contiguous", "bins"], Field(description="How experts are placed on ranks.")] = "bins"
-    skip: Annotated[Literal["modes_like", "naee_like"] | None, Field(description="Skips chosen experts at inference.")] = (
-        None
-    )
+    experts: Annotated[Literal["contiguous", "bins"], Field(description="Placement of the experts on ranks.")] = "bins"
+    skip: Annotated[
+        Literal["modes_like", "naee_like"] | None, Field(description="Rule that skips experts at inference.")
+    ] = None
     skip_share: Annotated[
-        tuple[Share, Share], Field(strict=False, description="Text and vision slots that modes_like skips.")
+        tuple[Share, Share], Field(strict=False, description="Share of text and of vision slots that modes_like skips.")
     ] = (0.3, 0.6)
     layer: Literal["mixture", "dense_total", "dense_active"] = "mixture"
     selection: Literal["top_k", "hard", "hybrid", "device_limited", "group_balanced"] = "top_k"
@@ -102,19 +104,21 @@ class VariantSpec(Spec):
 
 
 class ClaimSpec(Spec):
-    """Something said of two variants: ``first`` against ``second``, differences paired by seed."""
+    """A claim that compares the variants ``first`` and ``second``, with differences paired by seed."""
 
     text: str
     first: str
     second: str
     higher: Annotated[tuple[Measure, ...], Field(strict=False)] = ()
     lower: Annotated[tuple[Measure, ...], Field(strict=False)] = ()
-    not_worse: Annotated[tuple[Measure, ...], Field(strict=False, description="Higher, or lower by less than margin.")] = ()
+    not_worse: Annotated[
+        tuple[Measure, ...], Field(strict=False, description="Measures that may be lower by less than margin.")
+    ] = ()
     margin: Annotated[float, Field(gt=0)] = 0.02
 
 
 class Study(Spec):
-    """Variants times seeds, measured on sets of test sequences over groups of ranks."""
+    """A study: every variant with every seed, measured on test sets over several numbers of ranks."""
 
     description: str = ""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (0, 1, 2)
@@ -152,25 +156,25 @@ class Study(Spec):
         return self
 
     def trained(self) -> list[str]:
-        """Variants that are trained, in order."""
+        """Names of the trained variants, in order."""
         return [name for name, variant in self.variants.items() if variant.trained_as is None]
 
     def derived(self, name: str) -> list[str]:
-        """A trained variant and those that measure it again."""
+        """Names of a trained variant and of the variants that are measured on its weights."""
         return [name, *(other for other, variant in self.variants.items() if variant.trained_as == name)]
 
     def has_router(self, name: str) -> bool:
-        """Whether a variant has experts to choose from."""
+        """Whether a variant has experts."""
         return self.variants[self.variants[name].trained_as or name].layer == "mixture"
 
     def fingerprint(self, name: str, seed: int) -> str:
-        """Changes when anything changes that the weights of a run depend on."""
+        """Hash of all settings that the weights of a run depend on, hexadecimal."""
         training = self.training.model_dump(exclude={"checkpoint_every"})
         learned = self.variants[name].model_dump(exclude={"trained_as", "experts", "skip", "skip_share"})
         return _digest([self.model.model_dump(), training, self.num_bins, self.decay, learned, seed])
 
     def measured_fingerprint(self, name: str, seed: int) -> str:
-        """Changes when anything changes that the measured result of a run depends on."""
+        """Hash of all settings that the measured result of a run depends on, hexadecimal."""
         variant = self.variants[name]
         sets = {key: value.model_dump() for key, value in self.sets.items()}
         measured = [_MEASURED_BY, sets, self.ranks, self.accuracy_questions, self.accuracy_windows, variant.model_dump()]
@@ -178,13 +182,13 @@ class Study(Spec):
 
 
 def save_study(study: Study, out: Path) -> None:
-    """Write ``study.json``: what the folder of a study was trained and measured with, overrides applied."""
+    """Write ``study.json``: the settings of a finished study, overrides applied."""
     settings = study.model_dump(mode="json", exclude_unset=True)
     write_bytes(out / "study.json", orjson.dumps(settings, option=orjson.OPT_INDENT_2))
 
 
 def saved_study(out: Path) -> Study:
-    """The study whose results a folder holds.
+    """Settings of the finished study in a folder.
 
     Raises:
         ConfigError: If the folder holds no finished study.
@@ -207,10 +211,14 @@ def study_names() -> list[str]:
 
 
 def load_study(name: str, overrides: Sequence[str] = ()) -> Study:
-    """A shipped study or a file, with ``a.b=value`` overrides.
+    """A study, by its shipped name or by the path of its file, with ``a.b=value`` overrides.
 
     Raises:
-        ConfigError: One line with the place, the rule and what to do.
+        ConfigError: If there is no such study, or a setting breaks a rule.
+
+    Example:
+        >>> load_study("tiny-vlm", ["seeds=[0]"]).seeds
+        (0,)
     """
     document = named_document(name, _SHIPPED, what="study")
     for assignment in overrides:

@@ -1,7 +1,7 @@
-"""A small decoder-only vision-language model with a frozen vision encoder in front: LLaVA's layout at a million parameters.
+"""A small decoder-only vision-language model with a frozen vision encoder: the layout of LLaVA with a million parameters.
 
-Prefix text, 64 vision tokens and questions in one causal sequence; every layer has attention and a feed-forward part that
-is dense or a mixture of experts. Trained from scratch in minutes on two cores.
+A prompt, 64 vision tokens and questions form one causal sequence; every layer has attention and a feed-forward part, dense
+or a mixture of experts. It trains from scratch in minutes on two cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smoes_sim.learning.selection import Selection
 
 NUM_VISION_TOKENS = 64
 FEATURES = 96
-"""Channels of a vision token as the encoder gives it."""
+"""Channels of a vision token at the output of the encoder."""
 IMAGE_SIDE = 64
 
 
@@ -28,12 +28,12 @@ class Shape:
     """Sizes of the decoder.
 
     Attributes:
-        hidden: D.
-        layers: L.
-        heads: Attention heads; must divide D.
-        inner: F of one expert.
-        vocabulary: Tokens.
-        positions: Longest sequence.
+        hidden: Hidden size, D.
+        layers: Number of layers, L.
+        heads: Number of attention heads; divides D.
+        inner: Inner size of one expert, F.
+        vocabulary: Size of the vocabulary.
+        positions: Length of the longest sequence.
     """
 
     hidden: int
@@ -46,16 +46,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceBatch:
-    """Sequences of images with questions and of text alone, padded to one length T.
+    """B sequences, of images with questions first and of text after them, padded to one length T.
 
     Attributes:
-        tokens: Text tokens; what stands at vision tokens does not matter, (B, T).
-        positions: (B, T).
-        modality: 0 text, 1 vision, (B, T).
-        is_token: False at padding, (B, T).
-        mask: True where a token may look, (B, T, T).
-        targets: Token to predict at each place, -100 for none, (B, T).
-        pixels: Images of the first I sequences, uint8 (I, 64, 64, 3).
+        tokens: Token ids, shape (B, T); ignored at vision tokens.
+        positions: Positions, shape (B, T).
+        modality: 0 text, 1 vision, shape (B, T).
+        is_token: False at padding, shape (B, T).
+        mask: Attention mask, True where allowed, shape (B, T, T).
+        targets: Token to predict, -100 for none, shape (B, T).
+        pixels: Images of the first I sequences, uint8, shape (I, 64, 64, 3).
     """
 
     tokens: Tensor
@@ -71,19 +71,19 @@ class SequenceBatch:
         return SequenceBatch(**{name: getattr(self, name).to(device) for name in self.__slots__})
 
     def spread(self, values: Tensor, *, fill: float) -> Tensor:
-        """Values of the real tokens (N, X) as (B, T, X), with ``fill`` at padding."""
+        """Values of the real tokens (N, X) in the layout (B, T, X), with ``fill`` at padding."""
         full = values.new_full((*self.is_token.shape, values.shape[-1]), fill)
         full[self.is_token] = values
         return full
 
 
 class LayerRecord(NamedTuple):
-    """What a layer's router saw and did, for real tokens in order.
+    """Input and decision of a layer's router, for the N real tokens in order.
 
     Attributes:
-        routing: Probabilities and choice.
-        states: The router's input, (N, D).
-        scores: Attention-accumulated scores after this layer's attention, (B, T, M), or None if not asked for.
+        routing: Probabilities and chosen experts.
+        states: Input of the router, shape (N, D).
+        scores: Modality scores after the attention of this layer, shape (B, T, M); None unless requested.
     """
 
     routing: Routing
@@ -92,7 +92,7 @@ class LayerRecord(NamedTuple):
 
 
 class VisionEncoder(nn.Module):
-    """Three convolutions: 64 x 64 pixels to an 8 x 8 grid of features; the stand-in for a pre-trained CLIP."""
+    """Three convolutions from 64 x 64 pixels to an 8 x 8 grid of features; in place of a pre-trained CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,13 +102,13 @@ class VisionEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (I, 64, 96) of uint8 pixels (I, 64, 64, 3)."""
+        """Features, shape (I, 64, 96), of uint8 pixels (I, 64, 64, 3)."""
         x = self.layers(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
         return x.flatten(2).transpose(1, 2)
 
 
 class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each after a norm and added to the residual stream."""
+    """Attention and feed-forward part, each with a norm before it and a residual connection."""
 
     def __init__(self, shape: Shape, feed_forward: MixtureOfExperts | DenseFeedForward) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class DecoderLayer(nn.Module):
         self.feed_forward = feed_forward
 
     def forward(self, x: Tensor, batch: SequenceBatch, scores: Tensor | None) -> tuple[Tensor, LayerRecord | None]:
-        """The residual stream (B, T, D) after this layer, and what its router did."""
+        """Residual stream (B, T, D) after this layer, and the record of its router (None if dense)."""
         B, T, D = x.shape
         packed = self.project_in(self.attention_norm(x)).view(B, T, 3, self.heads, D // self.heads)
         query, key, value = packed.permute(2, 0, 3, 1, 4)
@@ -141,12 +141,12 @@ class DecoderLayer(nn.Module):
 
 
 class TinyVLM(nn.Module):
-    """The decoder with its embeddings, and the projection of vision features into it.
+    """The decoder, its embeddings, and the projection of vision features.
 
     Args:
-        shape: Sizes.
-        selection: How experts are chosen, or None for a dense feed-forward part.
-        dense_inner: Inner size of the dense part.
+        shape: Sizes of the decoder.
+        selection: Rule that chooses experts, or None for a dense feed-forward part.
+        dense_inner: Inner size of a dense feed-forward part.
     """
 
     def __init__(self, shape: Shape, *, selection: Selection | None, dense_inner: int = 0) -> None:
@@ -168,19 +168,19 @@ class TinyVLM(nn.Module):
 
     @property
     def mixtures(self) -> list[MixtureOfExperts]:
-        """The mixture of each layer; empty for a dense model."""
+        """Mixture of experts of each layer; empty for a dense model."""
         parts = [layer.feed_forward for layer in self.layers]
         return [part for part in parts if isinstance(part, MixtureOfExperts)]
 
     def forward(
         self, batch: SequenceBatch, features: Tensor, *, with_scores: bool = False
     ) -> tuple[Tensor, list[LayerRecord]]:
-        """Logits at the places that have a target, (targets, vocabulary), and a record of each layer with experts.
+        """Logits at the tokens with a target, shape (targets, vocabulary), and a record of each layer with experts.
 
         Args:
-            batch: Sequences.
-            features: Of the batch's images, (I, 64, 96).
-            with_scores: Accumulate modality scores along attention.
+            batch: The sequences.
+            features: Features of the images, shape (I, 64, 96).
+            with_scores: Whether to accumulate modality scores along attention.
         """
         x = self.embed(batch.tokens)
         is_vision = batch.modality == 1

@@ -1,7 +1,7 @@
-"""One run: a variant and a seed, trained step by step and resumed after a kill at any moment.
+"""One run: a variant and a seed, trained step by step and resumable after a kill at any moment.
 
-Batch t of a seed is a function of both alone, the learning rate of t alone, and a checkpoint holds the rest (weights,
-optimiser, running statistics), written in one step: a run that was killed ends with the same bytes as one that was not.
+Batch t depends only on the seed and t, the learning rate only on t, and a checkpoint, written atomically, holds the rest
+(weights, optimiser, running statistics): a run that was killed and resumed ends with the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _ENCODER_BATCH = 32
 _ENCODER_RATE = 5e-3
 _CLIP = 1.0
 _STREAM_TRAIN, _STREAM_ENCODER = range(2)
-"""First word of the seed of each kind of batch."""
+"""First element of the random seed of training and of encoder batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
-    """What all runs of a study share.
+    """Training data that all runs of a study share.
 
     Attributes:
-        tokenizer: Of questions and text.
-        images: The training split.
+        tokenizer: Tokenizer of questions and text.
+        images: Images of the training split.
         maker: Makes training batches.
-        stream: Tokens of the training topics.
+        stream: Tokens of the training topics, one-dimensional.
     """
 
     tokenizer: Tokenizer
@@ -54,7 +54,7 @@ class TrainingData:
 
 
 def load_training_data(*, vocabulary: int, questions: int) -> TrainingData:
-    """Read and decode the training split; ``questions`` are packed into the sequence of an image."""
+    """Training data, decoded; ``questions`` is the number of questions per image sequence."""
     tokenizer, images = make_tokenizer(vocabulary), load_images("train")
     layout = make_layout(tokenizer, images.questions("open"), slots=questions)
     return TrainingData(
@@ -66,7 +66,7 @@ def load_training_data(*, vocabulary: int, questions: int) -> TrainingData:
 
 
 def build_model(study: Study, name: str, *, positions: int) -> TinyVLM:
-    """The untrained model of a variant; its weights follow torch's own generator."""
+    """Untrained model of a variant; its weights are drawn from torch's global random generator."""
     variant, sizes = study.variants[name], study.model
     shape = Shape(
         hidden=sizes.hidden,
@@ -91,10 +91,10 @@ def build_model(study: Study, name: str, *, positions: int) -> TinyVLM:
 
 
 def train_encoder(study: Study, path: Path, on_step: Callable[[int], None]) -> None:
-    """Train the vision encoder to tell colour and shape, and write it; an encoder that is there is kept.
+    """Train the vision encoder to classify colour and shape, and write it; an existing encoder file is kept.
 
     Raises:
-        ConfigError: If the file belongs to another study.
+        ConfigError: If the existing file belongs to other settings.
     """
     fingerprint = str(study.training.encoder_steps)
     if path.exists():
@@ -124,7 +124,7 @@ def train_encoder(study: Study, path: Path, on_step: Callable[[int], None]) -> N
 
 
 def load_encoder(path: Path) -> VisionEncoder:
-    """The frozen encoder of a study."""
+    """Frozen vision encoder of a study."""
     encoder = VisionEncoder()
     encoder.load_state_dict(load_tensors(path)[0])
     return encoder.requires_grad_(False).eval()
@@ -132,16 +132,16 @@ def load_encoder(path: Path) -> VisionEncoder:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A variant and a seed on their way: model, objective and optimiser, at a step.
+    """State of the training of a variant and seed.
 
     Attributes:
-        study: Settings.
-        name: A trained variant.
-        seed: Of weights and batches.
+        study: Settings of the study.
+        name: Name of a trained variant.
+        seed: Seed of weights and batches.
         model: The model.
         objective: Its loss and running statistics.
-        optimiser: AdamW.
-        step: Steps done.
+        optimiser: The optimiser, AdamW.
+        step: Number of finished steps.
     """
 
     study: Study
@@ -157,10 +157,12 @@ class Run:
         """A run at step 0.
 
         Raises:
-            ConfigError: If the study's device is not there.
+            ConfigError: If the device of the study is not available.
         """
         if study.training.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("training.device = cuda, but torch finds no GPU here. Run it where there is one, or on cpu.")
+            raise ConfigError(
+                "training.device = cuda, but torch finds no GPU here. Use a machine with a GPU, or training.device=cpu."
+            )
         torch.manual_seed(seed)
         device = torch.device(study.training.device)
         model = build_model(study, name, positions=positions).to(device)
@@ -171,7 +173,7 @@ class Run:
         return cls(study=study, name=name, seed=seed, model=model, objective=objective, optimiser=optimiser)
 
     def advance(self, data: TrainingData, encoder: VisionEncoder) -> float:
-        """Make one step; returns the loss."""
+        """Train one step; the loss of its batch."""
         training = self.study.training
         rng = np.random.default_rng([_STREAM_TRAIN, self.seed, self.step])
         device = torch.device(training.device)
@@ -198,10 +200,10 @@ class Run:
         save_tensors(path, tensors, self.study.fingerprint(self.name, self.seed), step=self.step)
 
     def restore(self, path: Path) -> None:
-        """Go on from a file.
+        """Load the state of a run from a file.
 
         Raises:
-            ConfigError: If it was written under other settings.
+            ConfigError: If the file was written under other settings.
         """
         tensors, self.step = load_tensors(path, self.study.fingerprint(self.name, self.seed))
         self.model.load_state_dict(_under("model.", tensors))
@@ -216,10 +218,10 @@ class Run:
 def train(
     run: Run, data: TrainingData, encoder: VisionEncoder, folder: Path, on_step: Callable[[int], None]
 ) -> float | None:
-    """Train a run to its end, from its checkpoint if there is one; leaves ``model.safetensors``.
+    """Train a run to its end, from its checkpoint if there is one, and write ``model.safetensors``.
 
     Returns:
-        CPU seconds of the whole training at the pace of the steps made now, None if it was finished before.
+        CPU seconds of the whole training, extrapolated from the steps of this call; None if it was finished before.
     """
     final, checkpoint = folder / "model.safetensors", folder / "checkpoint.safetensors"
     if final.exists():
@@ -242,27 +244,29 @@ def train(
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], fingerprint: str, *, step: int = 0) -> None:
-    """Write tensors in one step, with what they belong to."""
+    """Write tensors atomically, with the fingerprint of their settings and their step."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
-        # one entry: safetensors writes several in no fixed order, and equal runs are to have equal bytes
+        # a single entry: safetensors writes several in no fixed order, and equal runs must have equal bytes
         save_file(whole, temporary, metadata={"run": f"{fingerprint} {step}"})
 
 
 def load_tensors(path: Path, fingerprint: str | None = None) -> tuple[dict[str, Tensor], int]:
-    """Tensors of a file and the step they were written at.
+    """Tensors of a file and the step at which they were written.
 
     Raises:
-        ConfigError: If the file cannot be read, or its fingerprint is another one.
+        ConfigError: If the file cannot be read, or its fingerprint differs.
     """
     try:
         with safe_open(path, framework="pt") as stream:
             written, step = (stream.metadata() or {})["run"].split()
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  not a dict
     except Exception as error:
-        raise ConfigError(f"{path}: cannot be read as safetensors ({error}). Delete it to start anew.") from None
+        raise ConfigError(f"{path}: cannot be read as safetensors ({error}). Delete it to start again.") from None
     if fingerprint is not None and written != fingerprint:
-        raise ConfigError(f"{path}: was trained under other settings. Choose another --out, or delete it to start anew.")
+        raise ConfigError(
+            f"{path}: was trained under other settings. Choose another --out, or delete the file to start again."
+        )
     return tensors, int(step)
 
 
@@ -271,6 +275,6 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float, step: int, steps: int, *, warm_up: int) -> None:
-    """Linear warm-up, then half a cosine to zero."""
+    """Set the learning rate of a step: linear warm-up times half a cosine to zero."""
     for group in optimiser.param_groups:
         group["lr"] = rate * min((step + 1) / warm_up, 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,4 +1,4 @@
-"""SMoES on tiny random Hugging Face models: what is watched is right, training works, nothing is left behind."""
+"""SMoES on tiny random Hugging Face models: observed values are right, training works, every hook is removed."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_training_lowers_the_losses_and_specialises_experts(name: str, score: st
     assert after > before + 0.1
 
 
-def test_the_losses_need_not_the_task() -> None:
+def test_specialisation_comes_from_the_losses_not_from_the_task() -> None:
     # the rise in specialisation above comes from the losses: the task alone brings less
     inputs = tiny_models.batch("olmoe")
     specialised = []
@@ -164,7 +164,7 @@ def test_statistics_go_into_a_checkpoint() -> None:
         assert all(gaussian.is_seen.all() for gaussian in fresh.gaussians.values())
 
 
-def test_nothing_is_left_behind() -> None:
+def test_hooks_and_attention_are_restored() -> None:
     model, inputs = tiny_models.build("qwen3_vl_moe"), tiny_models.batch("qwen3_vl_moe")
     attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
     with attach(model, num_bins=4):
@@ -182,14 +182,14 @@ def test_nothing_is_left_behind() -> None:
         assert np.isfinite(smoes.losses().total.item())
 
 
-def test_what_cannot_be_watched_is_refused() -> None:
+def test_models_that_cannot_be_observed_are_refused() -> None:
     model, inputs = tiny_models.build("olmoe").train(), tiny_models.batch("olmoe")
     with attach(model, num_bins=4) as smoes:
-        with pytest.raises(ConfigError, match=r"losses\(\) needs a whole forward pass with gradients"):
+        with pytest.raises(ConfigError, match=r"losses\(\) needs a complete forward pass with gradients"):
             smoes.losses()
         with torch.no_grad():
             model(**inputs)
-        with pytest.raises(ConfigError, match=r"losses\(\) needs a whole forward pass with gradients"):
+        with pytest.raises(ConfigError, match=r"losses\(\) needs a complete forward pass with gradients"):
             smoes.losses()
         with pytest.raises(ConfigError, match=r"positional arguments"):
             model(inputs["input_ids"])

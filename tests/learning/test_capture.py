@@ -116,7 +116,7 @@ def test_generated_tokens_are_decode_tokens(name: str) -> None:
     trace = capture(model, [inputs], new_tokens=4)
     with torch.no_grad():
         produced = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    # the same tokens in one pass without a cache must be routed alike
+    # the same tokens in one pass without a cache must be routed the same way
     whole = dict(inputs) | {"input_ids": produced}
     grown = torch.ones(3, 4, dtype=torch.long)
     whole["attention_mask"] = torch.cat([inputs["attention_mask"], grown], dim=1)
@@ -132,11 +132,11 @@ def test_generated_tokens_are_decode_tokens(name: str) -> None:
         assert not trace.modality[rows].any()
 
 
-def test_a_sequence_that_ends_itself_decodes_no_further() -> None:
+def test_a_sequence_stops_decoding_at_its_end_token() -> None:
     model, inputs = tiny_models.build("olmoe"), tiny_models.batch("olmoe")
     with torch.no_grad():
         free = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    end = int(free[0, 11])  # what the first row says second
+    end = int(free[0, 11])  # the second output token of the first row
     model.generation_config.eos_token_id = [end, 94]
     model.generation_config.suppress_tokens += [94]
     trace = capture(model, [inputs], new_tokens=4)
@@ -172,7 +172,7 @@ def test_modality_falls_back_to_placeholder_ids_and_can_be_given() -> None:
         capture(model, [inputs], modality_of=lambda _: given[:, 1:])
 
 
-def test_nothing_is_left_behind() -> None:
+def test_hooks_are_removed_and_the_mode_is_restored() -> None:
     model, inputs = tiny_models.build("olmoe").train(), tiny_models.batch("olmoe")
     capture(model, [inputs])
     assert model.training
@@ -198,7 +198,7 @@ class Block(nn.Module):
         return self.layers[0][0](input_ids.float())
 
 
-def test_models_whose_decisions_cannot_be_seen_are_refused() -> None:
+def test_models_whose_decisions_are_not_visible_are_refused() -> None:
     with pytest.raises(TraceError, match=r"Linear has no module of a class named \.\.\.Experts"):
         expert_layers(nn.Linear(2, 2))
     with pytest.raises(TraceError, match=r"layer 0: DenseExperts is called without chosen experts"):

@@ -72,7 +72,7 @@ def test_a_run_captured_again_gives_the_bytes_that_training_left(
         ),
     ],
 )
-def test_what_cannot_be_captured_is_said_in_one_line(
+def test_what_cannot_be_captured_is_refused_in_one_line(
     out: Path, here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     capsys.readouterr()

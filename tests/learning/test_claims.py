@@ -80,13 +80,13 @@ def test_a_claim_about_traffic_is_judged_under_every_token_placement() -> None:
     }
 
 
-def test_a_claim_falls_with_one_of_its_parts() -> None:
+def test_a_claim_is_refuted_with_one_of_its_parts() -> None:
     old = [result(0.90, {"modality": 0.9}), result(0.95, {"modality": 0.8}), result(0.92, {"modality": 0.85})]
     new = [result(0.70, {"modality": 0.2}), result(0.75, {"modality": 0.12}), result(0.73, {"modality": 0.15})]
     assert verdicts(new, old)["modality"] == "refuted"
 
 
-def test_accuracy_claims_are_judged_once_and_pairs_remove_what_seeds_share() -> None:
+def test_accuracy_claims_are_judged_once_and_pairing_removes_the_common_seed_effect() -> None:
     claim = ClaimSpec(text="better", first="new", second="old", higher=("overall",))
     old = {0: result(0.5, {}), 1: result(0.7, {}), 2: result(0.9, {})}
     new = {0: result(0.52, {}), 1: result(0.721, {}), 2: result(0.919, {})}

@@ -44,7 +44,7 @@ def test_batched_experts_equal_a_loop(rule: Rule) -> None:
     torch.testing.assert_close(moe(tokens(), MODALITY)[0], one_by_one(tokens(), moe))
 
 
-def test_a_split_router_never_leaves_its_pool_and_hybrid_has_a_router_per_modality() -> None:
+def test_a_split_router_stays_in_its_pool_and_hybrid_has_a_router_per_modality() -> None:
     hard, hybrid = layer("hard"), layer("hybrid")
     _, routing = hard(tokens(), MODALITY)
     assert torch.equal(routing.chosen.expert_ids >= 4, (MODALITY == 1)[:, None].expand(-1, 4))
@@ -60,8 +60,8 @@ def test_an_empty_batch_and_tokens_without_experts_give_zeros() -> None:
     moe = layer()
     assert moe(tokens()[:0], MODALITY[:0])[0].shape == (0, 6)
     _, routing = moe(tokens(), MODALITY)
-    nobody = routing.chosen._replace(expert_ids=torch.full((40, 4), -1))
-    assert torch.equal(run_locally(tokens(), nobody, moe.experts), torch.zeros(40, 6, dtype=torch.float64))
+    no_expert = routing.chosen._replace(expert_ids=torch.full((40, 4), -1))
+    assert torch.equal(run_locally(tokens(), no_expert, moe.experts), torch.zeros(40, 6, dtype=torch.float64))
 
 
 def test_gradients_reach_router_and_experts() -> None:
@@ -74,7 +74,7 @@ def test_gradients_reach_router_and_experts() -> None:
 
 @pytest.mark.parametrize("rule", TOKEN_RULES)
 @pytest.mark.parametrize("is_skipping", [False, True])
-def test_traffic_from_the_trace_equals_the_rows_that_dispatch_really_sent(rule: TokenRule, is_skipping: bool) -> None:
+def test_traffic_from_the_trace_equals_the_rows_that_dispatch_sent(rule: TokenRule, is_skipping: bool) -> None:
     moe = layer()
     if is_skipping:
         moe.skip = SkipByRatio(ratios=(0.0, 0.9, 0.9, 0.9))

@@ -75,7 +75,9 @@ def seeing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_images_of_prompts_are_seen(seeing_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_prompts_become_vision_tokens(
+    seeing_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
@@ -131,7 +133,9 @@ def test_generation_and_the_chat_format_are_used(folder: Path, tmp_path: Path, c
     assert (found["prefill_tokens"], found["tokens"]) == (2, 4)
 
 
-def test_what_is_missing_is_said_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_or_broken_input_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = prompts_file(tmp_path / "p.jsonl", {"text": "a"})
     out = ["-o", str(tmp_path / "t.npz")]
     line = refusal(capsys, "--hf", str(tmp_path / "none"), "--prompts", good, *out)

@@ -19,7 +19,7 @@ def trace_of(experts: list[int], modality: list[int]) -> RoutingTrace:
     )
 
 
-def test_other_mixes_find_their_tokens_where_the_training_mix_put_them() -> None:
+def test_other_mixes_use_the_token_ranks_of_the_training_mix() -> None:
     # two ranks of an expert each. In training text went to expert 0; in the other mix it goes to expert 1
     training, other = trace_of([0, 1], [TEXT, IMAGE]), trace_of([1, 1, 0], [TEXT, TEXT, IMAGE])
     counts = np.array([[[5.0, 1.0], [1.0, 5.0]]])
@@ -29,5 +29,5 @@ def test_other_mixes_find_their_tokens_where_the_training_mix_put_them() -> None
         (row,) = [row for row in rows if (row.experts, row.tokens) == ("contiguous", "modality")]
         return float(row.transmission_rate)
 
-    assert rate(None) == 0.0  # it knows its own routing
+    assert rate(None) == 0.0  # decided by its own routing
     assert rate(training) == 1.0

@@ -37,7 +37,7 @@ def test_a_token_without_any_state_keeps_its_score() -> None:
     assert torch.equal(accumulate_scores(scores, 1 - scores, residual=zero, attention_output=zero), scores)
 
 
-def test_carried_scores_equal_the_averaged_map_and_leave_attention_alone() -> None:
+def test_carried_scores_equal_the_averaged_map_and_do_not_change_attention() -> None:
     query, key, value = (random(2, 3, 7, 4, seed=seed) for seed in range(3))
     scores = hard_scores(torch.tensor([[0, 0, 1, 1, 1, 0, 0], [0] * 7]), dtype=torch.float64)
     allowed = torch.ones(7, 7, dtype=torch.bool).tril()

@@ -45,7 +45,7 @@ def test_device_limited_with_all_groups_is_top_k() -> None:
     assert torch.equal(take_device_limited(g, 3, num_groups=4, kept_groups=4).expert_ids, take_top_k(g, 3).expert_ids)
 
 
-def test_group_balanced_loads_every_group_alike() -> None:
+def test_group_balanced_gives_every_group_the_same_load() -> None:
     assert take_group_balanced(G, 4, num_groups=4).expert_ids.tolist() == [[0, 2, 5, 7]]
     chosen = take_group_balanced(random_probabilities(), 4, num_groups=2)
     assert torch.bincount((chosen.expert_ids // 4).flatten()).tolist() == [100, 100]

@@ -63,14 +63,15 @@ def start(study: Study, name: str = "smoes", seed: int = 0) -> Run:
 
 @pytest.mark.parametrize("name", load_study("tiny-vlm").trained())
 def test_every_variant_of_the_shipped_study_learns(data: TrainingData, encoder_file: Path, name: str) -> None:
-    shipped = load_study("tiny-vlm", ["model.vocabulary=512", "training.questions=2", "training.warm_up=1"])
+    sizes = ["model.vocabulary=512", "model.layers=2", "training.questions=2", "training.images=4", "training.texts=2"]
+    shipped = load_study("tiny-vlm", [*sizes, "training.warm_up=1"])
     run, encoder = start(shipped, name), load_encoder(encoder_file)
     losses = [run.advance(data, encoder) for _ in range(4)]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
 
 
-def test_dense_rivals_have_the_sizes_they_are_named_after() -> None:
+def test_dense_variants_have_the_size_of_all_or_of_the_active_experts() -> None:
     shipped = load_study("tiny-vlm")
     sizes = {
         name: sum(parameter.numel() for parameter in build_model(shipped, name, positions=10).layers.parameters())
@@ -141,7 +142,7 @@ def _killed_at(study: Study, out: Path, step: int) -> None:
     run_unit(study, out, "smoes", 0, on_step)
 
 
-def test_a_killed_unit_resumes_and_writes_the_result_of_one_that_was_not(
+def test_a_killed_unit_resumes_and_writes_the_result_of_an_undisturbed_one(
     study: Study, encoder_file: Path, tmp_path: Path
 ) -> None:
     for out in ("whole", "killed"):
@@ -161,7 +162,7 @@ def test_a_killed_unit_resumes_and_writes_the_result_of_one_that_was_not(
         assert (folder / name).read_bytes() == (tmp_path / "whole" / "runs" / "smoes-0" / name).read_bytes()
 
 
-def test_a_unit_measured_in_another_way_is_measured_again_on_the_same_weights(
+def test_a_unit_with_an_outdated_result_is_measured_again_on_the_same_weights(
     study: Study, encoder_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "encoder.safetensors").write_bytes(encoder_file.read_bytes())
@@ -176,7 +177,7 @@ def test_a_unit_measured_in_another_way_is_measured_again_on_the_same_weights(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_said_in_one_line(study: Study) -> None:
+def test_a_missing_gpu_is_refused_in_one_line(study: Study) -> None:
     training = study.training.model_copy(update={"device": "cuda"})
     with pytest.raises(ConfigError, match=r"training\.device = cuda, but torch finds no GPU here\."):
         start(study.model_copy(update={"training": training}))
