@@ -23,7 +23,7 @@ from benchmarks.lab_measure import AGAIN, TABLE, measure_lab, say
 from benchmarks.lab_report import Accuracy, report, write_page
 from benchmarks.lab_savings import savings
 from benchmarks.lab_targets import keep, verdicts
-from smoes_sim.calibration import fit_rows, select_rows
+from smoes_sim.calibration import fit_rows
 from smoes_sim.measurements import Measurement, measured_time, read_measurements, write_measurements
 from smoes_sim.prediction.constants import save_calibration
 from smoes_sim.report.validation_page import write_validation_page
@@ -110,16 +110,14 @@ def _merged(folder: Path, names: list[str]) -> tuple[list[Measurement], list[Mea
 def _judged(table: Path, fitted: tuple[str, ...], *, mode: str | None) -> dict[str, Any]:
     """Calibrate on some rows of a table and validate the others, of one mode if given; files beside the table."""
     rows = read_measurements(table)
-    chosen = select_rows(rows, fitted)
-    command = " ".join(["smoes-sim calibrate", table.name, *(f"--fit '{expression}'" for expression in fitted)])
-    calibration = fit_rows(table, chosen, command=command).calibration
+    calibration = fit_rows(rows, fit=fitted).calibration
     save_calibration(calibration, table.with_suffix(".json"))
     judged = [row for row in rows if mode in {None, row.mode}]
-    document = validate(judged, predictor(calibration), calibration=calibration, path=table)
+    result = validate(rows.with_rows(judged), predictor(calibration), calibration=calibration)
     page = table.with_suffix(".html")
-    write_validation_page(document, page, measurements=table.name, calibration=table.with_suffix(".json").name)
+    write_validation_page(result, page, measurements=table.name, calibration=table.with_suffix(".json").name)
     say(f"validation page: {page}")
-    return document | {"constants": {name: known.model_dump() for name, known in calibration.parameters.items()}}
+    return result.to_dict() | {"constants": {name: known.model_dump() for name, known in calibration.parameters.items()}}
 
 
 if __name__ == "__main__":

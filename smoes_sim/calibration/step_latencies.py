@@ -12,12 +12,12 @@ The draws that can be met are the calibration: each explains the data equally we
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from smoes_sim.calibration.fit_result import CalibrationFit
 from smoes_sim.errors import CalibrationError, MeasurementError
-from smoes_sim.measurements import Measurement, data_hash, read_measurements
+from smoes_sim.measurements import Measurements
 from smoes_sim.prediction.constants import Calibration, FittedRow, Parameter
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.scenario import Scenario
@@ -37,17 +37,22 @@ _LEAST_EFFICIENCY = 1e-3
 _ITERATIONS = 60
 
 
-def fit_step_latencies(path: Path, scenario: Scenario, *, name: str, seed: int = 0) -> Calibration:
-    """Fit the constants of the scenario's machine to the rows ``ttft`` and ``tpot`` of a measurements file.
+def fit_step_latencies(measurements: Measurements, scenario: Scenario, *, name: str, seed: int = 0) -> CalibrationFit:
+    """Fit the constants of the scenario's machine to the rows ``ttft`` and ``tpot`` of a measurements table.
+
+    Args:
+        measurements: The table.
+        scenario: The deployment that was measured.
+        name: Name or path of the scenario, for the calibration file.
+        seed: Random seed of the draws.
 
     Raises:
-        MeasurementError: If the file lacks one of the two rows.
+        MeasurementError: If the table lacks one of the two rows.
         CalibrationError: If no draw can meet both.
     """
     from scipy.stats import qmc  # noqa: PLC0415  # takes 0.4 s to import; needed only here
 
-    rows = read_measurements(path)
-    ttft, tpot = _measured(rows, "ttft", path), _measured(rows, "tpot", path)
+    ttft, tpot = _measured(measurements, "ttft"), _measured(measurements, "tpot")
     deployment = deploy(scenario.model_copy(update={"calibration": None}))
     kinds = sorted(set(deployment.topology.link_kinds) - {"host-bus"})
     sampler = qmc.Sobol(d=4, rng=np.random.default_rng(seed))
@@ -62,30 +67,32 @@ def fit_step_latencies(path: Path, scenario: Scenario, *, name: str, seed: int =
             solved.append(constants)
     if len(solved) < _NUM_DRAWS:
         raise CalibrationError(
-            f"{path}: only {len(solved)} of {_TRIES} draws can meet TTFT {ttft} s and TPOT {tpot} s; at least "
+            f"{measurements.name}: only {len(solved)} of {_TRIES} draws can meet TTFT {ttft} s and TPOT {tpot} s; at least "
             f"{_NUM_DRAWS} are needed. Check the scenario: device, batch, output length."
         )
     draws = {key: [constants[key] for constants in solved] for key in solved[0]}
-    return Calibration(
+    table = "TABLE.csv" if measurements.path is None else measurements.path.name
+    calibration = Calibration(
         scenario=name,
         parameters={key: _summary(key, values) for key, values in draws.items()},
         draws=draws,
         fitted_on=[
             FittedRow(id=row.id, quantity=row.op, seconds=row.duration)
-            for row in rows
+            for row in measurements
             if row.op in {"ttft", "tpot"} and row.duration is not None
         ],
-        data_hash=data_hash(path),
-        command=f"smoes-sim calibrate {path.name} --scenario {name} --seed {seed}",
+        data_hash=measurements.data_hash,
+        command=f"smoes-sim calibrate {table} --scenario {name} --seed {seed}",
         version=__version__,
     )
+    return CalibrationFit(calibration=calibration, residuals=(), held_out=0)
 
 
-def _measured(rows: Sequence[Measurement], op: str, path: Path) -> float:
-    for row in rows:
+def _measured(measurements: Measurements, op: str) -> float:
+    for row in measurements:
         if row.mode == "step" and row.op == op and row.duration is not None:
             return row.duration
-    raise MeasurementError(f"{path}: has no row with mode step, op {op} and a time. Add the measured latency.")
+    raise MeasurementError(f"{measurements.name}: has no row with mode step, op {op} and a time. Add the measured latency.")
 
 
 def _solve(

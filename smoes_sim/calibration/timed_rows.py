@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.calibration.cases import CaseReader, ExchangeCase, SimulatedCase
+from smoes_sim.calibration.fit_result import CalibrationFit, Residual
 from smoes_sim.calibration.least_squares import Array, Problem, Solution, log_scatter, median_scatter, solve
 from smoes_sim.calibration.priors import prior_of
 from smoes_sim.errors import CalibrationError, ConfigError
-from smoes_sim.measurements import COLUMNS, Measurement, data_hash, measured_time, value_of
+from smoes_sim.measurements import COLUMNS, Measurement, Measurements, measured_time, value_of
 from smoes_sim.prediction.constants import INTERVAL, Calibration, FittedRow, Parameter
 from smoes_sim.units import parse_size
 from smoes_sim.version import __version__
@@ -26,31 +26,18 @@ _IDENTIFIED = 1.5
 _TRADED = 0.9
 """Constants whose draws correlate by more than this (in logarithms) trade against each other."""
 _CURVE_SIZES, _CURVE_RANGE = 6, 64.0
-"""A curve over message size is tried with at least so many sizes over such a range."""
+"""Number of sizes, and ratio of the largest to the smallest, from which a curve over message size is tried."""
 _CURVE_GAIN = 0.9
-"""It is kept if it brings the error of left-out rows below this share of what it was."""
+"""The curve is kept if it reduces the error of left-out rows below this share of the error without it."""
 _GROUPS = 3
-"""With so many topologies whole ones are left out to estimate the model's error, with fewer single rows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """A calibration and log(predicted / measured) by id: of the fit, and with the row's group left out of it."""
-
-    calibration: Calibration
-    residuals: dict[str, float]
-    left_out: dict[str, float]
-
-    def document(self) -> list[dict[str, str | float]]:
-        """Residuals as a table."""
-        return [{"id": name, "residual": value, "left_out": self.left_out[name]} for name, value in self.residuals.items()]
+"""Number of topologies from which whole topologies are left out to estimate the model's error; below it, single rows."""
 
 
 def select_rows(rows: Sequence[Measurement], expressions: Sequence[str]) -> list[Measurement]:
-    """Rows that meet any of the expressions, such as ``mode=alltoall,bytes_per_rank=1 MiB``; all if there is none.
+    """Rows that meet any of the expressions, such as ``mode=alltoall,bytes_per_rank=1 MiB``; all rows without expressions.
 
     Raises:
-        ConfigError: If an expression is none, or no row meets it.
+        ConfigError: If an expression cannot be parsed, or no row meets it.
     """
     chosen: dict[str, Measurement] = {}
     for expression in expressions:
@@ -86,22 +73,24 @@ def _example(row: Measurement, wanted: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{column}={value_of(row, column)}" for column, _ in wanted)
 
 
-def fit_rows(path: Path, rows: Sequence[Measurement], *, command: str, seed: int = 0) -> Fitted:
-    """Fit the constants that the rows' times depend on.
+def fit_rows(measurements: Measurements, *, fit: Sequence[str] = (), seed: int = 0) -> CalibrationFit:
+    """Fit the constants on which the measured times depend.
 
     Args:
-        path: The table, for its hash and for errors.
-        rows: What is fitted; those without a time, a topology or a scenario are left out.
-        command: The command that makes the file again.
-        seed: Of the draws.
+        measurements: The table. Rows without a time, a topology or a scenario are not used.
+        fit: Expressions that choose the fitted rows (see :func:`select_rows`); the other rows are held out.
+        seed: Random seed of the bootstrap draws.
 
     Raises:
         CalibrationError: If no row can be used.
-        ConfigError: If a row's files are missing or broken.
+        ConfigError: If an expression chooses no row, or the files of a row are missing or broken.
     """
-    usable = [row for row in rows if (row.topology or row.scenario) and measured_time(row)]
+    chosen = select_rows(measurements, fit)
+    usable = [row for row in chosen if (row.topology or row.scenario) and measured_time(row)]
     if not usable:
-        raise CalibrationError(f"{path}: no row to fit has a time and a topology or scenario. Name what was measured.")
+        raise CalibrationError(
+            f"{measurements.name}: no row to fit has a time and a topology or scenario. Name what was measured."
+        )
     reader = CaseReader()
     cases = [reader.read(row) for row in usable]
     names = list(dict.fromkeys(name for case in cases for name in case.constants))
@@ -110,10 +99,21 @@ def fit_rows(path: Path, rows: Sequence[Measurement], *, command: str, seed: int
         errors = [_solution(cases, tried, seed, num_draws=0).spread for tried in (names, curved)]
         names = curved if errors[1] < _CURVE_GAIN * errors[0] else names
     solution = _solution(cases, names, seed)
-    return Fitted(
-        calibration=_calibration(path, cases, names, solution, command),
-        residuals={case.row.id: float(value) for case, value in zip(cases, solution.residuals, strict=True)},
-        left_out={case.row.id: float(value) for case, value in zip(cases, solution.left_out, strict=True)},
+    table = "TABLE.csv" if measurements.path is None else shlex.quote(measurements.path.name)
+    options = "".join(f" --fit {shlex.quote(expression)}" for expression in fit)
+    return CalibrationFit(
+        calibration=_calibration(
+            cases,
+            names,
+            solution,
+            data_hash=measurements.data_hash,
+            command=f"smoes-sim calibrate {table}{options} --seed {seed}",
+        ),
+        residuals=tuple(
+            Residual(id=case.row.id, residual=float(inside), left_out=float(outside))
+            for case, inside, outside in zip(cases, solution.residuals, solution.left_out, strict=True)
+        ),
+        held_out=len(measurements) - len(cases),
     )
 
 
@@ -122,7 +122,7 @@ def _half_size(efficiency: str) -> str:
 
 
 def _may_have_curve(cases: Sequence[SimulatedCase]) -> bool:
-    """Whether the sizes are many and far enough apart to tell a curve from a fixed cost."""
+    """Whether the sizes are numerous and far enough apart to separate a curve from a fixed cost."""
     sizes = {case.row.size for case in cases if isinstance(case, ExchangeCase) and case.row.size}
     return len(sizes) >= _CURVE_SIZES and max(sizes) >= _CURVE_RANGE * min(sizes)
 
@@ -150,15 +150,15 @@ def _solution(cases: Sequence[SimulatedCase], names: Sequence[str], seed: int, *
 
 
 def _groups(cases: Sequence[SimulatedCase]) -> NDArray[np.int64]:
-    """What is left out together, (N,): a topology whose constants others tell too as a whole, otherwise a row."""
+    """Group of each row, (N,), left out together: a topology if the others determine its constants, else one row."""
     constants: dict[str, set[str]] = {}
     for case in cases:
         constants.setdefault(_system(case), set()).update(case.constants)
     names = []
     for index, case in enumerate(cases):
         others = set().union(*(known for name, known in constants.items() if name != _system(case)))
-        is_told = len(constants) >= _GROUPS and constants[_system(case)] <= others
-        names.append(_system(case) if is_told else f"row {index}")
+        is_known = len(constants) >= _GROUPS and constants[_system(case)] <= others
+        names.append(_system(case) if is_known else f"row {index}")
     groups: NDArray[np.int64] = np.unique(names, return_inverse=True)[1].astype(np.int64)
     return groups
 
@@ -168,7 +168,7 @@ def _system(case: SimulatedCase) -> str:
 
 
 def _calibration(
-    path: Path, cases: Sequence[SimulatedCase], names: Sequence[str], solution: Solution, command: str
+    cases: Sequence[SimulatedCase], names: Sequence[str], solution: Solution, *, data_hash: str, command: str
 ) -> Calibration:
     values = np.exp(solution.draws)
     rows = [case.row for case in cases]
@@ -182,14 +182,14 @@ def _calibration(
         spreads={case.kind: float(spread) for case, spread in zip(cases, solution.spreads, strict=True)},
         repeat_spread=float(np.median([value for value in scatter if value] or [0.0])),
         sizes=[min(sizes), max(sizes)] if sizes else None,
-        data_hash=data_hash(path),
+        data_hash=data_hash,
         command=command,
         version=__version__,
     )
 
 
 def _parameters(names: Sequence[str], solution: Solution) -> dict[str, Parameter]:
-    """What is known of each constant: its value, the 80% interval of the draws, and what it trades against."""
+    """Value of each constant, the 80% interval of its draws, and the constants that it trades against."""
     correlation = _correlation(solution.draws)
     result = {}
     for index, name in enumerate(names):
@@ -211,7 +211,7 @@ def _parameters(names: Sequence[str], solution: Solution) -> dict[str, Parameter
 
 
 def _correlation(draws: Array) -> Array:
-    """Correlation of the constants over the draws, (P, P); 0 for one that does not move."""
+    """Correlation of the constants over the draws, (P, P); 0 for a constant that is the same in all draws."""
     centred = draws - draws.mean(axis=0)
     norm = np.sqrt((centred**2).sum(axis=0))
     scaled = np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-12)

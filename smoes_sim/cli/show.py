@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from smoes_sim.display.tables import Table, as_text, percent, seconds
+from smoes_sim.display.tables import Table, as_text, percent
 from smoes_sim.display.tables import pairs as display_pairs
 from smoes_sim.errors import ConfigError
 from smoes_sim.units import parse_bandwidth, parse_duration, parse_size, print_bandwidth
 
 if TYPE_CHECKING:
     from smoes_sim.prediction.comparison import Comparison
-    from smoes_sim.prediction.constants import Calibration, Parameter
 
 Row = dict[str, Any]
 _TCP_WINDOW = "65535 B (TCP's first)"
@@ -92,20 +91,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_plain(part) for part in value)
     return str(value)
-
-
-def calibration(fitted: Calibration) -> str:
-    """The constants of a calibration, and which of them the data leave open."""
-    from smoes_sim.prediction.constants import calibration_table
-
-    return as_text([calibration_table(fitted)])
-
-
-def parameters(fitted: Mapping[str, Parameter]) -> str:
-    """Fitted constants, one per line."""
-    from smoes_sim.prediction.constants import parameter_table
-
-    return as_text([parameter_table(fitted)])
 
 
 def save_comparison(found: Comparison, folder: Path) -> list[Path]:

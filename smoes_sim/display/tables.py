@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -79,6 +80,16 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int =
 def pairs(document: dict[str, str], *, title: str = "", notes: Sequence[str] = ()) -> Table:
     """A table of one line per key."""
     return Table(rows=[[key, value] for key, value in document.items()], title=title, left=2, notes=notes)
+
+
+def wrapped(lines: Iterable[str], *, width: int = WIDTH) -> list[str]:
+    """Lines of at most ``width`` columns, such as notes of a table; continuations are indented by two blanks.
+
+    Example:
+        >>> wrapped(["four rows fitted", "short"], width=10)
+        ['four rows', '  fitted', 'short']
+    """
+    return [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ")]
 
 
 def as_html(parts: Iterable[Table]) -> str:

@@ -1,6 +1,6 @@
-"""The constants of all families as a file, fitted on a measurements table; the shipped one is fitted on published systems.
+"""Constants of all families as a file, fitted on a measurements table; the shipped file is fitted on published systems.
 
-``smoes-sim calibrate published -o FILE`` makes the shipped file again, byte for byte; ``--add`` fits rows of one's own too.
+``smoes-sim calibrate published -o FILE`` makes the shipped file again, byte for byte; ``--add`` also fits rows of your own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import orjson
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from smoes_sim.display.result import Result
+from smoes_sim.display.tables import Table, wrapped
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.libraries.families import FAMILIES, prepare_case, prepare_cases
 from smoes_sim.libraries.family import Constant, kind_of
@@ -28,70 +30,112 @@ from smoes_sim.yaml_files import Spec, read_text, write_bytes
 
 _DATA = Path(__file__).parent.parent / "data"
 PUBLISHED = _DATA / "measurements" / "published.csv"
-"""Public measurements of others, each with its source."""
+"""Public measurements, each with its source."""
 _SHIPPED = _DATA / "libraries" / "published.json"
 LARGE = 2.0**20
-"""Bytes per rank from which bandwidth, not start-up, should rule."""
+"""Bytes per rank from which bandwidth rather than start-up should determine the time."""
 _DIGITS = 5
-"""Significant digits that are written: more would be noise, and differ between machines."""
+"""Significant digits in the file: more would be noise, and would differ between machines."""
 _IDENTIFIED = 0.5
-"""A constant is pinned down if data leave at most this share of its prior standard deviation."""
+"""A constant is identified if the data leave at most this share of its prior standard deviation."""
 _Z80 = 1.2815515655446004
 """Standard deviations from the middle to either end of an 80% interval."""
 
 
 class Pool(Spec):
-    """Fitted deviations of families that share constants; ``covariance`` is the lower triangle, row by row."""
+    """Fitted deviations of families that share constants."""
 
-    rows: int
-    systems: list[str]
-    deviations: dict[str, float]
-    covariance: list[list[float]]
-    scale_seen: float
-    scale_unseen: float
+    rows: int = Field(description="Number of fitted rows.")
+    systems: list[str] = Field(description="Hardware and software of the fitted rows.")
+    deviations: dict[str, float] = Field(
+        description="Fitted deviations by name: of the logarithm of a constant, or of the logit of a share."
+    )
+    covariance: list[list[float]] = Field(
+        description="Covariance of the deviations in the same order: the lower triangle, row by row."
+    )
+    scale_seen: float = Field(description="Factor on the standard deviation of predictions for fitted systems.")
+    scale_unseen: float = Field(description="Factor on the standard deviation of predictions for other systems.")
 
 
-class LibraryCalibration(Spec):
-    """Constants of libraries, shared over transport classes, software and systems."""
+class LibraryCalibration(Result, Spec):
+    """Constants of communication libraries, shared over transport classes, software and systems."""
 
-    kind: Literal["libraries"] = "libraries"
-    pools: dict[str, Pool]
-    parameters: dict[str, Parameter]
-    fitted_on: list[FittedRow]
-    data_hash: str
-    command: str
-    version: str
+    kind: Literal["libraries"] = Field("libraries", description="Tells the file from the calibration of one machine.")
+    pools: dict[str, Pool] = Field(description="Fitted deviations by pool of families.")
+    parameters: dict[str, Parameter] = Field(
+        description="Constants by pool and name, for a system that was not fitted; SI units."
+    )
+    fitted_on: list[FittedRow] = Field(description="Fitted rows with their measured times, seconds.")
+    data_hash: str = Field(description="SHA-256 of the fitted tables, separated by spaces.")
+    command: str = Field(description="Command that makes the file.")
+    version: str = Field(description="Version of smoes_sim that made the file.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the file."""
+        return self.model_dump()
+
+    def records(self) -> list[dict[str, Any]]:
+        """The constants, one row each, in SI units."""
+        columns = ("value", "low", "high", "prior", "identified", "meaning")
+        return [
+            {"constant": name, **{column: getattr(known, column) for column in columns}}
+            for name, known in self.parameters.items()
+        ]
+
+    def tables(self) -> list[Table]:
+        """The constants and their meanings."""
+        rows = [
+            [
+                name,
+                *("-" if value is None else f"{value:.3g}" for value in (known.value, known.low, known.high, known.prior)),
+                "yes" if known.identified else "NO",
+            ]
+            for name, known in self.parameters.items()
+        ]
+        meanings: dict[str, list[str]] = {}
+        for name, known in self.parameters.items():
+            meanings.setdefault(known.meaning, []).append(name)
+        return [
+            Table(
+                title=f"Constants of communication libraries (SI units), fitted on {len(self.fitted_on)} rows",
+                header=["constant", "median", "10%", "90%", "prior", "identified"],
+                rows=rows,
+            ),
+            Table(title="Meanings", notes=wrapped(f"{', '.join(names)}: {what}" for what, names in meanings.items())),
+        ]
 
     def fitted(self, pool: str) -> FittedPool:
-        """What was fitted for a pool; priors alone where nothing was."""
+        """The fit of a pool; priors alone where nothing was fitted."""
         return _unpack(self.pools[pool]) if pool in self.pools else FittedPool(deviations={}, covariance=np.zeros((0, 0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowPrediction:
-    """What is said of a row.
+    """The prediction for one measured row.
 
     Attributes:
-        seconds: The prediction.
-        low: 10th percentile, seconds.
-        high: 90th percentile, seconds.
-        measured: Seconds that the row reports, or that its bandwidth means; None if neither is there.
-        family: Kind of operation.
-        system: Hardware and software.
-        doubt: What is known to be weak about it; "" if nothing is.
+        seconds: Predicted time, seconds.
+        family: Kind of operation; rows of one family share a line of the table of errors.
+        low: 10th percentile of the prediction, seconds; None where no error of the model is known.
+        high: 90th percentile of the prediction, seconds; None where no error of the model is known.
+        system: Hardware and software, or topology.
+        doubt: Known weakness of the prediction; "" if there is none.
+        measured: Measured time in seconds where it must be computed from the row's bandwidth; else None.
+        is_fitted: Whether the constants were fitted on this row.
     """
 
     seconds: float
-    low: float
-    high: float
-    measured: float | None
     family: str
-    system: str
-    doubt: str
+    low: float | None = None
+    high: float | None = None
+    system: str = ""
+    doubt: str = ""
+    measured: float | None = None
+    is_fitted: bool = False
 
 
 def predict_row(row: Measurement, calibration: LibraryCalibration) -> RowPrediction | Skip:
-    """Predict a row of the measurements table, or say why that cannot be done."""
+    """Prediction for a row by the model of its library, or the reason why there is none."""
     prepared = prepare_case(row)
     if isinstance(prepared, Skip):
         return prepared
@@ -109,7 +153,7 @@ def predict_row(row: Measurement, calibration: LibraryCalibration) -> RowPredict
 
 
 def doubt_of(prepared: PreparedCase, fitted: FittedPool) -> str:
-    """What is known to be weak about a prediction, the gravest first."""
+    """The most serious known weakness of a prediction; "" for a fitted system."""
     case = prepared.case
     if case.system in fitted.systems:
         return ""
@@ -117,11 +161,11 @@ def doubt_of(prepared: PreparedCase, fitted: FittedPool) -> str:
     classes = sorted({term.name.partition(".")[2] for term in terms_of(prepared.family, case)} - {""})
     unseen = [kind for kind in classes if not any(key.partition("@")[0].endswith(f".{kind}") for key in keys)]
     if unseen:
-        return f"{' and '.join(unseen)} never fitted: as other classes and priors have it"
+        return f"{' and '.join(unseen)} never fitted: constants of other classes and priors"
     if not any(key.endswith(f"@{case.software}") for key in keys):
-        return f"{case.software} never fitted: as other software and priors have it"
+        return f"{case.software} never fitted: constants of other software and priors"
     if case.row.size is not None and case.row.size < LARGE:
-        return "ruled by software start-up, which varies most"
+        return "mostly software start-up, which varies most"
     return "system never fitted"
 
 
@@ -157,7 +201,7 @@ def fit_libraries(paths: Sequence[Path], *, command: str) -> LibraryCalibration:
 
 
 def by_pool(cases: Sequence[PreparedCase]) -> dict[str, list[PreparedCase]]:
-    """Cases by the pool of their family."""
+    """Cases, grouped by the pool of their family."""
     pools: dict[str, list[PreparedCase]] = {}
     for prepared in cases:
         pools.setdefault(prepared.family.pool, []).append(prepared)
@@ -192,7 +236,7 @@ def _round(value: float) -> float:
 
 
 def _parameters(pool: str, fitted: FittedPool) -> dict[str, Parameter]:
-    """Each constant as a system never seen would have it, by name: of its class where it has one."""
+    """Each constant for a system that was not fitted, by name; of its transport class where it has one."""
     constants = {
         constant.what: constant for family in FAMILIES.values() if family.pool == pool for constant in family.constants
     }
@@ -227,10 +271,10 @@ def save_libraries(calibration: LibraryCalibration, path: Path) -> None:
 
 
 def load_libraries(path: Path | None = None) -> LibraryCalibration:
-    """A calibration of libraries from a file; the shipped one when none is named.
+    """Constants of libraries from a file; the shipped ones if ``path`` is None.
 
     Raises:
-        ConfigError: If it cannot be read or is none.
+        ConfigError: If the file cannot be read or is not such a calibration.
     """
     path = path or _SHIPPED
     try:
@@ -244,7 +288,7 @@ def load_libraries(path: Path | None = None) -> LibraryCalibration:
 
 
 def is_library_file(path: Path) -> bool:
-    """Whether a file is a calibration of libraries, well formed or not."""
+    """Whether a file declares itself a calibration of libraries; it may still be invalid."""
     try:
         document = orjson.loads(read_text(path))
     except orjson.JSONDecodeError:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from synthetic_rows import FIT, TRUTH, write_rows
 
-from smoes_sim.calibration import Fitted, fit_rows, select_rows
+from smoes_sim.calibration import CalibrationFit, fit_rows, select_rows
 from smoes_sim.calibration.cases import CaseReader
 from smoes_sim.errors import CalibrationError, ConfigError
-from smoes_sim.measurements import Measurement, read_measurements
+from smoes_sim.measurements import Measurement, Measurements, read_measurements
 from smoes_sim.prediction.constants import load_calibration, save_calibration
 from smoes_sim.validation.validate import predictor, validate
 
@@ -19,11 +19,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fitted(table: Path) -> Fitted:
-    return fit_rows(table, select_rows(read_measurements(table), FIT), command="the command")
+def fitted(table: Path) -> CalibrationFit:
+    return fit_rows(read_measurements(table), fit=FIT)
 
 
-def test_constants_that_made_the_rows_are_recovered(fitted: Fitted) -> None:
+def test_constants_that_made_the_rows_are_recovered(fitted: CalibrationFit) -> None:
     for name, truth in TRUTH.items():
         parameter = fitted.calibration.parameters[name]
         # an 80% interval may miss; twice its width may not
@@ -32,7 +32,7 @@ def test_constants_that_made_the_rows_are_recovered(fitted: Fitted) -> None:
     assert fitted.calibration.parameters["efficiency.ethernet"].value == pytest.approx(0.95, rel=0.03)
 
 
-def test_intervals_hold_four_fifths_of_what_was_not_fitted(tmp_path: Path, table: Path, fitted: Fitted) -> None:
+def test_intervals_hold_four_fifths_of_what_was_not_fitted(tmp_path: Path, table: Path, fitted: CalibrationFit) -> None:
     # the error of 12 rows is known to 20% only, so several tables count together
     inside, errors = [], []
     for seed in range(3):
@@ -40,17 +40,17 @@ def test_intervals_hold_four_fifths_of_what_was_not_fitted(tmp_path: Path, table
         folder.mkdir()
         path = write_rows(folder, seed=seed) if seed else table
         rows = read_measurements(path)
-        calibration = fit_rows(path, select_rows(rows, FIT), command="").calibration if seed else fitted.calibration
+        calibration = fit_rows(rows, fit=FIT).calibration if seed else fitted.calibration
         held_out = [row for row in rows if row.op == "alltoallv" and int(row.id[1:]) % 2]
-        document = validate(held_out, predictor(calibration), calibration=calibration, path=path)
-        assert not any(row["in_sample"] for row in document["rows"])
-        inside += [row["inside"] for row in document["rows"]]
-        errors += [abs(row["relative_error"]) for row in document["rows"]]
+        found = validate(rows.with_rows(held_out), predictor(calibration), calibration=calibration)
+        assert not any(row.in_sample for row in found.rows)
+        inside += [row.inside for row in found.rows]
+        errors += [abs(row.relative_error) for row in found.rows]
     assert 0.7 <= np.mean(inside) <= 0.9
     assert np.median(errors) < 0.025
 
 
-def test_the_file_says_what_it_rests_on(table: Path, fitted: Fitted, tmp_path: Path) -> None:
+def test_the_file_says_what_it_rests_on(table: Path, fitted: CalibrationFit, tmp_path: Path) -> None:
     save_calibration(fitted.calibration, tmp_path / "c.json")
     found = load_calibration(str(tmp_path / "c.json"))
     assert found == fitted.calibration
@@ -58,22 +58,26 @@ def test_the_file_says_what_it_rests_on(table: Path, fitted: Fitted, tmp_path: P
     assert [(row.id, row.seconds) for row in found.fitted_on] == [
         (row.id, row.duration) for row in select_rows(list(rows.values()), FIT)
     ]
-    assert (found.command, len(found.data_hash), found.num_draws) == ("the command", 64, 32)
+    assert found.command == (
+        "smoes-sim calibrate rows.csv --fit mode=sendrecv --fit op=alltoall,bytes_per_rank=196608 "
+        "--fit 'op=alltoall,bytes_per_rank=256 KiB' --seed 0"
+    )
+    assert (len(found.data_hash), found.num_draws) == (64, 32)
+    assert fitted.held_out == len(rows) - len(found.fitted_on)
     assert found.sizes == [4096, 1048576]
     assert found.repeat_spread == pytest.approx(np.log(1.01 / 0.99) / 2.5632, rel=1e-3)
 
 
-def test_the_same_rows_and_seed_give_the_same_file(table: Path, fitted: Fitted) -> None:
-    again = fit_rows(table, select_rows(read_measurements(table), FIT), command="the command")
+def test_the_same_rows_and_seed_give_the_same_file(table: Path, fitted: CalibrationFit) -> None:
+    again = fit_rows(read_measurements(table), fit=FIT)
     assert again.calibration.model_dump_json() == fitted.calibration.model_dump_json()
-    other = fit_rows(table, select_rows(read_measurements(table), FIT), command="the command", seed=1)
+    other = fit_rows(read_measurements(table), fit=FIT, seed=1)
     assert other.calibration.draws != fitted.calibration.draws
 
 
 def test_what_the_rows_cannot_tell_is_named_and_keeps_its_prior(table: Path) -> None:
     # one message of one size: its fixed costs and its rate cannot be told apart
-    rows = select_rows(read_measurements(table), ["mode=sendrecv,bytes_per_rank=1 MiB"])
-    parameters = fit_rows(table, rows, command="").calibration.parameters
+    parameters = fit_rows(read_measurements(table), fit=["mode=sendrecv,bytes_per_rank=1 MiB"]).calibration.parameters
     assert not parameters["per_message"].identified
     assert not parameters["per_exchange"].identified
     assert parameters["per_message"].low < parameters["per_message"].prior < parameters["per_message"].high
@@ -83,8 +87,7 @@ def test_what_the_rows_cannot_tell_is_named_and_keeps_its_prior(table: Path) -> 
 def test_costs_that_always_come_together_trade_against_each_other(tmp_path: Path) -> None:
     # tiny ping-pong: only the sum of per_exchange and per_message shows
     table = write_rows(tmp_path, constants=TRUTH | {"per_exchange": 3e-5, "per_message": 3e-5})
-    rows = select_rows(read_measurements(table), ["mode=sendrecv,bytes_per_rank=4 KiB"])
-    fitted = fit_rows(table, rows, command="").calibration
+    fitted = fit_rows(read_measurements(table), fit=["mode=sendrecv,bytes_per_rank=4 KiB"]).calibration
     total = np.add(fitted.draws["per_exchange"], fitted.draws["per_message"])
     assert np.percentile(total, 90) / np.percentile(total, 10) < 8
     assert not fitted.parameters["per_exchange"].identified
@@ -99,7 +102,7 @@ def test_a_curve_over_message_size_is_found_where_there_is_one(tmp_path: Path, h
     sizes = [replace(base, id=f"s{power}", size=3 * 4.0**power) for power in range(5, 13)]
     reader = CaseReader()
     rows = [replace(row, duration=reader.read(row).duration(constants)) for row in sizes]
-    parameters = fit_rows(tmp_path / "rows.csv", rows, command="").calibration.parameters
+    parameters = fit_rows(Measurements(rows=tuple(rows))).calibration.parameters
     assert ("half_size.ethernet" in parameters) is bool(half_size)
     if half_size:
         assert parameters["half_size.ethernet"].value == pytest.approx(1e5, rel=0.6)
@@ -127,7 +130,7 @@ def test_expressions_that_are_none_say_so(table: Path, expression: str, message:
         select_rows(read_measurements(table), [expression])
 
 
-def test_rows_without_a_topology_cannot_be_fitted(table: Path) -> None:
+def test_rows_without_a_topology_cannot_be_fitted() -> None:
     bare = Measurement(id="a", nodes=1, ranks_per_node=2, mode="alltoall", op="alltoall", size=8.0, duration=1.0)
     with pytest.raises(CalibrationError, match=r"no row to fit has a time and a topology"):
-        fit_rows(table, [bare], command="")
+        fit_rows(Measurements(rows=(bare,)))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from smoes_sim.cli import main
-from smoes_sim.cli.published_text import published_text
+from smoes_sim.display.tables import as_text
 from smoes_sim.libraries.published import PUBLISHED, fit_libraries, save_libraries
 from smoes_sim.measurements import read_measurements, write_measurements
 from smoes_sim.validation.published import published_errors
@@ -44,15 +44,15 @@ def test_own_rows_are_predicted_and_then_fitted(mine: Path, tmp_path: Path, caps
 
 def test_predictions_without_a_time_are_printed(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(mine)]) == 0
-    assert "Rows without a time: predicted\nid     family" in capsys.readouterr().out
+    assert "Predictions for rows without a time\nid     family" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["calibrate", "mine.csv", "--add", "more.csv", "-o", "a.json"], "--add gives published more rows"),
-        (["calibrate", "published", "--fit", "id=1", "-o", "a.json"], "--fit picks rows of a table of yours"),
-        (["validate", "--calibration", "a.json"], "--calibration is for a table of yours"),
+        (["calibrate", "mine.csv", "--add", "more.csv", "-o", "a.json"], "--add adds rows to published"),
+        (["calibrate", "published", "--fit", "id=1", "-o", "a.json"], "--fit chooses rows of your own table"),
+        (["validate", "--calibration", "a.json"], "--calibration needs a table of yours"),
     ],
 )
 def test_contradictions_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_the_table_has_every_split_and_system(tmp_path: Path) -> None:
     rows = [entry for entry in read_measurements(PUBLISHED) if entry.mode in {"sendrecv", "alltoall_rdma"}]
     path = tmp_path / "few.csv"
     write_measurements(path, rows)
-    text = published_text(published_errors(path))
+    text = as_text(published_errors(read_measurements(path)).tables())
     for words in ("systems left out", "sizes left out", "in-sample", "H100 DGX, nccl: sendrecv", "rdma_alltoall"):
         assert words in text
 

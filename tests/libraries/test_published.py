@@ -95,14 +95,16 @@ def test_a_mode_without_a_model_is_skipped() -> None:
 
 
 def test_every_split_counts_every_row(small: Path) -> None:
-    document = published_errors(small)
-    assert set(document["splits"]) == set(SPLITS)
-    counted = {name: sum(errors["n"] for errors in split["systems"].values()) for name, split in document["splits"].items()}
+    found = published_errors(read_measurements(small))
+    assert set(found.splits) == set(SPLITS)
+    counted = {name: sum(errors.n for errors in split.systems.values()) for name, split in found.splits.items()}
     num_rows = len(read_measurements(small))
     assert counted == {"system": num_rows, "hardware": num_rows, "size": num_rows, "nodes": 0, "in-sample": num_rows}
-    assert document["families"]["nccl_alltoall, >= 1 MiB"]["median_ape"] < 0.5
-    left_out = document["splits"]["system"]["families"]["nccl_alltoall, >= 16 MiB, one node"]["median_ape"]
-    assert left_out > document["splits"]["in-sample"]["families"]["nccl_alltoall, >= 16 MiB, one node"]["median_ape"]
+    assert found.families["nccl_alltoall, >= 1 MiB"].median_ape < 0.5
+    errors = {name: found.splits[name].families["nccl_alltoall, >= 16 MiB, one node"] for name in ("system", "in-sample")}
+    assert errors["system"].median_ape > errors["in-sample"].median_ape
+    assert found.to_dict()["splits"]["system"]["families"] == found.to_dict()["families"]
+    assert max(map(len, repr(found).splitlines())) <= 100
 
 
 def test_a_table_without_a_known_library_cannot_be_fitted(tmp_path: Path) -> None:

@@ -8,32 +8,37 @@ from report.outline import assert_stands_alone, outline_of
 from smoes_sim.errors import ConfigError
 from smoes_sim.report.page import check_page_file
 from smoes_sim.report.validation_page import write_validation_page
+from smoes_sim.validation.errors import ErrorSummary, SkippedRow, ValidatedRow
+from smoes_sim.validation.result import CalibrationSource, Validation
 
 
-def row(name: str, error: float, **changes: Any) -> dict[str, Any]:
+def row(name: str, error: float, **changes: Any) -> ValidatedRow:
     measured = 1e-3
-    return {
+    fields = {
         "id": name, "family": "alltoall, direct", "system": "star", "ranks": 4, "size_bytes": 1e6, "measured_s": measured,
         "predicted_s": measured * (1 + error), "low_s": 0.9e-3, "high_s": 1.1e-3, "inside": True, "relative_error": error,
         "repeatability": None, "in_sample": False, "doubt": "",
-    } | changes  # fmt: skip
-
-
-def document(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    errors = {"n": 2, "median_ape": 0.015, "mape": 0.015, "p90_ape": 0.019, "max_ape": 0.02, "coverage": 1.0}
-    known = {"rows": 1, "same_file": False, "command": "smoes-sim calibrate <rows>", "open": ["per_message"]}
-    return {
-        "families": {"alltoall, direct": errors}, "systems": {"star": errors}, "in_sample": {"sendrecv": errors},
-        "rows": rows, "skipped": [{"id": "z", "reason": "mode <b> needs a library model"}], "repeatability": None,
-        "calibrated_on": known,
     }  # fmt: skip
+    return ValidatedRow(**fields | changes)
+
+
+def validation(rows: list[ValidatedRow]) -> Validation:
+    errors = ErrorSummary(n=2, median_ape=0.015, mape=0.015, p90_ape=0.019, max_ape=0.02, coverage=1.0)
+    known = CalibrationSource(
+        rows=1, data_hash="", same_file=False, command="smoes-sim calibrate <rows>", open=("per_message",)
+    )
+    return Validation(
+        families={"alltoall, direct": errors}, systems={"star": errors}, in_sample={"sendrecv": errors}, rows=tuple(rows),
+        unmeasured=(), skipped=(SkippedRow(id="z", reason="mode <b> needs a library model"),), repeatability=None,
+        calibrated_on=known,
+    )  # fmt: skip
 
 
 ROWS = [row("<script>alert(1)</script>", 0.02, doubt="<i>why</i>"), row("b", -0.01), row("c", 0.5, in_sample=True)]
 
 
 def test_the_page_needs_nothing_else_and_escapes_everything(tmp_path: Path) -> None:
-    write_validation_page(document(ROWS), tmp_path / "p.html", measurements="<x>.csv", calibration="c.json")
+    write_validation_page(validation(ROWS), tmp_path / "p.html", measurements="<x>.csv", calibration="c.json")
     assert_stands_alone(tmp_path / "p.html")
     text, tags = (tmp_path / "p.html").read_text(), outline_of(tmp_path / "p.html").tags
     assert {"i", "b", "rows"}.isdisjoint(tags)
@@ -43,7 +48,7 @@ def test_the_page_needs_nothing_else_and_escapes_everything(tmp_path: Path) -> N
 
 
 def test_the_answer_comes_first_and_fitted_rows_are_not_among_the_worst(tmp_path: Path) -> None:
-    write_validation_page(document(ROWS), tmp_path / "p.html", measurements="rows.csv", calibration="c.json")
+    write_validation_page(validation(ROWS), tmp_path / "p.html", measurements="rows.csv", calibration="c.json")
     text = (tmp_path / "p.html").read_text()
     answer = re.search(r'class="answer">([^<]*)<', text)
     assert answer
@@ -58,13 +63,13 @@ def test_the_answer_comes_first_and_fitted_rows_are_not_among_the_worst(tmp_path
 
 def test_the_same_document_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
-        write_validation_page(document(ROWS), tmp_path / name, measurements="rows.csv", calibration="")
+        write_validation_page(validation(ROWS), tmp_path / name, measurements="rows.csv", calibration="")
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no row could be predicted"):
-        write_validation_page(document([]), tmp_path / "p.html", measurements="rows.csv", calibration="")
+        write_validation_page(validation([]), tmp_path / "p.html", measurements="rows.csv", calibration="")
     assert not (tmp_path / "p.html").exists()
     with pytest.raises(ConfigError, match=r'p\.pdf: ends in "\.pdf": a report is one HTML file'):
         check_page_file(tmp_path / "p.pdf")
