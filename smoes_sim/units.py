@@ -26,6 +26,7 @@ _TIME = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 _ARRIVALS = {"/s": 1.0}
 _RATE = {f"{unit}{per}": factor for unit, factor in _DATA.items() for per in ("/s", "ps")}
 _FLOPS = {f"{prefix}FLOPS": float(10**power) for prefix, power in (("", 0), ("G", 9), ("T", 12), ("P", 15))}
+_NCCL_SIZE = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([kKmMgG]?)\s*")
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
 
 
@@ -73,6 +74,25 @@ def parse_arrivals(value: Any) -> float:
 def parse_size(value: Any) -> float:
     """Bytes of a string such as ``64 MiB`` (2**20) or ``64 MB`` (10**6); ValueError without a unit."""
     return _parse(value, _DATA, "data", '"64 MiB" or "64 MB"')
+
+
+def parse_message_size(value: Any) -> float:
+    """Bytes of a message, read as :func:`parse_size` does or as nccl-tests does.
+
+    nccl-tests (``parsesize`` in src/common.cu) takes a number of bytes, or one followed by K, M or G in either case, which
+    are powers of two. Files need a full unit, because ``64M`` alone could be decimal.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_message_size("64M") == parse_message_size("64 MiB") == parse_message_size(67108864)
+        True
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return parse_size(f"{value!r} B")
+    match = _NCCL_SIZE.fullmatch(value) if isinstance(value, str) else None
+    return parse_size(f"{match[1]} {match[2].upper() + 'iB' if match[2] else 'B'}" if match else value)
 
 
 def parse_flops(value: Any) -> float:

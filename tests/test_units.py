@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoes_sim import units
-from smoes_sim.units import parse_bandwidth, parse_duration, parse_flops, parse_size
+from smoes_sim.units import parse_bandwidth, parse_duration, parse_flops, parse_message_size, parse_size
 
 KINDS = {
     "bandwidth": (parse_bandwidth, units.print_bandwidth, '"400 Gb/s" or "50 GB/s"'),
@@ -48,6 +48,36 @@ def test_binary_and_decimal_sizes_differ():
     assert parse_size("64 MiB") == 64 * 2**20
     assert parse_size("64 MB") == 64 * 10**6
     assert parse_size("8 Mib") == 2**20
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("64M", 64 * 2**20),
+        ("64m", 64 * 2**20),
+        ("1G", 2**30),
+        ("8K", 8192),
+        ("0.5 g", 2**29),
+        ("1024", 1024),
+        (1024, 1024),
+        (1.5, 1.5),
+        ("64 MiB", 64 * 2**20),
+        ("64 MB", 64 * 10**6),
+    ],
+)
+def test_message_sizes_are_read_as_nccl_tests_does_or_with_their_full_unit(value, expected):
+    assert parse_message_size(value) == expected
+
+
+@pytest.mark.parametrize("value", ["64T", "64 Mx", "M", "", "-64M", -1, math.nan, math.inf, True, None])
+def test_what_nccl_tests_would_not_read_is_no_message_size(value):
+    with pytest.raises(ValueError, match=r'Write "64 MiB" or "64 MB"\.'):
+        parse_message_size(value)
+
+
+def test_a_size_in_a_file_needs_its_full_unit():
+    with pytest.raises(ValueError, match=r'"64M" has no unit of data'):
+        parse_size("64M")
 
 
 def test_times_are_read_in_seconds():

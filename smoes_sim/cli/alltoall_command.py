@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 from typer.core import TyperCommand
 
 from smoes_sim.cli import show
 from smoes_sim.cli.first_use import compilation_told
-
-if TYPE_CHECKING:
-    from smoes_sim.exchanges.alltoall import AlltoallOptions, AlltoallTime, Demand, Matrix
-    from smoes_sim.network import Network
-    from smoes_sim.prediction.constants import Calibration
 
 _SIZES, _SKEW = "How much", "Who sends what (one of them; equal blocks when left out)"
 _LIBRARY, _MODEL, _OUTPUT = "How the library sends", "How it is timed", "What is shown"
@@ -31,11 +26,6 @@ _USED_BY = {
     "chunk": ("fifo",),
 }
 """Fidelities that an option is for."""
-_RESTS_ON = (
-    "schedule", "message_size", "order", "calibration", "per_message", "fidelity", "tolerance", "injection", "window",
-    "chunk", "seed",
-)  # fmt: skip
-"""Options that are printed with the answer, as they were given."""
 _PLOTTED = 8
 """Links in the plot of one size when ``--links`` does not say."""
 
@@ -65,11 +55,10 @@ def alltoall(
     context: typer.Context,
     topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
     size: Annotated[
-        Optional[str], option("Bytes a rank sends, its own block too. [64 MiB]", _SIZES, "--bytes", metavar="SIZE")
+        Optional[str],
+        option('Bytes a rank sends, its own block too: 64M or "64 MiB". [64M]', _SIZES, "--bytes", metavar="SIZE"),
     ] = None,
-    sweep: Annotated[
-        Optional[str], option('Sizes from LOW to HIGH, doubling: "1 KiB:1 GiB".', _SIZES, metavar="LOW:HIGH")
-    ] = None,
+    sweep: Annotated[Optional[str], option("Sizes from LOW to HIGH, doubling: 1K:1G.", _SIZES, metavar="LOW:HIGH")] = None,
     zipf: Annotated[Optional[float], option("Destinations are popular by this Zipf exponent.", _SKEW, metavar="S")] = None,
     per_source: Annotated[
         bool, option("With --zipf: each rank has its own popular destinations.", _SKEW, "--per-source")
@@ -140,74 +129,35 @@ def alltoall(
 
     For example: smoes-sim alltoall 8x8-h100-ndr400 --zipf 1 --links 8
     """
-    from smoes_sim.errors import ConfigError
-    from smoes_sim.exchanges.alltoall import AlltoallOptions, Demand, choose_matrices
-    from smoes_sim.network import Network
-    from smoes_sim.prediction.constants import load_calibration
+    from smoes_sim.display.charts import save_chart
+    from smoes_sim.display.tables import as_text
+    from smoes_sim.exchanges import alltoall as predict
+    from smoes_sim.exchanges.demand import sizes_of
+    from smoes_sim.network import may_compile
     from smoes_sim.results.write import to_json
     from smoes_sim.topology import find_topology
 
-    demand = Demand(
-        size=size, sweep=sweep, matrix=matrix, zipf=zipf, per_source=per_source, lognormal=lognormal,
-        workload=workload, step=step, trace=trace,
-    )  # fmt: skip
     plots_links = plot is not None and sweep is None
-    options = AlltoallOptions(
-        schedule=schedule, order=order, fidelity=fidelity, tolerance=tolerance, injection=injection, seed=seed,
-        num_hot=links or (_PLOTTED if plots_links else 0), record_links=links is not None or plots_links,
-        message_size=None if message_size is None else show.size("--message-size", message_size),
-        chunk=None if chunk is None else show.size("--chunk", chunk),
-        **({} if window is None else {"window": math.inf if window == "inf" else show.size("--window", window)}),
-    )  # fmt: skip
-    options.check()
     if plot is not None:
         _check_plot(plot, is_sweep=sweep is not None, fidelity=fidelity)
-    constants = load_calibration(calibration) if calibration else None
-    if constants is not None and _is_given(context, "per_message"):
-        raise ConfigError("--calibration already says the sender's time per message. Leave --per-message out.")
-    network = Network.on(find_topology(topology), per_message=show.duration("--per-message", per_message), seed=seed)
-    matrices = choose_matrices(network.topology.num_ranks, demand, seed=seed)
-    _tell_what_is_ignored(context, counts_messages=network.per_message > 0 or constants is not None)
-    times = _run(network, matrices, options, constants)
-    document = _document(context, demand, network.topology.num_ranks, times)
+    built = replace(find_topology(topology), name=topology)
+    is_slow_at_first = may_compile(built.num_ranks, fidelity=fidelity)
+    num_sizes = len(sizes_of(size, sweep))
+    with compilation_told(may_compile=is_slow_at_first), show.progress("sizes", num_sizes) as advance:
+        found = predict(
+            built, size=size, sweep=sweep, zipf=zipf, per_source=per_source, lognormal=lognormal, workload=workload,
+            step=step, trace=trace, matrix=matrix, schedule=schedule, message_size=message_size, order=order,
+            calibration=calibration, per_message=per_message if _is_given(context, "per_message") else None,
+            fidelity=fidelity, tolerance=tolerance, injection=injection, window=window, chunk=chunk, seed=seed,
+            links=links or (_PLOTTED if plots_links else None), on_size=advance,
+        )  # fmt: skip
+    _tell_what_is_ignored(context, counts_messages=found.settings.counts_messages)
     if plot is not None:
-        _plot(plot, document, times[-1], is_sweep=sweep is not None)
-    typer.echo(to_json(document) if as_json else show.alltoall(document), nl=False)
+        save_chart(found.plot(), plot)
+        show.talk(f"plot: {plot}")
+    typer.echo(to_json(found.to_dict()) if as_json else as_text(found.tables()), nl=False)
     if sys.stderr.isatty() and not as_json:
-        show.talk(f"wall time {document['wall_s']:.2f} s")
-
-
-def _document(context: typer.Context, demand: Demand, num_ranks: int, times: list[AlltoallTime]) -> dict[str, Any]:
-    """What is printed: the rows, and everything that they rest on."""
-    named = bool(context.params["links"])
-    return {
-        "topology": context.params["topology"],
-        "ranks": num_ranks,
-        "collective": "alltoall" if demand.is_uniform else "alltoallv",
-        "traffic": demand.words,
-        **{name: context.params[name] for name in _RESTS_ON},
-        "wall_s": sum(time.wall for time in times),
-        "rows": [time.row | ({"hot_links": [hot.row() for hot in time.hot]} if named else {}) for time in times],
-    }
-
-
-def _run(
-    network: Network, matrices: list[Matrix], options: AlltoallOptions, constants: Calibration | None
-) -> list[AlltoallTime]:
-    """Time every matrix, with a bar for a sweep and a word when something must be compiled."""
-    from smoes_sim.exchanges.alltoall import time_alltoall, time_calibrated
-    from smoes_sim.network import may_compile
-
-    times: list[AlltoallTime] = []
-    is_slow_at_first = may_compile(network.topology.num_ranks, fidelity=options.fidelity)
-    with compilation_told(may_compile=is_slow_at_first), show.progress("sizes", len(matrices)) as advance:
-        for matrix in matrices:
-            if constants is None:
-                times.append(time_alltoall(network, matrix, options))
-            else:
-                times.append(time_calibrated(network, matrix, options, constants))
-            advance(len(times))
-    return times
+        show.talk(f"wall time {found.wall_s:.2f} s")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -240,17 +190,3 @@ def _check_plot(path: Path, *, is_sweep: bool, fidelity: str) -> None:
             f"--plot of one size shows links over time, which --fidelity {fidelity} does not record. "
             "Use --fidelity fluid, or plot a --sweep."
         )
-
-
-def _plot(path: Path, document: dict[str, Any], last: AlltoallTime, *, is_sweep: bool) -> None:
-    from smoes_sim.display.charts import save_chart
-    from smoes_sim.exchanges.charts import bandwidth_chart, link_use_chart
-
-    chart: Any
-    title = f"{document['collective']} on {document['topology']}, {document['ranks']} ranks, {document['traffic']}"
-    if is_sweep:
-        chart = bandwidth_chart(document["rows"], num_ranks=document["ranks"], title=f"{title}, {document['fidelity']}")
-    else:
-        chart = link_use_chart(last.use, title=title)
-    save_chart(chart, path)
-    show.talk(f"plot: {path}")

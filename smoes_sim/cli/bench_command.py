@@ -18,7 +18,7 @@ from smoes_sim.yaml_files import write_bytes
 if TYPE_CHECKING:
     from smoes_sim.distributed.bench import BenchOptions
     from smoes_sim.distributed.bench_plan import BenchCase
-    from smoes_sim.exchanges.alltoall import Demand
+    from smoes_sim.exchanges.demand import Demand
     from smoes_sim.lab import Lab
     from smoes_sim.topology import Topology
 
@@ -79,7 +79,7 @@ def bench(
 
     For example: smoes-sim bench --ranks 4 --sweep "64 KiB:4 MiB" -o rows.csv; on a cluster: torchrun ... runners/bench.py
     """
-    from smoes_sim.exchanges.alltoall import Demand
+    from smoes_sim.exchanges.demand import Demand
 
     demand = Demand(
         size=size, sweep=_SWEEP if size is None and sweep is None and matrix is None else sweep, matrix=matrix, zipf=zipf,
@@ -217,7 +217,7 @@ def _take_part(context: typer.Context, demand: Demand) -> None:
         backend=given["backend"],
         topology=_find(given["topology"]),
         topology_name=given["topology"],
-        traffic=demand.words,
+        traffic=demand.description,
         out=given["out"],
     )
     _report(cases, options, as_json=given["as_json"])

@@ -21,7 +21,7 @@ class Table:
     Attributes:
         header: Names of the columns; empty for a list of pairs.
         rows: Cells, one sequence per row, as many as the header has names.
-        title: A line above; none where empty.
+        title: Lines above; none where empty.
         left: Number of leading columns that are aligned to the left.
         notes: Lines below.
     """
@@ -104,7 +104,7 @@ def _html_of(part: Table) -> str:
             f'<{tag} style="text-align:{where}">{html.escape(cell)}</{tag}>' for where, cell in zip(side, row, strict=True)
         )
 
-    title = f"<p><b>{html.escape(part.title)}</b></p>" if part.title else ""
+    title = f"<p><b>{html.escape(part.title).replace(chr(10), '<br>')}</b></p>" if part.title else ""
     head = f"<thead><tr>{cells('th', part.header)}</tr></thead>" if part.header else ""
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in part.rows)
     table = f"<table>{head}<tbody>{body}</tbody></table>" if part.rows else ""

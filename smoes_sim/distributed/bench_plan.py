@@ -9,7 +9,7 @@ import numpy as np
 
 from smoes_sim.distributed.matrix import Matrix, aligned, as_written, even_blocks, one_way
 from smoes_sim.errors import ConfigError
-from smoes_sim.exchanges.alltoall import Demand, choose_matrices
+from smoes_sim.exchanges.demand import Demand, choose_matrices
 
 Operation = Literal["alltoall", "sendrecv"]
 

@@ -1,19 +1,20 @@
-"""Bus bandwidth over size, and links over time."""
+"""Charts of bus bandwidth over size, and of the use of links over time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smoes_sim.display.charts import BINARY_SIZE, COLOURS, load_altair
 from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
+from smoes_sim.exchanges.timing import AlltoallRow
 
 if TYPE_CHECKING:
     import altair as alt
 
 
-def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: str) -> alt.LayerChart:
-    """Bus bandwidth over size for a sweep, the bound as a line above.
+def bandwidth_chart(rows: Sequence[AlltoallRow], *, num_ranks: int, title: str) -> alt.LayerChart:
+    """Chart of bus bandwidth over size, with the bound as a dashed line.
 
     Raises:
         ConfigError: If the plotting libraries are not installed.
@@ -21,9 +22,9 @@ def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: st
     alt = load_altair()
     data = []
     for row in rows:
-        highest, _ = alltoall_bandwidth(row["size_bytes"], row["bound_s"], num_ranks)
-        times = {"predicted": row["busbw_GBps"], "bound": highest * (num_ranks - 1) / num_ranks / 1e9}
-        data += [{"size": row["size_bytes"], "busbw": value, "what": what} for what, value in times.items()]
+        highest, _ = alltoall_bandwidth(row.size_bytes, row.bound_s, num_ranks)
+        times = {"predicted": row.busbw_GBps, "bound": highest * (num_ranks - 1) / num_ranks / 1e9}
+        data += [{"size": row.size_bytes, "busbw": value, "what": what} for what, value in times.items()]
     scale = alt.Scale(domain=["predicted", "bound"], range=[COLOURS[1], COLOURS[0]])
     base = alt.Chart(alt.Data(values=data)).encode(
         x=alt.X("size:Q", scale=alt.Scale(type="log", base=2), title="size", axis=alt.Axis(labelExpr=BINARY_SIZE)),
@@ -36,7 +37,11 @@ def bandwidth_chart(rows: Sequence[dict[str, Any]], *, num_ranks: int, title: st
 
 
 def link_use_chart(use: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> alt.Chart:
-    """Share of capacity in use over time, a panel per link (or links), from (seconds, share) steps.
+    """Chart of the share of capacity in use over time, one panel per link or group of links.
+
+    Args:
+        use: Steps of (seconds, share) by label.
+        title: Title of the chart.
 
     Raises:
         ConfigError: If the plotting libraries are not installed.

@@ -75,8 +75,8 @@ class HotLinks:
     last: float | None
     full: float | None
 
-    def row(self) -> dict[str, Any]:
-        """A row of a table, units in the names."""
+    def to_dict(self) -> dict[str, Any]:
+        """A row of a table, with the units in the names."""
         return {
             "link": self.group.label,
             "kind": self.kind,

@@ -90,7 +90,7 @@ def look_inside(scenario: Scenario, row: Mapping[str, Any]) -> Inside:
     return Inside(
         deployment=deployment,
         busy=load / network.capacity,
-        hot=[found.row() for found in hot_links(network, phases, duration=times.prefill.step_s, most=_HOT)],
+        hot=[found.to_dict() for found in hot_links(network, phases, duration=times.prefill.step_s, most=_HOT)],
         parts=parts,
         modality=[] if trace is None or placement is None else modality_of_slots(trace, placement),
         step_s=times.prefill.step_s,

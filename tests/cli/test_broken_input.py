@@ -95,7 +95,7 @@ CASES = [
     ("alltoall star.yaml --matrix small.txt", r"small\.txt: is 2 x 2, the topology has 4 ranks"),
     ("alltoall star.yaml --matrix nan.txt", r'nan\.txt:2: "nan" is not a number of bytes'),
     ("alltoall star.yaml --matrix minus.txt", r'minus\.txt:4: "-1" is not a number of bytes'),
-    ("alltoall star.yaml --bytes 64M", r'--bytes = "64M" has no unit.*Write "64 MiB"'),
+    ("alltoall star.yaml --bytes 64T", r'--bytes = "64T" has no unit.*Write "64 MiB"'),
     ("alltoall star.yaml --sweep 8MiB:1MiB", r"--sweep = 8388608 B to 1048576 B is empty"),
     ("alltoall star.yaml --sweep 8MiB", r'--sweep = "8MiB" is not LOW:HIGH'),
     ("alltoall star.yaml --bytes 1MiB --matrix nan.txt", r"exclude each other"),

@@ -18,7 +18,7 @@ from smoes_sim.distributed.group import RankGroup
 from smoes_sim.distributed.journal import read_journals
 from smoes_sim.distributed.matrix import one_way
 from smoes_sim.errors import ConfigError, RunError
-from smoes_sim.exchanges.alltoall import Demand
+from smoes_sim.exchanges.demand import Demand
 from smoes_sim.measurements import read_measurements
 from smoes_sim.traffic.skewed import read_matrix
 

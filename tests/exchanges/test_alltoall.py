@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 from build_from import NODES, star, topology
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.exchanges.alltoall import AlltoallOptions, Demand, choose_matrices, sweep_sizes, time_alltoall
+from smoes_sim.exchanges import AlltoallOptions, Demand, alltoall
+from smoes_sim.exchanges.demand import choose_matrices, sweep_sizes
+from smoes_sim.exchanges.timing import time_alltoall
 from smoes_sim.network import Network
+from smoes_sim.prediction.constants import Calibration, Parameter
+from smoes_sim.topology import find_topology
 from smoes_sim.traffic.skewed import lognormal_matrix, uniform_matrix, workload_matrix, zipf_matrix
 
 MIB = 2.0**20
@@ -88,7 +93,7 @@ def test_demands_that_contradict_themselves_are_refused(demand, message):
     ],
 )
 def test_a_demand_says_what_it_is(demand, words, is_uniform):
-    assert (demand.words, demand.is_uniform) == (words, is_uniform)
+    assert (demand.description, demand.is_uniform) == (words, is_uniform)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +116,12 @@ def test_options_that_break_a_rule_are_refused(options, message):
 def test_every_fidelity_gives_a_row_that_is_not_below_the_bound(fidelity):
     matrix = zipf_matrix(4, MIB, exponent=1.0, seed=0, per_source=True)
     row = timed(AlltoallOptions(fidelity=fidelity), matrix).row
-    assert row["time_s"] >= row["bound_s"] * (1 - 1e-9)
-    assert row["size_bytes"] == pytest.approx(max(matrix.sum(axis=0).max(), matrix.sum(axis=1).max()))
-    assert row["mean_bytes"] == pytest.approx(MIB)
-    assert row["algbw_GBps"] == pytest.approx(row["size_bytes"] / row["time_s"] / 1e9)
-    assert row["busbw_GBps"] == pytest.approx(row["algbw_GBps"] * 3 / 4)
-    assert (row["flows"], row["messages"], row["links"], row["error_bound"]) == (12, 12, 8, 0.0)
+    assert row.time_s >= row.bound_s * (1 - 1e-9)
+    assert row.size_bytes == pytest.approx(max(matrix.sum(axis=0).max(), matrix.sum(axis=1).max()))
+    assert row.mean_bytes == pytest.approx(MIB)
+    assert row.algbw_GBps == pytest.approx(row.size_bytes / row.time_s / 1e9)
+    assert row.busbw_GBps == pytest.approx(row.algbw_GBps * 3 / 4)
+    assert (row.flows, row.messages, row.links, row.error_bound) == (12, 12, 8, 0.0)
 
 
 def test_low_latency_pays_for_every_copy():
@@ -124,20 +129,20 @@ def test_low_latency_pays_for_every_copy():
     # 256 KiB then cross two links as one flow: 262144 / 50e9 s and 2 us
     options = AlltoallOptions(schedule="low_latency", message_size=64 * 1024.0)
     row = timed(options, uniform_matrix(4, MIB), per_message=1e-3).row
-    assert (row["flows"], row["messages"]) == (12, 48)
-    assert row["time_s"] == pytest.approx(12e-3 + 262144 / 50e9 + 2e-6, rel=1e-9)
+    assert (row.flows, row.messages) == (12, 48)
+    assert row.time_s == pytest.approx(12e-3 + 262144 / 50e9 + 2e-6, rel=1e-9)
 
 
 def test_the_order_counts_in_fifo():
     options = {order: AlltoallOptions(fidelity="fifo", order=order) for order in ("naive", "shifted")}
-    times = {order: timed(choice, uniform_matrix(4, MIB)).row["time_s"] for order, choice in options.items()}
+    times = {order: timed(choice, uniform_matrix(4, MIB)).row.time_s for order, choice in options.items()}
     assert times["naive"] > 1.1 * times["shifted"]
 
 
 def test_larger_chunks_make_fifo_coarser():
     # through ports of 50 GB/s a packet of 8940 B is forwarded when it is there: chunks of 256 KiB move the time a little
     times = [
-        timed(AlltoallOptions(fidelity="fifo", order="naive", chunk=chunk), uniform_matrix(4, MIB)).row["time_s"]
+        timed(AlltoallOptions(fidelity="fifo", order="naive", chunk=chunk), uniform_matrix(4, MIB)).row.time_s
         for chunk in (None, 262144.0)
     ]
     assert times[0] != times[1]
@@ -146,7 +151,7 @@ def test_larger_chunks_make_fifo_coarser():
 
 def test_packets_judge_the_other_fidelities():
     matrix = uniform_matrix(4, MIB)
-    times = {name: timed(AlltoallOptions(fidelity=name), matrix).row["time_s"] for name in ("fluid", "fifo", "packet")}
+    times = {name: timed(AlltoallOptions(fidelity=name), matrix).row.time_s for name in ("fluid", "fifo", "packet")}
     assert times["packet"] == pytest.approx(times["fifo"], rel=0.05)
     assert times["packet"] > times["fluid"] * (1 - 1e-9)
 
@@ -161,18 +166,94 @@ def test_hot_links_and_their_use_over_time_come_with_the_row():
     result = timed(AlltoallOptions(num_hot=2, record_links=True), workload_matrix("W2", 8, MIB, seed=0), NODES)
     assert len(result.hot) == 2
     assert list(result.use) == [hot.group.label for hot in result.hot]
-    assert all(steps[-1][0] == pytest.approx(result.row["time_s"]) for steps in result.use.values())
+    assert all(steps[-1][0] == pytest.approx(result.row.time_s) for steps in result.use.values())
     assert result.hot[0].utilisation == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.parametrize("fidelity", ["bound", "fifo"])
 def test_other_fidelities_name_links_without_times(fidelity):
     result = timed(AlltoallOptions(fidelity=fidelity, num_hot=1, record_links=True), uniform_matrix(8, MIB), NODES)
-    assert result.hot[0].row()["first_s"] is None
+    assert result.hot[0].to_dict()["first_s"] is None
     assert result.use == {}
 
 
 @pytest.mark.parametrize(("ranks", "size"), [(1, MIB), (3, 0.0)])
 def test_nothing_to_send_takes_no_time(ranks, size):
     result = timed(AlltoallOptions(num_hot=3, record_links=True), uniform_matrix(ranks, size), star(ranks))
-    assert (result.row["time_s"], result.row["busbw_GBps"], result.hot, result.use) == (0, 0, [], {})
+    assert (result.row.time_s, result.row.busbw_GBps, result.hot, result.use) == (0, 0, [], {})
+
+
+def test_the_document_has_the_keys_of_the_command_in_their_order():
+    found = alltoall("lab-star-4", size="64K", zipf=1, links=2)
+    names = "topology ranks collective traffic schedule message_size order calibration per_message fidelity tolerance"
+    assert list(found.to_dict()) == [*names.split(), *["injection", "window", "chunk", "seed", "wall_s", "rows"]]
+    (row,) = found.to_dict()["rows"]
+    names = "size_bytes mean_bytes time_s algbw_GBps busbw_GBps bound_s flows messages links error_bound hot_links"
+    assert list(row) == names.split()
+    assert found.to_polars().columns == names.split()[:-1]
+    assert found.links.to_polars()["link"].to_list() == [hot["link"] for hot in row["hot_links"]]
+
+
+def test_objects_are_taken_as_well_as_names():
+    matrix = uniform_matrix(4, MIB)
+    by_name = alltoall("lab-star-4", size="1M").rows[0]
+    by_object = alltoall(find_topology("lab-star-4"), matrix=matrix).rows[0]
+    assert replace(by_name, time_s=by_object.time_s) == by_object
+    assert by_name.time_s == pytest.approx(by_object.time_s, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [(np.ones((2, 2)), "matrix is 2 x 2, the topology has 4 ranks"), (-np.ones((4, 4)), "matrix holds negative")],
+)
+def test_a_matrix_that_does_not_fit_is_refused(matrix, message):
+    with pytest.raises(ConfigError, match=message):
+        alltoall("lab-star-4", matrix=matrix)
+
+
+def test_progress_is_told_size_by_size():
+    done = []
+    alltoall("lab-star-4", sweep="1K:4K", on_size=done.append)
+    assert done == [1, 2, 3]
+
+
+def test_an_error_above_zero_is_put_in_words():
+    found = alltoall("lab-star-4", size="1M")
+    rough = replace(found, times=[replace(one, row=replace(one.row, error_bound=1.234e-5)) for one in found.times])
+    assert "# schedule direct; solution within 1e-05 of two runs with wider windows\n" in repr(rough)
+    assert "# schedule direct; solution exact for the model\n" in repr(found)
+
+
+def calibration(*efficiencies, spread=0.0):
+    """Constants of the lab's ethernet as a fit gives them."""
+    parameter = Parameter(value=0.5, low=0.5, high=0.5, identified=True, meaning="share of nominal bandwidth")
+    return Calibration(
+        parameters={"efficiency.ethernet": parameter},
+        draws={"efficiency.ethernet": list(efficiencies)},
+        fitted_on=[],
+        spread=spread,
+        data_hash="",
+        command="",
+        version="",
+    )
+
+
+def test_an_interval_is_printed_where_it_has_a_width_only():
+    sure, unsure = (alltoall("lab-star-4", size="1M", calibration=calibration(*draws)) for draws in ([0.5], [0.4, 0.5]))
+    assert "10%(us)" in repr(unsure)
+    assert "10% and 90% are the ends of the 80% interval" in repr(unsure)
+    assert "10%(us)" not in repr(sure)
+    assert "# constants of a given calibration; without an interval\n" in repr(sure)
+    # half of 25e6 B/s for three blocks of 256 KiB: 62.915 ms
+    assert sure.rows[0].time_s == pytest.approx(3 * 2**18 / 12.5e6)
+    assert sure.to_dict()["rows"][0]["low_s"] == sure.rows[0].low_s == pytest.approx(sure.rows[0].time_s)
+
+
+def test_a_calibration_and_a_cost_per_message_exclude_each_other():
+    with pytest.raises(ConfigError, match="--calibration already says the sender's time per message"):
+        alltoall("lab-star-4", calibration=calibration(0.5), per_message="1 us")
+
+
+def test_one_size_without_recorded_links_has_no_plot():
+    with pytest.raises(ConfigError, match=r"which was not recorded\. Give links=8"):
+        alltoall("lab-star-4").plot()
