@@ -32,6 +32,10 @@ CONSTANTS = (
 """Names a draw may set, besides ``efficiency.<link kind>`` and ``half_size.<link kind>``: seconds, shares of the nominal
 rate, bytes, an exponent."""
 _OF_LINKS = ("efficiency.", "half_size.")
+_OF_LIBRARIES = (
+    "these are constants of communication libraries, which only `smoes-sim validate` can use today. Give constants of a "
+    "machine (from `smoes-sim calibrate ROWS.csv -o FILE`), or none for nominal links."
+)
 INTERVAL = (10, 90)
 """Percentiles of a calibrated prediction: an 80% interval."""
 NUM_STATED = 3
@@ -123,13 +127,18 @@ def load_calibration(name: str) -> Calibration:
     Raises:
         ConfigError: If there is none, or it breaks a rule.
     """
+    if name == "published":
+        raise ConfigError(f"calibration {name}: {_OF_LIBRARIES}")
     shipped = _SHIPPED / f"{name}.json"
     path = shipped if shipped.is_file() and "/" not in name else Path(name)
     if not path.exists() and path.suffix != ".json":
         known = [entry.stem for entry in _SHIPPED.glob("*.json")]
         raise ConfigError(f'calibration "{name}" is neither shipped nor a file. {nearest(name, known)}')
     try:
-        calibration = Calibration.model_validate(orjson.loads(read_text(path)))
+        document = orjson.loads(read_text(path))
+        if isinstance(document, dict) and document.get("kind") == "libraries":
+            raise ConfigError(f"{path}: {_OF_LIBRARIES}")
+        calibration = Calibration.model_validate(document)
     except orjson.JSONDecodeError as error:
         raise ConfigError(f"{path}:{error.lineno}:{error.colno}: is not JSON ({error.msg}). Fix the file.") from None
     except ValidationError as error:

@@ -92,11 +92,17 @@ def test_what_people_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         ("calibrate rows.csv -o c.json --fit mode=x", "no row meets it"),
         ("validate rows.csv --report r.pdf", "a report is one HTML file"),
         ("validate rows.csv --calibration gone", 'calibration "gone" is neither shipped nor a file'),
+        (
+            "alltoall net.yaml --calibration published",
+            "calibration published: these are constants of communication lib",
+        ),
+        ("alltoall net.yaml --calibration libraries.json", "libraries.json: these are constants of communication lib"),
         ("alltoall net.yaml --calibration gone.json --per-message=1us", "gone.json: cannot be read"),
     ],
 )
 def test_broken_input_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str) -> None:
     (folder / "rows.csv").write_text("id,nodes,ranks_per_node,mode,op,time_us\na,2,1,alltoall,alltoall,5\n")
+    (folder / "libraries.json").write_text('{"kind": "libraries"}')
     before = sorted(path.name for path in folder.iterdir())
     assert main(arguments.split()) == 2
     error = capsys.readouterr().err
