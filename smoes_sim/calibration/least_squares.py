@@ -1,15 +1,15 @@
-"""Robust least squares in log space, with draws that say how well each constant is known.
+"""Robust least squares in log space, with bootstrap draws of the constants.
 
-Residuals are relative: ``log(predicted / measured) / sigma``, under a soft-L1 loss, so that one disturbed row does not
-rule. Every constant has a log-normal prior that counts as one more residual; where the data are silent it decides.
-A draw shakes the measured times by the model's error and the scatter of their repetitions, and the priors' middles by
-their spread, and fits again (a parametric bootstrap; with priors: randomise, then optimise, Bardsley et al. 2014). A
-constant without data is thus drawn from its prior. Rows are not resampled: with one row that tells two constants apart
-most samples would lack it.
+Residuals are relative: ``log(predicted / measured) / sigma``, under a soft-L1 loss, so that a single outlier has little
+influence. Every constant has a log-normal prior, which counts as one more residual and decides where the data do not. A
+draw perturbs the measured times by the model's error and the scatter of their repetitions, and the medians of the priors
+by their spread, and fits again (a parametric bootstrap; with priors: randomise, then optimise, Bardsley et al. 2014). A
+constant without data is thus drawn from its prior. Rows are not resampled: where a single row separates two constants,
+most resamples would lack it.
 
-The simulator is slow, so it is fitted through its tangent: the time of an exchange is a sum of terms proportional to
-fixed costs and to ``1 / efficiency`` for as long as the same links and ranks decide it. Each fit alternates between
-solving on the tangent and a new tangent where the exact times differ from it.
+The simulator is slow, so it is fitted through its tangent: as long as the same links and ranks are critical, the time of
+an exchange is a sum of terms proportional to fixed costs and to ``1 / efficiency``. Each fit alternates between solving
+on the tangent and computing a new tangent where the exact times differ from it.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from scipy.optimize import least_squares
 
 Array = NDArray[np.float64]
 _FIRST_SIGMA = 0.1
-"""Relative error that is assumed until residuals are there."""
+"""Relative error that is assumed before there are residuals."""
 _LEAST_SIGMA = 0.003
-"""No model of a network is better than this: half a percent is what repetitions of one exchange scatter by."""
+"""Smallest relative error of a row: repetitions of one exchange scatter by half a percent."""
 _STEP = 0.02
-"""Step in the logarithm for differences: 2%, far above the 1e-4 that large exchanges are exact to."""
+"""Step of the logarithms for finite differences: 2%, far above the tolerance of 1e-4 of large exchanges."""
 _STARTS = 32
 _TANGENTS, _TANGENTS_OF_DRAW = 8, 2
-"""Tangents that are tried at most."""
+"""Largest number of tangents of a fit, and of the fit of a draw."""
 _HALVINGS = 6
 _GOOD_ENOUGH = 0.1
-"""A tangent will do where it is right to this share of sigma."""
+"""A tangent is accepted where its error is below this share of sigma."""
 _LEAST = 0.05
-"""A tangent never predicts less than this share of the time where it touches."""
+"""Smallest time that a tangent predicts, as a share of the time at its point of contact."""
 _KIND_ROWS = 4
-"""Rows of one kind that tell its own error; with fewer the largest error would be the width."""
+"""Number of rows of a kind from which it has its own error; with fewer the largest error would be the width."""
 _NORMAL_90 = 1.2816
 """90th percentile of the standard normal distribution: half the width of an 80% interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is fitted.
+    """A fitting problem of N rows and P constants.
 
     Attributes:
         log_times: Logarithms of the predicted seconds, (N,), of logarithms of the constants, (P,).
         measured: Logarithms of the measured seconds, (N,).
-        scatter: How well the measured medians are known: standard deviation of their logarithms, (N,).
+        scatter: Standard deviation of the logarithms of the measured medians, from the repetitions, (N,).
         middle: Logarithms of the priors' medians, (P,).
         spread: Their standard deviations, (P,).
         most: Logarithms of the largest values, (P,).
-        powers: 1 for constants that times grow with, -1 for shares, with whose inverse they grow, (P,).
+        powers: 1 for constants with which times grow, -1 for shares, with whose inverse they grow, (P,).
         groups: Rows of one group are left out together when the model's error is estimated, (N,).
-        kinds: Rows of one kind err alike, (N,).
+        kinds: Rows of one kind share one estimate of the error, (N,).
     """
 
     log_times: Callable[[Array], Array]
@@ -75,12 +75,12 @@ class Solution:
 
     Attributes:
         best: Logarithms of the constants, (P,).
-        draws: The same for each draw, (B, P).
+        draws: The same for each of B draws, (B, P).
         residuals: log(predicted / measured) at ``best``, (N,).
-        left_out: The same where the row's group was left out of the fit, (N,).
-        spread: Standard deviation of the model's own error, by the 80th percentile of ``left_out``, beyond what draws differ
-            by: left-out rows err by both.
-        spreads: That of each row's kind, (N,).
+        left_out: The same with the row's group left out of the fit, (N,).
+        spread: Standard deviation of the model's own error: from the 80th percentile of ``left_out``, less the variance
+            of the draws, because the error of a left-out row contains both.
+        spreads: The same for the kind of each row, (N,).
     """
 
     best: Array
@@ -93,7 +93,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tangent:
-    """The model about some constants: residuals log(predicted / measured), (N,), and their slopes, (N, P)."""
+    """Linearised model at some constants: residuals log(predicted / measured), (N,), and their slopes, (N, P)."""
 
     at: Array
     residuals: Array
@@ -111,21 +111,21 @@ class _Tangent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sample:
-    """What one fit sees: the rows' noise and shifts of their times, (N,), and the priors' middles, (P,)."""
+    """Input of one fit: standard deviation and shift of each row, (N,), and medians of the priors, (P,)."""
 
     sigma: Array
     middle: Array
-    shake: Array
+    shift: Array
 
 
 def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solution:
-    """Fit, estimate the model's error on rows that are left out, and draw."""
-    silent = np.zeros_like(problem.measured)
+    """The fit, the model's error on left-out rows, and ``num_draws`` bootstrap draws."""
+    zero = np.zeros_like(problem.measured)
     tangent = _tangent(problem, _start(problem, rng))
     sigma = np.full_like(problem.measured, _FIRST_SIGMA)
     for _ in range(2):
-        tangent = _fit(problem, tangent, _Sample(sigma=sigma, middle=problem.middle, shake=silent), _TANGENTS)
-        sigma = _noise(problem, 1.4826 * float(np.median(np.abs(tangent.residuals))))  # a normal one's, by its median
+        tangent = _fit(problem, tangent, _Sample(sigma=sigma, middle=problem.middle, shift=zero), _TANGENTS)
+        sigma = _noise(problem, robust_spread(tangent.residuals))
     left_out = _left_out(problem, tangent, sigma)
     spread = error_spread(left_out)
     spreads = _by_kind(left_out, problem.kinds, error_spread)
@@ -133,9 +133,9 @@ def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solu
     draws = []
     for _ in range(num_draws):
         middle = problem.middle + problem.spread * rng.standard_normal(len(problem.middle))
-        sample = _Sample(sigma=sigma, middle=middle, shake=sigma * rng.standard_normal(len(sigma)))
+        sample = _Sample(sigma=sigma, middle=middle, shift=sigma * rng.standard_normal(len(sigma)))
         draws.append(_fit(problem, tangent, sample, _TANGENTS_OF_DRAW).at)
-    known = np.var([problem.log_times(draw) for draw in draws], axis=0) if draws else np.zeros_like(silent)
+    known = np.var([problem.log_times(draw) for draw in draws], axis=0) if draws else np.zeros_like(zero)
     return Solution(
         best=tangent.at,
         draws=np.array(draws),
@@ -147,19 +147,34 @@ def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solu
 
 
 def error_spread(errors: Array) -> float:
-    """Standard deviation of a normal error whose 80% interval holds, on average, 80% of further cases like these.
+    """Standard deviation of a normal error whose 80% interval covers, on average, 80% of further cases of the same kind.
 
-    Its half width is the absolute error at place ``0.8 * (n + 1)`` in order, between neighbours in proportion (as in split
-    conformal prediction, Vovk et al. 2005); the largest one where there are fewer than four.
+    The half width of that interval is the absolute error of rank ``0.8 * (n + 1)``, interpolated between neighbours (as in
+    split conformal prediction, Vovk et al. 2005), and the largest error where there are fewer than four.
 
     Example:
-        Nine errors of 0.01, 0.02, ..., 0.09: the eighth, 0.08, over 1.2816 is 0.0624.
+        Nine errors of 0.01, 0.02, ..., 0.09: the eighth, 0.08, divided by 1.2816.
+
+        >>> round(error_spread(np.arange(1, 10) / 100), 4)
+        0.0624
     """
     return float(np.quantile(np.abs(errors), 0.8, method="weibull")) / _NORMAL_90
 
 
+def robust_spread(errors: Array) -> float:
+    """Standard deviation of normal errors, from the median of their absolute values, which outliers do not move.
+
+    Example:
+        The median absolute value is 0.2; a normal distribution has 0.6745 standard deviations there.
+
+        >>> round(robust_spread(np.array([0.1, -0.2, 9.0])), 4)
+        0.2965
+    """
+    return 1.4826 * float(np.median(np.abs(errors)))
+
+
 def _by_kind(values: Array, kinds: NDArray[np.int64], what: Callable[[Array], float]) -> Array:
-    """A figure of the values of each row's kind, (N,); of all rows where a kind has too few."""
+    """A statistic of the values of each row's kind, (N,); of all rows for a kind with too few rows."""
     result = np.full_like(values, what(values))
     for kind in np.unique(kinds):
         rows = kinds == kind
@@ -169,13 +184,13 @@ def _by_kind(values: Array, kinds: NDArray[np.int64], what: Callable[[Array], fl
 
 
 def _beyond(spread: Array | float, known: Array | float) -> Array:
-    """What is left of a standard deviation when a variance is known. 5 and 16: 3."""
+    """Standard deviation without a known part of its variance: of 5 with a variance of 16 known, 3 is left."""
     result: Array = np.sqrt(np.maximum(np.square(spread) - known, 0.0))
     return result
 
 
 def _start(problem: Problem, rng: np.random.Generator) -> Array:
-    """The best of some draws from the prior: a cost that hides behind the transfer has no slope where it is small."""
+    """The best of several draws from the prior: a small cost that the transfer hides has no slope to follow."""
     shape = (_STARTS, len(problem.middle))
     candidates = np.minimum(problem.middle + problem.spread * rng.standard_normal(shape), problem.most)
     candidates[0] = np.minimum(problem.middle, problem.most)
@@ -185,13 +200,13 @@ def _start(problem: Problem, rng: np.random.Generator) -> Array:
 
 
 def _noise(problem: Problem, error: float | Array) -> Array:
-    """Standard deviation of each row: the model's error and the scatter of the measured median."""
+    """Standard deviation of each row, (N,): error of the model and scatter of the measured median."""
     result: Array = np.hypot(np.maximum(error, _LEAST_SIGMA), problem.scatter)
     return result
 
 
 def _tangent(problem: Problem, x: Array) -> _Tangent:
-    """The exact model at some constants and its slopes there, by differences away from the bound."""
+    """The exact model at some constants and its slopes there, by finite differences away from the bound."""
     here = problem.log_times(x)
     columns = []
     for index in range(len(x)):
@@ -202,7 +217,7 @@ def _tangent(problem: Problem, x: Array) -> _Tangent:
 
 
 def _fit(problem: Problem, tangent: _Tangent, sample: _Sample, most: int) -> _Tangent:
-    """The constants that fit a sample best, from a tangent on; the exact model decides whether a step was one."""
+    """The best constants for a sample, starting from a tangent; a step counts only if the exact model improves."""
     best, cost = tangent, _cost(problem, tangent.residuals, tangent.at, sample)
     for _ in range(most):
         x = _on_tangent(problem, best, sample)
@@ -222,17 +237,17 @@ def _fit(problem: Problem, tangent: _Tangent, sample: _Sample, most: int) -> _Ta
 
 
 def _cost(problem: Problem, residuals: Array, x: Array, sample: _Sample) -> float:
-    """Soft-L1 cost of rows and priors."""
-    scaled = np.concatenate([(residuals - sample.shake) / sample.sigma, (x - sample.middle) / problem.spread])
+    """Soft-L1 cost of the rows and the priors."""
+    scaled = np.concatenate([(residuals - sample.shift) / sample.sigma, (x - sample.middle) / problem.spread])
     return float((np.sqrt(1 + scaled**2) - 1).sum())
 
 
 def _on_tangent(problem: Problem, tangent: _Tangent, sample: _Sample) -> Array:
-    """The constants that fit a sample best on the tangent; rows of infinite noise do not count."""
+    """The best constants for a sample on the tangent, (P,); rows of infinite sigma do not count."""
     inverse = np.diag(1 / problem.spread)
 
     def residuals(x: Array) -> Array:
-        of_rows = (tangent.parts(x)[0] - sample.shake) / sample.sigma
+        of_rows = (tangent.parts(x)[0] - sample.shift) / sample.sigma
         return np.concatenate([of_rows, (x - sample.middle) / problem.spread])
 
     def slopes(x: Array) -> Array:
@@ -245,24 +260,24 @@ def _on_tangent(problem: Problem, tangent: _Tangent, sample: _Sample) -> Array:
 
 
 def _left_out(problem: Problem, tangent: _Tangent, sigma: Array) -> Array:
-    """Residual of each row when its group is left out, by the tangent of the whole fit."""
+    """Residual of each row with its group left out, (N,), on the tangent of the whole fit."""
     result = np.empty_like(problem.measured)
-    silent = np.zeros_like(sigma)
+    zero = np.zeros_like(sigma)
     for group in np.unique(problem.groups):
         out = problem.groups == group
-        sample = _Sample(sigma=np.where(out, np.inf, sigma), middle=problem.middle, shake=silent)
+        sample = _Sample(sigma=np.where(out, np.inf, sigma), middle=problem.middle, shift=zero)
         result[out] = tangent.parts(_on_tangent(problem, tangent, sample))[0][out]
     return result
 
 
 def log_scatter(low: float | None, high: float | None, repeats: int | None) -> float:
-    """Standard deviation of the logarithm of one repetition, from the 10th and 90th percentile; 0 where unknown."""
+    """Standard deviation of the logarithm of one repetition, from its 10th and 90th percentile; 0 where unknown."""
     if low is None or high is None or not repeats or repeats < 2:
         return 0.0
     return float(np.log(high / low)) / (2 * _NORMAL_90)
 
 
 def median_scatter(scatter: Sequence[float], repeats: Sequence[int]) -> Array:
-    """Standard deviation of the median of normal repetitions: sqrt(pi / 2 / n) of that of one."""
+    """Standard deviation of the median of n normal repetitions: sqrt(pi / 2 / n) times that of one, (N,)."""
     result: Array = np.sqrt(np.pi / 2 / np.asarray(repeats, dtype=np.float64)) * np.asarray(scatter)
     return result

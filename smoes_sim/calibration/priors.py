@@ -16,7 +16,7 @@ class Prior:
         value: Median before any data.
         spread: Standard deviation of its logarithm.
         most: Largest possible value; infinite for times and sizes.
-        meaning: What it stands for, with its unit.
+        meaning: Meaning of the constant, with its unit.
     """
 
     value: float
@@ -26,7 +26,7 @@ class Prior:
 
     @property
     def is_share(self) -> bool:
-        """Whether times fall as it grows."""
+        """Whether the constant is a share, so that times fall as it grows."""
         return self.most == 1.0
 
 

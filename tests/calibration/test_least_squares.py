@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smoes_sim.calibration.least_squares import Problem, error_spread, log_scatter, solve
+from smoes_sim.calibration.least_squares import Problem, error_spread, log_scatter, robust_spread, solve
 from smoes_sim.prediction.constants import interval_of
 
 TRUTH = np.log([600e-6, 300e-6, 0.9])
@@ -112,6 +112,11 @@ def test_spread_is_the_eighth_of_nine_errors() -> None:
     # place 0.8 * 10 = 8: 0.08 / 1.2816 = 0.0624
     assert error_spread(np.arange(1, 10) / -100) == pytest.approx(0.0624, abs=1e-4)
     assert error_spread(np.array([0.02, 0.01])) == pytest.approx(0.0156, abs=1e-4)
+
+
+def test_an_outlier_does_not_move_the_robust_spread() -> None:
+    # median of 0.1, 0.2, 9 is 0.2; 0.2 / 0.6745 = 0.2965
+    assert robust_spread(np.array([0.1, -0.2, 9.0])) == pytest.approx(0.2965, abs=1e-4)
 
 
 def test_scatter_of_repeats_is_read_off_their_percentiles() -> None:

@@ -128,6 +128,14 @@ def test_few_sms_limit_the_copies() -> None:
     assert up("Hybrid-EP, 100 SM") == pytest.approx(up("Hybrid-EP"), rel=0.01)
 
 
+def test_a_header_counts_as_bytes_of_every_copy_on_scale_up_links() -> None:
+    prepared = normal(nodes=1)
+    # launch 40 us; a header as long as the copy (7168 + 4 * 56 = 7392 bytes) doubles the rest
+    plain, headed = (seconds(prepared, {"header": size}) - 40e-6 for size in (0.0, 7392.0))
+    assert plain > 100e-6
+    assert headed == pytest.approx(2 * plain)
+
+
 def test_combine_also_reads_what_came_back() -> None:
     prepared = moe(op="combine", bytes_per_element=2.0, nodes=1)
     # 128 tokens, 8 copies of 14336 bytes each: 4.89 us at 3 TB/s, none at an infinite rate.
