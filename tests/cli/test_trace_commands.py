@@ -41,6 +41,18 @@ def test_routed_experts_are_imported(here: Path, capsys: pytest.CaptureFixture[s
     assert found == document(capsys, "trace", "info", "t.npz")
 
 
+def test_info_prints_one_line_per_key_in_100_columns(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", "synthesize", "olmoe-two-orin", "workload.batch=1", "-o", "t.npz"]) == 0
+    capsys.readouterr()
+    assert main(["trace", "info", "t.npz"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    found = dict(line.split(maxsplit=1) for line in lines if not line.startswith(" "))
+    assert (found["layers"], found["experts"], found["metadata.model"]) == ("16", "64", "olmoe-1b-7b")
+    assert main(["trace", "inspect", "t.npz"]) == 0  # the name in the documentation of version 0.1
+    assert capsys.readouterr().out.splitlines() == lines
+
+
 def test_a_tokens_file_says_which_tokens_are_images(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(here / "r.npz", a=ROUTED, b=ROUTED[:2])
     sequences = [{"prompt_tokens": 2, "modality": [1, 0]}, {"modality": [1, 1]}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +26,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return _Skipped.from_parent(parent, path=module_path) if _MISSING else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(300))  # the first of them trains the study
+
+
 @dataclass(frozen=True)
 class Trained:
     """The small study, trained by command once per session.
@@ -43,17 +50,30 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Trained:
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent  # shared by the workers of pytest-xdist: the first one trains, the others wait for it
+    with (folder / "trained.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _train(folder / "trained")
+
+
+def _train(folder: Path) -> Trained:
     from learning.small import write_study
 
     from smoes_sim.cli import main
 
-    folder = tmp_path_factory.mktemp("trained")
-    arguments = ["train", str(write_study(folder)), "--out", str(folder / "out")]
-    printed, said = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
-        assert main([*arguments, "--jobs", "2"]) == 0
-    return Trained(arguments, folder / "out", printed.getvalue(), said.getvalue())
+    arguments = ["train", str(folder / "small.yaml"), "--out", str(folder / "out")]
+    if not folder.exists():
+        folder.mkdir()
+        write_study(folder)
+        printed, said = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            assert main([*arguments, "--jobs", "2"]) == 0
+        (folder / "printed").write_text(printed.getvalue())
+        (folder / "said").write_text(said.getvalue())
+    return Trained(arguments, folder / "out", (folder / "printed").read_text(), (folder / "said").read_text())
 
 
 @pytest.fixture(scope="session")

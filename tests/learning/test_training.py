@@ -24,7 +24,6 @@ from smoes_sim.learning.training import (
     load_encoder,
     load_training_data,
     train,
-    train_encoder,
 )
 from smoes_sim.learning.unit import run_unit, training_counts
 from smoes_sim.placement import home_tokens
@@ -51,10 +50,8 @@ def data() -> TrainingData:
 
 
 @pytest.fixture(scope="module")
-def encoder_file(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
-    train_encoder(study, path, lambda _: None)
-    return path
+def encoder_file(trained: Any) -> Path:
+    return trained.out / "encoder.safetensors"
 
 
 def start(study: Study, name: str = "smoes", seed: int = 0) -> Run:
@@ -143,11 +140,10 @@ def _killed_at(study: Study, out: Path, step: int) -> None:
 
 
 def test_a_killed_unit_resumes_and_writes_the_result_of_an_undisturbed_one(
-    study: Study, encoder_file: Path, tmp_path: Path
+    study: Study, trained: Any, encoder_file: Path, tmp_path: Path
 ) -> None:
-    for out in ("whole", "killed"):
-        (tmp_path / out).mkdir()
-        (tmp_path / out / "encoder.safetensors").write_bytes(encoder_file.read_bytes())
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "encoder.safetensors").write_bytes(encoder_file.read_bytes())
     process = multiprocessing.get_context("spawn").Process(target=_killed_at, args=(study, tmp_path / "killed", 3))
     process.start()
     process.join()
@@ -157,9 +153,8 @@ def test_a_killed_unit_resumes_and_writes_the_result_of_an_undisturbed_one(
     seen: list[int] = []
     run_unit(study, tmp_path / "killed", "smoes", 0, seen.append)
     assert seen[0] == 2
-    run_unit(study, tmp_path / "whole", "smoes", 0, lambda _: None)
     for name in ("model.safetensors", "test.npz", "unseen.npz"):
-        assert (folder / name).read_bytes() == (tmp_path / "whole" / "runs" / "smoes-0" / name).read_bytes()
+        assert (folder / name).read_bytes() == (trained.out / "runs" / "smoes-0" / name).read_bytes()
 
 
 def test_a_unit_with_an_outdated_result_is_measured_again_on_the_same_weights(
