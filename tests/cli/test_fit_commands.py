@@ -97,7 +97,7 @@ def test_what_people_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
             "calibration published: these are constants of communication lib",
         ),
         ("alltoall net.yaml --calibration libraries.json", "libraries.json: these are constants of communication lib"),
-        ("alltoall net.yaml --calibration gone.json --per-message=1us", "gone.json: cannot be read"),
+        ("alltoall net.yaml --calibration gone.json", "gone.json: cannot be read"),
     ],
 )
 def test_broken_input_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str) -> None:
