@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -57,27 +56,17 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Predict one deployment."""
-    from dataclasses import replace
-
-    from smoes_sim.network import may_compile
-    from smoes_sim.prediction.deployment import deploy
-    from smoes_sim.prediction.simulate import middle_conditions, num_passes, predict
+    from smoes_sim.api.inputs import resolve
+    from smoes_sim.api.predict import simulate as simulate_scenario
     from smoes_sim.results.write import to_json, write_results
-    from smoes_sim.scenario import load_scenario
-    from smoes_sim.step.perfetto import write_chrome_trace
 
-    loaded = load_scenario(scenario, overrides or [])
-    deployment = deploy(loaded)
-    is_large = may_compile(deployment.topology.num_ranks)
-    with compilation_told(may_compile=is_large), show.progress("passes", num_passes(deployment)) as advance:
-        done = itertools.count(1)
-        prediction = replace(predict(deployment, on_pass=lambda: advance(next(done))), name=scenario)
+    given = overrides or []
+    with compilation_told(may_compile=True):
+        prediction = simulate_scenario(scenario, *given, timeline=timeline, show_progress="lines")
     if timeline is not None:
-        step = middle_conditions(deployment, prediction).time(deployment.prefill, record_links=True)
-        write_chrome_trace(step, deployment.topology, timeline)
         show.talk(f"timeline: {timeline} (open it at https://ui.perfetto.dev)")
     if out is not None:
-        write_results(out, [prediction.to_dict()], [(scenario, loaded)])
+        write_results(out, [prediction.to_dict()], [resolve(scenario, given)])
         show.talk(f"results: {out}")
     typer.echo(to_json(prediction.to_dict()) if as_json else prediction, nl=not as_json)
 
@@ -90,19 +79,17 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Predict several deployments and what changes; KEY=A,B tries each value."""
-    from smoes_sim.prediction.comparison import compare as compare_all
-    from smoes_sim.prediction.comparison import expand
+    from smoes_sim.api.predict import compare as compare_scenarios
     from smoes_sim.results.write import to_json, write_results
 
     names = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if not names:
         raise ConfigError("no scenario is named. Write for example: smoes-sim compare olmoe-two-orin seed=0,1")
-    candidates = expand(names, overrides)
-    with compilation_told(may_compile=True), show.progress("deployments", len(candidates)) as advance:
-        found = compare_all(candidates, baseline=baseline, on_row=advance)
+    with compilation_told(may_compile=True):
+        found = compare_scenarios(names, *overrides, baseline=baseline, show_progress="lines")
     if out is not None:
-        scenarios = [(candidate.name, candidate.scenario) for candidate in candidates]
+        scenarios = [(candidate.name, candidate.scenario) for candidate in found.candidates]
         write_results(out, found.row_dicts(), scenarios, about={"baseline": baseline})
         plots = show.save_comparison(found, out)
         show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")

@@ -23,6 +23,7 @@ class Table:
         rows: Cells, one sequence per row, as many as the header has names.
         title: Lines above; none where empty.
         left: Number of leading columns that are aligned to the left.
+        words: Number of trailing columns that are aligned to the left too.
         notes: Lines below.
     """
 
@@ -30,6 +31,7 @@ class Table:
     rows: Sequence[Sequence[str]] = field(default_factory=list)
     title: str = ""
     left: int = 1
+    words: int = 0
     notes: Sequence[str] = ()
 
 
@@ -44,7 +46,7 @@ def as_text(parts: Iterable[Table], *, width: int = WIDTH) -> str:
 def _text_of(part: Table, *, width: int) -> str:
     lines = [part.title] if part.title else []
     if part.rows or part.header:
-        body = aligned(part.header, part.rows, left=part.left)
+        body = aligned(part.header, part.rows, left=part.left, words=part.words)
         if part.header and max(map(len, body)) > width and part.left > 1:
             body = _numbered(part)
         lines += body
@@ -58,19 +60,19 @@ def _numbered(part: Table) -> list[str]:
     values = [[number, *row[left:]] for number, row in zip(numbers, part.rows, strict=True)]
     return [
         *aligned(["row", *part.header[:left]], labels, left=left + 1),
-        *aligned(["row", *part.header[left:]], values, left=1),
+        *aligned(["row", *part.header[left:]], values, words=part.words),
     ]
 
 
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """Lines of aligned columns, the first ``left`` of them to the left, the others to the right."""
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, words: int = 0) -> list[str]:
+    """Lines of aligned columns, the first ``left`` and the last ``words`` of them to the left, the others to the right."""
     lines = [list(header), *[list(row) for row in rows]] if header else [list(row) for row in rows]
     if not lines:
         return []
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
+            cell.ljust(width) if index < left or index >= len(widths) - words else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -99,7 +101,7 @@ def as_html(parts: Iterable[Table]) -> str:
 
 def _html_of(part: Table) -> str:
     def cells(tag: str, row: Sequence[str]) -> str:
-        side = ["left" if index < part.left else "right" for index in range(len(row))]
+        side = ["left" if index < part.left or index >= len(row) - part.words else "right" for index in range(len(row))]
         return "".join(
             f'<{tag} style="text-align:{where}">{html.escape(cell)}</{tag}>' for where, cell in zip(side, row, strict=True)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from smoes_sim.prediction.charts import comparison_chart
 from smoes_sim.prediction.constants import calibration_table, load_calibration
 from smoes_sim.prediction.prediction import NOMINAL, Prediction
 from smoes_sim.prediction.simulate import simulate
-from smoes_sim.scenario import Scenario, load_scenario
+from smoes_sim.scenario import Scenario
 
 if TYPE_CHECKING:
     import altair as alt
@@ -41,27 +40,6 @@ class Candidate:
     name: str
     scenario: Scenario
     varied: Mapping[str, str]
-
-
-def expand(names: Sequence[str], overrides: Sequence[str]) -> list[Candidate]:
-    """Every scenario under every combination of overrides; ``a.b=x,y`` gives two values.
-
-    Raises:
-        ConfigError: If a scenario or an override breaks a rule.
-    """
-    choices = [_values(assignment) for assignment in overrides]
-    found = []
-    for name, chosen in itertools.product(names, itertools.product(*choices)):
-        varied = {key.strip(): value for key, _, value in (assignment.partition("=") for assignment in chosen)}
-        found.append(Candidate(name=" ".join([name, *chosen]), scenario=load_scenario(name, chosen), varied=varied))
-    return found
-
-
-def _values(assignment: str) -> list[str]:
-    key, separator, text = assignment.partition("=")
-    if not separator or text[:1] in {"{", "["}:
-        return [assignment]
-    return [f"{key}={value}" for value in text.split(",")]
 
 
 def compare(
@@ -156,17 +134,26 @@ class Comparison(Result):
         many = {name: cells for name, cells in columns.items() if len(set(cells)) > 1} or {"routing": columns["routing"]}
         return list(many), [list(cells) for cells in zip(*many.values(), strict=True)]
 
+    def _shortest(self, header: list[str], cells: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+        """The leading columns without that of the experts, where the rest still tells all rows apart."""
+        kept = [index for index, name in enumerate(header) if name != "experts"]
+        short = [[row[index] for index in kept] for row in cells]
+        if not kept or len({tuple(row) for row in short}) < len(cells):
+            return header, cells
+        return [header[index] for index in kept], short
+
     def tables(self) -> list[Table]:
         """What is counted, what is timed, what changes, and which constants are not known."""
         header, cells = self._leading()
+        named, names = self._shortest(header, cells)
         head = [f"warning: {text}" for text in dict.fromkeys(text for row in self.rows for text in row.warnings)]
         head += [] if all(row.calibration for row in self.rows) else [NOMINAL]
         head += self._same(header)
         return [
             *([Table(notes=head)] if head else []),
             self._counted(header, cells),
-            self._timed(header, cells),
-            self._changed(header, cells),
+            self._timed(named, names),
+            self._changed(named, names),
             *self._constants(),
         ]
 

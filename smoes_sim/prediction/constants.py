@@ -215,7 +215,7 @@ def calibration_table(calibration: Calibration) -> Table:
     sets = f"{calibration.num_draws} sets of constants"
     if calibration.scenario:
         known = ", ".join(f"{row.quantity.upper()} {row.seconds:g} s" for row in calibration.fitted_on)
-        title = f"Constants fitted on {known} of {calibration.scenario} (standard routing); {sets} explain all of it exactly"
+        title = f"Constants fitted on {known} of {calibration.scenario}\n{sets} explain all of it exactly"
     else:
         title = f"Constants fitted on {len(calibration.fitted_on)} rows; {sets} express how well they are known"
     return parameter_table(calibration.parameters, title=title)
@@ -244,6 +244,6 @@ def parameter_table(parameters: Mapping[str, Parameter], *, title: str = "") -> 
         title=title,
         header=["constant", "median", "10%", "90%", "identified", "meaning"],
         rows=rows,
-        left=1,
+        words=1,
         notes=notes,
     )

@@ -191,13 +191,13 @@ def test_shipped_files_satisfy_their_schemas(capsys: pytest.CaptureFixture[str])
         scenario.validate(yaml.load(path))
 
 
-def test_stdout_is_data_and_stderr_is_silent_in_a_pipe() -> None:
+def test_stdout_is_data_and_stderr_at_most_tells_progress_in_a_pipe() -> None:
     command = [sys.executable, "-c", "from smoes_sim.cli import main; raise SystemExit(main())"]
     done = subprocess.run(
         [*command, "compare", "olmoe-two-orin", *QUICK, "seed=0,1", "--json"], capture_output=True, check=True
     )
     assert len(json.loads(done.stdout)["rows"]) == 2
-    assert done.stderr == b""
+    assert all(b" deployments" in line for line in done.stderr.splitlines())
 
 
 def test_the_changelog_begins_with_the_version_of_the_package() -> None:

@@ -1,0 +1,157 @@
+"""Predict deployments: one, or several side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from smoes_sim.api.inputs import Override, ScenarioLike, assignments, resolve
+from smoes_sim.display.progress import Progress, progress
+from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.comparison import Candidate, Comparison
+from smoes_sim.prediction.comparison import compare as compare_candidates
+from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.prediction import Prediction
+from smoes_sim.prediction.router import synthesize_trace
+from smoes_sim.prediction.simulate import middle_conditions, num_passes, predict
+from smoes_sim.routing import RoutingTrace
+from smoes_sim.step.perfetto import write_chrome_trace
+
+
+def simulate(
+    scenario: ScenarioLike,
+    *overrides: Override,
+    timeline: str | Path | None = None,
+    show_progress: Progress = "auto",
+    **settings: object,
+) -> Prediction:
+    """Predict one deployment: what travels between ranks, what it holds, and how long everything takes.
+
+    Args:
+        scenario: A shipped name (``catalogue("scenarios")``), the path of a file, or a :class:`Scenario`.
+        overrides: Changes of the scenario, as ``"routing.policy=smoes"`` or ``{"routing.policy": "smoes"}``.
+        timeline: File for a Chrome trace of the prefill (``.json`` or ``.json.gz``), for https://ui.perfetto.dev.
+        show_progress: Where to show how far it has come.
+        settings: Changes as keywords, two underscores for the dot: ``routing__policy="smoes"``.
+
+    Returns:
+        A :class:`Prediction`: times in seconds, sizes in bytes, an interval for each time.
+
+    Raises:
+        ConfigError: If the scenario breaks a rule, in one line with the place and what to do.
+
+    Example:
+        >>> from smoes_sim import simulate
+        >>> found = simulate("olmoe-two-orin", "routing.policy=smoes", placement__tokens="modality")
+        >>> found.policy, found.token_placement, f"{found.bytes_remote / 1e9:.3f} GB"
+        ('smoes', 'modality', '0.236 GB')
+    """
+    name, loaded = resolve(scenario, assignments(overrides, settings))
+    deployment = deploy(loaded)
+    prediction = replace(_predict(deployment, show_progress), name=name)
+    if timeline is not None:
+        step = middle_conditions(deployment, prediction).time(deployment.prefill, record_links=True)
+        write_chrome_trace(step, deployment.topology, Path(timeline))
+    return prediction
+
+
+def _predict(deployment: Deployment, mode: Progress) -> Prediction:
+    done = itertools.count(1)
+    with progress("simulated forward passes", num_passes(deployment), mode) as advance:
+        return predict(deployment, on_pass=lambda: advance(next(done)))
+
+
+def compare(
+    scenarios: ScenarioLike | Sequence[ScenarioLike],
+    *overrides: Override | Mapping[str, Sequence[object]],
+    baseline: int = 0,
+    show_progress: Progress = "auto",
+    **settings: object,
+) -> Comparison:
+    """Predict several deployments, and the change of each from one of them.
+
+    Every scenario is predicted under every combination of the values of the overrides.
+
+    Args:
+        scenarios: One or several shipped names, paths or :class:`Scenario` objects.
+        overrides: Changes; a string with several values separated by commas, ``"seed=0,1"``, or a mapping to a list,
+            ``{"routing.policy": ["standard", "smoes"]}``, tries each value.
+        baseline: Index of the row that the others are compared with.
+        show_progress: Where to show how far it has come.
+        settings: Changes as keywords, two underscores for the dot; a list tries each value.
+
+    Returns:
+        A :class:`Comparison` with a :class:`Prediction` per row. Changes are taken draw by draw, so that what is unknown in
+        both rows cancels.
+
+    Raises:
+        ConfigError: If a scenario or an override breaks a rule, or there is no such baseline.
+
+    Example:
+        >>> from smoes_sim import compare
+        >>> found = compare("olmoe-two-orin", {"routing.policy": ["standard", "smoes"]}, placement__tokens="modality")
+        >>> [f"{row.bytes_remote / 1e9:.3f} GB" for row in found.rows]
+        ['0.743 GB', '0.236 GB']
+    """
+    several = [scenarios] if isinstance(scenarios, ScenarioLike) else list(scenarios)
+    if not several:
+        raise ConfigError("compare: no scenario is named. Name at least one.")
+    choices = [_choices(override) for override in _single(overrides, settings)]
+    candidates = [_candidate(scenario, chosen) for scenario in several for chosen in itertools.product(*choices)]
+    names = [candidate.name for candidate in candidates]
+    if len(set(names)) < len(names):
+        candidates = [
+            replace(candidate, name=f"{candidate.name} {number}") for number, candidate in enumerate(candidates, 1)
+        ]
+    with progress("deployments", len(candidates), show_progress) as advance:
+        return compare_candidates(candidates, baseline=baseline, on_row=advance)
+
+
+def _single(overrides: Sequence[Override], settings: Mapping[str, object]) -> list[Override]:
+    """Overrides of one key each."""
+    found: list[Override] = []
+    for override in overrides:
+        found += [{key: value} for key, value in override.items()] if isinstance(override, Mapping) else [override]
+    return found + [{key.replace("__", "."): value} for key, value in settings.items()]
+
+
+def _choices(override: Override) -> list[str]:
+    """The assignments that an override of one key stands for."""
+    if isinstance(override, str):
+        key, separator, text = override.partition("=")
+        if not separator or text[:1] in {"{", "["}:
+            return [override]
+        return [f"{key}={value}" for value in text.split(",")]
+    ((key, values),) = override.items()
+    several = values if isinstance(values, list | tuple) else [values]
+    return assignments([{key: value} for value in several], {})
+
+
+def _candidate(scenario: ScenarioLike, chosen: Sequence[str]) -> Candidate:
+    name, loaded = resolve(scenario, chosen)
+    varied = {key.strip(): value for key, _, value in (text.partition("=") for text in chosen)}
+    return Candidate(name=" ".join([name, *chosen]), scenario=loaded, varied=varied)
+
+
+def synthesize(scenario: ScenarioLike, *overrides: Override, **settings: object) -> RoutingTrace:
+    """The synthetic routing of a scenario: which expert every token of its workload goes to, in every MoE layer.
+
+    Args:
+        scenario: A shipped name, a path or a :class:`Scenario`.
+        overrides: Changes of it.
+        settings: Changes as keywords.
+
+    Returns:
+        A :class:`Trace`; ``expert_ids`` has the shape (tokens, MoE layers, top-k).
+
+    Raises:
+        ConfigError: If the scenario takes its routing from a file, or its model has no experts.
+
+    Example:
+        >>> from smoes_sim import synthesize
+        >>> synthesize("olmoe-two-orin", "workload.batch=1", "workload.decode_batch=1").expert_ids.shape[1:]
+        (16, 8)
+    """
+    return synthesize_trace(resolve(scenario, assignments(overrides, settings))[1])
