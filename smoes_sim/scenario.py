@@ -12,8 +12,9 @@ from smoes_sim.compute import Precision, Range, Share, find_device
 from smoes_sim.errors import ConfigError
 from smoes_sim.models import ModelShape, dense_equal, find_model
 from smoes_sim.network import Order, Schedule
-from smoes_sim.placement import ExpertRule, TokenRule
-from smoes_sim.routing import GROUPED, KEPT_GROUPS, NUM_GROUPS, Policy, Rates, SkipShares
+from smoes_sim.placement import ExpertRule
+from smoes_sim.placement.spec import ExpertFile, PlacementSpec
+from smoes_sim.routing.spec import RoutingSpec
 from smoes_sim.topology import TopologySpec
 from smoes_sim.topology.shipped import topology_document
 from smoes_sim.traffic.copies import Deduplicate, ElementType
@@ -21,92 +22,30 @@ from smoes_sim.units import Duration, Size
 from smoes_sim.workload import WorkloadSpec
 from smoes_sim.yaml_files import Document, MappingDocument, NamedSection, Place, Spec, named_document
 
+__all__ = [
+    "CommunicationSpec",
+    "ComputeSpec",
+    "ExpertFile",
+    "ParallelismSpec",
+    "PlacementSpec",
+    "RoutingSpec",
+    "Scenario",
+    "load_scenario",
+    "scenario_document",
+    "scenario_names",
+    "with_named_sections",
+]
+
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
 
 
 def _known(name: str, find: Callable[[str], object], prefix: str) -> str:
-    """The name if ``find`` knows it; its complaint without the key that the file's place already names."""
+    """``name`` if ``find`` knows it; otherwise its error, without the key that the place in the file already gives."""
     try:
         find(name)
     except ConfigError as error:
         raise ValueError(str(error).removeprefix(prefix)) from None
     return name
-
-
-class RoutingSpec(Spec):
-    """Where the routing comes from: a trace file, or a synthetic router of a policy.
-
-    ``rates`` and ``msi`` are what the synthetic router must show; ``rates: published`` takes the published rates and index
-    of the policy, and with neither given the published index alone. ``device_limited`` and ``group_balanced`` choose by
-    groups of neighbouring experts from the scores of the standard router; ``hard`` and ``hybrid`` are given by their split.
-    ``dense`` has no router: the model is replaced by its dense counterpart of equal total parameters. ``skip`` leaves slots
-    out of any routing, a trace's too.
-    """
-
-    policy: Policy | Literal["dense"] = "standard"
-    score: Literal["attention"] | None = Field(None, description="Modality score that SMoES was trained with.")
-    rates: Literal["published"] | Rates | None = None
-    msi: Annotated[float, Field(ge=0, le=1)] | None = None
-    popularity: Annotated[float, Field(ge=0, description="Spread of expert popularity, in nats.")] = 0.1
-    groups: Annotated[int, Field(ge=1)] | None = Field(
-        None, description=f"Groups of experts of device_limited and group_balanced; left out: {NUM_GROUPS}."
-    )
-    keep: Annotated[int, Field(ge=1)] | None = Field(
-        None, description=f"Groups in which a token of device_limited may choose; left out: {KEPT_GROUPS}."
-    )
-    skip: SkipShares | None = Field(None, description="Shares of slots that are left out, lowest relative weight first.")
-    trace: str | None = Field(None, description="A trace file; replaces the synthetic router.")
-
-    @model_validator(mode="after")
-    def _dense_has_no_slots(self) -> RoutingSpec:
-        if self.policy == "dense" and self.skip is not None:
-            raise ValueError("skip: policy dense routes nothing that could be skipped. Leave it out.")
-        return self
-
-    @model_validator(mode="after")
-    def _groups_are_used(self) -> RoutingSpec:
-        if self.groups is not None and self.policy not in GROUPED:
-            raise ValueError(f"groups = {self.groups} belong to {' and '.join(GROUPED)}, not {self.policy}. Leave them out.")
-        if self.keep is not None and self.policy != "device_limited":
-            raise ValueError(f"keep = {self.keep} belongs to policy device_limited, not {self.policy}. Leave it out.")
-        groups, kept = self.groups or NUM_GROUPS, self.keep or KEPT_GROUPS
-        if self.policy == "device_limited" and kept > groups:
-            raise ValueError(f"keep = {kept} is more than groups = {groups}. Give keep as 1 to {groups}.")
-        return self
-
-    @model_validator(mode="after")
-    def _score_is_smoes(self) -> RoutingSpec:
-        if self.score is not None and self.policy != "smoes":
-            raise ValueError(f'score = "{self.score}" belongs to policy smoes, not {self.policy}. Leave it out.')
-        return self
-
-    @property
-    def fitted(self) -> RoutingSpec:
-        """What decides the router's parameters: groups and skipping do not."""
-        policy = "standard" if self.policy in GROUPED else self.policy
-        return self.model_copy(update={"policy": policy, "groups": None, "keep": None, "skip": None})
-
-    @property
-    def name(self) -> str:
-        """The policy, and whether slots are skipped. Example: standard+skip."""
-        return self.policy if self.skip is None else f"{self.policy}+skip"
-
-
-class ExpertFile(Spec):
-    """A placement file with a ``physical_to_logical_map``, as EPLB and SGLang use it."""
-
-    file: str
-
-    def __str__(self) -> str:
-        return f"file {self.file}"
-
-
-class PlacementSpec(Spec):
-    """Where experts and tokens live; experts left out: ``bins`` for smoes, hard and hybrid, else ``contiguous``."""
-
-    experts: ExpertRule | ExpertFile | None = None
-    spare: Annotated[int, Field(ge=0, description="Slots of each rank for replicas, beside its share of the experts.")] = 0
-    tokens: TokenRule = "data_parallel"
 
 
 _SCHEDULES_OF_LIBRARIES = {
@@ -122,23 +61,51 @@ _SCHEDULES_OF_LIBRARIES = {
 
 
 class CommunicationSpec(Spec):
-    """How tokens travel."""
+    """How tokens are sent to their experts and back."""
 
-    library: Schedule = "direct"
-    order: Order = "shifted"
-    deduplicate: Deduplicate = "rank"
-    dispatch: ElementType = "bf16"
-    combine: ElementType = "bf16"
+    library: Schedule = Field(
+        "direct",
+        description="Schedule of messages: all pairs at once (direct), rounds (pairwise), one copy per node and then inside "
+        "the node (two_hop), one message per routed token (low_latency), gather, exchange, scatter (hierarchical), or as "
+        "NCCL's all_to_all_single (all_to_all_single).",
+        examples=["two_hop"],
+    )
+    order: Order = Field(
+        "shifted",
+        description="Order in which a rank posts its messages: by rank number (naive), beginning behind its own (shifted), "
+        "own rail first (rail), or random.",
+        examples=["rail"],
+    )
+    deduplicate: Deduplicate = Field(
+        "rank",
+        description="A token is sent once per expert (none), once per destination rank (rank) or once per destination node "
+        "(node).",
+        examples=["node"],
+    )
+    dispatch: ElementType = Field(
+        "bf16", description="Element type of dispatched tokens; fp8 includes its scales.", examples=["fp8"]
+    )
+    combine: ElementType = Field("bf16", description="Element type of the results sent back.", examples=["bf16"])
     rendezvous: bool = Field(
-        False, description="Messages wait until their receiver has entered the exchange (gloo, NCCL), not in a buffer there."
+        False,
+        description="Whether a message waits until its receiver has entered the exchange (gloo, NCCL), instead of in a "
+        "buffer there.",
+        examples=[True],
     )
     send_buffer: Size = Field(
         0.0,
-        description="Last bytes of a message that count as sent once the sender's kernel has them (TCP).",
+        description="Kernel buffer of the sender (TCP): the last bytes of a message count as sent once they are in it.",
+        examples=["4 MiB"],
     )
-    tolerance: Annotated[float, Field(ge=0, le=0.1, description="Relative error aimed at in large exchanges.")] = 1e-3
-    per_message: Duration = Field(0.0, description="Sender's time per message, one after the other.")
-    per_exchange: Duration = Field(0.0, description="A rank's time to enter an exchange, whatever it sends.")
+    tolerance: float = Field(
+        1e-3, ge=0, le=0.1, description="Relative error that is accepted in large exchanges; 0: exact.", examples=[0.01]
+    )
+    per_message: Duration = Field(
+        0.0, description="Software time of the sender per message, one after the other.", examples=["3 us"]
+    )
+    per_exchange: Duration = Field(
+        0.0, description="Software time of a rank to enter an exchange, whatever it sends.", examples=["20 us"]
+    )
 
     @field_validator("library", mode="before")
     @classmethod
@@ -161,25 +128,44 @@ class CommunicationSpec(Spec):
 
 
 class ComputeSpec(Spec):
-    """The device and what of it is reached; the defaults are assumptions, a calibration replaces them.
+    """The device and which part of its peak is reached; the defaults are assumptions that a calibration replaces."""
 
-    An efficiency is a share of the peak, or ``{low, value, high}``; left out it is the device's own range.
-    """
-
-    device: str
-    flops_efficiency: Share | Range | None = None
-    memory_efficiency: Share | Range | None = None
-    weights: Precision = Field("bf16", description="Format of projections and experts, in memory and in products.")
-    cache: Precision = Field("bf16", description="Format of the KV cache.")
-    memory_share: Share = Field(0.9, description="Part of the device's memory for weights, cache and buffers.")
-    launch: Duration = Field(5e-6, description="Fixed time per kernel.")
-    per_layer: Duration = Field(0.0, description="Host time per layer that the roofline does not see.")
+    device: str = Field(
+        description="Name of a shipped device; every rank drives one (`smoes-sim list devices`).", examples=["h100-sxm"]
+    )
+    flops_efficiency: Share | Range | None = Field(
+        None,
+        description="Share of the dense peak that is reached where arithmetic limits, as a number or as low, value, high. "
+        "Not given: the device's own range.",
+        examples=[0.6, {"low": 0.3, "value": 0.5, "high": 0.7}],
+    )
+    memory_efficiency: Share | Range | None = Field(
+        None,
+        description="Share of the memory bandwidth that is reached where memory limits, as a number or as low, value, "
+        "high. Not given: the device's own range.",
+        examples=[0.8, {"low": 0.5, "value": 0.8, "high": 0.9}],
+    )
+    weights: Precision = Field(
+        "bf16", description="Format of projections and experts, in memory and in products.", examples=["fp8"]
+    )
+    cache: Precision = Field("bf16", description="Format of the KV cache.", examples=["fp8"])
+    memory_share: Share = Field(
+        0.9, description="Share of the device's memory that weights, cache and buffers may use.", examples=[0.85]
+    )
+    launch: Duration = Field(5e-6, description="Fixed time per kernel launch.", examples=["3 us"])
+    per_layer: Duration = Field(
+        0.0, description="Host time per layer that the roofline does not include.", examples=["50 us"]
+    )
     per_prefill: Duration | None = Field(
-        None, description="Time of a prefill outside the layers; left out: the vision tower by roofline."
+        None,
+        description="Time of a prefill outside the layers. Not given: that of the vision tower by roofline.",
+        examples=["30 ms"],
     )
     shared_cores: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="All ranks compute in turns on so many cores, as in a lab on one machine; left out: each on its own.",
+        description="Number of cores on which all ranks compute in turns, as in a lab on one machine. Not given: each rank "
+        "on its own device.",
+        examples=[2],
     )
 
     @field_validator("device")
@@ -189,36 +175,78 @@ class ComputeSpec(Spec):
 
 
 class ParallelismSpec(Spec):
-    """How attention is divided; experts are spread over all ranks (or EP groups of them) in any case."""
+    """How attention is divided; experts are always spread over all ranks (or over EP groups of them)."""
 
-    tensor: Annotated[int, Field(ge=1)] = Field(
+    tensor: int = Field(
         1,
-        description="Neighbouring ranks that share the attention of their sequences, and a dense model's feed-forward "
-        "layers; 1: each rank has its own.",
+        ge=1,
+        description="Number of neighbouring ranks that share the attention of their sequences (tensor parallelism), and the "
+        "feed-forward layers of a dense model; 1: each rank has its own.",
+        examples=[2],
     )
     prefill_chunk: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Prompt tokens that such a group takes in one step; left out: all of the batch at once."
+        None,
+        description="Prompt tokens that such a group of ranks takes in one step (chunked prefill). Not given: the whole "
+        "batch in one step.",
+        examples=[8192],
     )
 
 
 class Scenario(Spec):
     """One deployment: what is simulated, run and compared."""
 
-    description: str = ""
-    topology: str | TopologySpec
-    ranks: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="The first so many ranks of the topology take part, on the same network; left out: all."
+    description: str = Field(
+        "", description="What this scenario is, in words; shown in reports.", examples=["our pod, MMMU"]
     )
-    model: str | ModelShape
-    workload: WorkloadSpec
-    routing: RoutingSpec = RoutingSpec()
-    placement: PlacementSpec = PlacementSpec()
-    communication: CommunicationSpec = CommunicationSpec()
-    compute: ComputeSpec
-    parallelism: ParallelismSpec = ParallelismSpec()
-    overlap: Literal["none", "shared_expert", "two_batch"] = "none"
-    calibration: str | None = Field(None, description="A shipped calibration or a file; its constants replace those here.")
-    seed: Annotated[int, Field(ge=0)] = 0
+    topology: str | TopologySpec = Field(
+        description="Name of a shipped topology, path of a topology file, or a topology written in place.",
+        examples=["2x8-h100-ndr400", {"kind": "star", "ranks": 4, "link": {"bandwidth": "50 GB/s", "latency": "1 us"}}],
+    )
+    ranks: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Number of ranks that take part, the first of the topology, on the same network. Not given: all.",
+        examples=[8],
+    )
+    model: str | ModelShape = Field(
+        description="Name of a shipped model, or a model written in place.", examples=["olmoe-1b-7b"]
+    )
+    workload: WorkloadSpec = Field(
+        description="Requests that are prefilled and decoded together.", examples=[{"preset": "mmmu", "batch": 8}]
+    )
+    routing: RoutingSpec = Field(
+        RoutingSpec(), description="Which experts each token uses.", examples=[{"policy": "smoes", "rates": "published"}]
+    )
+    placement: PlacementSpec = Field(
+        PlacementSpec(),
+        description="Which rank holds each expert, and on which rank each token is.",
+        examples=[{"experts": "bins", "tokens": "modality"}],
+    )
+    communication: CommunicationSpec = Field(
+        CommunicationSpec(),
+        description="Messages that carry tokens to their experts and results back.",
+        examples=[{"library": "two_hop", "deduplicate": "node", "dispatch": "fp8"}],
+    )
+    compute: ComputeSpec = Field(
+        description="Device of each rank, and which part of its peak is reached.", examples=[{"device": "h100-sxm"}]
+    )
+    parallelism: ParallelismSpec = Field(
+        ParallelismSpec(),
+        description="How attention is divided over ranks.",
+        examples=[{"tensor": 2, "prefill_chunk": 8192}],
+    )
+    overlap: Literal["none", "shared_expert", "two_batch"] = Field(
+        "none",
+        description="What runs during dispatch and combine: nothing (none), the shared experts (shared_expert), or the "
+        "other half of the batch (two_batch).",
+        examples=["two_batch"],
+    )
+    calibration: str | None = Field(
+        None,
+        description="Name of a shipped calibration or path of a file; its constants replace those of this scenario. "
+        "Not given: nominal rates.",
+        examples=["two-orin-baseline"],
+    )
+    seed: int = Field(0, ge=0, description="Seed of all random numbers.", examples=[1])
 
     @field_validator("model")
     @classmethod
@@ -228,7 +256,7 @@ class Scenario(Spec):
     @model_validator(mode="after")
     def _tokens_come_from_somewhere(self) -> Scenario:
         if self.workload.is_from_trace and self.routing.trace is None:
-            raise ValueError("workload.preset = trace, but there is no trace. Give routing.trace, or another preset.")
+            raise ValueError("workload.preset = trace, but routing.trace is not given. Give it, or another preset.")
         return self
 
     @model_validator(mode="after")
@@ -242,13 +270,13 @@ class Scenario(Spec):
 
     @property
     def model_shape(self) -> ModelShape:
-        """The model, shipped or written in place; its dense counterpart under policy ``dense``."""
+        """The model's shape, or that of its dense counterpart under policy ``dense``."""
         shape = find_model(self.model) if isinstance(self.model, str) else self.model
         return dense_equal(shape, of="total") if self.routing.policy == "dense" and shape.experts else shape
 
     @property
     def expert_rule(self) -> ExpertRule | ExpertFile:
-        """How experts are placed."""
+        """The rule or file that places the experts, the default of the policy filled in."""
         default: ExpertRule = "bins" if self.routing.policy in {"smoes", "hard", "hybrid"} else "contiguous"
         return self.placement.experts or default
 
@@ -259,7 +287,7 @@ def scenario_names() -> list[str]:
 
 
 def load_scenario(name: str, overrides: Sequence[str] = ()) -> Scenario:
-    """A shipped scenario or a file, with ``a.b=value`` overrides.
+    """The shipped scenario or file ``name``, with ``a.b=value`` overrides.
 
     Raises:
         ConfigError: One line with the place, the rule and what to do.
@@ -268,7 +296,7 @@ def load_scenario(name: str, overrides: Sequence[str] = ()) -> Scenario:
 
 
 def scenario_document(name: str, overrides: Sequence[str] = ()) -> Document:
-    """The file of a scenario with overrides, not validated yet."""
+    """The document of a shipped scenario or a file, with overrides, not validated yet."""
     document = with_named_sections(named_document(name, _SHIPPED, what="scenario"))
     for assignment in overrides:
         document.override(assignment)

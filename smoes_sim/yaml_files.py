@@ -8,15 +8,18 @@ validated by a pydantic model. An error is one line: where, what with the value,
 from __future__ import annotations
 
 import copy
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, PlainSerializer, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase, CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -48,6 +51,26 @@ class Spec(BaseModel):
 
     also_called: ClassVar[Mapping[str, str]] = {}
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The JSON schema with defaults of quantities as they are written in files: "0 us", not 0.0."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, field in cls.model_fields.items():
+            printed = next((part.func for part in field.metadata if isinstance(part, PlainSerializer)), None)
+            if printed is not None and isinstance(field.default, float):
+                properties[field.alias or name]["default"] = _short(field.default, cast("Callable[[float], str]", printed))
+        return schema
+
+
+def _short(value: float, printed: Callable[[float], str]) -> str:
+    """A quantity as a person writes it: 5e-06 s, which is not exactly 5 us as a float, is "5 us", and 0.0 s is "0 s".
+
+    What the serializers print must read back as the same float, and stored sweep points are found by that text.
+    """
+    near = (value, math.nextafter(value, 0), math.nextafter(value, math.inf))
+    return min(map(printed, near), key=len).replace("0.0 ", "0 ")
 
 
 S = TypeVar("S", bound=BaseModel)

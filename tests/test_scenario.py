@@ -115,7 +115,7 @@ def test_a_scenario_printed_and_read_again_is_the_same(overrides):
         ("routing.polcy=smoes", r'unknown key "polcy"\. Did you mean "policy"\?'),
         ("placement.token=modality", r'unknown key "token"\. Did you mean "tokens"\?'),
         ("routing.score=attention", 'score = "attention" belongs to policy smoes, not standard. Leave it out'),
-        ("routing={policy: dense, skip: {text: 0.5}}", r"policy dense routes nothing that could be skipped\. Leave it out"),
+        ("routing={policy: dense, skip: {text: 0.5}}", r"policy dense has no routed slots to skip\. Leave it out"),
         ("routing.groups=4", r"groups = 4 belong to device_limited and group_balanced, not standard\. Leave them out"),
         ("routing={policy: group_balanced, keep: 2}", r"keep = 2 belongs to policy device_limited, not group_balanced"),
         ("routing={policy: device_limited, keep: 9}", r"keep = 9 is more than groups = 8\. Give keep as 1 to 8"),
@@ -155,7 +155,7 @@ def test_a_scenario_printed_and_read_again_is_the_same(overrides):
         ("topology.link.bandwidth=25", r'topology\.link\.bandwidth = 25 has no unit of bandwidth\. Write "400 Gb/s"'),
         (
             "topology.link.incast.flows=3",
-            r'two-orin-10gbe\.yaml:5:1 with .*: the key "efficiency" is missing in topology\.link\.incast',
+            r'two-orin-10gbe\.yaml:6:1 with .*: the key "efficiency" is missing in topology\.link\.incast',
         ),
     ],
 )

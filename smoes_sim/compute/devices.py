@@ -18,9 +18,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Range(Spec):
     """A share of a peak that is not known exactly: the middle that is used, and how low and how high it may be."""
 
-    low: Share
-    value: Share
-    high: Share
+    low: Share = Field(description="Lowest value, above 0.", examples=[0.3])
+    value: Share = Field(description="Value that is used where one number is needed.", examples=[0.5])
+    high: Share = Field(description="Highest value, up to 1.", examples=[0.7])
 
     @model_validator(mode="after")
     def _is_ordered(self) -> Self:

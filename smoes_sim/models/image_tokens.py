@@ -1,9 +1,8 @@
-"""How many tokens of the language model one image becomes: one rule for each family of vision towers.
+"""Number of tokens of the language model that one image becomes: one rule for each family of vision towers.
 
-A rule is read from a model's data file and tells the rules apart by ``kind``. The number depends on the image's size in
-pixels only. Beginning and end markers are counted where the family puts them between the patches (DeepSeek-VL2's line
-ends, Llama 4's tile separators) and not where the chat template writes them (InternVL's ``<img>``, Qwen's
-``<|vision_start|>``).
+The rules are told apart by ``kind``. The number depends on the size of the image in pixels only. Beginning and end markers
+are counted where the family puts them between the patches (DeepSeek-VL2's line ends, Llama 4's tile separators) and not
+where the chat template writes them (InternVL's ``<img>``, Qwen's ``<|vision_start|>``).
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ class FixedImageTokens(Spec):
         LLaVA-1.5 with CLIP ViT-L/14 at 336 px: (336 / 14)**2 = 576.
     """
 
-    kind: Literal["fixed"] = "fixed"
-    tokens: Positive
+    kind: Literal["fixed"] = Field("fixed", description="Names this rule.", examples=["fixed"])
+    tokens: Positive = Field(description="Tokens of every image.", examples=[576])
 
     def count(self, *, width: int, height: int) -> int:
         """Tokens of an image of ``width`` x ``height`` pixels."""
@@ -40,7 +39,7 @@ class FixedImageTokens(Spec):
         return self.tokens
 
     def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
-        """Frames that the tower looks at and patches of each; ``merge**2`` patches make a token."""
+        """Number of frames of the tower, and patches of each; ``merge**2`` patches make a token."""
         return 1, self.count(width=width, height=height) * merge**2
 
 
@@ -56,12 +55,14 @@ class PixelGridTokens(Spec):
         1024 x 768 px in cells of 32 px: 32 * 24 = 768 tokens; in cells of 28 px, rounded: 37 * 27 = 999.
     """
 
-    kind: Literal["pixel_grid"] = "pixel_grid"
-    patch: Positive
-    merge: Positive
-    min_tokens: Positive
-    max_tokens: Positive
-    rounding: Literal["nearest", "up"] = "nearest"
+    kind: Literal["pixel_grid"] = Field("pixel_grid", description="Names this rule.", examples=["pixel_grid"])
+    patch: Positive = Field(description="Side of a patch in pixels.", examples=[14])
+    merge: Positive = Field(description="Side of the square of patches that becomes one token.", examples=[2])
+    min_tokens: Positive = Field(description="Fewest tokens of an image.", examples=[64])
+    max_tokens: Positive = Field(description="Most tokens of an image.", examples=[16384])
+    rounding: Literal["nearest", "up"] = Field(
+        "nearest", description="How a side becomes a whole number of cells (see the rule).", examples=["up"]
+    )
 
     def count(self, *, width: int, height: int) -> int:
         """Tokens of an image of ``width`` x ``height`` pixels."""
@@ -69,7 +70,7 @@ class PixelGridTokens(Spec):
         return self._count_up(width, height) if self.rounding == "up" else self._count_nearest(width, height)
 
     def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
-        """Frames that the tower looks at and patches of each: the whole image in one."""
+        """Number of frames of the tower, and patches of each: one frame, the whole image."""
         return 1, self.count(width=width, height=height) * merge**2
 
     def _count_nearest(self, width: int, height: int) -> int:
@@ -106,11 +107,11 @@ class DeepSeekTileTokens(Spec):
         tile 384, patch 14, downsample 2: n = 14; 1 tile: 210 + 1 + 14 * 15 = 421; 3 x 3: 211 + 42 * 43 = 2017.
     """
 
-    kind: Literal["deepseek_tiles"] = "deepseek_tiles"
-    tile: Positive
-    patch: Positive
-    downsample: Positive
-    max_tiles: Positive
+    kind: Literal["deepseek_tiles"] = Field("deepseek_tiles", description="Names this rule.", examples=["deepseek_tiles"])
+    tile: Positive = Field(description="Side of a tile in pixels.", examples=[448])
+    patch: Positive = Field(description="Side of a patch in pixels.", examples=[14])
+    downsample: Positive = Field(description="Factor by which the projector reduces each side.", examples=[2])
+    max_tiles: Positive = Field(description="Most tiles of an image, without the thumbnail.", examples=[12])
 
     def grid(self, *, width: int, height: int) -> tuple[int, int]:
         """Columns and rows of tiles; the first candidate wins a tie, as in the processor."""
@@ -132,7 +133,7 @@ class DeepSeekTileTokens(Spec):
         return side * (side + 1) + 1 + side * rows * (side * columns + 1)
 
     def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
-        """Frames that the tower looks at (the thumbnail too) and patches of each, whatever ``merge`` makes of them."""
+        """Number of frames of the tower (with the thumbnail), and patches of each; ``merge`` has no effect."""
         columns, rows = self.grid(width=width, height=height)
         return columns * rows + 1, (self.tile // self.patch) ** 2
 
@@ -147,11 +148,11 @@ class InternVLTileTokens(Spec):
         256 tokens a tile: 448 x 448 px is 1 tile, 256; 896 x 448 px is 2 x 1 and a thumbnail, 3 * 256 = 768.
     """
 
-    kind: Literal["internvl_tiles"] = "internvl_tiles"
-    tile: Positive
-    tokens_per_tile: Positive
-    max_tiles: Positive
-    thumbnail: bool = True
+    kind: Literal["internvl_tiles"] = Field("internvl_tiles", description="Names this rule.", examples=["internvl_tiles"])
+    tile: Positive = Field(description="Side of a tile in pixels.", examples=[448])
+    tokens_per_tile: Positive = Field(description="Tokens of a tile.", examples=[256])
+    max_tiles: Positive = Field(description="Most tiles of an image, without the thumbnail.", examples=[12])
+    thumbnail: bool = Field(True, description="Whether several tiles are joined by a thumbnail.", examples=[False])
 
     def grid(self, *, width: int, height: int) -> tuple[int, int]:
         """Columns and rows of tiles."""
@@ -170,7 +171,7 @@ class InternVLTileTokens(Spec):
         return self.tokens_per_tile * self._tiles(columns * rows)
 
     def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
-        """Frames that the tower looks at (the thumbnail too) and patches of each; ``merge**2`` patches make a token."""
+        """Number of frames of the tower (with the thumbnail), and patches of each; ``merge**2`` patches make a token."""
         columns, rows = self.grid(width=width, height=height)
         return self._tiles(columns * rows), self.tokens_per_tile * merge**2
 
@@ -188,13 +189,13 @@ class Llama4TileTokens(Spec):
         P = 144: 336 x 336 px is 147; 672 x 672 px is 4 tiles, 144 * 5 + 4 + 3 = 727.
     """
 
-    kind: Literal["llama4_tiles"] = "llama4_tiles"
-    tile: Positive
-    tokens_per_tile: Positive
-    max_tiles: Positive
+    kind: Literal["llama4_tiles"] = Field("llama4_tiles", description="Names this rule.", examples=["llama4_tiles"])
+    tile: Positive = Field(description="Side of a tile in pixels.", examples=[448])
+    tokens_per_tile: Positive = Field(description="Tokens of a tile.", examples=[256])
+    max_tiles: Positive = Field(description="Most tiles of an image, without the thumbnail.", examples=[12])
 
     def grid(self, *, width: int, height: int) -> tuple[int, int]:
-        """Columns and rows of tiles; of canvases that scale the image alike, the one of least area."""
+        """Columns and rows of tiles; of canvases with the same scale, the one of least area."""
         _check_size(width, height)
         scales = {
             (columns, rows): min(columns * self.tile / width, rows * self.tile / height)
@@ -213,7 +214,7 @@ class Llama4TileTokens(Spec):
         return self.tokens_per_tile * (tiles + 1) + tiles + 3
 
     def frames(self, *, width: int, height: int, merge: int) -> tuple[int, int]:
-        """Frames that the tower looks at (the global tile too) and patches of each; ``merge**2`` patches make a token."""
+        """Number of frames of the tower (with the global tile), and patches of each; ``merge**2`` patches make a token."""
         columns, rows = self.grid(width=width, height=height)
         tiles = columns * rows
         return tiles + (1 if tiles > 1 else 0), self.tokens_per_tile * merge**2

@@ -1,4 +1,4 @@
-"""What a model is made of, and what follows: parameters, bytes of an expert, bytes of the KV cache.
+"""The shape of a model, and what follows from it: parameters, bytes of an expert, bytes of the KV cache.
 
 Counts are of the language model alone (no vision tower): embedding, lm_head, attention, norms, routers, experts, dense
 feed-forward layers. Biases and query/key norms, below 0.02%, are left out.
@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Billions = Annotated[float, Field(gt=0)]
 DENSE_SUFFIXES: dict[str, Literal["total", "active"]] = {"-dense-total": "total", "-dense-active": "active"}
-"""Suffix of a model name -> what the dense counterpart equals."""
+"""Suffix of a model name -> which number of parameters the dense counterpart has in common."""
 
 _FFN_STEP = 64
 """Widths of dense counterparts are whole multiples of this, as real ones are; below 0.3% of any shipped model."""
@@ -31,21 +31,21 @@ _FFN_STEP = 64
 class LatentAttention(Spec):
     """Widths of multi-head latent attention (MLA): keys and values are rebuilt from one latent vector per token."""
 
-    kv_lora_rank: Positive
-    q_lora_rank: Positive | None = None
-    qk_nope_head_dim: Positive
-    qk_rope_head_dim: Positive
-    v_head_dim: Positive
+    kv_lora_rank: Positive = Field(description="Width of the latent vector of keys and values.", examples=[512])
+    q_lora_rank: Positive | None = Field(
+        None,
+        description="Width of the latent vector of queries. Not given: queries are projected directly.",
+        examples=[1536],
+    )
+    qk_nope_head_dim: Positive = Field(description="Query and key width of a head without rotary part.", examples=[128])
+    qk_rope_head_dim: Positive = Field(description="Rotary query and key width of a head.", examples=[64])
+    v_head_dim: Positive = Field(description="Value width of a head.", examples=[128])
 
 
 class ModelShape(Spec):
-    """One language model with a rule for its images.
+    """The shape of one language model, and the number of tokens of its images.
 
-    Layers below ``dense_layers`` are dense; of the others every ``moe_every``-th is an MoE layer (1: all; 2: second,
-    fourth, ...). ``experts = 0`` is a dense model. ``published_total`` and ``published_active`` are what the authors
-    print, in billions; both include ``vision_parameters`` (billions); of embedding and lm_head the active figure
-    includes what ``active_counts`` says: ``all``, ``head`` (not the input embedding) or ``none``. For MLA the widths of
-    ``mla`` count, not ``kv_heads`` and ``head_dim`` (there: query width of a head).
+    For MLA the widths of ``mla`` are used instead of ``kv_heads`` and ``head_dim`` (there: query width of a head).
 
     Example:
         OLMoE-1B-7B: 16 layers, 64 experts of 3 * 2048 * 1024 = 6 291 456 parameters; 6.92e9 in total, 1.28e9 active.
@@ -68,36 +68,73 @@ class ModelShape(Spec):
         "tie_word_embeddings": "tie_embeddings",
         "vocab_size": "vocab",
     } | {name: f"{name} in the section mla" for name in LatentAttention.model_fields}
-    name: str
-    layers: Positive
-    dense_layers: Count = 0
-    moe_every: Positive = 1
-    hidden: Positive
-    experts: Count
-    top_k: Count
-    shared_experts: Count = 0
-    expert_ffn: Count
-    dense_ffn: Count = 0
-    vocab: Positive
-    heads: Positive
-    kv_heads: Positive
-    head_dim: Positive
-    attention: Literal["gqa", "mla"] = "gqa"
-    mla: LatentAttention | None = None
-    tie_embeddings: bool = False
-    image_tokens: ImageTokens
-    vision: VisionTower | None = None
-    published_total: Billions | None = None
-    published_active: Billions | None = None
-    vision_parameters: Annotated[float, Field(ge=0)] = 0.0
-    active_counts: Literal["all", "head", "none"] = "all"
-    source: str
-    image_source: str
+    name: str = Field(description="Name in tables and messages.", examples=["my-moe-7b"])
+    layers: Positive = Field(description="Number of transformer layers, dense and MoE.", examples=[16])
+    dense_layers: Count = Field(0, description="Number of first layers that are dense.", examples=[1])
+    moe_every: Positive = Field(
+        1, description="Of the other layers, every n-th is an MoE layer; 1: all, 2: the second, fourth, ...", examples=[2]
+    )
+    hidden: Positive = Field(description="Width of the model.", examples=[2048])
+    experts: Count = Field(description="Routed experts of an MoE layer; 0: a dense model.", examples=[64])
+    top_k: Count = Field(description="Routed experts that a token uses in each MoE layer.", examples=[8])
+    shared_experts: Count = Field(0, description="Experts of an MoE layer that every token uses.", examples=[1])
+    expert_ffn: Count = Field(description="Feed-forward width of one expert.", examples=[1024])
+    dense_ffn: Count = Field(0, description="Feed-forward width of a dense layer.", examples=[10944])
+    vocab: Positive = Field(description="Size of the vocabulary.", examples=[50304])
+    heads: Positive = Field(description="Number of query heads.", examples=[16])
+    kv_heads: Positive = Field(description="Number of key and value heads; divides heads.", examples=[16])
+    head_dim: Positive = Field(description="Width of a head.", examples=[128])
+    attention: Literal["gqa", "mla"] = Field(
+        "gqa",
+        description="Grouped-query (with kv_heads = heads: multi-head) or multi-head latent attention.",
+        examples=["mla"],
+    )
+    mla: LatentAttention | None = Field(
+        None,
+        description="Widths of multi-head latent attention; with attention: mla only.",
+        examples=[{"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}],
+    )
+    tie_embeddings: bool = Field(
+        False, description="Whether the input embedding and the lm_head share their parameters.", examples=[True]
+    )
+    image_tokens: ImageTokens = Field(
+        description="Rule for the number of tokens of an image.", examples=[{"kind": "fixed", "tokens": 576}]
+    )
+    vision: VisionTower | None = Field(
+        None,
+        description="Sizes of the vision tower. Not given: its time is not counted.",
+        examples=[
+            {"layers": 24, "hidden": 1024, "ffn": 4096, "patch": 14, "projector": 2048, "source": "config.json of the tower"}
+        ],
+    )
+    published_total: Billions | None = Field(
+        None, description="Total parameters as the authors publish them, in billions.", examples=[6.92]
+    )
+    published_active: Billions | None = Field(
+        None, description="Active parameters as the authors publish them, in billions.", examples=[1.28]
+    )
+    vision_parameters: float = Field(
+        0.0,
+        ge=0,
+        description="Parameters of the vision tower that the published figures include, in billions.",
+        examples=[0.4],
+    )
+    active_counts: Literal["all", "head", "none"] = Field(
+        "all",
+        description="Which of embedding and lm_head published_active includes: both (all), the lm_head (head), or none.",
+        examples=["head"],
+    )
+    source: str = Field(description="Where the numbers are from.", examples=["config.json of the model"])
+    image_source: str = Field(
+        description="Where the rule for images is from.", examples=["preprocessor_config.json of the model"]
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.attention == "mla") != (self.mla is not None):
-            raise ValueError(f'attention = "{self.attention}": the section mla goes with "mla" only. Add or remove it.')
+            raise ValueError(
+                f'attention = "{self.attention}": the section mla belongs to attention "mla". Add or remove it.'
+            )
         if self.experts == 0 and (self.top_k or self.shared_experts or self.expert_ffn):
             raise ValueError("experts = 0 (a dense model): top_k, shared_experts and expert_ffn must be 0 too.")
         if self.experts and not 1 <= self.top_k <= self.experts:
@@ -124,11 +161,11 @@ class ModelShape(Spec):
 
     @property
     def shares_feed_forward(self) -> bool:
-        """Whether ranks that share attention also share the feed-forward layers: in a dense model, which has no experts."""
+        """Whether ranks that share attention also share the feed-forward layers: in a dense model only."""
         return self.experts == 0
 
     def gathers(self, tensor: int) -> int:
-        """Gathers, and as many scatters, of ``tensor`` ranks that share attention, in one pass.
+        """Number of all-gathers, equal to that of reduce-scatters, of ``tensor`` ranks that share attention, in one pass.
 
         Example:
             2 ranks on OLMoE, around attention: 16. On its dense counterpart, around the feed-forward layers too: 32.
@@ -167,7 +204,7 @@ class ModelShape(Spec):
 
     @property
     def decode_flops_per_pair(self) -> int:
-        """The same in decode, where MLA scores and weighs latent vectors as they lie in the cache (up-projections absorbed).
+        """The same in decode, where MLA works on the cached latent vectors (absorbed up-projections).
 
         Example:
             DeepSeek-V3: 2 * 128 heads * (512 + 64 + 512) = 278 528, against 81 920 in prefill.
@@ -178,9 +215,9 @@ class ModelShape(Spec):
 
     @property
     def rebuild_flops_per_token(self) -> int:
-        """Operations of one layer that make keys and values of a cached token again: MLA's up-projections; 0 for GQA.
+        """Floating-point operations of one layer that recompute keys and values of a cached token (MLA); 0 for GQA.
 
-        Prefill pays them for every earlier token of the sequence, once per chunk.
+        Prefill needs them for every earlier token of the sequence, once per chunk.
 
         Example:
             DeepSeek-V3: 2 * 512 * 128 heads * (128 + 128) = 33 554 432.
@@ -220,12 +257,12 @@ class ModelShape(Spec):
 
     @property
     def total_as_published(self) -> float:
-        """The total in billions, counted the way ``published_total`` is."""
+        """Total parameters in billions, counted as in ``published_total``."""
         return self.total_parameters / 1e9 + self.vision_parameters
 
     @property
     def active_as_published(self) -> float:
-        """The active parameters in billions, counted the way ``published_active`` is.
+        """Active parameters in billions, counted as in ``published_active``.
 
         Example:
             DeepSeek-V3 counts the lm_head only: 37.55 - 0.93 = 36.63.
@@ -247,9 +284,9 @@ class ModelShape(Spec):
         return self.layers * (self.mla.kv_lora_rank + self.mla.qk_rope_head_dim) * element_size
 
     def kv_share(self, tensor: int) -> float:
-        """Part of a token's cache that each of ``tensor`` ranks holds, which share the heads of a sequence.
+        """Share of a token's cache on each of ``tensor`` ranks that divide the heads of a sequence.
 
-        1 / min(tensor, kv_heads): more ranks than key heads hold copies. MLA's latent vector serves all heads: 1.
+        1 / min(tensor, kv_heads): more ranks than key heads hold copies. MLA's latent vector is used by all heads: 1.
         """
         return 1.0 if self.mla is not None else 1.0 / min(tensor, self.kv_heads)
 
@@ -263,10 +300,10 @@ class ModelShape(Spec):
 
 
 def dense_equal(shape: ModelShape, *, of: Literal["total", "active"]) -> ModelShape:
-    """The dense model of the same layers, attention and vocabulary that has as many parameters.
+    """The dense model of the same layers, attention and vocabulary with the same number of parameters.
 
     Only the feed-forward width is free: dense_ffn = (parameters - all others) / (3 * hidden * layers), rounded to a
-    multiple of 64. Depth and width stay those of the MoE model, so a wide feed-forward layer is the price of equality.
+    multiple of 64. Depth and width are those of the MoE model, so the feed-forward layers become wide.
 
     Args:
         shape: The model to match.

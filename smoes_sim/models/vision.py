@@ -1,4 +1,4 @@
-"""What the vision tower does with one image: a transformer over its patches, and the projector to the language model."""
+"""The vision tower: a transformer over the patches of an image, and the projector to the language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class VisionTower(Spec):
-    """Widths of a vision transformer and of the two-layer projector behind it.
+    """Sizes of a vision transformer and of the two-layer projector behind it.
 
     Every patch attends to all patches of its frame (a tile, or the whole image at native resolution). ``gated`` towers
     have three matrices in the feed-forward part, others two. ``class_tokens`` join each frame. The projector reads
@@ -22,15 +22,19 @@ class VisionTower(Spec):
         CLIP ViT-L/14 (24 layers, 1024, 4096): 24 * (4 * 1024**2 + 2 * 1024 * 4096) = 301 989 888 parameters in its layers.
     """
 
-    layers: Positive
-    hidden: Positive
-    ffn: Positive
-    gated: bool = False
-    patch: Positive
-    class_tokens: Annotated[int, Field(ge=0)] = 0
-    merge: Positive = 1
-    projector: Positive
-    source: str
+    layers: Positive = Field(description="Number of transformer layers.", examples=[24])
+    hidden: Positive = Field(description="Width of the tower.", examples=[1024])
+    ffn: Positive = Field(description="Width of the feed-forward part.", examples=[4096])
+    gated: bool = Field(
+        False, description="Whether the feed-forward part is gated (three matrices, not two).", examples=[True]
+    )
+    patch: Positive = Field(description="Side of a patch in pixels.", examples=[14])
+    class_tokens: int = Field(0, ge=0, description="Class tokens added to each frame.", examples=[1])
+    merge: Positive = Field(
+        1, description="Side of the square of patches that the projector joins into a token.", examples=[2]
+    )
+    projector: Positive = Field(description="Inner width of the projector.", examples=[2048])
+    source: str = Field(description="Where the numbers are from.", examples=["config.json of the tower"])
 
     @property
     def layer_parameters(self) -> int:
@@ -47,7 +51,7 @@ class VisionTower(Spec):
         return embedding + self.layers * self.layer_parameters + self.projector_parameters(width)
 
     def image_flops(self, *, frames: int, patches: int, width: int) -> float:
-        """Operations on one image.
+        """Floating-point operations of one image.
 
         Per frame of P tokens: 2 P (embedding + layers) + 4 hidden P**2 per layer for scores and weighted values; the
         projector once per ``merge**2`` patches.

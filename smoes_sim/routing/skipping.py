@@ -19,8 +19,8 @@ _Part = Annotated[float, Field(ge=0, lt=1)]
 class SkipShares(Spec):
     """Shares of the slots of each modality that are skipped; everything that is not vision counts as text."""
 
-    vision: _Part = 0.0
-    text: _Part = 0.0
+    vision: _Part = Field(0.0, description="Share of the slots of vision tokens that are skipped, below 1.", examples=[0.5])
+    text: _Part = Field(0.0, description="Share of the slots of all other tokens that are skipped, below 1.", examples=[0.1])
 
 
 def skip_slots(trace: RoutingTrace, shares: SkipShares) -> RoutingTrace:

@@ -34,11 +34,11 @@ _MSI_TOLERANCE = 5e-4
 
 
 class Rates(Spec):
-    """Wanted transmission rates between two ranks, as shares; ``prefill`` is over vision and text together."""
+    """Target transmission rates between two ranks: shares of tokens that need an expert on the other rank."""
 
-    prefill_vision: float = Field(ge=0, le=1)
-    prefill: float = Field(ge=0, le=1)
-    decode: float = Field(ge=0, le=1)
+    prefill_vision: float = Field(ge=0, le=1, description="Rate of the vision tokens of prefill, 0 to 1.", examples=[0.33])
+    prefill: float = Field(ge=0, le=1, description="Rate of all tokens of prefill, 0 to 1.", examples=[0.45])
+    decode: float = Field(ge=0, le=1, description="Rate of decoded tokens, 0 to 1.", examples=[0.5])
 
 
 class Published(Spec):

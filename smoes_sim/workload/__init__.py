@@ -1,7 +1,7 @@
-"""What is asked of the model: how many sequences, which of their tokens are image or text, prefill or decode.
+"""Which requests does the model serve: how many sequences, and which tokens are image or text, prefill or decode?
 
-Main types: :class:`~smoes_sim.workload.workload.WorkloadSpec`, as a person writes it, and
-:class:`~smoes_sim.workload.workload.Workload`, token by token. Neighbours: ``models`` counts the tokens of an image,
+Main types: :class:`~smoes_sim.workload.workload.WorkloadSpec`, the section of a scenario, and
+:class:`~smoes_sim.workload.workload.Workload`, its tokens. Neighbours: ``models`` counts the tokens of an image,
 ``routing`` decides which experts each token visits.
 """
 

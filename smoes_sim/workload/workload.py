@@ -1,4 +1,4 @@
-"""A batch of requests as tokens: the specification a person writes, the presets, the arrays that routing needs."""
+"""A batch of requests: the section of a scenario, the presets, and the arrays of tokens that routing needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DECODE = 1
 
 
 FROM_TRACE = "trace"
-"""The preset that stands for the tokens of the scenario's routing trace."""
+"""The preset that takes the tokens from the scenario's routing trace."""
 
 
 class Preset(Spec):
@@ -64,27 +64,48 @@ def preset_names() -> tuple[str, ...]:
 
 
 class WorkloadSpec(Spec):
-    """A batch as a person writes it: a preset, or numbers, or a preset with some numbers of one's own.
+    """The requests of a batch: a preset, numbers, or a preset with some numbers replaced.
 
-    ``batch`` sequences are prefilled together and ``decode_batch`` of them are decoded together (``None``: all).
-    ``text_tokens`` and ``output_tokens`` are means per sequence; without a preset both are required. ``images`` of
-    ``image_width`` x ``image_height`` pixels open each sequence. ``spread`` is the relative standard deviation of the
-    text length between sequences (log-normal); output length and images do not vary. ``preset: trace`` stands for the
-    tokens of the scenario's routing trace; only ``decode_batch`` goes with it.
+    Images come first in each sequence. Output length and images do not vary between sequences. ``preset: trace`` takes the
+    tokens from the scenario's routing trace and allows no other key than ``decode_batch``.
 
     Example:
         ``preset: mmmu, batch: 8`` on OLMoE: 8 * (576 image + 150 text) = 5808 prefill tokens if spread is 0.
     """
 
-    preset: str | None = None
-    batch: Positive = 1
-    decode_batch: Positive | None = None
-    output_tokens: Positive | None = None
-    text_tokens: Count | None = None
-    images: Count | None = None
-    image_width: Positive | None = None
-    image_height: Positive | None = None
-    spread: Annotated[float, Field(ge=0)] | None = None
+    preset: str | None = Field(
+        None,
+        description="Name of a shipped workload, whose numbers fill the keys that are not given; trace: the tokens of "
+        "routing.trace. Not given: text_tokens and output_tokens are required.",
+        examples=["mmmu"],
+    )
+    batch: Positive = Field(1, description="Sequences that are prefilled together, of all ranks.", examples=[8])
+    decode_batch: Positive | None = Field(
+        None, description="Sequences that are decoded together, of all ranks, at most batch. Not given: batch.", examples=[1]
+    )
+    output_tokens: Positive | None = Field(
+        None,
+        description="Output tokens of each sequence; the first comes from prefill. Not given: that of the preset.",
+        examples=[128],
+    )
+    text_tokens: Count | None = Field(
+        None, description="Mean number of text tokens in a prompt. Not given: that of the preset.", examples=[512]
+    )
+    images: Count | None = Field(
+        None, description="Images in each prompt. Not given: that of the preset, or 0.", examples=[1]
+    )
+    image_width: Positive | None = Field(
+        None, description="Width of each image in pixels. Not given: that of the preset.", examples=[800]
+    )
+    image_height: Positive | None = Field(
+        None, description="Height of each image in pixels. Not given: that of the preset.", examples=[600]
+    )
+    spread: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="Standard deviation of the number of text tokens between sequences, over its mean (log-normal). Not "
+        "given: that of the preset, or 0.",
+        examples=[0.3],
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -98,13 +119,13 @@ class WorkloadSpec(Spec):
             raise ValueError(f'preset = "{self.preset}" is unknown. {nearest(self.preset, _presets())}')
         if self.decode_batch is not None and self.decode_batch > self.batch:
             raise ValueError(
-                f"decode_batch = {self.decode_batch} is more than batch = {self.batch}: only sequences that were "
-                f"prefilled can be decoded. Use 1..{self.batch}."
+                f"decode_batch = {self.decode_batch} is more than batch = {self.batch}: the sequences that are decoded "
+                f"together are taken from those of the prefill. Use 1..{self.batch}, or a larger batch."
             )
         full = self.filled()
         for name in ("text_tokens", "output_tokens"):
             if getattr(full, name) is None:
-                raise ValueError(f"{name} is missing and there is no preset to take it from. Add it, or a preset.")
+                raise ValueError(f"{name} is missing, and no preset gives it. Add it, or a preset.")
         if full.images and (full.image_width is None or full.image_height is None):
             raise ValueError(f"images = {full.images} need image_width and image_height in pixels. Add both.")
         if not full.images and not full.text_tokens:
@@ -113,11 +134,11 @@ class WorkloadSpec(Spec):
 
     @property
     def is_from_trace(self) -> bool:
-        """Whether the tokens are those of the routing trace."""
+        """Whether the tokens are taken from the routing trace."""
         return self.preset == FROM_TRACE
 
     def filled(self) -> WorkloadSpec:
-        """The same workload with the preset's numbers where none was given; 0 images and 0 spread without a preset."""
+        """The same workload with the numbers of the preset filled in; without a preset 0 images and spread 0."""
         defaults: dict[str, object] = {"decode_batch": self.batch, "images": 0, "spread": 0.0}
         if self.preset is not None:
             defaults |= {name: value for name, value in _presets()[self.preset] if name != "sources"}
@@ -126,12 +147,12 @@ class WorkloadSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """A batch token by token: B sequences, T tokens.
+    """The tokens of a batch: B sequences, T tokens.
 
     All prefill tokens come first, sequence by sequence, image tokens before the question's text (as in LLaVA prompts).
     Then all decode tokens, sequence by sequence. Prefill produces the first output token; each of the other
     ``output_tokens - 1`` takes one decode step, whose token is the one fed in. So a sequence of one output token has no
-    decode token. Every decode token is text.
+    decode tokens. Every decode token is text.
 
     Attributes:
         sequence_vision_tokens: Image tokens of each sequence, int64 [B].
@@ -140,7 +161,7 @@ class Workload:
         modality: 0 text, 1 image, uint8 [T].
         sequence_id: Sequence of each token, int32 [T].
         phase: 0 prefill, 1 decode, uint8 [T].
-        decode_batch: Sequences decoded together.
+        decode_batch: Number of sequences that are decoded together.
     """
 
     sequence_vision_tokens: NDArray[np.int64]
@@ -153,35 +174,35 @@ class Workload:
 
     @property
     def num_sequences(self) -> int:
-        """Sequences prefilled together, B."""
+        """Number of sequences that are prefilled together, B."""
         return len(self.sequence_text_tokens)
 
     @property
     def num_tokens(self) -> int:
-        """All tokens that pass through the model, T."""
+        """Number of tokens that pass through the model, T."""
         return len(self.modality)
 
     @property
     def num_prefill_tokens(self) -> int:
-        """Tokens of all prompts; they are the first of every token array."""
+        """Number of prompt tokens; they come first in every token array."""
         return int(self.sequence_prompt_tokens.sum())
 
     @property
     def num_decode_tokens(self) -> int:
-        """Tokens fed in by decode steps: the sum of output_tokens - 1."""
+        """Number of tokens that decode steps feed in: the sum of output_tokens - 1."""
         return self.num_tokens - self.num_prefill_tokens
 
     @property
     def sequence_prompt_tokens(self) -> NDArray[np.int64]:
-        """Prompt length of each sequence, int64 [B]."""
+        """Prompt tokens of each sequence, int64 [B]."""
         return self.sequence_vision_tokens + self.sequence_text_tokens
 
     @property
     def context_lengths(self) -> NDArray[np.int64]:
-        """Tokens that each token attends to, itself included (causal attention), int64 [T].
+        """Number of tokens that each token attends to, itself included (causal attention), int64 [T].
 
         Example:
-            A prompt of 3 and 3 output tokens: 1 2 3 in prefill, 4 5 in decode.
+            A prompt of 3 tokens and 3 output tokens: 1 2 3 in prefill, 4 5 in decode.
         """
         prompts, steps = self.sequence_prompt_tokens, self.sequence_output_tokens - 1
         decode = _positions(steps) + np.repeat(prompts, steps)
@@ -217,13 +238,13 @@ def build_workload(spec: WorkloadSpec, model: ModelShape, *, rng: np.random.Gene
 def workload_of_tokens(
     modality: NDArray[np.uint8], sequence_id: NDArray[np.int32], phase: NDArray[np.uint8], *, decode_batch: int | None
 ) -> Workload:
-    """The batch that given tokens are; everything but text counts as vision.
+    """The workload that consists of the given tokens; every token that is not text counts as vision.
 
     Args:
         modality: 0 text, shape (T,).
         sequence_id: Shape (T,).
         phase: 0 prefill, 1 decode, shape (T,).
-        decode_batch: Sequences decoded together; None: all.
+        decode_batch: Number of sequences that are decoded together; None: all.
 
     Raises:
         ConfigError: If the tokens are not in the order of a :class:`Workload`, or ``decode_batch`` exceeds its sequences.
@@ -231,9 +252,12 @@ def workload_of_tokens(
     number = phase.astype(np.int64) * (int(sequence_id.max()) + 1) + sequence_id
     sequences, first = np.unique(sequence_id[phase == PREFILL], return_index=True)
     if (np.diff(number) < 0).any() or sequence_id.min() < 0 or len(sequences) != sequence_id.max() + 1:
-        raise ConfigError("tokens must be all prompts, sequence by sequence (0, 1, ...), then decoded tokens in that order.")
+        raise ConfigError(
+            "the tokens are not in the order of a workload: first all prompts by sequence (0, 1, ...), "
+            "then the decoded tokens in the same order. Sort them."
+        )
     if decode_batch is not None and decode_batch > len(first):
-        raise ConfigError(f"decode_batch = {decode_batch} is more than its {len(first)} sequences. Use 1..{len(first)}.")
+        raise ConfigError(f"decode_batch = {decode_batch} is more than the {len(first)} sequences. Use 1..{len(first)}.")
     is_prompt = phase == PREFILL
     vision, text = (
         np.bincount(sequence_id[is_prompt & kind], minlength=len(first)) for kind in (modality != TEXT, modality == TEXT)
@@ -275,7 +299,7 @@ def _expand(*, vision: NDArray[np.int64], text: NDArray[np.int64], output: NDArr
 
 
 def _positions(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0, 1, .., n - 1 for each length n, one after the other, shape (sum of lengths,)."""
+    """0, 1, .., n - 1 for each length n, concatenated, shape (sum of lengths,)."""
     starts: NDArray[np.int64] = np.cumsum(lengths) - lengths
     positions: NDArray[np.int64] = np.arange(int(lengths.sum()), dtype=np.int64) - np.repeat(starts, lengths)
     return positions

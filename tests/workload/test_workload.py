@@ -109,8 +109,8 @@ def test_the_same_seed_makes_the_same_tokens():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"output_tokens": 4}, "text_tokens is missing and there is no preset"),
-        ({"text_tokens": 4}, "output_tokens is missing and there is no preset"),
+        ({"output_tokens": 4}, "text_tokens is missing, and no preset gives it"),
+        ({"text_tokens": 4}, "output_tokens is missing, and no preset gives it"),
         ({"preset": "mmmo"}, r'preset = "mmmo" is unknown. Did you mean "mmmu"\?'),
         ({"preset": "gsm8k", "images": 1}, "images = 1 need image_width and image_height"),
         ({"text_tokens": 0, "output_tokens": 1}, "text_tokens = 0 and images = 0"),

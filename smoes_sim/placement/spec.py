@@ -1,0 +1,45 @@
+"""The section ``placement`` of a scenario, as a person writes it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from smoes_sim.placement.experts import ExpertRule
+from smoes_sim.placement.tokens import TokenRule
+from smoes_sim.yaml_files import Spec
+
+
+class ExpertFile(Spec):
+    """A placement file with a ``physical_to_logical_map``, as EPLB and SGLang use it."""
+
+    file: str = Field(
+        description="Path of a JSON file with a physical_to_logical_map; `smoes-sim placement make` writes one.",
+        examples=["placement.json"],
+    )
+
+    def __str__(self) -> str:
+        return f"file {self.file}"
+
+
+class PlacementSpec(Spec):
+    """Which rank holds each expert, and which rank each token is on during attention."""
+
+    experts: ExpertRule | ExpertFile | None = Field(
+        None,
+        description="Rule that places the experts on ranks, or a placement file. Not given: bins for policy smoes, hard and "
+        "hybrid, else contiguous.",
+        examples=["eplb", {"file": "placement.json"}],
+    )
+    spare: int = Field(
+        0,
+        ge=0,
+        description="Slots of each rank for replicas of experts, beside its share of the experts (rounded down); for bins, "
+        "eplb and optimal.",
+        examples=[1],
+    )
+    tokens: TokenRule = Field(
+        "data_parallel",
+        description="Home rank of each token: by sequence (data_parallel), equal runs of the batch (sharded), by modality "
+        "(modality), or the rank that holds most of its experts (affinity).",
+        examples=["modality"],
+    )
