@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from forked import fork_context
+from torch import distributed
 
 RANKS = 4
 
@@ -21,5 +22,11 @@ def _work(rank: int, function: Callable[[int], Any], folder: str) -> None:
 
 def on_four_ranks(function: Callable[[int], Any], folder: Path) -> list[Any]:
     """``[function(0), .., function(3)]``, each called where ``torch.distributed`` knows all of them."""
-    multiprocessing.spawn(_work, args=(function, str(folder)), nprocs=RANKS)
+    context = fork_context()
+    ranks = [context.Process(target=_work, args=(rank, function, str(folder))) for rank in range(RANKS)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0] * RANKS
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]

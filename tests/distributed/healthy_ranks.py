@@ -65,4 +65,5 @@ def main() -> None:
             exchange("direct")(torch.zeros(3, 1), [1, 1, 0, 0], [0, 0, 0, 0])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -97,10 +97,10 @@ def test_the_folder_holds_the_rows_the_scenario_and_what_each_rank_wrote(ran: di
 
 def test_torchrun_with_another_number_of_ranks_says_both(folder: Path) -> None:
     write_bytes(folder / "s.yaml", SCENARIO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RUNNER)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", str(RUNNER)]
     done = subprocess.run([*command, str(folder / "s.yaml")], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "topology scenario has 3 ranks, but 2 were started. Start 3" in done.stderr
+    assert "topology scenario has 3 ranks, but 1 were started. Start 3" in done.stderr
 
 
 def test_another_number_of_ranks_here_is_refused_before_any_starts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,7 @@ def test_another_number_of_ranks_here_is_refused_before_any_starts(folder: Path,
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_in_a_lab_the_scenario_stands_on_what_was_built(folder: Path) -> None:
     write_bytes(folder / "s.yaml", SCENARIO)
-    write_bytes(folder / "lab.yaml", b"{kind: star, ranks: 3, link: {bandwidth: 100 Mb/s, latency: 0 us}}\n")
+    write_bytes(folder / "lab.yaml", b"{kind: star, ranks: 2, link: {bandwidth: 100 Mb/s, latency: 0 us}}\n")
     command = [sys.executable, "-m", "smoes_sim", "run", str(folder / "s.yaml"), "--lab", str(folder / "lab.yaml")]
     out = folder / "in-lab"
     done = subprocess.run([*command, "--repeats", "1", "--out", str(out)], capture_output=True, text=True, check=False)
@@ -123,6 +123,8 @@ def test_in_a_lab_the_scenario_stands_on_what_was_built(folder: Path) -> None:
     predicted = predict_layers(executed)
     assert {row["predicted_s"] for row in rows} == {value.value for value in predicted.values()}
     assert all(row["measured_s"] > 0 for row in rows)
+    assert done.stdout.splitlines()[0].split(None, 1)[1].startswith("2 ranks in lab lab; gloo")
+    assert "error (%)" in done.stdout
 
 
 def test_without_torch_it_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
