@@ -65,6 +65,25 @@ def test_buffers_by_hand():
     assert buffers["logits"] == 4 * 4 * 50304
 
 
+def test_tied_embeddings_are_held_once():
+    model = find_model("olmoe-1b-7b")
+    tied = model.model_copy(update={"tie_embeddings": True})
+    found = memory_of_rank(tied, STEP, slots=32, num_ranks=2, tensor=1, weights="bf16", cache="bf16")
+    assert found.weights["embeddings"] == 50304 * 2048 * 2  # vocabulary x hidden in bf16, for input and output
+    assert need().weights["embeddings"] == 2 * found.weights["embeddings"]
+
+
+def test_activations_take_the_widest_of_attention_dense_and_shared_layers():
+    # 100 tokens in bf16: 4 hidden vectors, and queries, keys and values of 48 heads of 128 (6144), or 3 vectors of 5 shared
+    # experts of 1024 (15360), or 3 of a dense layer of 8192 (24576)
+    model = find_model("olmoe-1b-7b")
+    widest = {"attention": (0, 0, 6144), "shared": (5, 0, 15360), "dense": (5, 8192, 24576)}
+    for shared, dense, width in widest.values():
+        changed = model.model_copy(update={"shared_experts": shared, "dense_ffn": dense})
+        found = memory_of_rank(changed, STEP, slots=32, num_ranks=2, tensor=1, weights="bf16", cache="bf16")
+        assert found.buffers["activations"] == 2 * 100 * (4 * 2048 + width)
+
+
 def test_the_cache_is_that_of_the_tokens_kept():
     found = need()
     assert found.total - found.fixed == 1000 * 131072

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smoes_sim.network import Network, exchange_time, phases_of
-from smoes_sim.network.fluid.solve import fluid_times
+from smoes_sim.network.fluid.solve import fluid_times, last_difference
 from smoes_sim.topology import find_topology
 from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
 
@@ -33,6 +33,21 @@ def test_a_flow_that_is_ready_later_starts_later():
         np.array([0, 1, 2]), np.array([0, 0]), np.array([30.0, 10.0]), np.array([10.0]), ready=np.array([0.0, 1.0])
     )
     np.testing.assert_allclose(result.drained, [4, 3])
+
+
+def test_the_lower_bound_counts_from_when_the_first_flow_of_a_link_is_ready():
+    # 60 B on a link of 10 B/s, none before 3 s: 9 s. Each flow alone: 3 + 3 and 4 + 3 s. Both end at 9 s at the earliest
+    result = fluid_times(
+        np.array([0, 1, 2]), np.array([0, 0]), np.array([30.0, 30.0]), np.array([10.0]), ready=np.array([3.0, 4.0])
+    )
+    assert result.lower_bound == pytest.approx(9)
+    assert result.makespan == pytest.approx(9)
+
+
+def test_a_solution_is_compared_with_the_two_before_it():
+    assert last_difference([1.003, 1.0, 1.0]) == pytest.approx(0.003)
+    assert last_difference([1.0, 1.002, 1.001]) == pytest.approx(0.001 / 1.001)
+    assert last_difference([1.0, 1.0]) == np.inf
 
 
 def test_flows_without_bytes_or_links_end_when_they_are_ready():

@@ -294,6 +294,22 @@ def test_experts_may_travel_on_a_network_of_their_own():
     assert step.finish == pytest.approx([16, 16])
 
 
+def test_experts_on_a_network_of_their_own_pay_its_software_and_not_that_of_the_other():
+    # attention 1 s and experts 3 s; dispatch and combine are free there. Here each would cost 2 s to enter and 1 s a message
+    network = network_of(2, per_exchange=2.0, per_message=1.0)
+    layer = layer_of(network, [[0, 5], [3, 0]])
+    times = times_of(2, attention=[1, 1], experts=[[3, 3]])
+    step = timed(model_of(1), times, [layer.at_no_cost()], network, expert_network=network.at_no_cost())
+    assert step.finish == pytest.approx([4, 4])
+    assert timed(model_of(1), times, [layer.at_no_cost()], network).finish == pytest.approx([10, 10])
+
+
+def test_shared_experts_come_before_dispatch_when_two_batches_overlap():
+    # only shared_expert computes them while tokens travel: the steps by hand above, first and second
+    step = timed(model_of(2), TIMES, EXCHANGES, NETWORK, overlap="two_batch")
+    assert step.finish == pytest.approx([42, 40])
+
+
 def test_results_wait_until_their_receiver_is_ready_for_them():
     # rank 0 has nothing to compute; its 10 B for rank 1 leave when that has computed for 5 s and enters combine
     network = network_of(2, latency=0)
