@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -35,11 +36,18 @@ TITLES = {
     "measurements": "Measurements table",
     "calibration": "Calibration file",
 }
-UNITS = {"400 Gb/s": "bandwidth", "64 MiB": "size", "3 us": "duration", "2/s": "rate"}
-"""First example of a quantity in the schema, and what the quantity is."""
+UNITS = (
+    ("bandwidth", r"[bB](it)?/s|[bB]ps"),
+    ("rate", "/s"),
+    ("duration", "[num]?s"),
+    ("size", "[kMGT]?i?B"),
+    ("FLOPS", "[GTP]FLOPS"),
+)
+"""Quantities, and the units by which an example of one is recognised."""
 SCALES = {"duration": (1e6, "us"), "size": (1.0, "B")}
 """Factor and unit of a default that the schema gives in SI units."""
 SPELLINGS = {
+    "FLOPS": "`TFLOPS`, `PFLOPS`",
     "bandwidth": "`Gb/s`, `GB/s`, ...",
     "size": "`B`, `kB`, `MiB`, ...",
     "duration": "`ns`, `us`, `ms`, `s`",
@@ -70,8 +78,11 @@ def name_of(spec: Schema) -> str:
 
 
 def quantity_of(option: Schema) -> str:
-    """The quantity that a text with a unit stands for, or nothing."""
-    return next((UNITS[example] for example in option.get("examples", []) if example in UNITS), "")
+    """The quantity that a text with a unit stands for, by its first example; nothing for other texts."""
+    example = next((text for text in option.get("examples", []) if isinstance(text, str)), "")
+    if option.get("type") != "string":
+        return ""
+    return next((name for name, unit in UNITS if re.fullmatch(rf"[\d.]+ ?[kMGT]?i?({unit})", example)), "")
 
 
 def value_text(spec: Schema, titles: dict[str, str]) -> str:
@@ -126,13 +137,22 @@ def described(model: str, key: str, spec: Schema) -> tuple[str, str]:
     Raises:
         KeyError: If the schema has no description and keys.yaml has none either.
     """
-    known = known_keys()
-    meaning, example = known.get(model, {}).get(key) or known["any"].get(key) or ["", ""]
+    meaning, example = known_keys().get(model, {}).get(key, ["", ""])
     meaning = spec.get("description") or meaning
     if not meaning:
         raise KeyError(f"{model}.{key} has no description. Add one to its Field, or to docs/_ext/keys.yaml.")
-    from_schema = next((text for text in spec.get("examples", []) if isinstance(text, str)), "")
-    return meaning, example or from_schema
+    return meaning, shown(spec["examples"][0]) if spec.get("examples") else example
+
+
+def shown(example: Any) -> str:
+    """An example as YAML in one line."""
+    if isinstance(example, str):
+        return example
+    if isinstance(example, dict):
+        return "{" + ", ".join(f"{key}: {shown(value)}" for key, value in example.items()) + "}"
+    if isinstance(example, list):
+        return "[" + ", ".join(map(shown, example)) + "]"
+    return str(example).lower() if isinstance(example, bool) else str(example)
 
 
 def rows_of(model: str, spec: Schema, titles: dict[str, str]) -> Iterator[list[str]]:
@@ -140,8 +160,8 @@ def rows_of(model: str, spec: Schema, titles: dict[str, str]) -> Iterator[list[s
     for key, inner in spec["properties"].items():
         meaning, example = described(model, key, inner)
         value, default = value_text(inner, titles), default_text(inner, is_required=key in spec.get("required", []))
-        shown = f"{cell(meaning)}<br>*Value:* {cell(value)}." + (f" *Example:* {code(example)}" if example else "")
-        yield [f"`{key}`", default, shown]
+        text = f"{cell(meaning)}<br>*Value:* {cell(value)}." + (f" *Example:* {code(example)}" if example else "")
+        yield [f"`{key}`", default, text]
 
 
 def file_page(kind: str) -> str:
