@@ -1,29 +1,31 @@
-"""A plot of placements over time: what a step takes in each window, and the mix that drifts."""
+"""A plot of re-placement over time: time of a step in each window, and the drifting mix of modalities."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smoes_sim.display.charts import load_altair
 
+if TYPE_CHECKING:
+    from smoes_sim.adaptation.result import Adaptation
 
-def adaptation_chart(document: Mapping[str, Any], *, title: str) -> Any:
-    """Seconds of a step by window, a line a policy, over the share of vision tokens.
+
+def adaptation_chart(result: Adaptation) -> Any:
+    """An Altair chart: seconds of a step by window, one line per policy, above the share of vision tokens.
 
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
     alt = load_altair()
-    rows = [row | {"percent": 100 * row["vision_share"]} for row in document["over_time"]]
-    names = [policy["name"] for policy in document["policies"]]
+    rows = [row | {"percent": 100 * row["vision_share"]} for row in result.records()]
+    names = [policy.name for policy in result.policies]
     base = alt.Chart(alt.Data(values=rows)).encode(x=alt.X("window:Q", title="window", axis=alt.Axis(tickMinStep=1)))
     lines = base.mark_line(point=True, interpolate="linear").encode(
         y=alt.Y("step_s:Q", title="time of a prefill step (s)", scale=alt.Scale(zero=False)),
-        color=alt.Color("name:N", sort=names, title="placed anew (steps)", scale=alt.Scale(scheme="tableau10")),
+        color=alt.Color("name:N", sort=names, title="re-placed (steps)", scale=alt.Scale(scheme="tableau10")),
         tooltip=["name:N", "window:Q", "step_s:Q", "moving_s:Q", "imbalance:Q"],
     )
     mix = base.transform_filter({"field": "name", "equal": names[0]}).mark_area(color="#7a8793", opacity=0.6)
     mix = mix.encode(y=alt.Y("percent:Q", title="vision (%)", scale=alt.Scale(domain=[0, 100])))
-    head = alt.TitleParams(title, anchor="start")
+    head = alt.TitleParams(f"{result.name}: {result.rule}, {result.spare} spare slots per rank", anchor="start")
     return alt.vconcat(lines.properties(width=560, height=260), mix.properties(width=560, height=70)).properties(title=head)

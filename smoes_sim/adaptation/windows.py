@@ -17,7 +17,7 @@ from smoes_sim.workload import Workload, workload_of_tokens
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """One prefill that stands for all steps of a stretch of time."""
+    """One prefill that represents all steps of a window of time."""
 
     workload: Workload
     trace: RoutingTrace
@@ -29,12 +29,12 @@ class Window:
 
 
 def drifting_windows(scenario: Scenario, *, windows: int, images: tuple[float, float]) -> list[Window]:
-    """A window before the start and ``windows`` more.
+    """A window before the start, followed by ``windows`` more.
 
-    Every window has the sequences of the scenario's workload; of some the image tokens are text instead, so that all steps
-    are equally long. The share of sequences with images goes in a straight line from the first number of ``images`` to the
-    second over the windows; the window before has the first. One router, seeded, routes all tokens at once, so no two
-    windows share their noise.
+    Every window has the sequences of the scenario's workload; in some of them the image tokens become text, so that all
+    steps have the same length. The share of sequences with images changes linearly from the first number of ``images`` to
+    the second over the windows; the window before the start has the first. One seeded router routes all tokens at once, so
+    no two windows have the same noise.
 
     Raises:
         ConfigError: If the workload has no images.
@@ -43,7 +43,9 @@ def drifting_windows(scenario: Scenario, *, windows: int, images: tuple[float, f
     base = make_workload(scenario.workload, model, scenario.seed)
     prompt = base.phase == PREFILL
     if not (base.modality[prompt] != TEXT).any():
-        raise ConfigError("workload: has no images, so its mix cannot drift. Use a preset with images, such as mmmu.")
+        raise ConfigError(
+            "workload: no images, so the mix of modalities cannot drift. Use a preset with images, such as mmmu."
+        )
     shares = [images[0], *np.linspace(images[0], images[1], windows).tolist()]
     sequence, modality = base.sequence_id[prompt], base.modality[prompt]
     mixed = [np.where(_has_images(base.num_sequences, share)[sequence], modality, TEXT).astype(np.uint8) for share in shares]
@@ -57,12 +59,12 @@ def drifting_windows(scenario: Scenario, *, windows: int, images: tuple[float, f
 
 
 def _has_images(count: int, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of ``count`` sequences have images, evenly spread. 4 and 0.5: the first and the third."""
+    """Which of ``count`` sequences have images, evenly spaced. 4 and 0.5: the first and the third."""
     return np.diff(np.floor(np.arange(count + 1) * share + 0.5)) > 0
 
 
 def windows_of_trace(routing: RoutingSpec, *, windows: int) -> list[Window]:
-    """The prompts of the trace of a scenario, cut by sequence into ``windows`` + 1 even runs in the order of their ids.
+    """The prompts of a scenario's trace, cut by sequence, in the order of their ids, into ``windows`` + 1 equal runs.
 
     Raises:
         ConfigError: If it has fewer sequences than windows.
@@ -73,13 +75,13 @@ def windows_of_trace(routing: RoutingSpec, *, windows: int) -> list[Window]:
     number = len(np.unique(trace.sequence_id[prompt]))
     if number < windows + 1:
         raise ConfigError(
-            f"{path}: its {number} sequences make no {windows} windows and one before them. Use at most {number - 1}."
+            f"{path}: {number} sequences do not fill {windows} windows and one before them. Use at most {number - 1}."
         )
     return _cut(trace.select(prompt[np.argsort(trace.sequence_id[prompt], kind="stable")]), num_windows=windows + 1)
 
 
 def _cut(trace: RoutingTrace, *, num_windows: int) -> list[Window]:
-    """Even runs of sequences; ids start at 0 in each."""
+    """Windows of equal runs of sequences; ids start at 0 in each."""
     _, sequence = np.unique(trace.sequence_id, return_inverse=True)
     window = sequence * num_windows // (int(sequence.max()) + 1)
     result = []

@@ -1,17 +1,19 @@
-"""``smoes-sim adapt``: experts placed anew while the mix of modalities drifts."""
+"""``smoes-sim adapt``: experts placed again while the mix of modalities drifts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from smoes_sim.cli import show
 from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from smoes_sim.adaptation.result import Adaptation
 
 _EXAMPLE = "Write for example"
 
@@ -21,7 +23,7 @@ def adapt(
     overrides: Annotated[
         Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as placement.experts=eplb.")
     ] = None,
-    windows: Annotated[int, typer.Option(min=2, help="Stretches of time; each has one mix.")] = 16,
+    windows: Annotated[int, typer.Option(min=2, help="Number of windows; each has one mix of modalities.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Prefill steps of a window.")] = 100,
     every: Annotated[str, typer.Option(help="Windows between re-placements, one or more to compare.")] = "1,2,4,8",
     images: Annotated[
@@ -30,8 +32,9 @@ def adapt(
     out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON, SVG and PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Place experts anew as the mix of modalities drifts: time saved, weights moved, break-even."""
+    """Re-place experts while the mix of modalities drifts: time saved, weights moved, break-even."""
     from smoes_sim.adaptation.adapt import adapt as compare
+    from smoes_sim.display.tables import as_text
     from smoes_sim.results.write import to_json, write_tables
     from smoes_sim.scenario import load_scenario
 
@@ -39,15 +42,20 @@ def adapt(
     if loaded.routing.trace is not None and images is not None:
         raise ConfigError(f"--images {images}: the mix is that of routing.trace = {loaded.routing.trace}. Leave one out.")
     with compilation_told(may_compile=True), show.progress("sets of constants", 16) as advance:
-        document = compare(
-            loaded, windows=windows, steps=steps, every=_every(every, windows), images=_images(images), on_timed=advance
+        found = compare(
+            loaded,
+            name=scenario,
+            windows=windows,
+            steps=steps,
+            every=_every(every, windows),
+            images=_images(images),
+            on_timed=advance,
         )
-    document = {"name": scenario} | document
     if out is not None:
-        write_tables(out, document["over_time"], document)
+        write_tables(out, found.records(), found.to_dict())
         show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
-        _plot(document, out)
-    typer.echo(to_json(document) if as_json else _text(document), nl=False)
+        _plot(found, out)
+    typer.echo(to_json(found.to_dict()) if as_json else as_text(found.tables()), nl=False)
 
 
 def _every(text: str, windows: int) -> list[int]:
@@ -70,59 +78,14 @@ def _images(text: str | None) -> tuple[float, float]:
     return first, last
 
 
-def _text(document: Mapping[str, Any]) -> str:
-    over_time, rows = document["over_time"], document["policies"]
-    mix = [100 * over_time[index]["vision_share"] for index in (0, document["windows"] - 1)]
-    head = (
-        f"# {document['name']}: {document['rule']}, {document['spare']} spare slots a rank, tokens "
-        f"{document['token_placement']}; vision {mix[0]:.0f}% -> {mix[1]:.0f}% of tokens over {document['windows']} windows "
-        f"of {document['steps_per_window']} prefill steps\n"
-        "# saved: against never; weights move between steps, or hidden behind them; break-even: steps from one to the next\n"
-    )
-    body = [
-        [
-            row["name"],
-            f"{row['total_s']:.5g}",
-            _percent(row, "saved"),
-            _percent(row, "saved_if_hidden"),
-            f"{row['imbalance']:.2f}",
-            f"{row['bytes_remote_per_step'] / 1e9:.3f}",
-            str(row["replacements"]),
-            f"{row['moved_bytes'] / 1e9:.4g}",
-            f"{row['moving_s']:.3g}",
-            "-" if row["break_even_steps"] is None else f"{row['break_even_steps']:.3g}",
-        ]
-        for row in rows
-    ]
-    names = [
-        "placed anew",
-        "total (s)",
-        "saved (%)",
-        "if hidden (%)",
-        "max/mean",
-        "GB/step",
-        "times",
-        "moved (GB)",
-        "moving (s)",
-    ]
-    return head + show.table([*names, "break-even"], body)
-
-
-def _percent(row: Mapping[str, Any], key: str) -> str:
-    ends = row["intervals"].get(key)
-    return f"{100 * row[key]:+.1f}" + (" [{:+.1f}, {:+.1f}]".format(*(100 * end for end in ends)) if ends else "")
-
-
-def _plot(document: Mapping[str, Any], out: Path) -> None:
+def _plot(found: Adaptation, out: Path) -> None:
     """Draw it, if plotting is installed; PNG beside SVG."""
     if find_spec("altair") is None or find_spec("vl_convert") is None:
         show.talk("no plot: pip install 'smoes-sim[report]'")
         return
-    from smoes_sim.adaptation.charts import adaptation_chart
     from smoes_sim.display.charts import save_chart
 
-    title = f"{document['name']}: {document['rule']}, {document['spare']} spare slots a rank"
-    chart = adaptation_chart(document, title=title)
+    chart = found.plot()
     for suffix in ("svg", "png"):
         save_chart(chart, out / f"adapt.{suffix}")
     show.talk(f"plot: {out / 'adapt.png'}")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from smoes_sim.adaptation.adapt import adapt
+from smoes_sim.adaptation.result import Adaptation
 from smoes_sim.adaptation.windows import drifting_windows, windows_of_trace
 from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError
@@ -64,7 +65,7 @@ def test_a_trace_is_cut_by_sequence(tmp_path: Path) -> None:
     assert [window.trace.num_tokens for window in windows] == [16, 16, 16]
     assert [int(window.trace.expert_ids.max()) for window in windows] == [1, 3, 3]
     assert [window.workload.num_sequences for window in windows] == [2, 2, 2]
-    with pytest.raises(ConfigError, match=r"its 6 sequences make no 6 windows and one before them. Use at most 5"):
+    with pytest.raises(ConfigError, match=r"6 sequences do not fill 6 windows and one before them. Use at most 5"):
         windows_of_trace(routing, windows=6)
 
 
@@ -77,19 +78,19 @@ def test_drifting_batches_leave_out_what_the_scenario_skips() -> None:
     assert used[0] == 2 * used[1]
 
 
-def of_trace(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+def of_trace(tmp_path: Path, **changes: Any) -> Adaptation:
     save_trace(two_sided(6, swap_at=3), tmp_path / "t.npz")
     asked = scenario(routing={"trace": str(tmp_path / "t.npz")}, workload={"preset": "trace"}, **changes)
-    return adapt(asked, windows=5, steps=10, every=[1, 2], images=(1.0, 0.0))
+    return adapt(asked, name="drift", windows=5, steps=10, every=[1, 2], images=(1.0, 0.0))
 
 
 def test_only_the_past_decides(tmp_path: Path) -> None:
     # the window before the start shows experts 0 and 1, windows 0 and 1 too; from window 2 on it is 2 and 3. What was seen
     # in window 2 is used from window 3 on, by `every 10` alone; the oracle is even in all. EPLB separates what it has seen.
     found = of_trace(tmp_path)
-    over = {row["name"]: [] for row in found["over_time"]}
-    for row in found["over_time"]:
-        over[row["name"]].append(row["imbalance"])
+    over: dict[str, list[float]] = {row.name: [] for row in found.over_time}
+    for row in found.over_time:
+        over[row.name].append(row.imbalance)
     assert over["oracle"] == [1.0] * 5
     assert over["every 10"][:2] == [1.0, 1.0]
     assert over["every 10"][3:] == [1.0, 1.0]
@@ -99,33 +100,33 @@ def test_only_the_past_decides(tmp_path: Path) -> None:
 
 def test_the_sums_are_those_of_the_windows(tmp_path: Path) -> None:
     found = of_trace(tmp_path)
-    never, *_ = found["policies"]
-    for row in found["policies"]:
-        mine = [entry for entry in found["over_time"] if entry["name"] == row["name"]]
-        work, moving = 10 * sum(entry["step_s"] for entry in mine), sum(entry["moving_s"] for entry in mine)
-        assert row["total_s"] == pytest.approx(work + moving)
-        assert row["saved"] == pytest.approx(1 - (work + moving) / never["total_s"])
-        assert row["saved_if_hidden"] == pytest.approx(1 - work / never["total_s"])
-        gain = (never["total_s"] - work) / 10
-        if row["every_steps"] and gain > 0:
-            assert row["break_even_steps"] == pytest.approx(row["every_steps"] / 10 * moving / gain)
-    assert [row["replacements"] for row in found["policies"]] == [0, 4, 2, 0]
+    never, *_ = found.policies
+    for row in found.policies:
+        mine = [entry for entry in found.over_time if entry.name == row.name]
+        work, moving = 10 * sum(entry.step_s for entry in mine), sum(entry.moving_s for entry in mine)
+        assert row.total_s == pytest.approx(work + moving)
+        assert row.saved == pytest.approx(1 - (work + moving) / never.total_s)
+        assert row.saved_if_hidden == pytest.approx(1 - work / never.total_s)
+        gain = (never.total_s - work) / 10
+        if row.every_steps and gain > 0:
+            assert row.break_even_steps == pytest.approx(row.every_steps / 10 * moving / gain)
+    assert [row.replacements for row in found.policies] == [0, 4, 2, 0]
 
 
 def test_weights_take_their_bytes_over_the_link(tmp_path: Path) -> None:
     # an expert of OLMoE in bf16: 3 * 2048 * 1024 * 2 B = 12582912 B; ranks swap as many as they get, so the busier direction
     # counts: between n / 2 and n experts at 1 GB/s
-    row = of_trace(tmp_path)["policies"][1]
-    experts = row["moved_bytes"] / 12582912
+    row = of_trace(tmp_path).policies[1]
+    experts = row.moved_bytes / 12582912
     assert experts == int(experts) > 0
-    assert row["moved_bytes"] / 2e9 * (1 - 1e-6) <= row["moving_s"] <= row["moved_bytes"] / 1e9
+    assert row.moved_bytes / 2e9 * (1 - 1e-6) <= row.moving_s <= row.moved_bytes / 1e9
 
 
-def test_synthetic_drift_is_repeatable_and_never_moves_what_is_not_placed_anew() -> None:
+def test_synthetic_drift_is_repeatable_and_never_moves_what_is_not_replaced() -> None:
     asked = scenario(placement={"experts": "bins", "spare": 1, "tokens": "modality"})
-    first, again = (adapt(asked, windows=2, steps=5, every=[1], images=(1.0, 0.0)) for _ in range(2))
+    first, again = (adapt(asked, name="drift", windows=2, steps=5, every=[1], images=(1.0, 0.0)) for _ in range(2))
     assert first == again
-    assert first["policies"][0]["moved_bytes"] == first["policies"][-1]["moved_bytes"] == 0
+    assert first.policies[0].moved_bytes == first.policies[-1].moved_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -133,15 +134,35 @@ def test_synthetic_drift_is_repeatable_and_never_moves_what_is_not_placed_anew()
     [
         ({"placement": {"experts": "contiguous"}}, r"placement.experts = contiguous does not follow"),
         ({"parallelism": {"tensor": 2}}, r"whole prefills with attention on each rank"),
-        ({"workload": {"batch": 2, "text_tokens": 9, "output_tokens": 1}}, r"has no images, so its mix cannot drift"),
+        (
+            {"workload": {"batch": 2, "text_tokens": 9, "output_tokens": 1}},
+            r"no images, so the mix of modalities cannot drift",
+        ),
     ],
 )
 def test_what_cannot_adapt_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        adapt(scenario(**changes), windows=2, steps=1, every=[1], images=(1.0, 0.0))
+        adapt(scenario(**changes), name="drift", windows=2, steps=1, every=[1], images=(1.0, 0.0))
 
 
-def test_the_command_prints_a_row_a_policy(
+def test_the_json_of_the_command_is_that_of_the_result(tmp_path: Path) -> None:
+    found = of_trace(tmp_path)
+    document = found.to_dict()
+    assert list(document) == [
+        *("name", "rule", "spare", "token_placement", "windows", "steps_per_window", "expert_bytes"),
+        *("policies", "over_time"),
+    ]
+    assert [list(row) for row in document["policies"]] == [
+        [
+            *("name", "every_steps", "total_s", "moving_s", "saved", "saved_if_hidden", "replacements", "moved_bytes"),
+            *("imbalance", "bytes_remote_per_step", "break_even_steps", "intervals"),
+        ]
+    ] * 4
+    assert found.to_polars().columns == ["name", "window", "vision_share", "step_s", "moving_s", "imbalance"]
+    assert found.plot().to_dict()["title"]["text"] == "drift: eplb, 0 spare slots per rank"
+
+
+def test_the_command_prints_a_row_per_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -154,12 +175,10 @@ def test_the_command_prints_a_row_a_policy(
     assert [row["name"] for row in found["policies"]] == ["never", "every 5", "every 10", "oracle"]
     assert json.loads(Path("here/summary.json").read_text()) == found
     assert main(arguments) == 0
-    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[3:]] == [
-        "never",
-        "every 5",
-        "every 10",
-        "oracle",
-    ]
+    times, moves = (part.splitlines()[-5:] for part in capsys.readouterr().out.split("\n\n"))
+    for table, header in ((times, "re-placed"), (moves, "re-placed")):
+        assert [line.split("  ")[0] for line in table] == [header, "never", "every 5", "every 10", "oracle"]
+        assert max(map(len, table)) <= 100
     for wrong in ("2:0", "1"):
         assert main([*arguments, "routing.trace=null", "workload.preset=mmmu", "--images", wrong]) == 2
         assert f"--images {wrong}: " in capsys.readouterr().err
