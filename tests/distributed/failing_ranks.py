@@ -29,7 +29,7 @@ def go_wrong(how: str) -> None:
         raise ConfigError("rows.yaml:3:1: no such thing. Write another.")
 
 
-def main(how: str, who: str, folder: str, timeout: str, patience: str = "60") -> None:
+def main(how: str, who: str, folder: str, timeout: str, patience: str = "600") -> None:
     with join(timeout=float(patience)) as group, Journal(Path(folder), group.place.rank) as journal:
         group.timeout = float(timeout)
         num_ranks = group.place.num_ranks

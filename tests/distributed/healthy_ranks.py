@@ -54,7 +54,7 @@ def check_table(group: RankGroup, counts: NDArray[np.int64], dtype: torch.dtype)
 
 
 def main() -> None:
-    with join(timeout=60, backend="gloo") as group:
+    with join(timeout=600, backend="gloo") as group:
         check_clocks(group, Path(sys.argv[1]))
         for number, counts in enumerate(tables(group.place.num_ranks)):
             check_table(group, counts, DTYPES[number % len(DTYPES)])

@@ -31,7 +31,9 @@ def cases(operation: Any = "alltoall", num_ranks: int = 4, pair: tuple[int, int]
 
 def test_a_bench_leaves_a_table_that_its_journals_prove(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "rows.csv"
-    arguments = f"bench --ranks 2 --zipf 1 --bytes 64KiB --warmup 1 --repeats {REPEATS} --schedule two_hop -o {out}"
+    arguments = (
+        f"bench --ranks 2 --zipf 1 --bytes 64KiB --warmup 1 --repeats {REPEATS} --schedule two_hop --timeout 600s -o {out}"
+    )
     assert main(arguments.split()) == 0
     captured = capfd.readouterr()
     assert captured.err == ""

@@ -32,6 +32,8 @@ communication: {dispatch: fp8}
 compute: {device: h100-sxm}
 """
 REPEATS = 2
+PATIENT = ("--timeout", "600 s")
+"""A busy machine may need minutes to start the ranks."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(folder: Path) -> dict[str, Any]:
     """The document that the launched run prints."""
     write_bytes(folder / "s.yaml", SCENARIO)
-    command = [sys.executable, "-m", "smoes_sim", "run", str(folder / "s.yaml"), "--repeats", str(REPEATS), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "smoes_sim",
+        "run",
+        str(folder / "s.yaml"),
+        "--repeats",
+        str(REPEATS),
+        "--json",
+        *PATIENT,
+    ]
     done = subprocess.run([*command, "--out", str(folder / "out")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -115,7 +127,9 @@ def test_in_a_lab_the_scenario_stands_on_what_was_built(folder: Path) -> None:
     write_bytes(folder / "lab.yaml", b"{kind: star, ranks: 2, link: {bandwidth: 100 Mb/s, latency: 0 us}}\n")
     command = [sys.executable, "-m", "smoes_sim", "run", str(folder / "s.yaml"), "--lab", str(folder / "lab.yaml")]
     out = folder / "in-lab"
-    done = subprocess.run([*command, "--repeats", "1", "--out", str(out)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--repeats", "1", "--out", str(out), *PATIENT], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     executed = deploy(load_scenario(str(out / "scenario.resolved.yaml")))
     assert set(executed.topology.link_bandwidth.tolist()) == {12.5e6}
