@@ -1,6 +1,6 @@
-"""A measured row that names a topology or a scenario, made ready to be predicted under any constants.
+"""Cases: measured rows that name a topology or a scenario, ready for predictions under any constants.
 
-The same code predicts for the fit and for validation: ``case.duration(constants)`` is the simulator on what the row ran.
+The fit and the validation use the same code: ``case.duration(constants)`` runs the simulator on what was measured.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from smoes_sim.traffic.skewed import Matrix, read_matrix, uniform_matrix
 from smoes_sim.yaml_files import nearest
 
 _TOLERANCE = 1e-4
-"""Relative error of an exchange with many messages; those with few are exact."""
+"""Relative tolerance of exchanges with many messages; exchanges with few messages are exact."""
 PHASES = ("dispatch", "experts", "combine", "shared", "layer", "step")
-"""Parts of a scenario's forward pass that rows may time."""
+"""Parts of a forward pass that a row may time."""
 
 
 class CaseReader:
-    """Make rows ready for the simulator; rows of one topology or scenario share one network or deployment.
+    """Makes cases of rows; rows with the same topology or scenario share one network or deployment.
 
-    Each file is read once per reader. Make a reader for each fit or validation, so that an edited file counts in the next.
+    Each file is read once per reader. Create a reader for each fit or validation, so that the next one sees edited files.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class CaseReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeCase:
-    """An exchange that starts everywhere at once."""
+    """An exchange that starts on all ranks at the same time."""
 
     row: Measurement
     network: Network
@@ -79,30 +79,30 @@ class ExchangeCase:
 
     @property
     def family(self) -> str:
-        """Operation and schedule."""
+        """Operation and schedule, the line of the table of errors."""
         name = self.row.op if self.row.mode == "sendrecv" else ("alltoallv" if self.row.matrix else "alltoall")
         return f"{name}, {self.schedule}"
 
     @property
     def kind(self) -> str:
-        """What errs alike: the schedule, or ``sendrecv``."""
+        """Error group of the row: its schedule, or ``sendrecv``. Rows of one group share one error estimate."""
         return "sendrecv" if self.row.mode == "sendrecv" else self.schedule
 
     @property
     def constants(self) -> tuple[str, ...]:
-        """Of the software, and of the link kinds that are crossed."""
+        """Names of the constants that matter: of the software, and of the link kinds on the routes."""
         phases = [flows for matrix in self._ways for flows in self._phases(self.network, matrix)]
         return (*_of_software(self.row), *_of_links(self.network, phases))
 
     def duration(self, constants: Mapping[str, float]) -> float:
-        """Seconds until the last rank is done; of a message there and back half of both, whose routes may differ."""
+        """Seconds until the last rank has finished; for a message and its reply the mean of both directions."""
         network = network_under(self.network, constants)
         ways = [self._phases(network, matrix) for matrix in self._ways]
         return float(np.mean([exchange_time(network, phases, tolerance=_TOLERANCE).duration for phases in ways]))
 
     @property
     def _ways(self) -> list[Matrix]:
-        """What is sent, one after the other: with ``sendrecv`` of a matrix it comes back."""
+        """Traffic matrices that are sent one after the other: with ``sendrecv`` of a matrix also the reply."""
         return [self.matrix, self.matrix.T] if self.row.mode == "sendrecv" and self.row.matrix else [self.matrix]
 
     def _phases(self, network: Network, matrix: Matrix) -> list[Flows]:
@@ -133,25 +133,25 @@ def _exchange_case(row: Measurement, network_of: Callable[[str, float], Network]
 
 
 def _matrix(row: Measurement, num_ranks: int) -> Matrix:
-    """Bytes from rank to rank: as the row's file says, else equal blocks, or the ring of nccl-tests' sendrecv."""
+    """Bytes from rank to rank, (R, R): from the row's file, else equal blocks, or the ring of sendrecv in nccl-tests."""
     if row.matrix:
         return read_matrix(row.folder / row.matrix, num_ranks)
     if row.size is None:
-        raise MeasurementError("bytes_per_rank and matrix are both empty. Say what was sent.")
+        raise MeasurementError("bytes_per_rank and matrix are both empty. Fill in one of them.")
     if row.mode == "alltoall":
         return uniform_matrix(num_ranks, row.size)
     if row.mode == "sendrecv":
         return row.size * np.roll(np.eye(num_ranks), 1, axis=1)
-    raise MeasurementError(f'mode = "{row.mode}" without a matrix is not known. Write alltoall or sendrecv, or add one.')
+    raise MeasurementError(f'mode = "{row.mode}" without a matrix is unknown. Write alltoall or sendrecv, or add a matrix.')
 
 
 def _of_software(row: Measurement) -> tuple[str, ...]:
-    """Constants of whatever sends: gloo's streams through the kernel also scatter, and each receive sends a notice."""
+    """Names of the software constants. Gloo also has scatter of its kernel streams, and a notice per receive."""
     return ("per_exchange", "per_message", *(("jitter", "per_receive") if "gloo" in row.library.lower() else ()))
 
 
 def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:
-    """Efficiencies of the link kinds that messages cross, but for the way from a device to its own NIC, as wide as that."""
+    """Names of the efficiencies of the link kinds on the routes, except the link from a device to its own NIC."""
     topology = network.topology
     kinds: set[str] = set()
     for flows in phases:
@@ -162,24 +162,24 @@ def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCase:
-    """A part of a scenario's prefill: one phase of one MoE layer, that whole layer, or the whole pass."""
+    """A part of a prefill: one phase of one MoE layer, the whole layer, or the whole pass."""
 
     row: Measurement
     deployment: Deployment
 
     @property
     def family(self) -> str:
-        """Phase and policy."""
+        """Phase and routing policy, the line of the table of errors."""
         return f"{self.row.phase}, {self.deployment.scenario.routing.name}"
 
     @property
     def kind(self) -> str:
-        """What errs alike: the phase."""
+        """Error group of the row: its phase. Rows of one group share one error estimate."""
         return self.row.phase
 
     @property
     def constants(self) -> tuple[str, ...]:
-        """Of the device where it computes, of the network where it sends."""
+        """Names of the constants that matter: of the device for computation, of the network for communication."""
         layer = self.deployment.prefill.batches[0].exchanges[self.row.layer or 0]
         sends = [
             *_of_software(self.row),
@@ -190,7 +190,7 @@ class StepCase:
         return tuple(used.get(self.row.phase, [*sends, *computes]))
 
     def duration(self, constants: Mapping[str, float]) -> float:
-        """Seconds from the common start until the last rank is done."""
+        """Seconds from the common start until the last rank has finished."""
         conditions = self.deployment.under(constants)
         step, index, phase = self.deployment.prefill, self.row.layer or 0, self.row.phase
         if phase == "step":
@@ -208,7 +208,7 @@ def phase_time(
     phase: str,
     tolerance: float,
 ) -> float:
-    """Seconds of a part of one MoE layer from a common start of all ranks until the last is done.
+    """Seconds of a part of one MoE layer, from a common start of all ranks until the last one has finished.
 
     Args:
         conditions: The deployment under a set of constants.
@@ -237,7 +237,7 @@ def _layer_time(
     *,
     tolerance: float,
 ) -> float:
-    """Seconds of one MoE layer that all ranks start together and in which none waits for a barrier.
+    """Seconds of one MoE layer that all ranks start together, without barriers between its phases.
 
     Dispatch, experts, combine and shared experts; ``times`` are of each batch of the step, ``index`` counts MoE layers.
     """
@@ -264,9 +264,9 @@ def _step_case(row: Measurement, deployment_of: Callable[[str], Deployment]) -> 
     deployment = deployment_of(str(row.folder / row.scenario))
     num_layers = len(deployment.prefill.batches[0].exchanges)
     if row.phase != "step" and (row.layer is None or row.layer >= num_layers):
-        raise MeasurementError(f"layer = {row.layer}: the scenario has the MoE layers 0 to {num_layers - 1}. Mend it.")
+        raise MeasurementError(f"layer = {row.layer}: the scenario has the MoE layers 0 to {num_layers - 1}. Fix it.")
     return StepCase(row=row, deployment=deployment)
 
 
 SimulatedCase = ExchangeCase | StepCase
-"""What the simulator predicts: both have ``row``, ``family``, ``kind``, ``constants`` and ``duration(constants)``."""
+"""Cases of the simulator; both have ``row``, ``family``, ``kind``, ``constants`` and ``duration(constants)``."""

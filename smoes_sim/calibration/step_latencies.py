@@ -1,4 +1,4 @@
-"""Fit the constants of a machine to the measured TTFT and TPOT of one scenario on it.
+"""Fit the constants of a machine to the measured TTFT and TPOT of one scenario.
 
 Two latencies cannot tell apart what a step is made of, so the fit does not pretend to. Constants of the network and of the
 software are drawn from stated ranges; for each draw two others are solved so that both latencies are met exactly:
@@ -25,10 +25,10 @@ from smoes_sim.version import __version__
 
 _NUM_DRAWS = 16
 _TRIES = 64
-"""Points of the sequence that are tried; a power of two, as Sobol points should be."""
+"""Number of points that are tried; a power of two, as Sobol sequences require."""
 _RATE = (0.01, 0.94)
 """Share of line rate that TCP reaches, drawn log-uniformly: up to the payload share of 1,500-byte packets, 1448/1538, and
-down to where no time is left for compute (such draws cannot be met and fall out)."""
+down to where no time is left for computation (such draws meet no latency and are dropped)."""
 _OUTSIDE = 0.8
 """Largest share of TTFT that is spent outside the layers (vision encoder, preprocessing), drawn uniformly from 0."""
 _IDENTIFIED = 1.5
@@ -141,7 +141,7 @@ def _mean_time(deployment: Deployment, constants: dict[str, float], *, decode: b
 
 
 def _root(function: Callable[[float], float], wanted: float, *, low: float, high: float) -> float | None:
-    """Where a rising function meets ``wanted``, to 1e-9 relative, by bracketed secants; None outside the bracket."""
+    """Argument at which a rising function equals ``wanted`` to 1e-9, by bracketed secants; None outside the bracket."""
     at_low, at_high = function(low) - wanted, function(high) - wanted
     if at_low > 0 or at_high < 0:
         return None

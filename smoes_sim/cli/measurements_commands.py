@@ -1,4 +1,4 @@
-"""``smoes-sim measurements``: tables of measured operations from the logs of others."""
+"""``smoes-sim measurements``: convert logs of nccl-tests and rccl-tests to a measurements table."""
 
 from __future__ import annotations
 
@@ -18,26 +18,33 @@ def import_measurements(
         list[Path], typer.Argument(metavar="FILE...", help="Output of nccl-tests or rccl-tests: text, or JSON of -J.")
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Measurements table (CSV) to write.")],
-    topology: Annotated[str, typer.Option(help="What was measured: a shipped topology or a file.", metavar="TOPOLOGY")] = "",
-    matrix: Annotated[Optional[Path], typer.Option(help="For alltoallv: file of bytes [from][to].")] = None,
+    topology: Annotated[
+        str, typer.Option(help="The measured system: a shipped topology or a file.", metavar="TOPOLOGY")
+    ] = "",
+    matrix: Annotated[Optional[Path], typer.Option(help="For alltoallv: file with bytes [from][to].")] = None,
     operation: Annotated[
-        Optional[Literal["alltoall", "alltoallv", "sendrecv"]], typer.Option("--op", help="Where the log does not say.")
+        Optional[Literal["alltoall", "alltoallv", "sendrecv"]],
+        typer.Option("--op", help="Operation, if the log does not name it."),
     ] = None,
     system: Annotated[str, typer.Option(help="Name of the hardware. [the log's device]")] = "",
     library: Annotated[str, typer.Option(help="Software. [the log's version]")] = "",
-    nodes: Annotated[Optional[int], typer.Option(min=1, help="Without --topology. [the log's hosts]")] = None,
-    ranks_per_node: Annotated[Optional[int], typer.Option(min=1, help="Without --topology.")] = None,
-    intra_link: Annotated[str, typer.Option(help="Without --topology: link inside a node, such as NVLink4.")] = "",
-    intra_rate: Annotated[
-        Optional[str], typer.Option(metavar="RATE", help='Its rate a rank, one direction: "450 GB/s".')
+    nodes: Annotated[
+        Optional[int], typer.Option(min=1, help="Number of nodes, without --topology. [hosts in the log]")
     ] = None,
-    inter_link: Annotated[str, typer.Option(help="Without --topology: network between nodes.")] = "",
+    ranks_per_node: Annotated[
+        Optional[int], typer.Option(min=1, help="Number of ranks per node, without --topology.")
+    ] = None,
+    intra_link: Annotated[str, typer.Option(help="Link inside a node, such as NVLink4, without --topology.")] = "",
+    intra_rate: Annotated[
+        Optional[str], typer.Option(metavar="RATE", help='Rate of that link per rank and direction: "450 GB/s".')
+    ] = None,
+    inter_link: Annotated[str, typer.Option(help="Network between nodes, without --topology.")] = "",
     nic_rate: Annotated[
-        Optional[str], typer.Option(metavar="RATE", help='Its rate a rank, one direction: "400 Gb/s".')
+        Optional[str], typer.Option(metavar="RATE", help='Rate of the NIC per rank and direction: "400 Gb/s".')
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Make a measurements table of somebody's logs, to calibrate on and to validate with.
+    """Convert nccl-tests or rccl-tests logs to a measurements table for `calibrate` and `validate`.
 
     For example: smoes-sim measurements import run.log -o rows.csv --topology 8x-h100
     """
@@ -48,7 +55,9 @@ def import_measurements(
 
     described = (nodes, ranks_per_node, intra_link, intra_rate, inter_link, nic_rate)
     if topology and any(described):
-        raise ConfigError("--topology already says what --nodes, --intra-link and the like would. Give one or the other.")
+        raise ConfigError(
+            "--topology already defines what --nodes, --intra-link and similar options give. Give one or the other."
+        )
     facts = Facts(
         topology=topology, matrix=matrix, operation=operation or "", system=system, library=library, nodes=nodes,
         ranks_per_node=ranks_per_node, intra_link=intra_link, inter_link=inter_link,

@@ -1,16 +1,16 @@
-"""Kernels of expert parallelism: dispatch and combine of MoE tokens, high throughput (normal) and low latency.
+"""Expert-parallel kernels: dispatch and combine of MoE tokens, high throughput (normal) and low latency.
 
-Normal kernels send a token once to each node over the NIC, to the rank of the sender's index, which forwards it inside the
-node. Low-latency kernels send every routed token on its own, inside the node over the scale-up links. Both work as a
-pipeline, so that an operation takes a soft maximum of what its parts need::
+Normal kernels send a token once to each node over the NIC, to the rank with the sender's index, which forwards it inside
+the node. Low-latency kernels send every routed token separately, inside the node over the scale-up links. Both are
+pipelines, so the time of an operation is a soft maximum of the times of its parts::
 
-    inside  = softmax(bytes / link, bytes / device, bytes / SMs)    # which of them, follows from the topology and the row
+    inside  = softmax(bytes / link, bytes / device, bytes / SMs)    # topology and row decide which parts there are
     between = bytes / (network * NIC rate)
     time    = launch + handshake + peer * peers + softmax(inside, between) + reduce
 
-The link has its stated rate and the device can fill the full link of its generation, so that a link that was cut (H800)
-binds before the device does. Routing is uniform: expected copies, so that no rank is busier than another. Skewed routing,
-several exchanges in flight and congestion above the NICs are not in it.
+The link has its stated rate, and the device can saturate the full link of its generation, so that a reduced link (H800) is
+the bottleneck before the device. Routing is uniform: the model uses expected copies, so all ranks have the same load. Skewed
+routing, several exchanges in flight and congestion above the NICs are not modelled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from smoes_sim.libraries.expert_parallel_constants import LOW_LATENCY_CONSTANTS, NORMAL_CONSTANTS
 from smoes_sim.libraries.family import Family
-from smoes_sim.libraries.stage import Matrix, ScheduleStage, stage_of
+from smoes_sim.libraries.stage import Matrix, ScheduleStage, soft_maximum, stage_of
 from smoes_sim.libraries.system import NOMINAL, Skip, SystemCase, system_case
 from smoes_sim.libraries.uniform_routing import Visits, expected_visits
 from smoes_sim.traffic.copies import copy_bytes
@@ -32,12 +32,12 @@ _NEEDED = ("tokens_per_rank", "hidden", "bytes_per_element", "top_k", "experts")
 _OPERATIONS = {"dispatch": ("dispatch",), "combine": ("combine",), "dispatch+combine": ("dispatch", "combine")}
 _LOW_LATENCY_HEADER = 16
 """Bytes in front of a low-latency copy (hidden 7168 in fp8: 7408; DeepEP csrc/kernels/internode_ll.cu@ebfe47e)."""
-_SLOWEST_RULES = 0.25
-"""Serial part of link, cores and SMs inside a node, which share every copy: two equal ones take 1.19 of one."""
-_FEW_COPIES = 0.5
-"""Serial part of a copy's own time and the time of all, of which many are under way at once."""
+_SERIAL_INSIDE = 0.25
+"""Serial part of link, cores and SMs inside a node, which share every copy: two equal times take 1.19 times one."""
+_SERIAL_COPIES = 0.5
+"""Serial part of the time of a single copy and the time of all copies, many of which are in flight together."""
 _BF16 = 2
-"""Bytes of an element that combine returns where a row counts dispatch and combine together."""
+"""Bytes per element in combine, for rows that time dispatch and combine together."""
 
 
 def _operations(case: SystemCase) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ def _operations(case: SystemCase) -> tuple[str, ...]:
 
 
 def _wired(case: SystemCase) -> SystemCase:
-    """The case as its library sees it: one that takes the NIC to the own node too has nodes of one rank."""
+    """The case as its library sees it: nodes of one rank if the library uses the NIC inside a node too."""
     if not re.search(r"pure rdma|rdma only|no nvlink", case.row.library.lower()):
         return case
     alone = system_case(replace(case.row, nodes=case.num_ranks, ranks_per_node=1))
@@ -53,7 +53,7 @@ def _wired(case: SystemCase) -> SystemCase:
 
 
 def _deduplicated(case: SystemCase) -> str:
-    """What a token is sent once to: ``none`` (each expert), ``rank`` or ``node`` (then forwarded).
+    """Deduplication of the library: a token is sent to each expert (``none``), once to each ``rank``, or to each ``node``.
 
     Sources: DeepEP README.md@ebfe47e (normal: node; low latency: none), its V2 (rank or node in all modes); ROCm/mori
     README.md@624002c (EP16-V0 sends to each rank, V1 once to each node); TensorRT-LLM NVLink kernels send once to each rank.
@@ -80,7 +80,7 @@ def _visits(case: SystemCase) -> Visits:
 
 
 def _copy_size(case: SystemCase, operation: str) -> float:
-    """Bytes of one copy: fp8 with its scales, or elements as they are."""
+    """Bytes of one copy of a token: fp8 with its scales, other elements without."""
     row = case.row
     is_returned = operation == "combine" and len(_operations(case)) > 1
     element = _BF16 if is_returned else row.bytes_per_element or 0.0
@@ -91,7 +91,7 @@ def _copy_size(case: SystemCase, operation: str) -> float:
 
 
 def _stages(case: SystemCase) -> list[ScheduleStage] | Skip:
-    """Copies of every operation, routed: one step, or two (between nodes, inside them) where nodes are deduplicated."""
+    """Routed copies of every operation: one stage, or two (between nodes, inside nodes) with deduplication by node."""
     row = case.row
     for column in _NEEDED:
         if not getattr(row, column):
@@ -110,11 +110,11 @@ def _stages(case: SystemCase) -> list[ScheduleStage] | Skip:
 
 
 def _copies(case: SystemCase) -> list[Matrix]:
-    """Expected copies from rank to rank, shape (R, R) each.
+    """Expected number of copies from rank to rank, one (R, R) matrix per stage.
 
-    Example:
-        2 nodes of 8, 256 experts, top-8, one token a rank: 8 / 16 to each rank without deduplication; with ``node``
-        1.993 / 2 to the rank of the own index, which passes 2 * 6.523 / 16 on to each rank of its node.
+    By hand, 2 nodes of 8 ranks, 256 experts, top-8, one token per rank: 8 / 16 copies to each rank without deduplication;
+    with deduplication by node 1.993 / 2 to the rank with the same index, which forwards 2 * 6.523 / 16 to each rank of its
+    node.
     """
     row, visits, R = case.row, _visits(case), case.num_ranks
     tokens = row.tokens_per_rank or 0.0
@@ -130,7 +130,7 @@ def _copies(case: SystemCase) -> list[Matrix]:
 
 
 def _initiator(case: SystemCase) -> str:
-    """Who posts messages to the NIC (the device, or a process on its host), and to which NIC.
+    """Poster of the messages and class of the NIC, such as ``host_efa``: the device, or a proxy process on the host.
 
     UCCL-EP and pplx have a proxy on the host (their READMEs); EFA has no posting by the device.
     """
@@ -139,7 +139,7 @@ def _initiator(case: SystemCase) -> str:
 
 
 def _num_sms(case: SystemCase) -> int | None:
-    """SMs (or CUs) that the kernel was given, where the row says it."""
+    """Number of SMs (or CUs) of the kernel; None where the row does not state it."""
     found = re.search(r"(\d+) ?(?:SM|CU)s?\b", f"{case.row.library}; {case.row.variant}")
     return int(found[1]) if found else None
 
@@ -161,7 +161,7 @@ def _names(case: SystemCase) -> list[str]:
 
 
 def _duration(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
-    """Seconds of all operations of a row, one after another."""
+    """Seconds of all operations of a row, one after the other."""
     wired, operations = _wired(case), _operations(case)
     steps = len(stages) // len(operations)
     return sum(
@@ -176,9 +176,9 @@ def _operation_time(
     row, serial = case.row, 1.0 - constants[f"overlap.{operation}"]
     inside = _scale_up_time(case, operation, stages, constants)
     between = _network_time(case, stages, constants)
-    body = _soft_maximum((inside, between), serial)
+    body = soft_maximum((inside, between), 1 / serial)
     if "first" in constants:
-        body = _soft_maximum((constants["first"], body), _FEW_COPIES)
+        body = soft_maximum((constants["first"], body), 1 / _SERIAL_COPIES)
     duration = constants[f"launch.{operation}"] + body
     if case.inter is not None:
         peers = case.num_ranks - row.ranks_per_node
@@ -189,22 +189,10 @@ def _operation_time(
     return duration
 
 
-def _soft_maximum(parts: Sequence[float], serial: float) -> float:
-    """Between the sum of all parts (``serial`` 1) and the largest one (0): (sum of t^(1 / serial))^serial.
-
-    Example:
-        Parts of 3 s and 4 s, serial 1/2: 5 s.
-    """
-    largest = max(parts)
-    if largest <= 0:
-        return 0.0
-    return largest * sum((part / largest) ** (1.0 / serial) for part in parts) ** serial
-
-
 def _scale_up_time(
     case: SystemCase, operation: str, stages: Sequence[ScheduleStage], constants: Mapping[str, float]
 ) -> float:
-    """Seconds that the scale-up link, the copying cores and the SMs need together; the slowest one rules."""
+    """Seconds of the scale-up link, the copying cores and the SMs together; the slowest one dominates."""
     size = case.layout.rate * sum(stage.busy.get(case.intra, 0.0) for stage in stages)
     if size <= 0:
         return 0.0
@@ -218,17 +206,17 @@ def _scale_up_time(
     sms = _num_sms(case)
     if sms:
         parts.append(size / (sms * constants["sm"]))
-    return _soft_maximum(parts, _SLOWEST_RULES)
+    return soft_maximum(parts, 1 / _SERIAL_INSIDE)
 
 
 def _nominal_rate(case: SystemCase) -> float:
-    """Data-sheet rate of a rank's scale-up links, B/s: the one that their name gives beside an achieved one, if any."""
+    """Nominal rate of a rank's scale-up links, B/s: the one in their name if the stated rate is an achieved one."""
     stated = re.search(r"([\d.]+)(?: ?GB/s)? nominal", case.row.intra_link)
     return float(stated[1]) * 1e9 if stated else case.layout.rate
 
 
 def _network_time(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
-    """Seconds that the NIC needs."""
+    """Seconds of the NIC."""
     if case.inter is None:
         return 0.0
     busy = sum(stage.busy.get(case.inter, 0.0) for stage in stages)
@@ -236,7 +224,7 @@ def _network_time(case: SystemCase, stages: Sequence[ScheduleStage], constants: 
 
 
 def _measured(case: SystemCase) -> float | None:
-    """Seconds of the row. Logical bandwidth counts a copy for each node (rank) that a token visits, the own one included."""
+    """Measured seconds. Logical bandwidth counts one copy per node (rank) that a token visits, its own included."""
     row = case.row
     if row.duration is not None or row.bandwidth is None:
         return row.duration

@@ -1,7 +1,7 @@
-"""What the topology cannot tell about expert-parallel kernels: few numbers, each with a meaning, a prior and its source.
+"""Constants of expert-parallel kernels, which do not follow from the topology: meaning, prior and its source.
 
-Priors are rounded from data sheets and sources named here; spreads say how far systems and libraries differ. The fit moves
-them on the rows of ``published.csv``.
+Priors are rounded from data sheets and the sources named here; spreads are the differences between systems and libraries.
+The fit to the rows of ``published.csv`` moves them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All families, and which of them a row belongs to."""
+"""All families, and the family of a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def prepare_case(row: Measurement) -> PreparedCase | Skip:
-    """The case of a row with its steps and what was measured, or why it cannot be predicted."""
+    """The case of a row with its stages and its measured time, or the reason why it cannot be predicted."""
     case = system_case(row)
     if isinstance(case, Skip):
         return case
@@ -41,11 +41,11 @@ def prepare_case(row: Measurement) -> PreparedCase | Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedTable:
-    """Rows of a measurements table, sorted out.
+    """The rows of a measurements table, sorted into cases and skipped rows.
 
     Attributes:
         cases: Measured cases that can be predicted.
-        skipped: Row names and why they cannot.
+        skipped: Names of the other rows, each with the reason.
     """
 
     cases: list[PreparedCase]
@@ -53,7 +53,7 @@ class PreparedTable:
 
 
 def prepare_cases(rows: Iterable[Measurement]) -> PreparedTable:
-    """What of a table can be predicted and was measured."""
+    """The rows that can be predicted and have a measured time, and the others with reasons."""
     cases: list[PreparedCase] = []
     skipped: list[tuple[str, str]] = []
     for row in rows:
@@ -61,7 +61,7 @@ def prepare_cases(rows: Iterable[Measurement]) -> PreparedTable:
         if isinstance(prepared, Skip):
             skipped.append((row.id, prepared.reason))
         elif prepared.measured is None:
-            skipped.append((row.id, "neither a time nor a bandwidth that could be turned into one"))
+            skipped.append((row.id, "neither a time nor a bandwidth from which one follows"))
         else:
             cases.append(prepared)
     return PreparedTable(cases=cases, skipped=skipped)

@@ -1,4 +1,4 @@
-"""What a family of libraries must say of itself: its steps, how long they take, and what its constants mean."""
+"""The description of a family of libraries: its stages, their duration, and the meaning of its constants."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from smoes_sim.libraries.system import Skip, SystemCase
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """A positive number that the topology cannot tell, pooled over transport classes, software and systems.
+    """A positive number that does not follow from the topology, pooled over transport classes, software and systems.
 
     A family names it ``what`` or ``what.class`` (``per_peer``, ``efficiency.nvlink4``). Its value in a case is the prior
     moved by a sum of deviations, one for each of ``what``, the kind of class (``nvlink``), the class, the class with the
-    case's software, and the case's system; each is zero until data say otherwise. They move the logarithm, or for a share
+    case's software, and the case's system; each is zero without data. They move the logarithm, or for a share
     the logit, so that a share stays below 1.
 
     Attributes:
@@ -24,9 +24,9 @@ class Constant:
         prior: Value before any data.
         spread: Standard deviation of the first deviation: 0.7 is a factor of two either way.
         between: Standard deviation of each of the others.
-        meaning: What it stands for, with its unit and the source of the prior.
+        meaning: Meaning with unit and source of the prior.
         is_share: Whether it lies between 0 and 1.
-        priors: Values before any data for some classes or kinds of class, where more is known.
+        priors: Values before any data for some transport classes or kinds of class, where more is known.
     """
 
     what: str
@@ -38,14 +38,18 @@ class Constant:
     priors: Mapping[str, float] = field(default_factory=dict)
 
     def prior_of(self, transport: str) -> float:
-        """Value before any data for a transport class ("" if it belongs to none)."""
+        """Value before any data for a transport class ("" for a constant without a class)."""
         return self.priors.get(transport, self.priors.get(kind_of(transport), self.prior))
 
     def moved(self, prior: float, deviation: float) -> float:
-        """The value that a sum of deviations makes of a prior.
+        """The value of a constant with this prior after a sum of deviations.
 
         Example:
-            A share of 0.8 moved by 1: the logit goes from ln 4 to ln 4 + 1, so 4e / (4e + 1) = 0.916.
+            A share of 0.8 moved by 1: the logit goes from ln 4 to ln 4 + 1, so 4e / (4e + 1).
+
+            >>> share = Constant(what="x", prior=0.8, spread=1, between=1, meaning="", is_share=True)
+            >>> round(share.moved(0.8, 1), 3)
+            0.916
         """
         if self.is_share:
             return 1 / (1 + (1 / prior - 1) * math.exp(-deviation))
@@ -53,22 +57,27 @@ class Constant:
 
 
 def kind_of(transport: str) -> str:
-    """The kind of a transport class: ``nvlink`` of ``nvlink5_mnnvl``."""
+    """The kind of a transport class, without generation.
+
+    Example:
+        >>> kind_of("nvlink5_mnnvl")
+        'nvlink'
+    """
     return transport.split("_", maxsplit=1)[0].rstrip("0123456789")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A way to exchange, as steps and constants.
+    """A way to exchange data: stages and constants.
 
     Attributes:
         name: As in :attr:`SystemCase.family`.
         pool: Families of one pool are fitted together; constants of the same name are the same.
         constants: All constants, by ``what``.
-        names: The constants that a case depends on, such as ``efficiency.nvlink4``.
-        stages: Steps of a case, or why it has none (a column that the family needs is empty).
-        duration: Seconds of a case, from its steps and the constants by the names of ``names``. Smooth in the constants.
-        measured: Seconds (or the derived time) that the row reports; None if it cannot be had.
+        names: Names of the constants on which a case depends, such as ``efficiency.nvlink4``.
+        stages: Stages of a case, or the reason why it has none (a column that the family needs is empty).
+        duration: Seconds of a case, from its stages and its constants by name; smooth in the constants.
+        measured: Measured time of the row in seconds, as given or computed from its bandwidth; None without either.
     """
 
     name: str

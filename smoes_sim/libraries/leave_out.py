@@ -1,4 +1,4 @@
-"""Predict what a fit has not seen: whole systems, hardware of a kind, sizes, node counts.
+"""Cross-validation: predict whole systems, kinds of hardware, sizes and node counts that were left out of the fit.
 
 A *system* is a hardware with its software, at any number of ranks and nodes (:attr:`SystemCase.system`): H100 at 2, 4 and 8
 ranks is one system and leaves together. *Hardware* is the transport class inside its nodes: all A100 boxes leave together.
@@ -17,22 +17,22 @@ from smoes_sim.libraries.pooling import FittedPool, PreparedCase, fit
 from smoes_sim.measurements import Measurement
 
 _FOLDS = 5
-"""Parts into which sizes are dealt, every fifth into one."""
+"""Number of folds of the sizes; every fifth size is in the same fold."""
 _NORMAL = 100
-"""Rows of the imaginary system."""
+"""Number of rows of the synthetic system in :func:`scale_of`."""
 _Z80 = NormalDist().inv_cdf(0.9)
 """Standard deviations from the middle to either end of an 80% interval of a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A prediction beside what was measured.
+    """A prediction beside its measurement.
 
     Attributes:
         prepared: The case.
-        fitted: The fit that it was made with.
-        seconds: Predicted.
-        deviation: Standard deviation of the logarithm of that.
+        fitted: The fit that predicted it.
+        seconds: Predicted time, seconds.
+        deviation: Standard deviation of its logarithm.
     """
 
     prepared: PreparedCase
@@ -42,7 +42,7 @@ class Outcome:
 
     @property
     def measured(self) -> float:
-        """Seconds that were measured."""
+        """Measured time, seconds."""
         return self.prepared.measured or math.nan
 
     @property
@@ -57,12 +57,12 @@ class Outcome:
 
     @property
     def score(self) -> float:
-        """Standard deviations between prediction and measurement."""
+        """Error in standard deviations: log(predicted / measured) / deviation."""
         return math.log(self.seconds / self.measured) / self.deviation
 
 
 def outcome_of(fitted: FittedPool, prepared: PreparedCase) -> Outcome:
-    """Predict a case."""
+    """The prediction for a case."""
     seconds, deviation = fitted.predict(prepared)
     return Outcome(prepared=prepared, fitted=fitted, seconds=seconds, deviation=deviation)
 
@@ -71,22 +71,22 @@ Key = Callable[[PreparedCase], Hashable]
 
 
 def system_of(prepared: PreparedCase) -> Hashable:
-    """What leaves together for the headline."""
+    """System of a case; the headline leaves out whole systems."""
     return prepared.case.system
 
 
 def class_of(prepared: PreparedCase) -> Hashable:
-    """What leaves together in the stricter form."""
+    """Transport class inside the node; the stricter split leaves out whole classes."""
     return prepared.case.intra
 
 
 def leave_out(cases: Sequence[PreparedCase], key: Key, *, full: FittedPool) -> list[Outcome]:
-    """Predict each group of cases with constants fitted on the others of the pool.
+    """Predictions for each group of cases with constants fitted on the other cases of the pool.
 
     Args:
         cases: All cases of a pool.
-        key: Cases with the same key leave together; those with None never leave.
-        full: A fit to all of them, where each fit starts.
+        key: Group of a case; cases of the same group are left out together, those of group None never.
+        full: A fit to all cases, from which each fit starts.
     """
     found: list[Outcome] = []
     for group in dict.fromkeys(key(prepared) for prepared in cases if key(prepared) is not None):
@@ -96,19 +96,19 @@ def leave_out(cases: Sequence[PreparedCase], key: Key, *, full: FittedPool) -> l
 
 
 def size_folds(cases: Iterable[PreparedCase]) -> Key:
-    """Fold of each case by its size; equal sizes leave together, at all systems."""
+    """Fold of each case by its size; equal sizes are in the same fold, for all systems."""
     sizes = sorted({_size(prepared.case.row) for prepared in cases})
     fold = {size: number % _FOLDS for number, size in enumerate(sizes)}
     return lambda prepared: fold[_size(prepared.case.row)]
 
 
 def _size(row: Measurement) -> tuple[float, str]:
-    """What makes two rows equally large: bytes, tokens, or (raw RDMA) the message that the notes state."""
+    """Size of a row for comparison: bytes, tokens, or (raw RDMA) the message size in the notes."""
     return (row.size or 0.0, f"{row.tokens_per_rank or ''}{row.notes if row.mode == 'alltoall_rdma' else ''}")
 
 
 def most_nodes(cases: Sequence[PreparedCase]) -> Key:
-    """The largest node count of each system and operation that has several; None for the rest."""
+    """Group of the cases with the largest node count of their system and operation; None for all others."""
     counts: dict[Hashable, set[int]] = {}
     for prepared in cases:
         counts.setdefault(_series(prepared), set()).add(prepared.case.row.nodes)
@@ -125,10 +125,10 @@ def _series(prepared: PreparedCase) -> Hashable:
 
 
 def scale_of(outcomes: Sequence[Outcome]) -> float:
-    """The factor on standard deviations with which 80% intervals hold 80% of the outcomes.
+    """Factor on the standard deviations with which 80% intervals cover 80% of the outcomes.
 
-    A system counts as the root of its rows, and one imaginary system that is exactly normal and counts as their mean is
-    added, so that neither one row nor one system decides alone.
+    The weight of a system is the square root of its number of rows. One synthetic system is added that is exactly normal
+    and has the mean weight, so that no single row or system decides alone.
     """
     per_system: dict[Hashable, list[float]] = {}
     for outcome in outcomes:
@@ -145,7 +145,7 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
 
 
 def scaled(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The same predictions with intervals whose width each system's others have set, so that no system sets its own."""
+    """The same predictions with intervals scaled by the outcomes of all other systems."""
     found = []
     factors: dict[Hashable, float] = {}
     for outcome in outcomes:
@@ -157,7 +157,7 @@ def scaled(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def fit_scaled(cases: Sequence[PreparedCase]) -> FittedPool:
-    """A fit to all cases of a pool whose intervals have the width that leaving out showed to be right."""
+    """A fit to all cases of a pool, with intervals scaled so that they cover 80% in cross-validation."""
     full = fit(cases)
     if not cases:
         return full
@@ -172,7 +172,7 @@ Splits = Mapping[str, list[Outcome]]
 
 
 def evaluate(cases: Sequence[PreparedCase]) -> Splits:
-    """Every split of one pool: ``system`` (the headline), ``hardware``, ``size``, ``nodes``, ``in-sample``."""
+    """Outcomes of every split of one pool: ``system`` (the headline), ``hardware``, ``size``, ``nodes``, ``in-sample``."""
     full = fit(cases)
     return {
         "system": scaled(leave_out(cases, system_of, full=full)),

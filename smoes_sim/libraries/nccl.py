@@ -1,6 +1,6 @@
-"""NCCL, RCCL and what works like them: all-to-all and point to point as one kernel that posts a send to every peer.
+"""NCCL, RCCL and similar libraries: all-to-all and point to point, one kernel that posts a send to every peer.
 
-One exchange of blocks of m bytes::
+Time of an exchange with blocks of m bytes::
 
     floor    = launch + per_peer * peers + hop + enqueue * (devices of a process - 1) + simple * m^2 / (m^2 + (16 KiB)^2)
     link     = busiest scale-up link / efficiency + own block / copy
@@ -8,8 +8,8 @@ One exchange of blocks of m bytes::
     fill     = transfer * window / (transfer + window),  window = pipeline / (rate * efficiency)
     time     = (floor^p + (transfer + fill)^p)^(1/p)
 
-A block of at most 16 KiB goes by the LL protocol, a larger one by Simple, whose steps cost more to start. Simple passes
-bytes through buffers: while the first chunks of all channels (``pipeline`` bytes) fill them, nothing is delivered.
+Blocks of at most 16 KiB use the LL protocol, larger ones Simple, whose stages cost more to start. Simple passes bytes
+through buffers: until the first chunks of all channels (``pipeline`` bytes) have filled them, nothing is delivered.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from functools import lru_cache
 import numpy as np
 
 from smoes_sim.libraries.family import Constant, Family
-from smoes_sim.libraries.stage import ScheduleStage, soft_max, stage_of
+from smoes_sim.libraries.stage import ScheduleStage, soft_maximum, stage_of
 from smoes_sim.libraries.system import Skip, SystemCase, SystemLayout, network_of
 from smoes_sim.measurements import measured_time
 from smoes_sim.traffic.skewed import uniform_matrix
 
 _LL_MOST = 16384.0
-"""Bytes of a block up to which NCCL uses LL (NCCL_P2P_LL_THRESHOLD, NVIDIA/nccl src/enqueue.cc)."""
+"""Largest block in bytes for which NCCL uses LL (NCCL_P2P_LL_THRESHOLD, NVIDIA/nccl src/enqueue.cc)."""
 _OF_LINKS = {"nccl_alltoall": ("efficiency", "pipeline"), "sendrecv": ("one_way", "buffer")}
-"""Constants of each link: one message in one direction is neither slowed by other peers nor by its own way back."""
+"""Constants of each link: a single message in one direction shares the link with no other message."""
 
 CONSTANTS = (
     Constant(
@@ -143,7 +143,7 @@ def _names(case: SystemCase) -> list[str]:
 
 
 def devices_per_process(case: SystemCase) -> int:
-    """Devices that one process drives: nccl-tests' ``-g``, where the library's name or the notes state it."""
+    """Number of devices per process: ``-g`` of nccl-tests, from the library's name or the notes; 1 where not stated."""
     found = re.search(r"-g (\d+)", f"{case.row.library} {case.row.variant} {case.row.notes}")
     return int(found[1]) if found else 1
 
@@ -156,7 +156,7 @@ def _alltoall_stages(case: SystemCase) -> list[ScheduleStage] | Skip:
 
 @lru_cache(maxsize=256)
 def _uniform(layout: SystemLayout) -> ScheduleStage:
-    """The step of an all-to-all of one byte a rank."""
+    """The stage of an all-to-all in which every rank sends one byte; cached by the value of the layout."""
     network = network_of(layout)
     return stage_of(network, uniform_matrix(network.topology.num_ranks, 1.0))
 
@@ -169,7 +169,7 @@ def _sendrecv_stages(case: SystemCase) -> list[ScheduleStage] | Skip:
 
 @lru_cache(maxsize=256)
 def _ring(layout: SystemLayout) -> ScheduleStage:
-    """The step in which every rank sends one byte to the next."""
+    """The stage in which every rank sends one byte to the next; cached by the value of the layout."""
     network = network_of(layout)
     return stage_of(network, np.roll(np.eye(network.topology.num_ranks), 1, axis=1))
 
@@ -193,7 +193,7 @@ def _duration(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapp
             slowest = seconds
             window = constants[f"{pipe}.{kind}"] / (rates.get(kind, case.layout.rate) * constants[f"{share}.{kind}"])
     transfer = slowest + slowest * window / (slowest + window)
-    return soft_max(floor, transfer, constants["overlap"])
+    return soft_maximum((floor, transfer), constants["overlap"])
 
 
 def _measured(case: SystemCase) -> float | None:

@@ -1,8 +1,8 @@
-"""MPI and gloo all-to-all by pairwise exchange: R - 1 rounds, in round k a rank sends to the k-th next rank.
+"""MPI and gloo all-to-all by pairwise exchange: R - 1 rounds; in round k a rank sends to the k-th next rank.
 
     time = launch + sum over rounds of (per_round + busiest link of any class / efficiency)
 
-No measured row of this family is shipped: its constants are priors, and its intervals are as wide as those.
+No measured row of this family is shipped, so its constants are priors and its intervals are those of the priors.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _stages(case: SystemCase) -> list[ScheduleStage] | Skip:
 
 @lru_cache(maxsize=64)
 def _rounds(layout: SystemLayout) -> tuple[ScheduleStage, ...]:
-    """Each round with one byte a message."""
+    """Stages of all rounds, with one byte per message; cached by the value of the layout."""
     network = network_of(layout)
     everyone = np.eye(network.topology.num_ranks)
     return tuple(stage_of(network, np.roll(everyone, step, axis=1)) for step in range(1, len(everyone)))

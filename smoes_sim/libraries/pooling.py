@@ -1,8 +1,8 @@
 """Fit the constants of a family to measured cases, pooled over transport classes, software and systems.
 
-The posterior mode of all deviations together, with its curvature: residuals of log seconds over ``NOISE``, softened where
-they are large (soft L1), and every deviation over its prior standard deviation. A system that was never seen keeps the
-deviations of its classes and software; its own are zero and as uncertain as systems differ.
+The fit is the posterior mode of all deviations with its curvature (Laplace approximation). The cost sums residuals of log
+seconds divided by ``NOISE``, under a soft-L1 loss, and deviations divided by their prior standard deviations. A system that
+was not fitted has the deviations of its classes and software; its own are zero, with the variance between systems.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from smoes_sim.libraries.system import SystemCase
 NOISE = 0.08
 """Standard deviation of the logarithm of a repeated measurement: the same hardware differs by 5-12% between sites."""
 _MOST_STEPS, _MOST_DAMPING, _DONE = 60, 1e8, 1e-6
-"""Steps to the mode at most, damping beyond which none helps, and the relative gain below which a step is the last."""
+"""Largest number of steps, largest damping, and the relative gain below which the iteration ends."""
 _STEP = 1e-4
-"""Step of the deviations for derivatives."""
+"""Step of the deviations for finite differences."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedCase:
-    """A case with its steps, which hold for any constants, and what was measured.
+    """A case with its stages, which are the same for any constants, and its measured time.
 
     Attributes:
         case: The case.
-        family: What its time is made of.
-        stages: Its steps.
-        measured: Seconds; None if only a prediction is wanted.
+        family: Its family.
+        stages: Its stages.
+        measured: Measured time, seconds; None if there is none.
     """
 
     case: SystemCase
@@ -52,9 +52,10 @@ class FittedPool:
 
     Attributes:
         deviations: By key, such as ``efficiency.nvlink4@nccl``; all others are zero.
-        covariance: Of the deviations in that order, shape (D, D).
-        scale_seen: Factor on the standard deviation for systems that were fitted, and ...
-        scale_unseen: ... for others, with which 80% intervals hold 80% of what was left out.
+        covariance: Covariance of the deviations in that order, shape (D, D).
+        scale_seen: Factor on the standard deviation for fitted systems.
+        scale_unseen: Factor on the standard deviation for other systems. With both factors the 80% intervals cover 80% of
+            the cases in cross-validation.
     """
 
     deviations: Mapping[str, float]
@@ -63,7 +64,7 @@ class FittedPool:
     scale_unseen: float = 1.0
 
     def predict(self, prepared: PreparedCase) -> tuple[float, float]:
-        """Seconds, and the standard deviation of their logarithm."""
+        """Predicted seconds, and the standard deviation of their logarithm."""
         terms = terms_of(prepared.family, prepared.case)
         seconds, slopes = _slopes(prepared, terms, [self._moved(term) for term in terms])
         position = {key: index for index, key in enumerate(self.deviations)}
@@ -81,7 +82,7 @@ class FittedPool:
 
     @property
     def systems(self) -> set[str]:
-        """Systems that were fitted."""
+        """Names of the fitted systems (and software)."""
         return {key.partition("@")[2] for key in self.deviations if "@" in key}
 
     def constants(self, family: Family, case: SystemCase) -> dict[str, float]:
@@ -94,11 +95,11 @@ class FittedPool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """A constant as a case needs it.
+    """A constant in one case.
 
     Attributes:
-        name: As its family calls it, such as ``efficiency.nvlink4``.
-        constant: What it is.
+        name: Its name in the family, such as ``efficiency.nvlink4``.
+        constant: The constant.
         prior: Value before any data, for its transport class.
         chain: Keys of its deviations, the most general first, with their prior standard deviations.
     """
@@ -109,7 +110,7 @@ class Term:
     chain: tuple[tuple[str, float], ...]
 
     def value(self, moved: float) -> float:
-        """Its value when the deviations sum to ``moved``."""
+        """Value of the constant for a sum of deviations ``moved``."""
         return self.constant.moved(self.prior, moved)
 
 
@@ -129,7 +130,7 @@ def terms_of(family: Family, case: SystemCase) -> list[Term]:
 
 
 def _slopes(prepared: PreparedCase, terms: Sequence[Term], moved: Sequence[float]) -> tuple[float, list[float]]:
-    """Seconds, and the change of their logarithm with the deviation of each term."""
+    """Seconds, and the derivative of their logarithm with respect to the deviation of each term."""
     values = {term.name: term.value(move) for term, move in zip(terms, moved, strict=True)}
     seconds = prepared.family.duration(prepared.case, prepared.stages, values)
     slopes = []
@@ -140,11 +141,11 @@ def _slopes(prepared: PreparedCase, terms: Sequence[Term], moved: Sequence[float
 
 
 def fit(cases: Sequence[PreparedCase], *, start: Mapping[str, float] | None = None) -> FittedPool:
-    """The deviations that explain measured cases best.
+    """The deviations that explain the measured cases best.
 
     Args:
         cases: Measured cases of families that share their constants.
-        start: Deviations to begin with, such as those of a fit to more cases; zero where not named.
+        start: Initial deviations, such as those of a fit to more cases; zero for names that are missing.
     """
     terms = [terms_of(prepared.family, prepared.case) for prepared in cases]
     spread = {key: spread for row in terms for term in row for key, spread in term.chain}
@@ -180,7 +181,7 @@ def _climb(
 
     Args:
         evaluate: Residuals, shape (N,), and their slopes, shape (N, D), at given deviations.
-        first: Where to begin, shape (D,).
+        first: Initial deviations, shape (D,).
         precision: One over the prior variance of each deviation, shape (D,).
     """
     mode, damping = first, 1e-2
@@ -205,7 +206,7 @@ def _climb(
 
 
 def _soften(residual: Floats) -> tuple[Floats, Floats]:
-    """Residuals whose squares are soft L1 of the given ones (r below 1, growing as a root beyond), and their slopes."""
+    """Residuals whose squares are the soft-L1 loss of the given ones, and their slopes; small residuals are unchanged."""
     soft = np.sqrt(2 * (np.sqrt(1 + residual**2) - 1))
     slope = np.where(soft > 1e-9, np.abs(residual) / (np.maximum(soft, 1e-9) * np.sqrt(1 + residual**2)), 1.0)
     return np.sign(residual) * soft, slope

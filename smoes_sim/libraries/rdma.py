@@ -1,13 +1,13 @@
-"""Raw RDMA writes without a collective library: every rank writes messages to ranks of other nodes, over its own NIC.
+"""Raw RDMA writes without a collective library: every rank writes messages to ranks of other nodes over its own NIC.
 
-What a message takes on average, in the steady state that bandwidth tests report::
+Mean time of a message in the steady state, as bandwidth tests report it::
 
     time = (1 + incast * (order - 1)) * (per_write^p + (message / (rate * efficiency))^p)^(1/p)
 
-``order`` is not a constant: the FIFO network simulates ranks that all write to peers 0, 1, 2, ... in turn over the case's
-topology, and compares with its bound. Where a rank's peers are those of its own index (rail-aligned) nobody collides and
-``order`` is 1; where they are all ranks of the other nodes (cross-rail), everybody meets at one receiver: 1.87 on 2 x 8.
-``incast`` is 1 if real NICs take that as the simulation does.
+``order`` is not a constant. It is the simulated time over its lower bound in the FIFO network, where all ranks write to
+peers 0, 1, 2, ... in turn over the topology of the case. If the peers of a rank are those of its own index (rail-aligned),
+no messages collide and ``order`` is 1. If they are all ranks of the other nodes (cross-rail), all senders meet at one
+receiver: 1.87 on 2 x 8. ``incast`` is 1 if real NICs behave as in this simulation.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from smoes_sim.libraries.family import Constant, Family
-from smoes_sim.libraries.stage import ScheduleStage, soft_max, stage_of
+from smoes_sim.libraries.stage import ScheduleStage, soft_maximum, stage_of
 from smoes_sim.libraries.system import Skip, SystemCase, SystemLayout, network_of
 from smoes_sim.network import lower_bound, phases_of
 from smoes_sim.network.fifo.exchange import fifo_exchange_time
 
 _SIMULATED = 2.0**23
-"""Bytes of a message in the simulation of the order: long against windows, as in a test that runs for a while."""
+"""Bytes of a message in the simulation of the order: large compared with windows, as in a long bandwidth test."""
 
 CONSTANTS = (
     Constant(
@@ -54,12 +54,12 @@ CONSTANTS = (
 
 
 def is_rail_aligned(case: SystemCase) -> bool:
-    """Whether ranks write to ranks of their own index only."""
+    """Whether ranks write only to ranks of their own index."""
     return re.search(r"rail.aligned|same.(?:local.)?(?:index|rail)", f"{case.row.op} {case.row.variant}".lower()) is not None
 
 
 def message_size(case: SystemCase) -> float | None:
-    """Bytes of a message: as variant or notes state it (``message size 8 KB``: 8192 B), else bytes_per_rank over peers."""
+    """Bytes of a message: as in variant or notes (``message size 8 KB``: 8192 B), else bytes_per_rank / peers."""
     found = re.search(r"message size ([\d.]+) ?([kmg]?)i?b", f"{case.row.variant} {case.row.notes}".lower())
     if found:
         return float(found[1]) * 1024.0 ** " kmg".index(found[2] or " ")
@@ -84,7 +84,7 @@ def _stages(case: SystemCase) -> list[ScheduleStage] | Skip:
 
 @lru_cache(maxsize=64)
 def _one_write(layout: SystemLayout, rail: bool) -> ScheduleStage:
-    """What a write of one byte takes on average at nominal rates, in the order in which ranks meet."""
+    """Stage of a write of one byte: mean seconds at nominal rates, and the order factor; cached by value."""
     network = network_of(layout)
     node, index = network.topology.node_of_rank, network.topology.index_in_node
     sent = (node[:, None] != node[None, :]) & (~rail | (index[:, None] == index[None, :]))
@@ -106,14 +106,14 @@ def _names(case: SystemCase) -> list[str]:
 def _duration(case: SystemCase, stages: Sequence[ScheduleStage], constants: Mapping[str, float]) -> float:
     [stage] = stages
     kind = str(case.inter)
-    alone = soft_max(
-        constants[f"per_write.{kind}"], stage.busy[kind] / constants[f"efficiency.{kind}"], constants["overlap"]
+    alone = soft_maximum(
+        (constants[f"per_write.{kind}"], stage.busy[kind] / constants[f"efficiency.{kind}"]), constants["overlap"]
     )
     return alone * (1 + constants["incast"] * (stage.messages[kind] - 1))
 
 
 def _measured(case: SystemCase) -> float | None:
-    """Seconds of one message, from the bandwidth of a rank on the wire or from the time of all its messages."""
+    """Measured seconds per message, from the bandwidth of a rank on the wire or the time of all its messages."""
     size = message_size(case)
     if case.row.bandwidth is not None and size is not None:
         return size / case.row.bandwidth

@@ -1,8 +1,8 @@
-"""What one step of a library's schedule asks of each kind of link, found by routing its bytes over the topology."""
+"""The load that one stage of a library's schedule puts on each kind of link, found by routing its bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,14 @@ Matrix = NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleStage:
-    """One step of a schedule.
+    """One stage of a schedule.
 
     Attributes:
         busy: Seconds that the busiest link of each transport class needs at its nominal rate.
-        messages: Messages that the busiest rank posts, by the transport class that bounds their route; a family may put
-            here what else it counts.
-        message_size: Mean bytes of such a message.
-        local: Bytes that a rank copies to itself, the largest of all ranks.
+        messages: Number of messages that the busiest rank posts, by the transport class that limits their route; a family
+            may use it for other counts.
+        message_size: Mean bytes of these messages.
+        local: Largest number of bytes that a rank copies to itself.
     """
 
     busy: Mapping[str, float]
@@ -31,7 +31,7 @@ class ScheduleStage:
     local: float = 0.0
 
     def scaled(self, factor: float) -> ScheduleStage:
-        """The same messages with ``factor`` times the bytes."""
+        """The stage with the same messages and ``factor`` times the bytes."""
         return ScheduleStage(
             busy={kind: factor * value for kind, value in self.busy.items()},
             messages=self.messages,
@@ -41,15 +41,20 @@ class ScheduleStage:
 
 
 def stage_of(network: Network, matrix: Matrix, *, copy_size: float | None = None) -> ScheduleStage:
-    """Route a byte matrix and read off what each kind of link carries.
+    """The stage of a traffic matrix: its bytes are routed over the topology.
 
     Args:
         network: Topology at nominal rates.
         matrix: Bytes from rank to rank, shape (R, R); the diagonal is copied locally.
-        copy_size: Bytes of a message; one message a pair when left out.
+        copy_size: Bytes of a message; one message per pair of ranks if None.
 
     Example:
-        8 ranks on a switch of 450 GB/s, 1 MiB a pair: busy 7 * 1048576 / 450e9 = 16.3 us, 7 messages.
+        8 ranks on a switch, 450 GB/s, 1 MiB per pair: the link is busy for 7 * 1048576 / 450e9 = 16.3 us.
+
+        >>> from smoes_sim.topology import find_topology
+        >>> stage = stage_of(Network.on(find_topology("8x-h100")), np.full((8, 8), 2.0**20))
+        >>> round(1e6 * stage.busy["nvlink4"], 1), stage.messages["nvlink4"]
+        (16.3, 7.0)
     """
     topology = network.topology
     source, destination = np.nonzero(matrix)
@@ -75,18 +80,21 @@ def stage_of(network: Network, matrix: Matrix, *, copy_size: float | None = None
     )
 
 
-def soft_max(first: float, second: float, power: float) -> float:
-    """``(first^p + second^p)^(1/p)``: their sum at p = 1, the larger at infinity; seconds of two parts that overlap partly.
+def soft_maximum(parts: Sequence[float], power: float) -> float:
+    """Seconds of parts that overlap partly: ``(sum of part^p)^(1/p)``, their sum at p = 1, the largest at p = infinity.
 
     Example:
-        3 and 4 at p = 2: 5.
+        >>> soft_maximum((3, 4), 2)
+        5.0
     """
-    small, large = sorted((first, second))
-    return large * float((1 + (small / large) ** power) ** (1 / power))
+    largest = max(parts)
+    if largest <= 0:
+        return 0.0
+    return largest * float(sum((part / largest) ** power for part in parts) ** (1 / power))
 
 
 def _bounding_kind(flows: Flows, bandwidth: NDArray[np.float64], kind: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Kind of the narrowest shared link on each flow's route, shape (F,)."""
+    """Index of the kind of the slowest link on each flow's route, shape (F,)."""
     links, flow = flows.routes.links, np.repeat(np.arange(len(flows)), np.diff(flows.routes.offsets))
     order = np.lexsort((bandwidth[links], flow))
     _, first = np.unique(flow[order], return_index=True)

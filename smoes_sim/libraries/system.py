@@ -1,7 +1,7 @@
-"""From a row of measured columns to what a library works on: a topology, transport classes, a family and its software.
+"""From a measured row to the input of a library model: topology, transport classes, family and software.
 
-Names in the table are free text, so they are read by rules: a link's class is the generation that its name states or,
-without one, the generation whose nominal rate it has. New systems of known kinds need no code.
+Names in the table are free text, so rules interpret them: the class of a link is the generation that its name states or,
+without one, the generation with the nearest nominal rate. New systems of known kinds need no code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOMINAL = {
     "pcie5": 63e9,
     "pcie6": 121e9,
 }
-"""B/s per device and direction where a row states none (NVIDIA data sheets; PCI-SIG rates of 16 lanes)."""
+"""Rate per device and direction in B/s for rows that state none (NVIDIA data sheets; PCI-SIG rates of 16 lanes)."""
 SOFTWARE = {
     "hybrid_ep": r"hybrid.?ep",
     "uccl_ep": r"uccl",
@@ -40,7 +40,7 @@ SOFTWARE = {
     "mpi": r"mpi|ucx",
     "gloo": r"gloo",
 }
-"""Software by the first pattern that its name matches; none: ``generic``."""
+"""Software by the first pattern that matches the library's name; without a match ``generic``."""
 _NETWORKS = {
     "efa": r"\befa",
     "slingshot": r"slingshot|cassini|cxi",
@@ -55,11 +55,11 @@ _FAMILIES = {
     "ep_low_latency": "ep_low_latency",
 }
 _HOST_LINK = 22e9
-"""B/s between two sockets: what NCCL counts for Sapphire Rapids (NVIDIA/nccl src/graph/topo.h@069a3d4, SRP_QPI_BW)."""
+"""Rate between two sockets in B/s: that of NCCL for Sapphire Rapids (NVIDIA/nccl src/graph/topo.h@069a3d4, SRP_QPI_BW)."""
 _MOST_RANKS = 2048
-"""Ranks of a case at most: their all-to-all takes 7 s and 1 GB to route."""
+"""Largest number of ranks of a case: routing their all-to-all takes 7 s and 1 GB."""
 _UNDER_ONE_SWITCH, _UNDER_ONE_SOCKET = 2, 4
-"""Devices of a PCIe box under one switch and on one socket, as in common 8-device servers; no row says it."""
+"""Number of devices under one PCIe switch and on one socket, as in common 8-device servers; rows do not state it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class Skip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemLayout:
-    """What a topology is built from; equal layouts share one network.
+    """The facts from which the topology of a row is built; equal layouts share one network.
 
     Attributes:
-        nodes: Nodes.
-        per_node: Ranks of a node.
+        nodes: Number of nodes.
+        per_node: Number of ranks per node.
         intra: Transport class inside a node.
         rate: Nominal rate of a rank inside its node, B/s.
-        peer_links: Links over which that rate is divided where every pair has its own; 0 where a switch joins all.
+        peer_links: Number of links that share that rate where every pair of ranks has its own; 0 with a switch.
         inter: Transport class between nodes; None if there is one node.
         nic_rate: Nominal rate of a rank's NIC, B/s.
     """
@@ -98,11 +98,11 @@ class SystemCase:
 
     Attributes:
         row: The measured columns.
-        layout: What the row's topology is built from.
+        layout: The facts from which its topology is built.
         family: ``nccl_alltoall``, ``pairwise_alltoall``, ``sendrecv``, ``rdma_alltoall``, ``ep_normal``, ``ep_low_latency``.
         software: ``nccl``, ``rccl``, ``mpi``, ``gloo``, ``rdma``, ``deepep``, ``uccl_ep``, ``mori_ep``, ``hybrid_ep``,
             ``trtllm`` or ``generic``.
-        system: Hardware and software, whatever the number of ranks and nodes that took part: what is left out together.
+        system: Hardware and software, regardless of the number of ranks and nodes; systems are left out as a whole.
         intra: Transport class inside a node: ``nvlink4``, ``nvlink5_mnnvl``, ``xgmi``, ``pcie4``, ``shm``, ``other``.
         inter: Transport class between nodes; None if there is one node.
     """
@@ -122,17 +122,17 @@ class SystemCase:
 
     @property
     def topology(self) -> Topology:
-        """What is wired to what."""
+        """The row's topology at nominal rates."""
         return self.network.topology
 
     @property
     def num_ranks(self) -> int:
-        """Ranks that take part, R."""
+        """Number of ranks, R."""
         return self.row.nodes * self.row.ranks_per_node
 
 
 def system_case(row: Measurement) -> SystemCase | Skip:
-    """The case that a row describes, or why there is none."""
+    """The case of a row, or the reason why there is none."""
     if row.mode not in {*_FAMILIES, "alltoall"}:
         return Skip(f'mode "{row.mode}" has no library model')
     if row.nodes > 1 and scale_up_class(row.inter_link, row.nic_bandwidth).startswith("nvlink"):
@@ -140,14 +140,14 @@ def system_case(row: Measurement) -> SystemCase | Skip:
     if row.nodes * row.ranks_per_node < 2:
         return Skip("one rank sends nothing")
     if row.num_ranks > _MOST_RANKS:
-        return Skip(f"{row.num_ranks} ranks: their pairs are routed one by one, up to {_MOST_RANKS} ranks")
+        return Skip(f"{row.num_ranks} ranks: every pair is routed, so at most {_MOST_RANKS} ranks are possible")
     intra = scale_up_class(row.intra_link, row.intra_bandwidth)
     rate = row.intra_bandwidth or NOMINAL.get(intra)
     if row.ranks_per_node > 1 and not rate:
-        return Skip(f'intra_GBps is empty and "{row.intra_link}" has no rate on a data sheet')
+        return Skip(f'intra_GBps is empty and "{row.intra_link}" has no known nominal rate')
     inter = scale_out_class(row.inter_link) if row.nodes > 1 else None
     if inter is not None and not row.nic_bandwidth:
-        return Skip(f'nic_Gbps is empty, and "{row.inter_link}" does not say it')
+        return Skip(f'nic_Gbps is empty, and "{row.inter_link}" does not state a rate')
     software = "rdma" if row.mode == "alltoall_rdma" else software_of(row.library)
     return SystemCase(
         row=row,
@@ -169,13 +169,13 @@ def system_case(row: Measurement) -> SystemCase | Skip:
 
 
 def software_of(library: str) -> str:
-    """Which known software a library's name means; ``generic`` if none."""
+    """The software that a library's name denotes; ``generic`` if it is unknown."""
     name = library.lower()
     return next((software for software, pattern in SOFTWARE.items() if re.search(pattern, name)), "generic")
 
 
 def scale_up_class(link: str, bandwidth: float | None) -> str:
-    """Transport class of a link inside a node, by its name and, where that states no generation, its rate."""
+    """Transport class of a link inside a node, by its name, or by its rate in B/s where the name has no generation."""
     name = re.sub(r"\b(?:no|not the) nvlink", "", link.lower())
     if re.search(r"mnnvl|nvl72|nvl36|multi.?node nvlink", name):
         return "nvlink5_mnnvl"
@@ -194,7 +194,7 @@ def _nearest_generation(kind: str, bandwidth: float | None) -> str:
 
 
 def scale_out_class(link: str) -> str:
-    """Transport class of a network between nodes, by its name; ``other`` if it is none that is known."""
+    """Transport class of a network between nodes, by its name; ``other`` if it is unknown."""
     name = link.lower()
     if re.search(r"not named|no gpudirect", name):
         return "other"
@@ -202,11 +202,11 @@ def scale_out_class(link: str) -> str:
 
 
 def hardware_of(system: str) -> str:
-    """The hardware that a system's name states, without counts and what stands in brackets (site, domain, cloud).
+    """The hardware in a system's name, without counts and the text in brackets (site, domain, cloud).
 
     Example:
-        ``2x NVIDIA A100-SXM4-80GB`` and ``8x NVIDIA A100-SXM4-80GB`` are one hardware, as are
-        ``8x MI355X (site A)`` and ``2 x 8x MI355X (sites A and B)``.
+        >>> hardware_of("8x NVIDIA A100-SXM4-80GB"), hardware_of("2 x 8x MI355X (sites A and B)")
+        ('A100-SXM4-80GB', 'MI355X')
     """
     name = re.sub(r"\([^)]*\)", " ", system)
     name = re.sub(r"\b\d+ ?x(?= )|\bper node\b|\bnodes?\b|\bnvidia\b", " ", name, flags=re.IGNORECASE)
@@ -220,7 +220,7 @@ def _family(row: Measurement) -> str:
 
 
 def _peer_links(row: Measurement, intra: str) -> int:
-    """Links over which a device's rate is divided where every pair has its own; 0 where a switch joins all."""
+    """Number of links that share a device's rate where every pair of ranks has its own; 0 with a switch."""
     name = row.intra_link.lower()
     is_mesh = intra == "xgmi" or (re.search(r"mesh|fully.connected|all.to.all", name) and "nvswitch" not in name)
     if not is_mesh:
@@ -231,7 +231,7 @@ def _peer_links(row: Measurement, intra: str) -> int:
 
 @lru_cache(maxsize=256)
 def network_of(layout: SystemLayout) -> Network:
-    """The network of a layout; links that a one-node case does not have are left out."""
+    """The network of a layout at nominal rates, cached by the value of the layout."""
     link: dict[str, Any] = {"kind": layout.intra, "bandwidth": print_bandwidth(layout.rate / max(layout.peer_links, 1))}
     spec: dict[str, Any]
     if layout.inter is not None:
@@ -250,10 +250,10 @@ def network_of(layout: SystemLayout) -> Network:
 
 
 def _pcie_box(devices: int, kind: str, bandwidth: str) -> dict[str, Any]:
-    """Devices in pairs under PCIe switches, switches under the root complexes of one or two sockets.
+    """A graph with pairs of devices under PCIe switches, and switches under the root complexes of one or two sockets.
 
-    Crossing a root complex (``root``) or from socket to socket (``host``) is a class of its own: peer writes that a switch
-    passes at line rate are split and throttled there.
+    Links through a root complex (``root``) and between sockets (``host``) are classes of their own: peer writes that a
+    switch passes at line rate are split and throttled there.
     """
     names = [f"device{index}" for index in range(devices)]
     switches = [f"switch{index}" for index in range(-(-devices // _UNDER_ONE_SWITCH))]

@@ -1,4 +1,4 @@
-"""Tokens that choose experts at random: how many nodes and ranks they visit."""
+"""Expected number of nodes and ranks that a token visits under uniformly random routing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Visits(NamedTuple):
-    """Expected distinct places that hold the experts of one token, its own included."""
+    """Expected number of distinct nodes and ranks that hold the experts of a token, its own included."""
 
     nodes: float
     ranks: float
@@ -15,15 +15,23 @@ class Visits(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def expected_visits(*, nodes: int, ranks_per_node: int, experts: int, top_k: int, node_limit: int | None = None) -> Visits:
-    """Distinct nodes and ranks of a token's K experts under random scores; exact.
+    """Expected number of distinct nodes and ranks of a token's K experts under random scores; exact.
 
-    Experts come in the order of their scores, each one equally likely to be next. A draw meets a rank that was met, a
-    new rank of a node that was met, or a new node, so (nodes, ranks) is a Markov chain. With a limit the nodes of the
-    highest scores are kept, as DeepSeek's routers do: those are the first M that come up, and later draws are from them.
+    Experts are drawn in the order of their scores, each one equally likely to be next. A draw hits a rank that was hit
+    before, a new rank of a node that was hit before, or a new node, so (nodes, ranks) is a Markov chain. With a limit of M
+    nodes the nodes with the highest scores are kept, as in DeepSeek's routers: the first M that are drawn; later draws
+    are among their experts.
 
     Example:
-        256 experts, top-8: 1.993 of 2 nodes, 3.614 of 4; 5.295 of 8 ranks, 7.676 of 64. 8 nodes with a limit of 4:
-        3.983 (four nodes drawn without looking at the scores, that is 128 experts on 4 nodes, would be 3.629).
+        256 experts, top-8, on 2 nodes of 8 ranks; then on 8 nodes with a limit of 4. Four nodes drawn regardless of the
+        scores would be 3.629 of them.
+
+        >>> visits = expected_visits(nodes=2, ranks_per_node=8, experts=256, top_k=8)
+        >>> round(visits.nodes, 3), round(visits.ranks, 3)
+        (1.993, 6.523)
+        >>> limited = expected_visits(nodes=8, ranks_per_node=8, experts=256, top_k=8, node_limit=4)
+        >>> round(limited.nodes, 3)
+        3.983
     """
     limit = min(nodes, node_limit or nodes)
     per_rank = experts / (nodes * ranks_per_node)

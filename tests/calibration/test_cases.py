@@ -53,7 +53,7 @@ def test_sendrecv_without_a_matrix_is_the_ring_of_nccl_tests(row: Measurement) -
         ({"schedule": "pairwis"}, r'^a: schedule = "pairwis" is unknown\. Did you mean "pairwise"\?'),
         ({"order": "shift"}, r'^a: order = "shift" is unknown'),
         ({"size": None}, r"^a: bytes_per_rank and matrix are both empty"),
-        ({"mode": "ep_normal"}, r'^a: mode = "ep_normal" without a matrix is not known'),
+        ({"mode": "ep_normal"}, r'^a: mode = "ep_normal" without a matrix is unknown'),
         ({"scenario": "s.yaml", "phase": "dispach"}, r'^a: phase = "dispach" is unknown\. Did you mean "dispatch"\?'),
     ],
 )

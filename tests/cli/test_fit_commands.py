@@ -85,7 +85,7 @@ def test_what_people_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("measurements import run.log -o r.csv --topology net.yaml --nodes 2", "--topology already says what --nodes"),
+        ("measurements import run.log -o r.csv --topology net.yaml --nodes 2", "--topology already defines what --nodes"),
         ("measurements import run.log -o r.csv --nodes 2", "does not give the number of nodes and ranks"),
         ("measurements import run.log -o r.csv --intra-rate 5", '--intra-rate = "5" has no unit'),
         ("calibrate rows.csv -o c.json --fit mode=x --scenario olmoe-two-orin", "Give one of them"),

@@ -84,7 +84,7 @@ def test_devices_on_pcie_cross_roots_and_sockets() -> None:
         ({"mode": "gather"}, 'mode "gather" has no library model'),
         ({"ranks_per_node": 1}, "one rank sends nothing"),
         ({"nodes": 512}, "4096 ranks"),
-        ({"intra_bandwidth": None, "intra_link": "a new bus"}, "has no rate on a data sheet"),
+        ({"intra_bandwidth": None, "intra_link": "a new bus"}, "has no known nominal rate"),
         ({"nodes": 2, "inter_link": "InfiniBand"}, "nic_Gbps is empty"),
     ],
 )
