@@ -1,12 +1,13 @@
 """What expert parallelism costs on a topology, and what SMoES, another placement or another network would save.
 
-The public names; everything else is internal. Importing this package loads none of the heavy libraries: each name is
-imported from its module on first use.
+These are the public names; everything else is internal. Importing this package loads none of the heavy libraries: each
+name is imported from its module on first use.
 
 Example:
     >>> import smoes_sim as ss
-    >>> ss.Scenario.__name__
-    'Scenario'
+    >>> found = ss.alltoall("two-orin-10gbe", size="1 MiB")
+    >>> f"{found.rows[0].time_s * 1e6:.0f} us at nominal link rates"
+    '439 us at nominal link rates'
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ from typing import TYPE_CHECKING
 from smoes_sim.version import __version__
 
 if TYPE_CHECKING:
-    from smoes_sim.api.predict import compare, simulate, synthesize
+    from smoes_sim.api.catalogue import Catalogue, catalogue
+    from smoes_sim.api.learn import capture, train
+    from smoes_sim.api.measure import calibrate, read_measurements, validate
+    from smoes_sim.api.predict import compare, place, simulate, synthesize
+    from smoes_sim.calibration.fit_result import CalibrationFit
     from smoes_sim.errors import ConfigError, SmoesError
+    from smoes_sim.exchanges import Alltoall, alltoall
+    from smoes_sim.learning.trained_study import TrainedStudy
+    from smoes_sim.measurements import Measurements
     from smoes_sim.models import ModelShape as Model
     from smoes_sim.placement import ExpertPlacement as Placement
     from smoes_sim.prediction.comparison import Comparison
@@ -27,11 +35,16 @@ if TYPE_CHECKING:
     from smoes_sim.routing import RoutingTrace as Trace
     from smoes_sim.scenario import Scenario
     from smoes_sim.topology import Topology
+    from smoes_sim.validation import Validation
 
 _HOME = {
+    "Alltoall": "exchanges:Alltoall",
     "Calibration": "prediction.constants:Calibration",
+    "CalibrationFit": "calibration.fit_result:CalibrationFit",
+    "Catalogue": "api.catalogue:Catalogue",
     "Comparison": "prediction.comparison:Comparison",
     "ConfigError": "errors:ConfigError",
+    "Measurements": "measurements:Measurements",
     "Model": "models:ModelShape",
     "Placement": "placement:ExpertPlacement",
     "Prediction": "prediction.prediction:Prediction",
@@ -39,16 +52,30 @@ _HOME = {
     "SmoesError": "errors:SmoesError",
     "Topology": "topology:Topology",
     "Trace": "routing:RoutingTrace",
+    "TrainedStudy": "learning.trained_study:TrainedStudy",
+    "Validation": "validation:Validation",
+    "alltoall": "exchanges:alltoall",
+    "calibrate": "api.measure:calibrate",
+    "capture": "api.learn:capture",
+    "catalogue": "api.catalogue:catalogue",
     "compare": "api.predict:compare",
+    "place": "api.predict:place",
+    "read_measurements": "api.measure:read_measurements",
     "simulate": "api.predict:simulate",
     "synthesize": "api.predict:synthesize",
+    "train": "api.learn:train",
+    "validate": "api.measure:validate",
 }
-"""Public name -> module and name inside it."""
+"""Public name -> module, and name in the module."""
 
 __all__ = [
+    "Alltoall",
     "Calibration",
+    "CalibrationFit",
+    "Catalogue",
     "Comparison",
     "ConfigError",
+    "Measurements",
     "Model",
     "Placement",
     "Prediction",
@@ -56,10 +83,20 @@ __all__ = [
     "SmoesError",
     "Topology",
     "Trace",
+    "TrainedStudy",
+    "Validation",
     "__version__",
+    "alltoall",
+    "calibrate",
+    "capture",
+    "catalogue",
     "compare",
+    "place",
+    "read_measurements",
     "simulate",
     "synthesize",
+    "train",
+    "validate",
 ]
 
 

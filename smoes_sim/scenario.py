@@ -268,6 +268,19 @@ class Scenario(Spec):
             )
         return self
 
+    @classmethod
+    def load(cls, name: str | Path, *overrides: str) -> Scenario:
+        """A shipped scenario, or that of a file, with ``a.b=value`` overrides.
+
+        Raises:
+            ConfigError: If there is none, or it breaks a rule.
+
+        Example:
+            >>> Scenario.load("olmoe-two-orin", "workload.batch=4").workload.batch
+            4
+        """
+        return load_scenario(str(name), overrides)
+
     @property
     def model_shape(self) -> ModelShape:
         """The model's shape, or that of its dense counterpart under policy ``dense``."""

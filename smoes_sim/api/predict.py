@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from smoes_sim.api.inputs import Override, ScenarioLike, assignments, resolve
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
+from smoes_sim.placement import ExpertPlacement, ExpertRule, place_experts
 from smoes_sim.prediction.comparison import Candidate, Comparison
 from smoes_sim.prediction.comparison import compare as compare_candidates
 from smoes_sim.prediction.deployment import Deployment, deploy
@@ -155,3 +158,28 @@ def synthesize(scenario: ScenarioLike, *overrides: Override, **settings: object)
         (16, 8)
     """
     return synthesize_trace(resolve(scenario, assignments(overrides, settings))[1])
+
+
+def place(rule: ExpertRule, trace: RoutingTrace, *, ranks: int, spare: int = 0, seed: int = 0) -> ExpertPlacement:
+    """Place experts on ranks, decided by the routing of a trace.
+
+    Args:
+        rule: ``contiguous``, ``random``, ``bins`` (SMoES), ``eplb``, ``coactivation`` or ``optimal`` (small cases).
+        trace: The routing that decides; for ``contiguous`` and ``random`` only its numbers of layers and experts count.
+        ranks: Number of ranks.
+        spare: Slots of each rank for replicas, in addition to its share of the experts.
+        seed: Random seed of ``random``.
+
+    Returns:
+        A :class:`Placement`; ``physical_to_logical_map`` has the shape (MoE layers, slots).
+
+    Raises:
+        PlacementError: If the experts do not divide over the ranks, or the rule cannot fill spare slots.
+
+    Example:
+        >>> from smoes_sim import place, synthesize
+        >>> trace = synthesize("olmoe-two-orin", "workload.batch=1", "workload.decode_batch=1")
+        >>> place("bins", trace, ranks=2)
+        <placement of 64 experts in 64 slots on 2 ranks, 16 layers>
+    """
+    return place_experts(rule, trace, num_ranks=ranks, rng=np.random.default_rng(seed), spare=spare)

@@ -38,7 +38,8 @@ class Table:
 def as_text(parts: Iterable[Table], *, width: int = WIDTH) -> str:
     """Tables one below the other, an empty line between them, ending with a newline.
 
-    A table that is wider than ``width`` columns is printed with its rows numbered, and what the numbers stand for above it.
+    If a table is wider than ``width`` columns, its last column of words is wrapped; without such a column its rows are
+    numbered, below a list of what the numbers stand for.
     """
     return "\n".join(_text_of(part, width=width) for part in parts)
 
@@ -47,10 +48,26 @@ def _text_of(part: Table, *, width: int) -> str:
     lines = [part.title] if part.title else []
     if part.rows or part.header:
         body = aligned(part.header, part.rows, left=part.left, words=part.words)
-        if part.header and max(map(len, body)) > width and part.left > 1:
-            body = _numbered(part)
+        if part.header and max(map(len, body)) > width:
+            if part.words:
+                body = _wrapped(part, width=width)
+            elif part.left > 1:
+                body = _numbered(part)
         lines += body
     return "".join(f"{line}\n" for line in [*lines, *part.notes])
+
+
+def _wrapped(part: Table, *, width: int) -> list[str]:
+    """Lines in which the last column is wrapped; it keeps a third of the width at least."""
+    others = aligned([*part.header[:-1], ""], [[*row[:-1], ""] for row in part.rows], left=part.left, words=part.words)
+    indent = max(map(len, others)) + 2
+    room = max(width - indent, width // 3)
+    lines = []
+    for line, row in zip(others, [part.header, *part.rows], strict=True):
+        first, *rest = textwrap.wrap(row[-1], room) or [""]
+        lines.append(f"{line:<{indent}}{first}".rstrip())
+        lines += [f"{'':<{indent}}{more}" for more in rest]
+    return lines
 
 
 def _numbered(part: Table) -> list[str]:

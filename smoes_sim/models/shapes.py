@@ -129,6 +129,15 @@ class ModelShape(Spec):
         description="Where the rule for images is from.", examples=["preprocessor_config.json of the model"]
     )
 
+    @classmethod
+    def load(cls, name: str) -> ModelShape:
+        """A shipped model, or the dense counterpart of one.
+
+        Raises:
+            ConfigError: If no model has the name.
+        """
+        return find_model(name)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.attention == "mla") != (self.mla is not None):

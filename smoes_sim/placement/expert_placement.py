@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from smoes_sim.errors import PlacementError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ExpertPlacement:
     """Expert in each slot of each layer, the same in every EP group; group ``g`` is the ranks from ``g * ep_size`` on.
 
@@ -23,6 +23,11 @@ class ExpertPlacement:
     physical_to_logical_map: NDArray[np.int64]
     slot_rank: NDArray[np.int64]
     num_groups: int = 1
+
+    def __repr__(self) -> str:
+        layers, slots = self.physical_to_logical_map.shape
+        experts = int(self.physical_to_logical_map.max()) + 1
+        return f"<placement of {experts} experts in {slots} slots on {self.ep_size} ranks, {layers} layers>"
 
     @property
     def ep_size(self) -> int:

@@ -90,6 +90,23 @@ class Calibration(Spec):
     command: str
     version: str
 
+    @classmethod
+    def load(cls, name: str | Path) -> Calibration:
+        """A shipped calibration, or that of a file.
+
+        Raises:
+            ConfigError: If there is none, or it breaks a rule.
+        """
+        return load_calibration(str(name))
+
+    def save(self, path: str | Path) -> None:
+        """Write the calibration as JSON.
+
+        Raises:
+            ConfigError: If the file cannot be written.
+        """
+        save_calibration(self, Path(path))
+
     @property
     def num_draws(self) -> int:
         """Number of draws, the same for every constant."""

@@ -99,7 +99,7 @@ def _not_counted(deployment: Deployment) -> list[str]:
 
 def _warnings(deployment: Deployment) -> list[str]:
     """What the user should check: one sentence each."""
-    has, asked = getattr(deployment.topology, "device", None), deployment.scenario.compute.device
+    has, asked = deployment.topology.device, deployment.scenario.compute.device
     if has is None or has == asked:
         return []
     return [

@@ -27,7 +27,7 @@ _UNREADABLE = (
 """What numpy and zipfile raise on a file that is truncated, damaged, encrypted or something else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RoutingTrace:
     """Routing decisions of T tokens in L MoE layers, K slots each.
 
@@ -61,6 +61,27 @@ class RoutingTrace:
         """
         _check_shapes(self)
         _check_values(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RoutingTrace:
+        """The trace in a file (``.npz``); nothing in the file is executed.
+
+        Raises:
+            TraceError: If the file cannot be read or breaks a rule.
+        """
+        return load_trace(Path(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as compressed ``.npz``; the same trace gives the same bytes.
+
+        Raises:
+            ConfigError: If the file cannot be written.
+        """
+        save_trace(self, Path(path))
+
+    def __repr__(self) -> str:
+        chosen = f"top-{self.top_k} of {self.num_experts} experts"
+        return f"<routing trace of {self.num_tokens} tokens in {self.num_layers} MoE layers, {chosen}>"
 
     @property
     def num_tokens(self) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import networkx as nx
 import numpy as np
@@ -22,7 +24,7 @@ VertexKind = Literal["device", "nic", "switch"]
 Routing = Literal["hash", "split"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Topology:
     """Directed links between vertices; vertex ``r < num_ranks`` is the device of rank ``r``.
 
@@ -69,6 +71,27 @@ class Topology:
         for value in vars(self).values():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
+
+    @classmethod
+    def load(cls, topology: str | Path | Mapping[str, Any]) -> Topology:
+        """A shipped topology, that of a file, or one written as a mapping with the keys of a file.
+
+        Raises:
+            ConfigError: If there is none, or it breaks a rule.
+
+        Example:
+            >>> Topology.load({"kind": "star", "ranks": 4, "link": {"bandwidth": "50 GB/s", "latency": "0 us"}})
+            <topology topology: star, 4 ranks on 4 nodes, 8 directed links>
+        """
+        from smoes_sim.topology.shipped import find_topology, topology_of_mapping  # noqa: PLC0415 - it builds on this class
+
+        if isinstance(topology, Mapping):
+            return topology_of_mapping(topology)
+        return find_topology(str(topology))
+
+    def __repr__(self) -> str:
+        size = f"{self.num_ranks} ranks on {self.num_nodes} nodes, {self.num_links} directed links"
+        return f"<topology {self.name}: {self.kind}, {size}>"
 
     @property
     def num_ranks(self) -> int:

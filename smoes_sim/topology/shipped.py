@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import RootModel
 
@@ -71,3 +73,9 @@ def find_topology(name: str) -> Topology:
         return build(find_spec(name), name=Path(name).stem)
     except TopologyError as error:
         raise error.at(name) if Path(name).exists() else error from None
+
+
+def topology_of_mapping(data: Mapping[str, Any]) -> Topology:
+    """Build the topology of a mapping with the keys of a topology file."""
+    document = MappingDocument(dict(data), name="topology")
+    return build(document.validate(TopologyFile).root, name="topology")

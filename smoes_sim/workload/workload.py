@@ -63,6 +63,18 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(_presets()))
 
 
+def find_preset(name: str) -> Preset:
+    """The preset called ``name``.
+
+    Raises:
+        ConfigError: If no preset has the name.
+    """
+    presets = _presets()
+    if name not in presets:
+        raise ConfigError(f'preset = "{name}" is unknown. {nearest(name, presets)}')
+    return presets[name]
+
+
 class WorkloadSpec(Spec):
     """The requests of a batch: a preset, numbers, or a preset with some numbers replaced.
 

@@ -44,3 +44,8 @@ def test_a_column_of_times_has_one_unit_in_which_no_cell_is_below_one():
     unit, form = time_column([12.0, 0.5, None, 0.0])
     assert unit == "ms"
     assert [form(value) for value in (12.0, 0.5)] == ["12000", "500"]
+
+
+def test_the_last_column_of_words_is_wrapped():
+    table = Table(header=["name", "what"], rows=[["a", "one two three four five"]], words=1)
+    assert as_text([table], width=18).splitlines() == ["name  what", "a     one two", "      three four", "      five"]

@@ -1,0 +1,153 @@
+"""What is shipped: models, devices, workloads, topologies, scenarios, libraries, policies, studies, plans, sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from smoes_sim.compute import device_names, find_device
+from smoes_sim.display.result import Result
+from smoes_sim.display.tables import Table, size
+from smoes_sim.errors import ConfigError
+from smoes_sim.learning.study_file import load_study, study_names
+from smoes_sim.libraries.published import load_libraries
+from smoes_sim.models import find_model, model_names
+from smoes_sim.planning import load_plan, plan_names
+from smoes_sim.routing import published
+from smoes_sim.scenario import load_scenario, scenario_names
+from smoes_sim.sweeps import load_sweep, sweep_names
+from smoes_sim.topology import find_spec, topology_names
+from smoes_sim.workload.workload import find_preset, preset_names
+from smoes_sim.yaml_files import nearest
+
+Kind = Literal[
+    "models", "devices", "workloads", "topologies", "scenarios", "libraries", "routing", "plans", "sweeps", "studies"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Something that is shipped: its name, and what it is."""
+
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Catalogue(Result):
+    """Shipped things of one kind.
+
+    Attributes:
+        kind: What they are.
+        entries: One each, sorted by name.
+    """
+
+    kind: Kind
+    entries: Sequence[Entry]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return (entry.name for entry in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of ``list --json``."""
+        return {self.kind: self.records()}
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row per entry."""
+        return [asdict(entry) for entry in self.entries]
+
+    def tables(self) -> list[Table]:
+        """Names and descriptions."""
+        rows = [[entry.name, entry.description] for entry in self.entries]
+        return [Table(header=["name", "description"], rows=rows, words=1)]
+
+
+def catalogue(kind: str) -> Catalogue:
+    """What is shipped of a kind, by name.
+
+    Args:
+        kind: ``models``, ``devices``, ``workloads``, ``topologies``, ``scenarios``, ``libraries``, ``routing``, ``plans``,
+            ``sweeps`` or ``studies``.
+
+    Raises:
+        ConfigError: If there is no such kind.
+
+    Example:
+        >>> from smoes_sim import catalogue
+        >>> [name for name in catalogue("devices") if name.startswith("h100")]
+        ['h100-sxm']
+    """
+    if kind not in KINDS:
+        raise ConfigError(f'"{kind}" is no kind of shipped things. {nearest(kind, KINDS)}')
+    entries = [Entry(name=name, description=text) for name, text in _described(kind)]
+    return Catalogue(kind=kind, entries=entries)
+
+
+def _described(kind: Kind) -> Iterator[tuple[str, str]]:
+    """Names and descriptions."""
+    if kind == "models":
+        yield from ((name, _model(name)) for name in model_names())
+    elif kind == "devices":
+        yield from ((name, _device(name)) for name in device_names())
+    elif kind == "workloads":
+        yield from ((name, _workload(name)) for name in preset_names())
+    elif kind == "topologies":
+        yield from ((name, find_spec(name).description) for name in topology_names())
+    elif kind == "scenarios":
+        yield from ((name, load_scenario(name).description) for name in scenario_names())
+    elif kind == "libraries":
+        yield from (
+            (name, f"constants fitted on {pool.rows} rows of {len(pool.systems)} systems")
+            for name, pool in sorted(load_libraries().pools.items())
+        )
+    elif kind == "routing":
+        yield from _policies()
+    elif kind == "plans":
+        yield from ((name, load_plan(name).file.description) for name in plan_names())
+    elif kind == "sweeps":
+        yield from ((name, load_sweep(name).file.description) for name in sweep_names())
+    else:
+        yield from ((name, load_study(name).description) for name in study_names())
+
+
+def _model(name: str) -> str:
+    shape = find_model(name)
+    words = f"{shape.layers} layers, hidden {shape.hidden}, {shape.experts} experts, top-{shape.top_k}"
+    return f"{words}, {shape.total_parameters / 1e9:.3g}B parameters, {shape.active_parameters / 1e9:.3g}B active"
+
+
+def _device(name: str) -> str:
+    device = find_device(name)
+    peak = f"{device.peak_bf16 / 1e12:.4g} TFLOPS bf16"
+    return f"{peak}, {size(device.memory_bandwidth)}/s, {size(device.memory)}"
+
+
+def _workload(name: str) -> str:
+    preset = find_preset(name)
+    plural = "image" if preset.images == 1 else "images"
+    images = f"{preset.images:g} {plural} of {preset.image_width} x {preset.image_height}, " if preset.images else ""
+    return f"{images}{preset.text_tokens:g} text tokens, {preset.output_tokens:g} output tokens per sequence"
+
+
+_POLICIES = {
+    "standard": "load-balanced top-k without regard to modality",
+    "smoes": "experts specialised by modality, trained with SMoES; bins of experts on ranks",
+    "hard": "experts split by modality (text | vision)",
+    "hybrid": "text, vision and shared experts (MoIIE)",
+    "device_limited": "the experts of a token come from few groups (DeepSeek-V2)",
+    "group_balanced": "equally many experts from every group (Pangu Pro MoE)",
+    "dense": "no router: the dense model with equal total parameters",
+}
+
+
+def _policies() -> Iterator[tuple[str, str]]:
+    """Policies of ``routing.policy``, with what is published of each."""
+    for name, words in _POLICIES.items():
+        known = published().get(name)
+        yield name, words if known is None else f"{words}; published modality specialisation {known.msi:g}"
