@@ -33,7 +33,7 @@ def test_an_even_exchange_under_constants(row: Measurement) -> None:
     assert case.family == "alltoall, direct"
 
 
-def test_a_matrix_says_who_sends_what(row: Measurement) -> None:
+def test_a_matrix_defines_the_traffic(row: Measurement) -> None:
     np.savetxt(row.folder / "m.txt", np.diag([1e6, 1e6, 1e6], k=1), fmt="%d")
     case = CaseReader().read(replace(row, matrix="m.txt", op="alltoallv", schedule="pairwise"))
     assert case.duration({}) == pytest.approx(1e-3)
@@ -57,7 +57,7 @@ def test_sendrecv_without_a_matrix_is_the_ring_of_nccl_tests(row: Measurement) -
         ({"scenario": "s.yaml", "phase": "dispach"}, r'^a: phase = "dispach" is unknown\. Did you mean "dispatch"\?'),
     ],
 )
-def test_rows_that_cannot_be_predicted_say_why(row: Measurement, changes: dict[str, object], message: str) -> None:
+def test_rows_that_cannot_be_predicted_name_the_reason(row: Measurement, changes: dict[str, object], message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
         CaseReader().read(replace(row, **changes))  # type: ignore[arg-type]
 
@@ -67,7 +67,7 @@ def test_files_that_are_missing_are_named(row: Measurement) -> None:
         CaseReader().read(replace(row, matrix="m.txt"))
 
 
-def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
+def test_phases_of_a_scenario_equal_those_of_simulate(tmp_path: Path) -> None:
     scenario = load_scenario("olmoe-two-orin", ["calibration=null", "workload.batch=2", "workload.output_tokens=2"])
     (tmp_path / "s.yaml").write_bytes(resolved_yaml([("s", scenario)]))
     deployment = deploy(scenario)
@@ -85,7 +85,7 @@ def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
     assert seconds("combine") == pytest.approx(exchange_time(slow, layer.combine).duration)
     times = compute_times(deployment.model, deployment.prefill.batches[0].load, deployment.under(constants).rates)
     assert seconds("experts") == pytest.approx(times.experts[3].max())
-    # nobody waits for a barrier: at most the three phases one after the other, at least the longest
+    # no barriers: at most the three phases one after the other, at least the longest
     parts = [seconds(phase) for phase in ("dispatch", "experts", "combine")]
     assert max(parts) < seconds("layer") <= sum(parts) * (1 + 1e-9)
     assert seconds("step") > 16 * min(parts)
@@ -94,7 +94,7 @@ def test_phases_of_a_scenario_are_what_simulate_has(tmp_path: Path) -> None:
         CaseReader().read(replace(base, phase="layer", layer=16))
 
 
-def test_a_message_there_and_back_takes_half_of_both_ways(row: Measurement) -> None:
+def test_a_message_and_its_reply_take_the_mean_of_both_directions(row: Measurement) -> None:
     # 1 MB there at 1 GB/s, back at 0.25 GB/s: (1 + 4) / 2 ms
     links = "".join(
         f"  - {{from: {a}, to: {b}, bandwidth: {rate} GB/s, latency: 0 us, duplex: false}}\n"
@@ -106,7 +106,7 @@ def test_a_message_there_and_back_takes_half_of_both_ways(row: Measurement) -> N
     assert case.duration({}) == pytest.approx(2.5e-3)
 
 
-def test_an_edited_topology_counts_in_the_next_fit_of_the_same_process(tmp_path: Path) -> None:
+def test_an_edited_topology_is_read_again_in_the_same_process(tmp_path: Path) -> None:
     row = Measurement(
         id="a", nodes=2, ranks_per_node=1, mode="alltoall", op="alltoall", size=2e6, topology="pair.yaml", folder=tmp_path
     )

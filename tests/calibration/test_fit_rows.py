@@ -23,7 +23,7 @@ def fitted(table: Path) -> CalibrationFit:
     return fit_rows(read_measurements(table), fit=FIT)
 
 
-def test_constants_that_made_the_rows_are_recovered(fitted: CalibrationFit) -> None:
+def test_the_constants_behind_synthetic_rows_are_recovered(fitted: CalibrationFit) -> None:
     for name, truth in TRUTH.items():
         parameter = fitted.calibration.parameters[name]
         # an 80% interval may miss; twice its width may not
@@ -32,7 +32,7 @@ def test_constants_that_made_the_rows_are_recovered(fitted: CalibrationFit) -> N
     assert fitted.calibration.parameters["efficiency.ethernet"].value == pytest.approx(0.95, rel=0.03)
 
 
-def test_intervals_hold_four_fifths_of_what_was_not_fitted(tmp_path: Path, table: Path, fitted: CalibrationFit) -> None:
+def test_intervals_cover_80_percent_of_the_held_out_rows(tmp_path: Path, table: Path, fitted: CalibrationFit) -> None:
     # the error of 12 rows is known to 20% only, so several tables count together
     inside, errors = [], []
     for seed in range(3):
@@ -50,7 +50,7 @@ def test_intervals_hold_four_fifths_of_what_was_not_fitted(tmp_path: Path, table
     assert np.median(errors) < 0.025
 
 
-def test_the_file_says_what_it_rests_on(table: Path, fitted: CalibrationFit, tmp_path: Path) -> None:
+def test_the_file_names_the_fitted_rows_and_the_command(table: Path, fitted: CalibrationFit, tmp_path: Path) -> None:
     save_calibration(fitted.calibration, tmp_path / "c.json")
     found = load_calibration(str(tmp_path / "c.json"))
     assert found == fitted.calibration
@@ -75,8 +75,8 @@ def test_the_same_rows_and_seed_give_the_same_file(table: Path, fitted: Calibrat
     assert other.calibration.draws != fitted.calibration.draws
 
 
-def test_what_the_rows_cannot_tell_is_named_and_keeps_its_prior(table: Path) -> None:
-    # one message of one size: its fixed costs and its rate cannot be told apart
+def test_constants_that_the_rows_leave_open_are_named_and_keep_their_prior(table: Path) -> None:
+    # one message of one size: its fixed costs and its rate cannot be separated
     parameters = fit_rows(read_measurements(table), fit=["mode=sendrecv,bytes_per_rank=1 MiB"]).calibration.parameters
     assert not parameters["per_message"].identified
     assert not parameters["per_exchange"].identified
@@ -84,7 +84,7 @@ def test_what_the_rows_cannot_tell_is_named_and_keeps_its_prior(table: Path) -> 
     assert parameters["efficiency.ethernet"].identified
 
 
-def test_costs_that_always_come_together_trade_against_each_other(tmp_path: Path) -> None:
+def test_costs_that_always_occur_together_trade_against_each_other(tmp_path: Path) -> None:
     # tiny ping-pong: only the sum of per_exchange and per_message shows
     table = write_rows(tmp_path, constants=TRUTH | {"per_exchange": 3e-5, "per_message": 3e-5})
     fitted = fit_rows(read_measurements(table), fit=["mode=sendrecv,bytes_per_rank=4 KiB"]).calibration
@@ -94,7 +94,7 @@ def test_costs_that_always_come_together_trade_against_each_other(tmp_path: Path
 
 
 @pytest.mark.parametrize("half_size", [0.0, 1e5])
-def test_a_curve_over_message_size_is_found_where_there_is_one(tmp_path: Path, half_size: float) -> None:
+def test_a_curve_over_message_size_is_fitted_where_there_is_one(tmp_path: Path, half_size: float) -> None:
     truth = {"efficiency.ethernet": 0.9, "per_exchange": 3e-5, "per_message": 1e-6, "curve": 0.5}
     constants = truth | ({"half_size.ethernet": half_size} if half_size else {})
     write_rows(tmp_path)
@@ -108,7 +108,7 @@ def test_a_curve_over_message_size_is_found_where_there_is_one(tmp_path: Path, h
         assert parameters["half_size.ethernet"].value == pytest.approx(1e5, rel=0.6)
 
 
-def test_expressions_pick_rows(table: Path) -> None:
+def test_expressions_choose_rows(table: Path) -> None:
     rows = read_measurements(table)
     assert len(select_rows(rows, [])) == len(rows) == 51
     assert {row.mode for row in select_rows(rows, ["mode=sendrecv"])} == {"sendrecv"}
@@ -125,7 +125,7 @@ def test_expressions_pick_rows(table: Path) -> None:
         ("bytes_per_rank=1 MeB", r'--fit bytes_per_rank = "1 MeB" has the unknown unit'),
     ],
 )
-def test_expressions_that_are_none_say_so(table: Path, expression: str, message: str) -> None:
+def test_invalid_expressions_are_refused(table: Path, expression: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         select_rows(read_measurements(table), [expression])
 

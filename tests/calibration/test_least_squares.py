@@ -33,19 +33,19 @@ def problem(
     )
 
 
-def test_constants_that_made_the_data_are_found() -> None:
+def test_the_constants_behind_the_data_are_recovered() -> None:
     solution = solve(problem(times(TRUTH, SIZES, MESSAGES)), num_draws=8, rng=np.random.default_rng(0))
     assert np.exp(solution.best - TRUTH) == pytest.approx(np.ones(3), rel=2e-3)
 
 
-def test_one_wild_row_does_not_rule() -> None:
+def test_one_outlier_has_little_influence() -> None:
     measured = times(TRUTH, SIZES, MESSAGES) + 0.01 * np.random.default_rng(1).standard_normal(12)
     measured[4] += np.log(3.0)  # a repeat that something disturbed
     solution = solve(problem(measured), num_draws=8, rng=np.random.default_rng(0))
     assert np.exp(solution.best - TRUTH) == pytest.approx(np.ones(3), rel=0.1)
 
 
-def test_intervals_hold_the_truth_and_four_fifths_of_held_out_cases() -> None:
+def test_intervals_cover_the_truth_and_80_percent_of_held_out_cases() -> None:
     rng = np.random.default_rng(2)
     sizes, messages = np.exp(rng.uniform(np.log(1e4), np.log(1e7), 40)), rng.integers(1, 8, 40).astype(float)
     fitted, count = np.repeat(SIZES, 2), np.repeat(MESSAGES, 2)
@@ -68,7 +68,7 @@ def test_intervals_hold_the_truth_and_four_fifths_of_held_out_cases() -> None:
     assert np.mean(truths) >= 0.6
 
 
-def test_kinds_of_rows_have_errors_of_their_own() -> None:
+def test_each_kind_of_row_has_its_own_error() -> None:
     kinds = np.repeat([0, 1, 2], [6, 4, 2])
     noise = np.where(kinds == 1, 0.2, 0.002) * np.tile([1.0, -1.0], 6)
     solution = solve(problem(times(TRUTH, SIZES, MESSAGES) + noise, kinds=kinds), num_draws=4, rng=np.random.default_rng(0))
@@ -88,7 +88,7 @@ def test_a_constant_without_data_keeps_its_prior_and_its_width() -> None:
     assert np.exp(solution.best[2]) == pytest.approx(0.9, rel=1e-3)
 
 
-def test_draws_never_leave_what_is_possible() -> None:
+def test_draws_of_a_share_never_exceed_one() -> None:
     truth = np.log([600e-6, 300e-6, 1.0])
     solution = solve(problem(times(truth, SIZES, MESSAGES)), num_draws=24, rng=np.random.default_rng(0))
     assert solution.draws[:, 2].max() <= 0.0
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert first == again
 
 
-def test_left_out_rows_show_what_the_fit_hides() -> None:
+def test_left_out_rows_reveal_an_overfit() -> None:
     # three rows for three constants: the fit meets them, left-out rows tell
     rows = [0, 4, 11]
     measured = (times(TRUTH, SIZES, MESSAGES) + 0.1 * np.random.default_rng(4).standard_normal(12))[rows]
@@ -119,7 +119,7 @@ def test_an_outlier_does_not_move_the_robust_spread() -> None:
     assert robust_spread(np.array([0.1, -0.2, 9.0])) == pytest.approx(0.2965, abs=1e-4)
 
 
-def test_scatter_of_repeats_is_read_off_their_percentiles() -> None:
+def test_scatter_of_repeats_follows_from_their_percentiles() -> None:
     # ln(1.1 / 0.9) / 2.5632 = 0.0783
     assert log_scatter(0.9, 1.1, 9) == pytest.approx(0.0783, abs=1e-4)
     assert log_scatter(None, 1.1, 9) == 0.0

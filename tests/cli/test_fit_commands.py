@@ -1,4 +1,4 @@
-"""From somebody's log to a prediction: import, calibrate, validate, alltoall, without any code."""
+"""From a log to a prediction on the command line: import, calibrate, validate, alltoall."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_strangers_log_is_imported_fitted_and_predicted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_is_imported_fitted_and_predicted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     imported = document(capsys, "measurements", "import", "run.log", "-o", "rows.csv", "--topology", "net.yaml")
     assert (imported["rows"], imported["nodes"], imported["ranks_per_node"]) == (8, 4, 1)
     fit = [f"--fit=bytes_per_rank={size}" for size in ("64 KiB", "1 MiB", "4 MiB", "64 MiB", "16384")]
@@ -63,7 +63,7 @@ def test_our_own_table_is_imported_too(folder: Path, capsys: pytest.CaptureFixtu
     assert validated["families"]["alltoall, direct"]["max_ape"] < 1e-3
 
 
-def test_what_people_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["measurements", "import", "run.log", "-o", "rows.csv", "--topology", "net.yaml", "--library", "nccl 9"])
     assert "library         nccl 9" in capsys.readouterr().out
     main(["calibrate", "rows.csv", "-o", "c.json", "--fit", "bytes_per_rank=64 MiB"])

@@ -9,7 +9,7 @@ from smoes_sim.measurements import Measurement
 
 
 def row(**columns: Any) -> Measurement:
-    """8 H100-like ranks that exchange 64 MiB by NCCL, but for ``columns``."""
+    """8 H100-like ranks that exchange 64 MiB with NCCL, changed by ``columns``."""
     usual: dict[str, Any] = {
         "id": "row",
         "system": "8x Test",

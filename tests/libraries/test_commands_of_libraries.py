@@ -55,7 +55,7 @@ def test_predictions_without_a_time_are_printed(mine: Path, capsys: pytest.Captu
         (["validate", "--calibration", "a.json"], "--calibration needs a table of yours"),
     ],
 )
-def test_contradictions_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contradictory_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
@@ -69,7 +69,7 @@ def test_the_table_has_every_split_and_system(tmp_path: Path) -> None:
         assert words in text
 
 
-def test_the_page_shows_what_a_strangers_box_gets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_on_the_page_is_the_output_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = PAGE.read_text().split("```\n")
     table, expected = next((blocks[at], blocks[at + 2]) for at in range(len(blocks)) if blocks[at].startswith("id,system,"))
     (tmp_path / "box.csv").write_text(table)

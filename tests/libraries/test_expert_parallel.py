@@ -54,14 +54,14 @@ def busy(prepared: PreparedCase) -> dict[str, float]:
     return {kind: value for stage in prepared.stages for kind, value in stage.busy.items()}
 
 
-def test_low_latency_sends_every_routed_token_on_its_own() -> None:
+def test_low_latency_sends_every_routed_token_separately() -> None:
     (stage,) = moe().stages
     # 128 tokens, 8 experts each, 8 of 16 ranks beyond the NIC and 7 inside the node; 7168 + 4 * 56 + 16 = 7408 bytes.
     assert stage.messages == pytest.approx({"infiniband": 512, "nvlink4": 448})
     assert stage.busy == pytest.approx({"infiniband": 512 * 7408 / 50e9, "nvlink4": 448 * 7408 / 450e9})
 
 
-def test_a_library_without_nvlink_takes_the_nic_inside_a_node_too() -> None:
+def test_a_library_without_nvlink_also_uses_the_nic_inside_a_node() -> None:
     (stage,) = moe(nodes=1, library="DeepEP V1 LL pure RDMA (Feb 2025, no NVLink used even intranode)").stages
     # 7 of 8 ranks: 896 copies of 7408 bytes at 50 GB/s take 132.8 us.
     assert stage.busy == pytest.approx({"infiniband": 132.75e-6}, rel=1e-3)
@@ -74,7 +74,7 @@ def test_normal_kernels_send_once_to_each_node_and_forward_inside() -> None:
     assert inside.busy == pytest.approx({"nvlink4": 4096 * 6.52328 * 7 / 8 * 7392 / 450e9}, rel=1e-4)
 
 
-def test_who_sends_once_to_each_rank() -> None:
+def test_deduplication_by_rank_or_node_follows_from_the_library() -> None:
     once = {"NVLinkTwoSided": "TensorRT-LLM NVLinkTwoSided", "V0": "MORI-EP EP16-V0", "V1": "MORI-EP EP16-V1"}
     crossing = {name: busy(moe(library=library))["infiniband"] for name, library in once.items()}
     # Half of the 6.523 ranks of a token lie beyond the NIC, or 1.993 / 2 nodes.
@@ -85,7 +85,7 @@ def test_who_sends_once_to_each_rank() -> None:
 H800 = {"intra_link": "NVLink4 (H800, ~160 GB/s max achievable; 200 nominal)", "intra_bandwidth": 160e9}
 
 
-def test_sixteen_ranks_of_h800_wait_for_nvlink_and_thirty_two_for_the_nic() -> None:
+def test_nvlink_limits_16_ranks_of_h800_and_the_nic_limits_32() -> None:
     def gain(nodes: int, **faster: float) -> float:
         return seconds(normal(nodes=nodes, **H800)) / seconds(normal(nodes=nodes, **(H800 | faster)))
 
@@ -98,12 +98,12 @@ def test_sixteen_ranks_of_h800_wait_for_nvlink_and_thirty_two_for_the_nic() -> N
     assert seconds(normal(nodes=4, **H800)) / seconds(normal(nodes=4, **h100)) < 1.3
 
 
-def test_an_achieved_rate_beside_the_nominal_one_is_no_link_rate() -> None:
+def test_the_nominal_rate_counts_where_an_achieved_rate_is_stated_too() -> None:
     plain = {"intra_link": "NVLink4", "intra_bandwidth": 200e9}
     assert seconds(normal(nodes=1, **H800)) == pytest.approx(seconds(normal(nodes=1, **plain)))
 
 
-def test_overlap_is_between_one_after_another_and_the_longer_one() -> None:
+def test_overlap_lies_between_the_sum_and_the_maximum_of_both_times() -> None:
     prepared = normal()
     inside, between = 0.0, 0.0
     serial = seconds(prepared, {"overlap.dispatch": 1e-9})
@@ -136,7 +136,7 @@ def test_a_header_counts_as_bytes_of_every_copy_on_scale_up_links() -> None:
     assert headed == pytest.approx(2 * plain)
 
 
-def test_combine_also_reads_what_came_back() -> None:
+def test_combine_also_reads_the_returned_copies() -> None:
     prepared = moe(op="combine", bytes_per_element=2.0, nodes=1)
     # 128 tokens, 8 copies of 14336 bytes each: 4.89 us at 3 TB/s, none at an infinite rate.
     assert seconds(prepared) - seconds(prepared, {"reduce": 1e30}) == pytest.approx(128 * 8 * 14336 / 3e12)
@@ -161,7 +161,7 @@ def test_a_process_on_the_host_pays_for_every_peer() -> None:
     assert seconds(moe(inter_link="AWS EFAv3")) == pytest.approx(seconds(host))
 
 
-def test_sockets_bridge_binds_where_devices_sit_on_pcie() -> None:
+def test_the_link_between_sockets_limits_devices_on_pcie() -> None:
     pcie = {"nodes": 1, "intra_link": "PCIe 5.0 x16", "intra_bandwidth": 63e9}
     prepared = moe(**pcie)
     # 4 ranks a socket send 128 copies to each of 4 over the bridge: 16 * 128 * 7408 bytes at 22 GB/s take 690 us.
@@ -173,12 +173,12 @@ def test_sockets_bridge_binds_where_devices_sit_on_pcie() -> None:
     ("kind", "count", "columns"),
     [("logical_inter", 1.99302, {}), ("logical_intra", 5.29465, {"nodes": 1})],
 )
-def test_logical_bandwidth_counts_the_own_place(kind: str, count: float, columns: dict[str, Any]) -> None:
+def test_logical_bandwidth_counts_the_own_node_or_rank(kind: str, count: float, columns: dict[str, Any]) -> None:
     prepared = normal(duration=None, bandwidth=74e9, bandwidth_kind=kind, **columns)
     assert prepared.measured == pytest.approx(4096 * count * 7392 / 74e9, rel=1e-5)
 
 
-def test_a_published_time_is_taken_as_it_is() -> None:
+def test_a_published_time_takes_precedence_over_a_bandwidth() -> None:
     assert moe(duration=1e-4, bandwidth=1e9, bandwidth_kind="logical_inter").measured == 1e-4
     assert moe(bandwidth=1e9, bandwidth_kind="busbw").measured is None
     assert moe(op="dispatch+combine", bandwidth=1e9, bandwidth_kind="logical_inter").measured is None
@@ -193,7 +193,7 @@ def test_a_published_time_is_taken_as_it_is() -> None:
         ({"top_k": 300}, "the top_k = 300"),
     ],
 )
-def test_rows_without_a_model_say_why(columns: dict[str, Any], reason: str) -> None:
+def test_rows_without_a_model_name_the_reason(columns: dict[str, Any], reason: str) -> None:
     found = prepare_case(moe_row(**columns))
     assert isinstance(found, Skip)
     assert reason in found.reason
@@ -217,7 +217,7 @@ def doubled(prepared: PreparedCase) -> PreparedCase:
     return replace(prepared, family=replace(prepared.family, constants=constants))
 
 
-def test_two_nodes_of_h100_tell_of_four_whatever_the_priors() -> None:
+def test_a_fit_to_two_nodes_of_h100_predicts_four_regardless_of_the_priors() -> None:
     rows = [row for row in read_measurements(PUBLISHED) if row.mode == "ep_low_latency" and "H100" in row.system]
     cases = [doubled(prepared) for prepared in prepare_cases(rows).cases]
     fitted = fit([prepared for prepared in cases if prepared.case.row.nodes <= 2])

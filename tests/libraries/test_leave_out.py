@@ -19,7 +19,7 @@ from tests.libraries.test_pooling import prepared, times
 NOTHING = FittedPool(deviations={}, covariance=np.zeros((0, 0)))
 
 
-def test_what_is_left_out_is_not_seen() -> None:
+def test_left_out_rows_do_not_influence_their_prediction() -> None:
     """The system that is three times as slow is predicted as the others are, and in no key of the fit that predicts it."""
     members = [*times("8x Slow", 3.0), *times("8x One", 1.0), *times("8x Two", 1.0)]
     outcomes = leave_out(members, system_of, full=fit(members))
@@ -37,7 +37,7 @@ def test_leaving_out_changes_the_constants() -> None:
     assert without.deviations["launch"] < full.deviations["launch"] - 0.05
 
 
-def test_parts_of_a_box_leave_together_and_hardware_leaves_with_its_class() -> None:
+def test_all_sizes_of_a_box_form_one_system_and_hardware_is_grouped_by_class() -> None:
     two = prepared("2x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
     eight = prepared("8x NVIDIA A100-SXM4-80GB", 1024.0, seconds=1e-5, intra_link="NVLink3")
     other = prepared("8x A100 of another site", 1024.0, seconds=1e-5, intra_link="NVLink3")
@@ -45,7 +45,7 @@ def test_parts_of_a_box_leave_together_and_hardware_leaves_with_its_class() -> N
     assert class_of(two) == class_of(other)
 
 
-def test_equal_sizes_leave_together() -> None:
+def test_equal_sizes_are_in_the_same_fold() -> None:
     members = [*times("8x One", 1.0), *times("8x Two", 1.0)]
     fold = size_folds(members)
     assert len({fold(member) for member in members}) == 5
@@ -54,7 +54,7 @@ def test_equal_sizes_leave_together() -> None:
     )
 
 
-def test_only_the_largest_node_count_leaves() -> None:
+def test_only_the_largest_node_count_is_left_out() -> None:
     def nodes(count: int) -> PreparedCase:
         return prepared("8x One per node", 2.0**20, seconds=1e-4, nodes=count, inter_link="InfiniBand", nic_bandwidth=50e9)
 
@@ -70,14 +70,14 @@ def outcomes_of(system: str, scores: list[float]) -> list[Outcome]:
     ]
 
 
-def test_the_interval_is_e_to_the_deviations() -> None:
+def test_the_interval_is_the_exponential_of_the_deviations() -> None:
     (outcome,) = outcomes_of("8x One", [0.0])
     # 1.2816 standard deviations of 0.1
     assert outcome.low == pytest.approx(1e-5 * math.exp(-0.12816), rel=1e-4)
     assert outcome.high == pytest.approx(1e-5 * math.exp(0.12816), rel=1e-4)
 
 
-def test_intervals_widen_until_they_hold_eight_of_ten() -> None:
+def test_intervals_widen_until_they_cover_80_percent() -> None:
     normal = list(np.random.default_rng(0).normal(size=400))
     wide = outcomes_of("8x One", [3 * score for score in normal])
     factor = scale_of([*wide, *outcomes_of("8x Two", [3 * score for score in normal])])
@@ -85,7 +85,7 @@ def test_intervals_widen_until_they_hold_eight_of_ten() -> None:
     assert 0.1 < scale_of(outcomes_of("8x One", [0.1 * score for score in normal])) < 0.8  # the imaginary system has a say
 
 
-def test_no_system_sets_its_own_width() -> None:
+def test_the_width_of_an_interval_comes_from_other_systems() -> None:
     bad, good = outcomes_of("8x Bad", [10.0] * 50), outcomes_of("8x Good", [0.1] * 50)
     found = scaled([*bad, *good])
     assert found[0].deviation < 0.1  # by the scores of Good

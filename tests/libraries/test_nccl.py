@@ -26,7 +26,7 @@ def duration(constants: dict[str, float], **columns: object) -> float:
     return nccl.ALLTOALL.duration(case(**columns), [step(**columns)], constants)
 
 
-def test_the_own_block_stays_at_home() -> None:
+def test_the_own_block_is_copied_locally() -> None:
     # of 64 MiB, 7/8 leave by the link of 450 GB/s and 1/8 is copied
     found = step()
     assert found.busy["nvlink4"] == pytest.approx(7 / 8 * 2**26 / 450e9)
@@ -52,14 +52,14 @@ def test_full_buffers_double_short_transfers_only() -> None:
     assert duration(window, size=2.0**36) == pytest.approx(7 / 8 * 2**36 / 450e9 + filled, rel=1e-3)
 
 
-def test_a_process_with_eight_devices_enqueues_one_after_another() -> None:
+def test_a_process_with_eight_devices_launches_on_them_one_after_the_other() -> None:
     eight = PERFECT | {"enqueue": 9e-6}
     alone = duration(eight)
     assert alone == duration(PERFECT)  # one device per process: nothing to enqueue
     assert duration(eight, library="NCCL, 1 process 8 GPUs (-g 8)") - alone == pytest.approx(7 * 9e-6)
 
 
-def test_between_nodes_the_nic_rules() -> None:
+def test_between_nodes_the_nic_is_the_bottleneck() -> None:
     # 2 x 8: of 64 MiB half crosses a NIC of 50 GB/s (671 us), 7/16 the scale-up link (65 us)
     found = step(nodes=2, inter_link="InfiniBand", nic_bandwidth=50e9)
     assert found.busy["infiniband"] == pytest.approx(2**25 / 50e9)
@@ -72,7 +72,7 @@ def test_sockets_of_a_pcie_box_carry_a_quarter_of_all_bytes() -> None:
     assert found.busy["host"] == pytest.approx(4 * 2**25 / 22e9)
 
 
-def test_point_to_point_sends_all_of_it_one_way() -> None:
+def test_point_to_point_sends_all_bytes_in_one_direction() -> None:
     stages = nccl.SENDRECV.stages(case(mode="sendrecv", op="sendrecv", ranks_per_node=2))
     assert not isinstance(stages, Skip)
     assert stages[0].busy["nvlink4"] == pytest.approx(2**26 / 450e9)

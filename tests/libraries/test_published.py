@@ -41,7 +41,7 @@ def test_the_shipped_constants_belong_to_the_shipped_table() -> None:
     assert load_libraries().data_hash == data_hash(PUBLISHED)
 
 
-def test_the_shipped_constants_come_out_again() -> None:
+def test_the_shipped_constants_are_reproduced() -> None:
     """Of the pool that is fitted within a second; ``smoes-sim calibrate published`` makes all of them."""
     again = fit_scaled(by_pool(prepare_cases(read_measurements(PUBLISHED)).cases)["rdma"])
     shipped = load_libraries().fitted("rdma")
@@ -75,7 +75,7 @@ def test_a_renamed_system_is_predicted_with_a_wider_interval() -> None:
     assert renamed.doubt == "system never fitted"
 
 
-def test_what_was_never_fitted_is_said_and_wider() -> None:
+def test_unfitted_classes_and_software_are_named_and_have_wider_intervals() -> None:
     shipped = load_libraries()
     renamed = predict(shipped, system="8x Stranger")
     unknown = predict(shipped, system="8x Stranger", intra_link="a new bus", library="a new library")
@@ -121,7 +121,7 @@ def test_a_table_without_a_known_library_cannot_be_fitted(tmp_path: Path) -> Non
         ("{}", r"bad\.json: pools: Field required\. Make the file with `calibrate published`"),
     ],
 )
-def test_a_broken_file_is_one_line(content: str, message: str, tmp_path: Path) -> None:
+def test_a_broken_file_is_refused_in_one_line(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):

@@ -22,7 +22,7 @@ def seconds(variant: str, **columns: object) -> float:
     return rdma.ALLTOALL.duration(found, stages, NO_START)
 
 
-def test_rail_aligned_writes_go_at_line_rate() -> None:
+def test_rail_aligned_writes_reach_the_line_rate() -> None:
     assert seconds("rail-aligned (same local index)") == pytest.approx(2**20 / 50e9, rel=0.01)
 
 
@@ -32,7 +32,7 @@ def test_cross_rail_writes_meet_at_one_receiver() -> None:
     assert 1.7 < ratio < 2.3
 
 
-def test_rails_stay_apart_on_more_nodes_too() -> None:
+def test_rails_are_independent_on_more_nodes_too() -> None:
     aligned = seconds("rail-aligned", nodes=3)
     assert aligned < 0.9 * seconds("cross-rail", nodes=3)
 
@@ -43,7 +43,7 @@ def test_the_size_of_a_message_is_read_from_the_notes() -> None:
     assert rdma.message_size(case(**(EFA | {"notes": "", "size": 2.0**24}))) == 2**21
 
 
-def test_a_bandwidth_is_the_time_of_a_message() -> None:
+def test_a_bandwidth_gives_the_time_of_a_message() -> None:
     found = case(**(EFA | {"bandwidth": 20e9, "bandwidth_kind": "logical_inter"}))
     assert rdma.ALLTOALL.measured(found) == pytest.approx(2**20 / 20e9)
 

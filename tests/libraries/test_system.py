@@ -52,7 +52,7 @@ def test_software_by_its_name(library: str, expected: str) -> None:
     assert software_of(library) == expected
 
 
-def test_counts_and_sites_do_not_make_another_system() -> None:
+def test_counts_and_sites_do_not_change_the_system() -> None:
     names = {hardware_of(name) for name in ("2x NVIDIA A100-SXM4-80GB", "8x NVIDIA A100-SXM4-80GB")}
     assert names == {"A100-SXM4-80GB"}
     assert hardware_of("2 x 8x MI355X (site A and B)") == hardware_of("8x MI355X (site A)") == "MI355X"
@@ -88,13 +88,13 @@ def test_devices_on_pcie_cross_roots_and_sockets() -> None:
         ({"nodes": 2, "inter_link": "InfiniBand"}, "nic_Gbps is empty"),
     ],
 )
-def test_what_a_row_lacks_is_said(columns: dict[str, object], reason: str) -> None:
+def test_missing_columns_are_named(columns: dict[str, object], reason: str) -> None:
     found = system_case(row(**columns))
     assert isinstance(found, Skip)
     assert reason in found.reason
 
 
-def test_a_missing_rate_is_the_data_sheets() -> None:
+def test_a_missing_rate_is_the_nominal_one() -> None:
     assert case(intra_bandwidth=None).layout.rate == 450e9
 
 

@@ -40,7 +40,7 @@ def test_a_limit_keeps_the_nodes_of_the_highest_scores() -> None:
     assert limited.ranks == pytest.approx(counted_ranks, abs=0.05)
 
 
-def test_a_limit_of_all_nodes_is_none() -> None:
+def test_a_limit_of_all_nodes_has_no_effect() -> None:
     free, limited = (expected_visits(nodes=4, ranks_per_node=8, experts=256, top_k=8, node_limit=m) for m in (None, 4))
     assert free == limited
 

@@ -27,7 +27,7 @@ def test_a_log_becomes_rows_that_name_the_topology_beside_the_table(tmp_path: Pa
     assert imported.left_out == {"size 0": 1}
 
 
-def test_without_a_topology_the_log_says_the_layout(tmp_path: Path) -> None:
+def test_without_a_topology_nodes_and_ranks_come_from_the_log(tmp_path: Path) -> None:
     (tmp_path / "run.log").write_text(RCCL)
     facts = Facts(system="MI355X", intra_link="xGMI", intra_bandwidth=535.5e9)
     row = import_logs([tmp_path / "run.log"], tmp_path / "rows.csv", facts).rows[0]
@@ -54,7 +54,7 @@ def test_a_size_that_was_timed_twice_keeps_both_rows(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_the_log_does_not_say_is_asked_for(tmp_path: Path, text: str, facts: Facts, message: str) -> None:
+def test_missing_facts_are_requested_by_option(tmp_path: Path, text: str, facts: Facts, message: str) -> None:
     (tmp_path / "run.log").write_text(text)
     with pytest.raises(MeasurementError, match=message):
         import_logs([tmp_path / "run.log"], tmp_path / "rows.csv", facts)

@@ -28,13 +28,13 @@ def test_every_column_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert found[1] == bare
 
 
-def test_columns_nobody_uses_are_left_out(tmp_path: Path) -> None:
+def test_unused_columns_are_not_written(tmp_path: Path) -> None:
     bare = Measurement(id="b", nodes=1, ranks_per_node=2, mode="alltoall", op="alltoall", duration=1e-3)
     write_measurements(tmp_path / "t.csv", [bare])
     assert (tmp_path / "t.csv").read_text() == "id,nodes,ranks_per_node,mode,op,time_us\nb,1,2,alltoall,alltoall,1000\n"
 
 
-def test_two_rows_of_one_id_are_refused_in_both_directions(tmp_path: Path) -> None:
+def test_duplicate_ids_are_refused_when_reading_and_writing(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     with pytest.raises(MeasurementError, match=r't\.csv: id = "a" occurs 2 times'):
         write_measurements(path, [FULL, FULL])

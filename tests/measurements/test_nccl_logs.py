@@ -34,7 +34,7 @@ def read(folder: Path, text: str) -> list[Any]:
     return read_tests(path)
 
 
-def test_a_log_of_rccl_tests_says_what_ran_where(tmp_path: Path) -> None:
+def test_operation_library_and_ranks_are_read_from_a_log_of_rccl_tests(tmp_path: Path) -> None:
     (test,) = read(tmp_path, RCCL)
     assert (test.operation, test.library, test.num_ranks, test.num_nodes) == ("alltoall", "rccl 2.27.7", 2, 2)
     assert test.device == "AMD Radeon Graphics"
@@ -44,7 +44,7 @@ def test_a_log_of_rccl_tests_says_what_ran_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["[1,0]<stdout>:", " 0: ".lstrip(), "[1,0]<stdout>: "])
-def test_prefixes_of_launchers_do_not_matter(tmp_path: Path, prefix: str) -> None:
+def test_rank_prefixes_of_launchers_are_ignored(tmp_path: Path, prefix: str) -> None:
     (test,) = read(tmp_path, "".join(f"{prefix}{line}\n" for line in RCCL.splitlines()))
     assert (test.num_ranks, len(test.rows)) == (2, 2)
 
@@ -61,7 +61,7 @@ def test_old_rows_without_operator_and_root(tmp_path: Path) -> None:
     assert [(row.size, row.duration) for row in test.rows] == [(2**20, 87.42e-6)]
 
 
-def test_statistics_over_iterations_and_timestamps_are_passed_over(tmp_path: Path) -> None:
+def test_statistics_over_iterations_and_timestamps_are_ignored(tmp_path: Path) -> None:
     statistics = "time algbw busbw #wrong i_min i_max i_p99 i_cv%"
     header = f"# size count type redop root {statistics} {statistics} timestamp\n"
     row = "1024 8 float none -1 12.5 0.1 0.1 0 11 14 14 2.0 13.5 0.1 0.1 N/A 12 15 15 3.0 2026-01-02 03:04:05\n"
@@ -74,7 +74,7 @@ def test_in_place_times_count_where_there_are_no_others(tmp_path: Path) -> None:
     assert read(tmp_path, text)[0].rows[0].duration == 13.5e-6
 
 
-def test_several_tests_in_one_log_stay_apart(tmp_path: Path) -> None:
+def test_several_tests_in_one_log_are_separate(tmp_path: Path) -> None:
     other = RCCL.replace("alltoall_perf", "all_reduce_perf")
     assert [test.operation for test in read(tmp_path, other + RCCL)] == ["all_reduce", "alltoall"]
 
@@ -124,7 +124,7 @@ def test_json_of_nccl_tests(tmp_path: Path) -> None:
     assert (row.duration_p10, row.duration_p90) == pytest.approx((81e-6, 89e-6))
 
 
-def test_json_that_is_something_else_says_so(tmp_path: Path) -> None:
+def test_json_of_another_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match=r"run\.log: is not the JSON of nccl-tests -J: KeyError at 'config'"):
         read(tmp_path, '{"a": 1}')
     with pytest.raises(MeasurementError, match=r"run\.log:1:\d+: is not JSON"):

@@ -39,7 +39,7 @@ def calibration(table: Path, **changes: Any) -> Calibration:
     return Calibration(**fields | changes)
 
 
-def test_fitted_rows_are_counted_apart(table: Path) -> None:
+def test_fitted_rows_are_counted_separately(table: Path) -> None:
     known = calibration(table)
     found = validate(read_measurements(table), predictor(known), calibration=known)
     errors = {row.id: row.relative_error for row in found.rows}
@@ -61,7 +61,7 @@ def test_intervals_are_those_of_the_calibration(table: Path) -> None:
     assert row.inside is False
 
 
-def test_another_file_is_noticed_and_its_fitted_rows_are_still_told(table: Path) -> None:
+def test_fitted_rows_are_recognised_in_another_file(table: Path) -> None:
     known = calibration(table, data_hash="0" * 64)
     rows = read_measurements(table)
     found = validate(rows, predictor(known), calibration=known)
@@ -72,7 +72,7 @@ def test_another_file_is_noticed_and_its_fitted_rows_are_still_told(table: Path)
     assert validate(again, predictor(known), calibration=known).rows[0].in_sample is False
 
 
-def test_doubts_are_named(table: Path) -> None:
+def test_known_weaknesses_are_named(table: Path) -> None:
     def doubts(**changes: Any) -> list[str]:
         known = calibration(table, **changes)
         return [row.doubt for row in validate(read_measurements(table), predictor(known), calibration=known).rows]
@@ -96,14 +96,14 @@ def test_rows_that_cannot_be_predicted_are_skipped_with_the_reason(table: Path) 
     assert 'a: schedule = "x" is unknown' in reasons[1]
 
 
-def test_rows_without_a_time_are_predicted_apart(table: Path) -> None:
+def test_rows_without_a_time_are_listed_separately(table: Path) -> None:
     rows = read_measurements(table)
     found = validate([replace(rows[0], duration=None)], predictor(None))
     assert [row.id for row in found.unmeasured] == [rows[0].id]
     assert not found.rows
 
 
-def test_any_predictor_can_answer(table: Path) -> None:
+def test_any_function_can_be_the_predictor(table: Path) -> None:
     def twice(row: Measurement) -> RowPrediction | Skip:
         if row.id == "c":
             return Skip("not today")
