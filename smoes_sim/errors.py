@@ -1,18 +1,18 @@
-"""The exceptions a caller can meet.
+"""The exceptions that smoes_sim raises.
 
     SmoesError
     +-- ConfigError (ValueError)     a file, an override or an argument breaks a rule
-    |   +-- TopologyError            what is wired to what makes no sense
+    |   +-- TopologyError            a topology is invalid: ranks without a route, a link without an end
     |   +-- TraceError               a routing trace is broken or does not fit the model
-    |   +-- PlacementError           experts or tokens cannot be placed as asked
+    |   +-- PlacementError           experts or tokens cannot be placed by the rule
     |   +-- MeasurementError         a measurements table is broken
     +-- CalibrationError             constants cannot be fitted
     +-- RunError                     a run on real processes ended early: a rank died, hangs or received wrong data
     +-- LabError                     a lab cannot be built or used on this machine
-    +-- SimulationError (RuntimeError)  a prediction broke one of its own rules (our bug)
+    +-- SimulationError (RuntimeError)  an internal check failed (our bug)
 
-Messages read ``where: what, with the values: the rule. What to do.`` The place (file, line, column) is put in front by
-whoever knows it, with :meth:`SmoesError.at`.
+Messages read ``where: what, with the values: the rule. What to do.`` The place (file, line, column) is prepended by the
+caller that knows it, with :meth:`SmoesError.at`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Self
 
 
 class SmoesError(Exception):
-    """Anything that smoes_sim raises on purpose."""
+    """Base of all exceptions that smoes_sim raises on purpose."""
 
     def at(self, place: str) -> Self:
-        """The same error with the place where it happened in front of the message."""
+        """The same error with ``place`` prepended to the message."""
         return type(self)(f"{place}: {self}")
 
 
@@ -33,7 +33,7 @@ class ConfigError(SmoesError, ValueError):
 
 
 class TopologyError(ConfigError):
-    """A topology makes no sense: ranks that cannot reach each other, a link without an end."""
+    """A topology is invalid: ranks without a route to each other, or a link without an end."""
 
 
 class TraceError(ConfigError):
@@ -41,7 +41,7 @@ class TraceError(ConfigError):
 
 
 class PlacementError(ConfigError):
-    """Experts or tokens cannot be placed as asked."""
+    """Experts or tokens cannot be placed by the rule."""
 
 
 class MeasurementError(ConfigError):
@@ -61,4 +61,4 @@ class LabError(SmoesError):
 
 
 class SimulationError(SmoesError, RuntimeError):
-    """A prediction broke one of its own rules (below the bound, bytes lost): a bug of ours."""
+    """An internal check failed, such as a time below the lower bound. This is a bug; please report it."""

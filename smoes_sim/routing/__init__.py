@@ -1,7 +1,7 @@
-"""Which token goes to which expert?
+"""Which experts does each token use?
 
 :class:`RoutingTrace` is the answer, from a file or from a :class:`SyntheticRouter`, whose parameters ``targets`` finds;
-``information`` measures what a routing says about modality. Knows nothing of ranks or links.
+``information`` measures how routing depends on modality. Knows nothing of ranks or links.
 """
 
 from smoes_sim.routing.information import expert_counts, gini, modality_specialisation, text_share

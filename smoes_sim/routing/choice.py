@@ -1,6 +1,6 @@
-"""Which experts a token takes: the K best, the K best inside a few groups, or equally many from each group.
+"""Selection of experts by score: the K best, the K best inside a few groups, or the same number from each group.
 
-Groups are runs of neighbouring expert ids of one size.
+Groups are runs of neighbouring expert ids, all of the same size.
 """
 
 from __future__ import annotations
@@ -9,19 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORBIDDEN = np.float32(-1e9)
-"""Score of an expert that a token may not use."""
+"""Score of an expert that a token must not use."""
 
 
 def best_experts(scores: NDArray[np.float32], number: int) -> NDArray[np.int64]:
-    """The so many experts of highest score in no particular order, (T, number), from scores (T, E)."""
+    """The ``number`` highest-scoring experts of each token, unordered, shape (T, number), from scores (T, E)."""
     return np.argpartition(scores, -number, axis=1)[:, -number:]
 
 
 def only_best_groups(scores: NDArray[np.float32], *, num_groups: int, kept: int) -> NDArray[np.float32]:
-    """Scores (T, E) in which a token may use its ``kept`` best groups alone; a group is as good as its best expert.
+    """Scores in which every expert outside the ``kept`` best groups of its token is forbidden, shape (T, E).
+
+    The score of a group is that of its best expert.
 
     Example:
-        4 groups of 2 with scores 1 8, 5 5, 7 0, 2 3 and 2 kept: the first and the third, 1 8 and 7 0.
+        Of 4 groups of 2 experts the first and the third are kept.
+
+        >>> scores = np.array([[1, 8, 5, 5, 7, 0, 2, 3]], dtype=np.float32)
+        >>> (only_best_groups(scores, num_groups=4, kept=2) > FORBIDDEN).astype(int).tolist()
+        [[1, 1, 0, 0, 1, 1, 0, 0]]
     """
     by_group = scores.reshape(len(scores), num_groups, -1)
     best = best_experts(by_group.max(axis=2), kept)
@@ -31,10 +37,11 @@ def only_best_groups(scores: NDArray[np.float32], *, num_groups: int, kept: int)
 
 
 def best_of_each_group(scores: NDArray[np.float32], number: int, *, num_groups: int) -> NDArray[np.int64]:
-    """The ``number / num_groups`` best experts of every group in no particular order, (T, number), from scores (T, E).
+    """The ``number / num_groups`` best experts of every group, unordered, shape (T, number), from scores (T, E).
 
     Example:
-        2 groups of 2 with scores 1 8, 5 4 and 2 experts: 1 and 2.
+        >>> best_of_each_group(np.array([[1, 8, 5, 4]], dtype=np.float32), 2, num_groups=2).tolist()
+        [[1, 2]]
     """
     size = scores.shape[1] // num_groups
     inside = best_experts(scores.reshape(-1, size), number // num_groups).reshape(len(scores), num_groups, -1)

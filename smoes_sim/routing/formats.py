@@ -1,7 +1,7 @@
 """Routed experts that serving engines return (vLLM, SGLang), as a trace.
 
-Integers of shape (tokens, layers, top_k), one array a request, whose tokens are the prompt and all generated tokens but the
-last, which is never fed in. vLLM: ``examples/rl/routed_experts_e2e.py`` checks that length,
+Integers of shape (tokens, layers, top_k), one array per request. Its tokens are the prompt and all generated tokens except
+the last, which is never fed in. vLLM: ``examples/rl/routed_experts_e2e.py`` checks that length,
 ``docs/training/routed_experts_replay.md`` (v0.21) that -1 marks tokens found in the prefix cache. SGLang:
 ``python/sglang/srt/layers/moe/routed_experts_capturer.py``; its array has all hidden layers, dense ones filled with zeros.
 Save one request as ``.npy`` or several as the members of an ``.npz``.
@@ -26,13 +26,13 @@ from smoes_sim.yaml_files import Spec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceRouting:
-    """Routing of one sequence, prompt first.
+    """Routing of one sequence, prompt tokens first.
 
     Attributes:
-        expert_ids: Logical expert per slot, -1 where there is none or it is not known, (T, L, K).
-        modality: As in a trace, (T,).
-        prompt_tokens: How many of the tokens are the prompt; the others were decoded.
-        expert_weights: Routing weight of each slot, (T, L, K), or None.
+        expert_ids: Logical expert per slot, -1 for none or unknown, shape (T, L, K).
+        modality: Modality codes as in a trace, shape (T,).
+        prompt_tokens: Number of prompt tokens; the other tokens were decoded.
+        expert_weights: Routing weight of each slot, shape (T, L, K), or None.
     """
 
     expert_ids: NDArray[np.int16]
@@ -42,14 +42,14 @@ class SequenceRouting:
 
 
 class SequenceTokens(Spec):
-    """What the file beside routed experts says of one request; modality has a code per prompt token (all text if None)."""
+    """One request in a tokens file: number of prompt tokens, and a modality code for each (None: all text)."""
 
     prompt_tokens: int | None = None
     modality: list[int] | None = None
 
 
 class TokensFile(Spec):
-    """The JSON file beside routed experts: requests in the order of the arrays, and which layers have experts."""
+    """A tokens file (JSON): the requests in the order of the arrays, and the layers that have experts."""
 
     num_experts: int | None = None
     moe_layers: list[int] | None = None
@@ -59,7 +59,7 @@ class TokensFile(Spec):
 def trace_of(
     sequences: Sequence[SequenceRouting], *, num_experts: int, moe_layers: NDArray[np.int32], metadata: dict[str, Any]
 ) -> RoutingTrace:
-    """One trace of several sequences, its tokens in the order of a workload: all prompts, then all decoded tokens."""
+    """One trace of several sequences, with tokens in the order of a workload: all prompts, then all decoded tokens."""
     parts = [(sequence, slice(None, sequence.prompt_tokens), PREFILL) for sequence in sequences]
     parts += [(sequence, slice(sequence.prompt_tokens, None), DECODE) for sequence in sequences]
     numbers = np.tile(np.arange(len(sequences), dtype=np.int32), 2)
@@ -89,21 +89,21 @@ def read_tokens_file(path: Path) -> TokensFile:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}). Check the path and its rights.") from None
     except orjson.JSONDecodeError as error:
-        raise ConfigError(f"{path}: is not JSON ({error}). Mend the file.") from None
+        raise ConfigError(f"{path}: is not JSON ({error}). Fix the file.") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])
-        raise ConfigError(f"{path}: {place} = {problem['input']!r}: {problem['msg'].lower()}. Mend the file.") from None
+        raise ConfigError(f"{path}: {place} = {problem['input']!r}: {problem['msg'].lower()}. Fix the file.") from None
 
 
 def import_routed_experts(path: Path, *, source: str, tokens: TokensFile, tokens_name: str) -> RoutingTrace:
-    """A trace from arrays of routed experts (.npy: one request, .npz: one a member, in the order of their names).
+    """Trace of arrays of routed experts (.npy: one request; .npz: one per member, in the order of their names).
 
     Args:
         path: The arrays; nothing in the file is executed.
-        source: What the trace's metadata calls their origin.
-        tokens: Prompt lengths and modalities; without ``sequences`` all tokens are text of prompts.
-        tokens_name: Where ``tokens`` comes from, for errors.
+        source: Origin of the arrays, for the metadata of the trace.
+        tokens: Prompt lengths and modalities; without ``sequences`` all tokens are prompt text.
+        tokens_name: Name of the source of ``tokens``, for errors.
 
     Raises:
         TraceError: If arrays do not have three axes of integers, differ in layers or top_k, name an expert twice for one
@@ -152,20 +152,22 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _check_arrays(arrays: dict[str, NDArray[Any]]) -> None:
     if not arrays:
-        raise TraceError("holds no array. Save one a request.")
+        raise TraceError("holds no array. Save one array per request.")
     first = next(iter(arrays.values()))
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "iu":
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
             raise TraceError(f"{name} is {found}; it must hold integers of shape (tokens, layers, top_k).")
         if array.shape[1:] != first.shape[1:]:
-            raise TraceError(f"{name} has {array.shape[1:]} layers and slots, others {first.shape[1:]}. Save one model's.")
+            raise TraceError(
+                f"{name} has {array.shape[1:]} layers and slots, others {first.shape[1:]}. Save arrays of one model."
+            )
 
 
 def _moe_layers(ids: NDArray[Any], given: Sequence[int] | None) -> list[int]:
-    """Indices of the array's layers that have experts: as told, or those that do not name one expert K times throughout.
+    """Indices of the array's layers that have experts: as given, or those where the slots of some token differ.
 
-    No router picks an expert twice, so a layer of zeros (or -1) is one that routes nothing.
+    No router picks an expert twice for a token, so a layer of equal ids (0 or -1) has no experts.
     """
     count = ids.shape[1]
     if given is not None:
@@ -173,14 +175,14 @@ def _moe_layers(ids: NDArray[Any], given: Sequence[int] | None) -> list[int]:
             return list(range(count))
         if not given or min(given) < 0 or max(given) >= count:
             raise TraceError(
-                f"moe_layers = {list(given)} does not fit {count} layers. Give one index a layer that has experts."
+                f"moe_layers = {list(given)} does not fit {count} layers. Give one index for each layer that has experts."
             )
         return list(given)
     if ids.shape[2] == 1:
         return list(range(count))
     routes = (ids != ids[:, :, :1]).any(axis=(0, 2))
     if not routes.any():
-        raise TraceError("no layer routes anything. Is the axis order (tokens, layers, top_k)?")
+        raise TraceError("no layer has routed tokens. Is the axis order (tokens, layers, top_k)?")
     return [int(layer) for layer in np.flatnonzero(routes)]
 
 

@@ -1,4 +1,4 @@
-"""How much a routing says about modality: counts, the modality specialisation index, load inequality."""
+"""How routing depends on modality: expert counts, the modality specialisation index, load inequality."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from smoes_sim.routing.trace import PREFILL, TEXT, RoutingTrace
 
 
 def expert_counts(trace: RoutingTrace, tokens: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """Routed tokens of each expert, shape (L, E); -1 slots are not counted."""
+    """Routed tokens of each expert, shape (L, E); empty slots (-1) are not counted.
+
+    Args:
+        trace: The routing.
+        tokens: Mask of the tokens to count, shape (T,); None: all.
+    """
     ids = trace.expert_ids if tokens is None else trace.expert_ids[tokens]
     layer = np.broadcast_to(np.arange(trace.num_layers)[None, :, None], ids.shape)
     kept = ids >= 0
@@ -23,8 +28,8 @@ def expert_counts(trace: RoutingTrace, tokens: NDArray[np.bool_] | None = None) 
 def text_share(trace: RoutingTrace) -> NDArray[np.float64]:
     """Text share of each expert's attribution, normalised by modality, shape (L, E); NaN for an unused expert.
 
-    ``c_m = C_m / sum_e C_m`` and ``c_text / (c_text + c_vision)``: a reading of the SMoES paper's Eq. 18, which its
-    public notes describe in words only. An expert that takes 1% of text and 3% of vision tokens has share 0.25.
+    ``c_m = C_m / sum_e C_m`` and ``c_text / (c_text + c_vision)``: our reading of Eq. 18 of the SMoES paper, of which the
+    project's notes have only the words. An expert that takes 1% of text and 3% of vision tokens has share 0.25.
     """
     text = expert_counts(trace, trace.modality == TEXT).astype(np.float64)
     vision = expert_counts(trace, trace.is_vision).astype(np.float64)
@@ -37,8 +42,8 @@ def text_share(trace: RoutingTrace) -> NDArray[np.float64]:
 def modality_specialisation(trace: RoutingTrace) -> NDArray[np.float64]:
     """Modality specialisation index of each layer, shape (L,): the mean over used experts of ``2 |share - 0.5|``.
 
-    0 when every expert takes text and vision alike, 1 when none takes both; NaN without one of the modalities, or where
-    a layer routes nothing.
+    0 if every expert is used equally by text and vision, 1 if none is used by both; NaN without text or without vision,
+    or in a layer without routed tokens.
     """
     if not (trace.modality == TEXT).any() or not trace.is_vision.any():
         return np.full(trace.num_layers, np.nan)
@@ -48,7 +53,12 @@ def modality_specialisation(trace: RoutingTrace) -> NDArray[np.float64]:
 
 
 def gini(load: NDArray[np.integer] | NDArray[np.floating]) -> float:
-    """Gini coefficient of a load, 0 equal to 1 all on one. Loads 1, 1, 2: 1/6."""
+    """Gini coefficient of a load: 0 if all are equal, towards 1 if one has everything.
+
+    Example:
+        >>> round(gini(np.array([1, 1, 2])), 4)
+        0.1667
+    """
     ordered = np.sort(np.asarray(load, dtype=np.float64).ravel())
     total = ordered.sum()
     if total == 0:

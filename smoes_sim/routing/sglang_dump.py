@@ -1,7 +1,7 @@
-"""Dumps of SGLang's expert distribution recorder: a trace, or at least counts.
+"""Traces and expert counts from dumps of SGLang's expert distribution recorder.
 
 Format: sgl-project/sglang ``python/sglang/srt/eplb/expert_distribution.py``, ``.pt`` files of three shapes. Mode
-``per_token``: ``records``, one a forward pass, with ``topk_ids_of_layer`` (layers, tokens, 8), *physical* ids, -1 where a
+``per_token``: ``records``, one per forward pass, with ``topk_ids_of_layer`` (layers, tokens, 8), *physical* ids, -1 where a
 layer or a slot is unused, ``positions``, ``input_ids``, ``extend_seq_lens`` and ``forward_mode``; and
 ``last_physical_to_logical_map`` (layers, slots). Mode ``per_pass``: records with ``global_physical_count`` (layers, slots)
 instead. Modes ``stat`` and ``stat_approx``: ``logical_count`` (steps, layers, experts).
@@ -34,9 +34,9 @@ _ONLY_COUNTS = (
 
 @dataclass(slots=True)
 class _Sequence:
-    """A sequence while its tokens are put together; ids are physical, (layers, tokens, 8) a piece.
+    """A sequence while its tokens are collected; ids are physical, each piece has shape (layers, tokens, 8).
 
-    ``is_open`` until a decode pass goes on without it: then it has ended.
+    ``is_open`` becomes False when a decode pass does not contain it: then it has ended.
     """
 
     pieces: list[NDArray[np.int64]] = field(default_factory=list)
@@ -46,12 +46,13 @@ class _Sequence:
 
 
 def import_expert_distribution(path: Path) -> RoutingTrace:
-    """A trace from a dump in mode ``per_token``; nothing in the file is executed.
+    """Trace of a dump in mode ``per_token``; nothing in the file is executed.
 
     Physical ids become logical ones by the dump's last map (exact unless EPLB moved experts while it recorded). Tokens
-    with ids of 1,000,000 and more are images. The dump does not name requests: what starts at position p continues a
-    sequence that holds p tokens, of several that decode the oldest, which is the order in which SGLang keeps a batch. A
-    sequence that a decode pass leaves out has ended; if another of its length goes on in that pass, the two change places.
+    with ids of 1,000,000 and more are images. The dump does not name requests: tokens from position p on continue a
+    sequence that has p tokens; among several that decode, the oldest, which is the order in which SGLang keeps a batch. A
+    sequence that is missing from a decode pass has ended; if another of the same length continues in that pass, the two may
+    be exchanged.
 
     Raises:
         TraceError: If it is another file, a dump of counts, or one that started in the middle of a sequence.
@@ -61,14 +62,14 @@ def import_expert_distribution(path: Path) -> RoutingTrace:
         records, to_logical = _records(content), _map_of(content)
         sequences = [sequence for sequence in _sequences(records) if sequence.tokens]
         if not sequences:
-            raise TraceError("holds no token. Was a request running while it recorded?")
+            raise TraceError("holds no token. Was a request running during the recording?")
         return _trace(sequences, to_logical, name=path.name)
     except TraceError as error:
         raise error.at(str(path)) from None
 
 
 def read_expert_counts(path: Path) -> NDArray[np.int64]:
-    """Routed tokens of each logical expert over a whole dump of any mode, (layers, experts); dense layers are zeros.
+    """Routed tokens of each logical expert over a dump of any mode, shape (layers, experts); zeros in dense layers.
 
     Raises:
         TraceError: If it is another file.
@@ -186,7 +187,7 @@ def _list_of(record: dict[str, Any], name: str, count: int) -> list[int]:
 def _continued(sequences: list[_Sequence], taken: list[_Sequence], position: int, *, is_prompt: bool) -> _Sequence:
     """The sequence that a run of tokens continues; a new one at position 0.
 
-    It must hold ``position`` tokens and not be in this pass already. A chunk of a prompt continues the newest that has
+    It must have ``position`` tokens and not be in this pass already. A chunk of a prompt continues the newest that has
     not decoded, a decoded token the oldest that has not ended.
     """
     if position == 0 and is_prompt:
@@ -210,7 +211,7 @@ def _trace(sequences: list[_Sequence], to_logical: NDArray[np.int64], *, name: s
     layers = np.flatnonzero((together >= 0).any(axis=(0, 2)))
     slots = np.flatnonzero((together >= 0).any(axis=(0, 1)))
     if not len(layers):
-        raise TraceError("no layer routes anything. Does the model have experts?")
+        raise TraceError("no layer has routed tokens. Does the model have experts?")
     used = int(slots[-1]) + 1
     found = []
     for sequence, ids in zip(sequences, physical, strict=True):

@@ -1,17 +1,17 @@
-"""A seeded router: traces with a wanted modality structure, for models whose weights are not at hand.
+"""A seeded router: traces with a given modality structure, for models whose weights are not available.
 
 In each layer every expert belongs to one of two *sides* (for SMoES the experts that lean to text and those that lean to
-vision, spread over the expert ids at random; for a router that knows nothing of modality two communities of neighbouring
-ids). The score of expert e for token t in layer l is::
+vision, at random expert ids; for a router without modality the lower and the upper half of the ids). The score of expert e
+for token t in layer l is::
 
     s[t, l, e] = popularity[l, e] + preference[m(t)] * taste[l, e] + side[e] / 2 * (affinity[m(t), phase] * depth[l]
                  + slot_correlation[m(t), phase] * x[t, l]) + Gumbel noise
 
-and the token goes to the K best of those that its policy allows. ``side`` is +1 for text (or the upper half) and -1
+and the token uses the K best of those that its policy allows. ``side`` is +1 for text (or the upper half) and -1
 otherwise, 0 for an expert that serves both; ``taste`` is a normal draw per expert (a standard router's own, unplaced,
 modality preference); ``x`` is a normal draw per token and layer that all its K slots share, so they tend to one side
 together; x of neighbouring layers is correlated. ``depth`` falls linearly over the layers, because specialisation is
-reported high in shallow layers and low in deep ones (SMoES notes).
+reported to be high in shallow layers and low in deep ones (SMoES notes).
 
 It reproduces: token-level transmission rates or the modality specialisation index, popularity skew, correlated slots.
 It does not reproduce: which expert a word likes, drift within a sequence, dependence of experts across layers.
@@ -39,17 +39,17 @@ KEPT_GROUPS = 3
 """Groups that a token keeps in DeepSeek-V2 (config_236B.json: n_limited_groups); V3 keeps 4, by its two best experts."""
 POPULATIONS = ("prefill_vision", "prefill_text", "decode")
 _BLOCK = 4096
-"""Tokens that are routed at a time: their scores stay in the processor's cache."""
+"""Tokens per block: few enough that their scores fit into the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterParameters:
-    """What shapes a synthetic router; scores are in units of the Gumbel noise (nats).
+    """Parameters of a synthetic router; scores are in units of the Gumbel noise (nats).
 
     Attributes:
-        affinity: Pull to the text side of each population of :data:`POPULATIONS`; negative pulls to vision.
+        affinity: Pull towards the text side, per population of :data:`POPULATIONS`; negative: towards vision.
         slot_correlation: Spread of the pull that the slots of a token share, per population.
-        preference: Strength of unplaced modality preferences of single experts.
+        preference: Strength of modality preferences of single experts, independent of sides.
         popularity: Spread of expert popularity.
         layer_correlation: Correlation of a token's shared pull between neighbouring layers.
         depth_decay: Relative fall of the pull from first to last layer, around a mean of 1.
@@ -80,23 +80,23 @@ class Tokens:
 
 
 class SyntheticRouter:
-    """Draws of one seed, so that parameters can change while the randomness stays.
+    """A router whose random numbers are drawn once from a seed, so that parameters can change without new noise.
 
     Args:
-        policy: ``standard``: sides are halves of the expert ids. ``smoes``: sides are random halves per layer, to be
-            found again by a placement by bins. ``hard``: as ``smoes``, and a token only ever uses its own side.
-            ``hybrid``: at random per layer half of the experts are text's, a quarter is vision's, and a quarter is on no
-            side and serves both (MoIIE, t32-v16-s16 of 64). ``device_limited``: as ``standard``, but only the best groups
-            of a token count. ``group_balanced``: as ``standard``, but equally many experts from every group.
+        policy: ``standard``: sides are halves of the expert ids. ``smoes``: sides are random halves per layer,
+            which placement by bins recovers. ``hard``: as ``smoes``, and a token only uses its own side. ``hybrid``: per
+            layer a random half of the experts serves text, a quarter vision, and a quarter both (MoIIE, t32-v16-s16 of
+            64). ``device_limited``: as ``standard``, within the best groups of a token. ``group_balanced``: as
+            ``standard``, with the same number of experts from every group.
         num_experts: E, even.
         top_k: K.
         num_layers: MoE layers, L.
-        seed: Everything is drawn from it.
+        seed: Seed of all random numbers.
         num_groups: Groups of ``device_limited`` and ``group_balanced``.
         kept_groups: Groups that a token keeps under ``device_limited``.
 
     Raises:
-        ConfigError: If the policy cannot choose K of so many experts, with the numbers.
+        ConfigError: If the policy cannot choose K of E experts, with the numbers.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class SyntheticRouter:
         E, K, groups = self.num_experts, self.top_k, self._num_groups
         parts = 4 if self.policy == "hybrid" else 2
         if E % parts:
-            raise ConfigError(f"{E} experts do not divide by {parts}, which policy {self.policy} needs. Use a trace.")
+            raise ConfigError(f"{E} experts do not divide by {parts}, as policy {self.policy} needs. Use a trace.")
         if self.policy in {"hard", "hybrid"} and E // 2 < K:
             raise ConfigError(f"policy {self.policy} leaves a token {E // 2} experts, fewer than top_k = {K}. Use another.")
         if self.policy not in GROUPED:
@@ -137,7 +137,7 @@ class SyntheticRouter:
             raise ConfigError(f"routing.groups = {groups} does not divide {E} experts. Use {_divisors(E)}.")
         if self.policy == "group_balanced" and K % groups:
             raise ConfigError(
-                f"routing.groups = {groups} does not divide top_k = {K}, so that every group would give equally many. "
+                f"routing.groups = {groups} does not divide top_k = {K}, as policy group_balanced needs. "
                 f"Use {_divisors(math.gcd(K, E))}."
             )
         size, kept = E // groups, self._kept_groups
@@ -148,13 +148,13 @@ class SyntheticRouter:
             )
 
     def depth(self, decay: float) -> NDArray[np.float64]:
-        """Factor of the pull in each layer, mean 1, (L,)."""
+        """Factor of the pull in each layer, mean 1, shape (L,)."""
         if self.num_layers == 1:
             return np.ones(1)
         return 1 + decay * (0.5 - np.arange(self.num_layers) / (self.num_layers - 1))
 
     def shared_pull(self, tokens: Tokens, correlation: float) -> NDArray[np.float32]:
-        """``x``: standard normal per token and layer, correlated between neighbouring layers, (T, L)."""
+        """``x``: standard normal per token and layer, correlated between neighbouring layers, shape (T, L)."""
         rng = np.random.default_rng([self._seed, 1])
         pull = rng.standard_normal((self.num_layers, len(tokens.modality)), dtype=np.float32)
         for layer in range(1, self.num_layers):
@@ -162,17 +162,17 @@ class SyntheticRouter:
         return np.ascontiguousarray(pull.T)
 
     def base_scores(self, tokens: Tokens, parameters: RouterParameters, layer: int) -> NDArray[np.float32]:
-        """Scores before the pull of the sides, (T, E)."""
+        """Scores without the pull of the sides, shape (T, E)."""
         return self._scores(self._noise(layer), tokens.modality, parameters, layer)
 
     def _noise(self, layer: int) -> np.random.Generator:
-        """The noise of a layer from its first token on."""
+        """Random generator of a layer's noise, at its first token."""
         return np.random.default_rng([self._seed, 2, layer])
 
     def _scores(
         self, rng: np.random.Generator, modality: NDArray[np.uint8], parameters: RouterParameters, layer: int
     ) -> NDArray[np.float32]:
-        """Base scores of the next tokens of a layer, (T, E); as many as are asked for at a time, all together the same."""
+        """Base scores of the next tokens of a layer, shape (T, E); the result does not depend on the block size."""
         uniform = rng.random((len(modality), self.num_experts), dtype=np.float32)
         scores = -np.log(-np.log(np.clip(uniform, 1e-12, 1 - 1e-7)))
         scores += parameters.popularity * self._popularity[layer]
@@ -181,10 +181,10 @@ class SyntheticRouter:
         return scores
 
     def route(self, tokens: Tokens, parameters: RouterParameters) -> RoutingTrace:
-        """Route every token in every layer.
+        """The routing of all tokens in all layers.
 
         Returns:
-            A trace; slots of a token are sorted by score, weights are the softmax of the scores over its slots.
+            A trace; the slots of a token are sorted by score, its weights are the softmax of the scores over its slots.
         """
         T, L, K = len(tokens.modality), self.num_layers, self.top_k
         ids = np.empty((T, L, K), dtype=np.int16)
@@ -216,7 +216,7 @@ class SyntheticRouter:
         )
 
     def _choose(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The experts that the policy takes, in no particular order, (T, K)."""
+        """The experts that the policy chooses, unordered, shape (T, K)."""
         if self.policy == "group_balanced":
             return best_of_each_group(scores, self.top_k, num_groups=self._num_groups)
         if self.policy == "device_limited":
@@ -224,7 +224,7 @@ class SyntheticRouter:
         return best_experts(scores, self.top_k)
 
     def pull(self, tokens: Tokens, parameters: RouterParameters) -> NDArray[np.float32]:
-        """Pull to the text side of each token in each layer, (T, L)."""
+        """Pull of each token towards the text side in each layer, shape (T, L)."""
         population = tokens.population
         affinity = np.array(parameters.affinity)[population][:, None] * self.depth(parameters.depth_decay)
         spread = np.array(parameters.slot_correlation)[population][:, None]
@@ -233,12 +233,12 @@ class SyntheticRouter:
         return result
 
     def thresholds(self, tokens: Tokens, parameters: RouterParameters, *, home: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The pull towards its home side beyond which all K slots of a token are on that side, (T, L).
+        """Pull towards its home side above which all K slots of a token are on that side, shape (T, L).
 
         Args:
             tokens: Tokens, T.
-            parameters: Only ``popularity`` and ``preference`` matter.
-            home: -1 where the token's home holds the lower (vision) side, +1 the upper (text) side, (T,).
+            parameters: Only ``popularity`` and ``preference`` are used.
+            home: -1 where the token's home holds the lower (vision) side, +1 the upper (text) side, shape (T,).
 
         The K best are all on one side as soon as its K-th best, raised by half the pull, beats the other side's best,
         lowered by half the pull: when the pull exceeds (best of the other side) - (K-th best of this side).

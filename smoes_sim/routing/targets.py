@@ -1,11 +1,11 @@
-"""Find the synthetic router that shows wanted transmission rates or a wanted modality specialisation index.
+"""Parameters of a synthetic router with target transmission rates or a target modality specialisation index.
 
-The rates are those of two ranks: for ``standard`` the two halves of the expert ids and homes that know nothing of modality
-(sequences dealt out), for ``smoes`` the two sides and every token at home with its modality's side. That is the setting in
-which rates were published; the router found is then used with any number of ranks and any placement.
+The rates are those between two ranks: for ``standard`` the two halves of the expert ids with sequences dealt out to the
+ranks, for ``smoes`` the two sides with every token at home on the side of its modality. This is the setting of the published
+rates; the router is then used with any number of ranks and any placement.
 
-For given noise each token has a threshold: it stays local as soon as its pull homewards exceeds it. So the affinity that
-gives a wanted rate is a quantile of thresholds, exact for the tokens at hand, and no search is needed.
+For given noise each token has a threshold: it stays local if its pull towards home exceeds it. So the affinity for a target
+rate is a quantile of the thresholds, exact for the given tokens, without a search.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from smoes_sim.yaml_files import Document, Spec
 
 _STEPS = 40
 _MSI_TOKENS = 1500
-"""Tokens on which the specialisation index is measured while searching."""
+"""Number of tokens on which the specialisation index is measured during the search."""
 _MSI_LEAST = 400
-"""At least so many of each modality, where there are: chance alone makes few tokens look specialised."""
+"""Least number of tokens of each modality, if available: few tokens look specialised by chance."""
 _MSI_TOLERANCE = 5e-4
 
 
@@ -42,7 +42,7 @@ class Rates(Spec):
 
 
 class Published(Spec):
-    """What is published of a router."""
+    """Published figures of a router: transmission rates, and the modality specialisation index."""
 
     rates: Rates | None = None
     msi: float = Field(ge=0, le=1)
@@ -54,7 +54,7 @@ class _PublishedFile(Spec):
 
 @cache
 def published() -> dict[str, Published]:
-    """Published rates and indices per policy."""
+    """Published figures of each policy, by name."""
     text = (resources.files("smoes_sim") / "data" / "routing.yaml").read_text(encoding="utf-8")
     return Document(text, name="smoes_sim/data/routing.yaml").validate(_PublishedFile).published
 
@@ -67,14 +67,22 @@ def find_parameters(
     msi: float | None = None,
     popularity: float = 0.1,
 ) -> RouterParameters:
-    """Parameters under which ``router`` shows the rates, the index, or both on ``tokens``.
+    """Parameters with which ``router`` has the target rates, the target index, or both on ``tokens``.
 
-    The rates fix the affinity to a side (``smoes``) or the correlation of slots (``standard``). The index then fixes what
-    is left: the correlation of slots (``smoes``: the same rate with less specialisation needs slots that move together) or
-    the unplaced preferences (``standard``). ``hard`` and ``hybrid`` are given by their split: there is nothing to find.
+    The rates fix the affinity to a side (``smoes``) or the correlation of slots (``standard``). The index then fixes the
+    remaining freedom: the correlation of slots (``smoes``: the same rate with less specialisation needs slots that move
+    together) or the preferences of single experts (``standard``). ``hard`` and ``hybrid`` follow from their split and have
+    nothing to fit.
+
+    Args:
+        router: The router.
+        tokens: Tokens on which the targets hold.
+        rates: Target transmission rates; None: no such target.
+        msi: Target modality specialisation index, mean over layers; None: no such target.
+        popularity: Spread of expert popularity, nats.
 
     Raises:
-        TraceError: If a rate cannot be reached, naming the population and what can be.
+        TraceError: If a rate cannot be reached, with the population and the range that can be reached.
     """
     start = RouterParameters(popularity=popularity)
     if router.policy in {"hard", "hybrid"}:
@@ -101,7 +109,7 @@ def find_parameters(
 
 
 def _bisect(function: Callable[[float], float], *, wanted: float, rising: bool) -> float:
-    """Where a monotone function of [0, 12] meets ``wanted``; the nearer end where it does not."""
+    """Argument in [0, 12] at which a monotone function equals ``wanted``; the nearer end if there is none."""
     low, high = 0.0, 12.0
     middle = 1.0
     for _ in range(_STEPS):
@@ -117,7 +125,7 @@ def _bisect(function: Callable[[float], float], *, wanted: float, rising: bool) 
 
 
 def _sample(tokens: Tokens) -> Tokens:
-    """Every n-th token of each population, about :data:`_MSI_TOKENS` in all, more often of a rare modality."""
+    """Every n-th token of each modality, about :data:`_MSI_TOKENS` in all, with a smaller n for a rare modality."""
     by_population = np.argsort(tokens.population, kind="stable")
     is_text = tokens.modality[by_population] == TEXT
     parts = []
@@ -152,14 +160,14 @@ def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _population_rates(rates: Rates, population: NDArray[np.int64]) -> tuple[float, float, float]:
-    """The wanted rate of each population; that of prefill text follows from the other two and the token counts."""
+    """Target rate of each population; that of prefill text follows from the other two and the numbers of tokens."""
     vision, text = int((population == 0).sum()), int((population == 1).sum())
     if not vision or not text:
         return rates.prefill_vision if vision else rates.prefill, rates.prefill, rates.decode
     of_text = (rates.prefill * (vision + text) - rates.prefill_vision * vision) / text
     if not 0 <= of_text <= 1:
         raise TraceError(
-            f"rates.prefill = {rates.prefill:.3g} and rates.prefill_vision = {rates.prefill_vision:.3g} ask for a text "
+            f"rates.prefill = {rates.prefill:.3g} and rates.prefill_vision = {rates.prefill_vision:.3g} imply a text "
             f"rate of {of_text:.4g} with {vision} vision and {text} text tokens; it must lie in 0..1. Change a rate or "
             "the mix of tokens."
         )
@@ -167,7 +175,7 @@ def _population_rates(rates: Rates, population: NDArray[np.int64]) -> tuple[floa
 
 
 def _correlation_for(threshold: NDArray[np.float64], shared: NDArray[np.float64], wanted: float, population: str) -> float:
-    """The slot correlation at which a share ``wanted`` of tokens stays below its threshold."""
+    """Slot correlation at which a share ``wanted`` of the tokens stays below its threshold."""
 
     def rate(correlation: float) -> float:
         return float((correlation * shared <= threshold).mean())
@@ -175,8 +183,8 @@ def _correlation_for(threshold: NDArray[np.float64], shared: NDArray[np.float64]
     low, high = 0.0, 64.0
     if not rate(high) <= wanted <= rate(low):
         raise TraceError(
-            f"a rate of {wanted:.3g} for {population} is out of reach of a standard router between two ranks: it can show "
-            f"{rate(high):.3g} to {rate(low):.3g}. Ask for one of those."
+            f"routing.rates: {wanted:.3g} for {population} cannot be reached by a standard router on two ranks, which has "
+            f"{rate(high):.3g} to {rate(low):.3g}. Choose a rate in this range, or leave rates out."
         )
     for _ in range(_STEPS):
         middle = (low + high) / 2

@@ -1,9 +1,14 @@
-"""Read a ``torch.save`` file without torch and without running anything in it.
+"""Contents of a ``torch.save`` file, read without torch and without executing anything in it.
 
 Such a file is a zip archive: ``data.pkl`` describes nested dicts and lists whose tensors lie as raw numbers in
 ``data/0``, ``data/1``, ... A pickle can name any function; so it is not unpickled. Its opcodes (as ``pickletools`` lists
 them) drive a small stack machine that knows a closed set: numbers, strings, lists, tuples, dicts and tensors of plain
-numbers. Whatever else it meets ends the reading. Nothing is imported, looked up or called by name.
+numbers. Anything else is an error. Nothing is imported, looked up or called by name.
+
+Why not ``torch.load(weights_only=True)``: importing expert counts and traces belongs to the planning side, which must work
+without torch (about 1 GB, an extra), on the login node or laptop where the dump is analysed; and ``weights_only`` has had
+holes through which a file could run code (CVE-2025-32434), while here there is nothing to call. The format is old and
+fixed (protocol 2), and the tests read files that torch itself has written.
 
 Format: pytorch ``torch/serialization.py`` (``_save``) and ``torch/_utils.py`` (``_rebuild_tensor_v2``), protocol 2.
 """
@@ -45,23 +50,23 @@ _LITERALS = frozenset(
 )
 _LITERAL_VALUES: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What zipfile raises on a file that is truncated, damaged, encrypted or something else."""
+"""Exceptions of zipfile for a file that is truncated, damaged, encrypted or of another kind."""
 _MALFORMED = (IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
-"""What the stack machine meets in opcodes that make no sense."""
+"""Exceptions of the stack machine for opcodes that make no sense."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name of the closed set, never resolved."""
+    """A name of the closed set; it is never resolved."""
 
     text: str
 
 
 def load_torch_file(path: Path) -> Any:
-    """The dicts, lists, tuples, strings, numbers and arrays (one a tensor) of a file written by ``torch.save``.
+    """The dicts, lists, tuples, strings, numbers and arrays (one per tensor) of a file written by ``torch.save``.
 
     Raises:
-        TraceError: If the file cannot be read, or holds anything else; says at which byte of its description.
+        TraceError: If the file cannot be read or holds anything else, with the byte of its description.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -74,7 +79,7 @@ def load_torch_file(path: Path) -> Any:
 
 
 class _Machine:
-    """The stack machine: one method a kind of opcode, a closed table of them."""
+    """The stack machine: a closed table with one method per kind of opcode."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self.archive = archive
@@ -105,9 +110,11 @@ class _Machine:
         }
 
     def run(self) -> Any:
-        """What the description describes."""
+        """The object that ``data.pkl`` describes."""
         if _member(self.archive, f"{self.folder}byteorder", b"little") != b"little":
-            raise TraceError("holds big-endian numbers; only little-endian ones are read. Write it on such a machine.")
+            raise TraceError(
+                "holds big-endian numbers; only little-endian ones can be read. Write it on a little-endian machine."
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # pickletools decodes what damage made an escape sequence
             return self._play(_member(self.archive, f"{self.folder}data.pkl"))
@@ -130,12 +137,14 @@ class _Machine:
         except TraceError as error:
             raise error.at(f"byte {position} of data.pkl") from None
         except _MALFORMED:
-            raise TraceError(f"byte {position} of data.pkl: makes no sense. Is the file damaged?") from None
+            raise TraceError(f"byte {position} of data.pkl: is not a valid operation. Is the file damaged?") from None
         raise TraceError("data.pkl: has no end. Is the file damaged?")
 
     @staticmethod
     def _refusal(what: str) -> TraceError:
-        return TraceError(f"asks for {what}; only tensors, dicts, lists, strings and numbers are read. Is it such a dump?")
+        return TraceError(
+            f"needs {what}; only tensors, dicts, lists, strings and numbers can be read. Is it a dump of SGLang?"
+        )
 
     def _name(self, argument: str) -> None:
         if argument not in _GLOBALS:
@@ -167,7 +176,7 @@ class _Machine:
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _storage(self, description: Any) -> NDArray[Any]:
-        """Numbers of one member, read by their type's name; the device they once lay on does not matter."""
+        """Numbers of one member, read by the name of their type; the device of the tensor is ignored."""
         kind, name, key, _device, size = description
         if kind != "storage" or not isinstance(name, _Name) or not isinstance(key, str) or not key.isdecimal():
             raise TypeError
@@ -189,7 +198,7 @@ class _Machine:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> NDArray[Any]:
-    """A view of a storage that stays inside it, read-only."""
+    """A read-only view inside a storage."""
     if not isinstance(storage, np.ndarray) or storage.ndim != 1 or type(shape) is not tuple or type(strides) is not tuple:
         raise TypeError
     numbers = (offset, *shape, *strides)
@@ -213,7 +222,7 @@ def _folder_of(archive: zipfile.ZipFile) -> str:
 
 
 def _member(archive: zipfile.ZipFile, name: str, default: bytes | None = None) -> bytes:
-    """A member's bytes; torch stores members as they are, so their size is bounded by the file's."""
+    """Bytes of a member; torch does not compress members, so their size is bounded by that of the file."""
     if default is not None and name not in archive.namelist():
         return default
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:

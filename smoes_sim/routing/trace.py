@@ -1,4 +1,4 @@
-"""Which token went to which expert: the arrays of a routing trace and their ``.npz`` file."""
+"""Routing traces: which experts each token used, as arrays and as an ``.npz`` file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error),
 )
-"""What numpy and zipfile raise on a file that is truncated, damaged, encrypted or something else."""
+"""Exceptions of numpy and zipfile for a file that is truncated, damaged, encrypted or of another kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -85,26 +85,26 @@ class RoutingTrace:
 
     @property
     def num_tokens(self) -> int:
-        """T."""
+        """Number of tokens, T."""
         return len(self.expert_ids)
 
     @property
     def num_layers(self) -> int:
-        """MoE layers, L."""
+        """Number of MoE layers, L."""
         return self.expert_ids.shape[1]
 
     @property
     def top_k(self) -> int:
-        """Slots of a token in a layer, K."""
+        """Slots of a token in each layer, K."""
         return self.expert_ids.shape[2]
 
     @property
     def is_vision(self) -> NDArray[np.bool_]:
-        """Tokens of images or video, (T,)."""
+        """Mask of the tokens of images and video, shape (T,)."""
         return (self.modality == IMAGE) | (self.modality == VIDEO)
 
     def select(self, tokens: NDArray[Any]) -> RoutingTrace:
-        """The same trace with only some tokens (a mask or indices)."""
+        """The trace of some tokens only; ``tokens`` is a mask (T,) or indices."""
         return RoutingTrace(
             expert_ids=self.expert_ids[tokens],
             modality=self.modality[tokens],
@@ -135,7 +135,7 @@ def _check_shapes(trace: RoutingTrace) -> None:
     for name, shape in wanted.items():
         value = getattr(trace, name)
         if value is not None and value.shape != shape:
-            raise TraceError(f"{name} has the shape {value.shape}; expert_ids {(T, L, K)} asks for {shape}.")
+            raise TraceError(f"{name} has the shape {value.shape}; expert_ids {(T, L, K)} needs {shape}.")
 
 
 def _check_values(trace: RoutingTrace) -> None:
@@ -159,7 +159,7 @@ def _check_values(trace: RoutingTrace) -> None:
 
 
 def save_trace(trace: RoutingTrace, path: Path) -> None:
-    """Write a trace as compressed ``.npz``; the same trace gives the same bytes."""
+    """Write a trace as compressed ``.npz``; equal traces give equal bytes."""
     arrays: dict[str, Any] = {
         name: getattr(trace, name) for name in _REQUIRED + _OPTIONAL[:2] if getattr(trace, name) is not None
     }
@@ -170,7 +170,7 @@ def save_trace(trace: RoutingTrace, path: Path) -> None:
 
 
 def load_trace(path: Path) -> RoutingTrace:
-    """Read a trace; nothing in the file is executed.
+    """The trace of an ``.npz`` file; nothing in the file is executed.
 
     Raises:
         TraceError: If the file cannot be read, is truncated, lacks an array, or an array breaks a rule.
@@ -186,7 +186,7 @@ def load_trace(path: Path) -> RoutingTrace:
 
 
 def _read_arrays(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
-    if stream.read(2) not in {b"", b"PK", b"\x93N"}:  # numpy would take it for a pickle and advise to trust the file
+    if stream.read(2) not in {b"", b"PK", b"\x93N"}:  # numpy would read it as a pickle and advise to trust it
         raise ValueError("neither a zip archive nor an array")
     stream.seek(0)
     archive = np.load(stream, allow_pickle=False)
@@ -224,7 +224,7 @@ def _from_arrays(arrays: dict[str, NDArray[Any]]) -> RoutingTrace:
 
 
 def _integers(arrays: dict[str, NDArray[Any]], name: str, dtype: Any) -> NDArray[Any]:
-    """An array of integers as ``dtype``; values that do not fit are refused, not wrapped."""
+    """An array of integers as ``dtype``; values that do not fit are an error, not wrapped around."""
     value, limits = arrays[name], np.iinfo(dtype)
     if value.dtype.kind not in "iu":
         raise TraceError(f"{name} is {value.dtype}; it must hold integers.")
@@ -236,7 +236,7 @@ def _integers(arrays: dict[str, NDArray[Any]], name: str, dtype: Any) -> NDArray
 
 
 def _halves(arrays: dict[str, NDArray[Any]], name: str) -> NDArray[np.float16] | None:
-    """An array of numbers as float16, or None where there is none; what overflows becomes infinite and is refused later."""
+    """An array of numbers as float16, or None if missing; overflow becomes infinity, which is refused later."""
     if name not in arrays:
         return None
     if arrays[name].dtype.kind not in "fiu":

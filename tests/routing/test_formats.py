@@ -71,7 +71,7 @@ def one(**changes: Any) -> TokensFile:
         (SECOND, one(modality=[1, 0, 4, 0]), r"modality must hold a code of 0\.\.3"),
         (SECOND, TokensFile(num_experts=6, moe_layers=[0, 1, 2]), r"moe_layers = \[0, 1, 2\] does not fit 2 layers"),
         (SECOND.transpose(2, 1, 0), TokensFile(num_experts=6), r"names an expert twice in layer 0.*Is the axis order"),
-        (np.zeros((4, 2, 2), dtype=int), TokensFile(num_experts=6), r"no layer routes anything"),
+        (np.zeros((4, 2, 2), dtype=int), TokensFile(num_experts=6), r"no layer has routed tokens"),
         (SECOND[0], TokensFile(num_experts=6), r"one is int16 \(2, 2\); it must hold integers of shape"),
         (SECOND.astype(float), TokensFile(num_experts=6), r"one is float64"),
     ],

@@ -155,8 +155,8 @@ def test_hard_and_hybrid_use_every_expert_of_theirs():
 @pytest.mark.parametrize(
     ("policy", "changes", "message"),
     [
-        ("standard", {"experts": 5, "top_k": 1}, r"5 experts do not divide by 2, which policy standard needs"),
-        ("hybrid", {"experts": 6, "top_k": 1}, r"6 experts do not divide by 4, which policy hybrid needs"),
+        ("standard", {"experts": 5, "top_k": 1}, r"5 experts do not divide by 2, as policy standard needs"),
+        ("hybrid", {"experts": 6, "top_k": 1}, r"6 experts do not divide by 4, as policy hybrid needs"),
         ("hard", {"experts": 8, "top_k": 5}, r"policy hard leaves a token 4 experts, fewer than top_k = 5"),
         ("hybrid", {"experts": 8, "top_k": 5}, r"policy hybrid leaves a token 4 experts, fewer than top_k = 5"),
         ("device_limited", {"groups": 3}, r"routing\.groups = 3 does not divide 16 experts\. Use 1, 2, 4, 8, 16\."),

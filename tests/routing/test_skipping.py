@@ -95,9 +95,13 @@ def test_copies_and_the_work_of_experts_follow():
 @pytest.mark.parametrize(
     ("weights", "share", "message"),
     [
-        ([[0.6, 0.4]], 0.8, r"routing\.skip\.text = 0\.8: the best slot of a token always stays, so 0\.5 can be skipped"),
+        (
+            [[0.6, 0.4]],
+            0.8,
+            r"routing\.skip\.text = 0\.8: the best slot of a token is never skipped, so at most 0\.5 can be skipped",
+        ),
         ([[0.6, 0.4]], 0.9, r"routing\.skip\.text = 0\.9"),
-        (None, 0.1, r"expert_weights are missing, by which routing\.skip chooses"),
+        (None, 0.1, r"expert_weights are missing, which routing\.skip needs"),
     ],
 )
 def test_what_cannot_be_skipped_is_refused(weights, share, message):

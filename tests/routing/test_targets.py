@@ -124,7 +124,7 @@ def test_prefill_rates_that_contradict_each_other_are_refused_with_the_text_rate
     # (0.1 * 400 - 0.9 * 300) / 100 = -2.3
     rates = Rates(prefill_vision=0.9, prefill=0.1, decode=0.5)
     message = (
-        r"rates\.prefill = 0\.1 and rates\.prefill_vision = 0\.9 ask for a text rate of -2\.3 with 300 vision and 100 text"
+        r"rates\.prefill = 0\.1 and rates\.prefill_vision = 0\.9 imply a text rate of -2\.3 with 300 vision and 100 text"
     )
     for policy in ("standard", "smoes"):
         with pytest.raises(TraceError, match=message):
@@ -142,18 +142,18 @@ def test_prefill_rates_that_contradict_each_other_are_refused_with_the_text_rate
 )
 def test_a_rate_out_of_reach_is_refused_with_what_can_be_reached(wanted, population, value):
     rates = Rates(prefill_vision=wanted[0], prefill=wanted[1], decode=wanted[2])
-    message = rf"a rate of {value} for {population} is out of reach of a standard router .* 0\.\d+ to 0\.\d+\. Ask"
+    message = rf"{value} for {population} cannot be reached by a standard router .* 0\.\d+ to 0\.\d+\. Choose"
     if population == "prefill_text":
-        message = r"ask for a text rate of 1\.02 "
+        message = r"imply a text rate of 1\.02 "
     with pytest.raises(TraceError, match=message):
         find_parameters(router_of("standard"), TOKENS, rates=rates)
 
 
 def test_what_an_error_says_can_be_reached_can_be_reached():
     router = router_of("standard")
-    with pytest.raises(TraceError, match="out of reach") as caught:
+    with pytest.raises(TraceError, match="cannot be reached") as caught:
         find_parameters(router, TOKENS, rates=Rates(prefill_vision=0.7, prefill=0.7, decode=0.99))
-    least, most = (float(word) for word in str(caught.value).split("it can show ")[1].split(". Ask")[0].split(" to "))
+    least, most = (float(word) for word in str(caught.value).split("which has ")[1].split(". Choose")[0].split(" to "))
     assert 0.4 < least < most < 0.9
     middle = (least + most) / 2
     parameters = find_parameters(router, TOKENS, rates=Rates(prefill_vision=0.7, prefill=0.7, decode=middle))
