@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
 from smoes_sim.cli import show
 
 if TYPE_CHECKING:
-    from smoes_sim.display.tables import Table
     from smoes_sim.routing import RoutingTrace
 
 app = typer.Typer()
@@ -212,36 +209,7 @@ def _print(path: Path, as_json: bool) -> None:
     from smoes_sim.display.tables import as_text
     from smoes_sim.results.write import to_json
     from smoes_sim.routing import load_trace
-    from smoes_sim.routing.information import describe
+    from smoes_sim.routing.summary import describe
 
-    document = describe(load_trace(path))
-    typer.echo(to_json(document) if as_json else as_text([_table_of(document)]), nl=False)
-
-
-def _table_of(document: Mapping[str, Any]) -> Table:
-    """One line per key, those of nested objects joined by dots; long values continue on further lines."""
-    from smoes_sim.display.tables import WIDTH, Table
-
-    flat = list(_flat(document))
-    room = max(WIDTH - max(len(key) for key, _ in flat) - 2, 20)
-    rows: list[list[str]] = []
-    for key, value in flat:
-        first, *rest = textwrap.wrap(value, room, break_on_hyphens=False) or ["-"]
-        rows += [[key, first], *(["", line] for line in rest)]
-    return Table(rows=rows, left=2)
-
-
-def _flat(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{name}", text) for name, text in _flat(value))
-        else:
-            yield key, _plain(value)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return " ".join(map(_plain, value))
-    return "-" if value is None else str(value)
+    found = describe(load_trace(path))
+    typer.echo(to_json(found.to_dict()) if as_json else as_text(found.tables()), nl=False)

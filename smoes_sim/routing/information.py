@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.routing.trace import PREFILL, TEXT, RoutingTrace
+from smoes_sim.routing.trace import TEXT, RoutingTrace
 
 
 def expert_counts(trace: RoutingTrace, tokens: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
@@ -65,23 +63,3 @@ def gini(load: NDArray[np.integer] | NDArray[np.floating]) -> float:
         return 0.0
     size = len(ordered)
     return float((2 * np.arange(1, size + 1) - size - 1) @ ordered / (size * total))
-
-
-def describe(trace: RoutingTrace) -> dict[str, Any]:
-    """What ``trace inspect`` prints, by JSON key; the index is null without text or without vision tokens."""
-    specialisation = [None if np.isnan(value) else float(value) for value in modality_specialisation(trace)]
-    known = [value for value in specialisation if value is not None]
-    return {
-        "tokens": trace.num_tokens,
-        "prefill_tokens": int((trace.phase == PREFILL).sum()),
-        "vision_tokens": int(trace.is_vision.sum()),
-        "sequences": len(np.unique(trace.sequence_id)),
-        "layers": trace.num_layers,
-        "experts": trace.num_experts,
-        "top_k": trace.top_k,
-        "empty_slots": int((trace.expert_ids < 0).sum()),
-        "msi": float(np.mean(known)) if known else None,
-        "msi_per_layer": specialisation,
-        "expert_load_gini": float(np.mean([gini(load) for load in expert_counts(trace)])),
-        "metadata": dict(trace.metadata),
-    }

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoes_sim.routing import RoutingTrace, expert_counts, gini, modality_specialisation, text_share
-from smoes_sim.routing.information import describe
+from smoes_sim.routing.summary import describe
 
 
 def trace_of(expert_ids, modality, *, num_experts, phase=None):
@@ -101,13 +101,14 @@ def test_gini_is_the_mean_absolute_difference_over_twice_the_mean(load):
 
 def test_a_description_counts_by_hand():
     trace = trace_of(THREE.expert_ids, [0, 0, 1], num_experts=4, phase=[0, 1, 0])
-    said = describe(trace)
+    found = describe(trace)
+    document = found.to_dict()
     # gini of 2, 2, 1, 1: ordered weights -3, -1, 1, 3 on 1, 1, 2, 2: 4 / (4 * 6) = 1/6;
     # of 1, 0, 4, 0: (0, 0, 1, 4): 13 / (4 * 5) = 0.65
-    assert said.pop("expert_load_gini") == pytest.approx((1 / 6 + 0.65) / 2)
-    assert said.pop("msi") == pytest.approx((5 / 6 + 2 / 3) / 2)
-    assert said.pop("msi_per_layer") == pytest.approx([5 / 6, 2 / 3])
-    assert said == {
+    assert document.pop("expert_load_gini") == pytest.approx((1 / 6 + 0.65) / 2)
+    assert document.pop("msi") == pytest.approx((5 / 6 + 2 / 3) / 2)
+    assert document.pop("msi_per_layer") == pytest.approx([5 / 6, 2 / 3])
+    assert document == {
         "tokens": 3,
         "prefill_tokens": 2,
         "vision_tokens": 1,
@@ -121,5 +122,5 @@ def test_a_description_counts_by_hand():
 
 
 def test_a_description_without_vision_has_no_index():
-    said = describe(trace_of([[[0], [1]]], [0], num_experts=2))
-    assert (said["msi"], said["msi_per_layer"]) == (None, [None, None])
+    found = describe(trace_of([[[0], [1]]], [0], num_experts=2))
+    assert (found.msi, found.msi_per_layer) == (None, [None, None])
