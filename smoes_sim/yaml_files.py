@@ -136,10 +136,10 @@ class Document:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f'"{assignment}": is not key=value. Write for example workload.batch=8.')
-        self.put(key.strip(), _plain(_parse_yaml(text, name=f'"{assignment}"')), said=assignment)
+        self.put(key.strip(), _plain(_parse_yaml(text, name=f'"{assignment}"')), assignment=assignment)
 
-    def put(self, key: str, value: Any, *, said: str) -> None:
-        """Set the value at ``a.b``; ``said`` names it in errors.
+    def put(self, key: str, value: Any, *, assignment: str) -> None:
+        """Set the value at ``a.b``; ``assignment`` names it in errors.
 
         Below a key of :attr:`sections` whose value is a name, the named document is loaded in its place first.
 
@@ -151,22 +151,24 @@ class Document:
         for depth, part in enumerate(place[:-1], start=1):
             child = target.setdefault(str(part), {})
             if isinstance(child, str) and place[:depth] in self.sections:
-                child = target[str(part)] = self._load_section(place[:depth], child, said=said)
+                child = target[str(part)] = self._load_section(place[:depth], child, assignment=assignment)
             if not isinstance(child, dict):
                 name = ".".join(map(str, place[:depth]))
-                raise ConfigError(f'"{said}": {name} is the value {child!r}, not a mapping. Override {name} as a whole.')
+                raise ConfigError(
+                    f'"{assignment}": {name} is the value {child!r}, not a mapping. Override {name} as a whole.'
+                )
             target = child
             if section := self.sections.get(place[:depth]):
-                section.note_change(target, ".".join(map(str, place[depth:])), said)
+                section.note_change(target, ".".join(map(str, place[depth:])), assignment)
         target[str(place[-1])] = value
         self._loaded = {at: loaded for at, loaded in self._loaded.items() if at[: len(place)] != place}
-        self.overridden[place] = said
+        self.overridden[place] = assignment
 
-    def _load_section(self, place: Place, name: str, *, said: str) -> dict[str, Any]:
+    def _load_section(self, place: Place, name: str, *, assignment: str) -> dict[str, Any]:
         try:
             self._loaded[place] = self.sections[place].load(name)
         except ConfigError as error:
-            raise error.at(f'"{said}"') from None
+            raise error.at(f'"{assignment}"') from None
         return copy.deepcopy(self._loaded[place].data)
 
     def fork(self, *sections: str) -> Document:

@@ -48,7 +48,7 @@ SQUARE = "shape:\n  kind: square\n  side: 2\n  wires:\n    - bandwidth: 1 GB/s\n
 
 
 def refusal(text, *overrides, model=Plan):
-    """The one line that is said about a file ``plan.yaml``."""
+    """The one line about a file ``plan.yaml``."""
     with pytest.raises(ConfigError) as caught:  # noqa: PT012 - either step may refuse
         document = Document(text, name="plan.yaml")
         for assignment in overrides:
@@ -70,7 +70,7 @@ def read(text, *overrides):
     ("text", "expected"),
     [
         (ROUND + "color: red\n", 'plan.yaml:2:1: unknown key "color". Did you mean "colour"?'),
-        # "radius" is missing too, because of the slip: the slip is what is told
+        # "radius" is missing too, because of the slip: the misspelt key is reported
         ("shape: {kind: round, radios: 3}\n", 'plan.yaml:1:22: unknown key "radios". Did you mean "radius"?'),
         (
             "shape:\n  kind: round\n  radius: 3\n  wire: {bandwidht: 1 GB/s}\n",

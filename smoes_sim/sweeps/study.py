@@ -237,7 +237,7 @@ def make_point(base: Document, settings: Mapping[str, Any], *, shown: Sequence[s
     try:
         for key in sorted(settings, key=lambda key: key.count(".")):
             if key != LABEL:
-                document.put(key, settings[key], said=f"{key}={text_of(settings[key])}")
+                document.put(key, settings[key], assignment=f"{key}={text_of(settings[key])}")
         return Point(settings=settings, scenario=document.validate(Scenario), name=name)
     except ConfigError as error:
         return Point(settings=settings, scenario=None, name=name, problem=str(error))
