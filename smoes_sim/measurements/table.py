@@ -215,7 +215,7 @@ class Measurements(Result, Sequence[Measurement]):
     def records(self) -> list[dict[str, Any]]:
         """The rows by column of the file, in the units that the names of the columns state; columns in use only."""
         used = _used_columns(self.rows)
-        return [{name: value_of(row, name) for name in used} for row in self.rows]
+        return [{name: _record_value(row, _COLUMNS[name]) for name in used} for row in self.rows]
 
     def tables(self) -> list[Table]:
         """Number of rows and of rows with a time, by what was measured."""
@@ -231,25 +231,42 @@ class Measurements(Result, Sequence[Measurement]):
         ]
 
 
+def _record_value(row: Measurement, column: _Column) -> str | float | None:
+    """Value of a row in the column's unit; whole numbers stay whole."""
+    value: str | float | None = getattr(row, column.attribute)
+    return value / column.factor if isinstance(value, float) else value
+
+
 def _group(row: Measurement) -> tuple[str, str, str]:
     """Mode, operation and hardware of a row."""
     return row.mode, row.op, row.system or row.topology or row.scenario
 
 
 def read_measurements(path: Path | str) -> Measurements:
-    """The measurements table (CSV) in a file.
+    """The measurements table in a file: Parquet if its name ends in .parquet, else CSV.
 
     Raises:
         MeasurementError: If a column is missing, a value is not a number, or two rows have one id, with file and line.
         ConfigError: If the file cannot be read.
     """
     path = Path(path)
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = _parquet_as_csv(path) if path.suffix == ".parquet" else read_text(path)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         return Measurements(rows=tuple(_read(path, reader)), path=path, data_hash=data_hash(path))
     except csv.Error as error:
         line = reader.reader.line_num
         raise MeasurementError(f"{path}:{line}: is not CSV: {error}. Fix the quotes of the row that ends here.") from None
+
+
+def _parquet_as_csv(path: Path) -> str:
+    """The rows of a Parquet file as CSV, so that both formats follow the same rules."""
+    import polars as pl  # noqa: PLC0415  # heavy, and only for this format
+
+    try:
+        return pl.read_parquet(path).write_csv()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise MeasurementError(f"{path}: cannot be read as Parquet ({error}). Give a Parquet or CSV file.") from None
 
 
 def _read(path: Path, reader: csv.DictReader[str]) -> list[Measurement]:

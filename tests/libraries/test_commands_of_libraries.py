@@ -52,7 +52,7 @@ def test_predictions_without_a_time_are_printed(mine: Path, capsys: pytest.Captu
     [
         (["calibrate", "mine.csv", "--add", "more.csv", "-o", "a.json"], "--add adds rows to published"),
         (["calibrate", "published", "--fit", "id=1", "-o", "a.json"], "--fit chooses rows of your own table"),
-        (["validate", "--calibration", "a.json"], "--calibration needs a table of yours"),
+        (["validate", "--calibration", "a.json"], "calibration needs a table of yours"),
     ],
 )
 def test_contradictory_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

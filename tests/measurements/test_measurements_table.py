@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from polars.testing import assert_frame_equal
 
 from smoes_sim.errors import MeasurementError
 from smoes_sim.measurements import Measurement, data_hash, measured_time, read_measurements, value_of, write_measurements
@@ -26,6 +27,17 @@ def test_every_column_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         FULL, duration=found[0].duration, duration_p10=found[0].duration_p10, duration_p90=found[0].duration_p90
     )
     assert found[1] == bare
+
+
+def test_a_frame_written_as_parquet_is_the_same_table(tmp_path: Path) -> None:
+    bare = Measurement(id="b", nodes=1, ranks_per_node=2, mode="alltoall", op="alltoall", duration=1e-3)
+    write_measurements(tmp_path / "t.csv", [FULL, bare])
+    table = read_measurements(tmp_path / "t.csv")
+    table.to_polars().write_parquet(tmp_path / "t.parquet")
+    assert_frame_equal(read_measurements(tmp_path / "t.parquet").to_polars(), table.to_polars())
+    (tmp_path / "bad.parquet").write_text("id\n")
+    with pytest.raises(MeasurementError, match=r"bad\.parquet: cannot be read as Parquet"):
+        read_measurements(tmp_path / "bad.parquet")
 
 
 def test_unused_columns_are_not_written(tmp_path: Path) -> None:
