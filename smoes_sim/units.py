@@ -1,11 +1,14 @@
-"""Quantities with units, read and printed; SI inside (seconds, bytes, bytes per second).
+"""Quantities with units, parsed and printed; SI inside (seconds, bytes, bytes per second).
 
-Written by hand because the libraries misread the field's own spelling: pint reads ``400 Gb/s`` as gilbert per second,
+Own code, because libraries misread the usual spelling of network rates: pint reads ``400 Gb/s`` as gilbert per second,
 ``pydantic.ByteSize`` reads ``400Gb`` as bytes. Here the table is closed, a bare number is refused, and so is ``400G``,
 which could be bits or bytes.
 
 Example:
-    ``parse_bandwidth("400 Gb/s") == parse_bandwidth("50 GB/s") == 50e9`` and ``parse_size("64 MiB") == 67108864``.
+    >>> parse_bandwidth("400 Gb/s") == parse_bandwidth("50 GB/s") == 50e9
+    True
+    >>> parse_size("64 MiB")
+    67108864.0
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*
 
 
 def _parse(value: Any, table: dict[str, float], kind: str, example: str) -> float:
-    """Parse ``value``, a string of a number and a unit of ``table``; raise ValueError with the way out."""
+    """The SI value of a string of a number and a unit of ``table``; ValueError with what to write instead."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not {kind}. Write {example}.")
     if not isinstance(value, str):
@@ -51,7 +54,7 @@ def _parse(value: Any, table: dict[str, float], kind: str, example: str) -> floa
 
 
 def parse_bandwidth(value: Any) -> float:
-    """Bytes per second of a string such as ``400 Gb/s`` or ``50 GB/s``; ValueError without a unit or at zero."""
+    """Bytes per second of a string such as ``400 Gb/s`` or ``50 GB/s``; ValueError without a unit or for zero."""
     result = _parse(value, _RATE, "bandwidth", '"400 Gb/s" or "50 GB/s"')
     if result <= 0:
         raise ValueError(f'"{value}" is zero; bandwidth must be > 0. Leave the link out if there is none.')
@@ -64,7 +67,7 @@ def parse_duration(value: Any) -> float:
 
 
 def parse_arrivals(value: Any) -> float:
-    """Requests per second of a string such as ``2/s``; ValueError without a unit or at zero."""
+    """Requests per second of a string such as ``2/s``; ValueError without a unit or for zero."""
     result = _parse(value, _ARRIVALS, "arrivals", '"2/s"')
     if result <= 0:
         raise ValueError(f'"{value}" is zero; a rate of arrivals must be > 0. Write "2/s".')
@@ -101,7 +104,7 @@ def parse_flops(value: Any) -> float:
 
 
 def _print(value: float, steps: tuple[tuple[float, str], ...]) -> str:
-    """``value`` in the largest unit of ``steps`` that reads back exactly at 1 or more; the last unit is the SI one."""
+    """``value`` in the largest unit of which it is at least 1 and that parses back exactly, else in the last one."""
     for factor, unit in steps:
         if value >= factor and float(f"{value / factor:.15g}") * factor == value:
             return f"{value / factor:.15g} {unit}"
@@ -109,27 +112,27 @@ def _print(value: float, steps: tuple[tuple[float, str], ...]) -> str:
 
 
 def print_bandwidth(value: float) -> str:
-    """``50e9`` as ``50 GB/s``; reads back as the same float."""
+    """``50e9`` as ``50 GB/s``; parses back to the same float."""
     return _print(value, ((1e9, "GB/s"), (1e6, "MB/s"), (1.0, "B/s")))
 
 
 def print_duration(value: float) -> str:
-    """``3e-6`` as ``3 us``; reads back as the same float."""
+    """``3e-6`` as ``3 us``; parses back to the same float."""
     return _print(value, ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1.0, "s")))
 
 
 def print_arrivals(value: float) -> str:
-    """``2.0`` as ``2/s``; reads back as the same float."""
+    """``2.0`` as ``2/s``; parses back to the same float."""
     return f"{value:.15g}/s" if float(f"{value:.15g}") == value else f"{value!r}/s"
 
 
 def print_size(value: float) -> str:
-    """``67108864`` as ``64 MiB``; reads back as the same float."""
+    """``67108864`` as ``64 MiB``; parses back to the same float."""
     return _print(value, ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B")))
 
 
 def print_flops(value: float) -> str:
-    """``989e12`` as ``989 TFLOPS``; reads back as the same float."""
+    """``989e12`` as ``989 TFLOPS``; parses back to the same float."""
     return _print(value, ((1e12, "TFLOPS"), (1e9, "GFLOPS"), (1.0, "FLOPS")))
 
 

@@ -186,7 +186,10 @@ class ModelShape(Spec):
         """Parameters of attention in one layer.
 
         Example:
-            OLMoE: 4 * 2048**2 = 16 777 216. Mixtral (32 heads, 8 of keys): 4096 * 128 * (32 + 8 + 8 + 32) = 41 943 040.
+            OLMoE: 4 * 2048**2. Mixtral (32 heads, 8 of keys): 4096 * 128 * (32 + 8 + 8 + 32).
+
+            >>> find_model("olmoe-1b-7b").attention_parameters, find_model("mixtral-8x7b").attention_parameters
+            (16777216, 41943040)
         """
         if self.mla is None:
             return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
@@ -286,7 +289,10 @@ class ModelShape(Spec):
         Keys and values of every key head (GQA), or one latent vector and one rotary key (MLA).
 
         Example:
-            OLMoE in bf16: 2 * 16 layers * 16 * 128 * 2 = 131 072. DeepSeek-V3: 61 * (512 + 64) * 2 = 70 272.
+            OLMoE in bf16: 2 * 16 layers * 16 * 128 * 2. DeepSeek-V3: 61 * (512 + 64) * 2.
+
+            >>> find_model("olmoe-1b-7b").kv_bytes_per_token(2), find_model("deepseek-v3").kv_bytes_per_token(2)
+            (131072, 70272)
         """
         if self.mla is None:
             return 2 * self.layers * self.kv_heads * self.head_dim * element_size
@@ -303,7 +309,8 @@ class ModelShape(Spec):
         """Bytes of one expert's weights; ``element_size`` in bytes.
 
         Example:
-            OLMoE in bf16: 6 291 456 * 2 = 12 MiB.
+            >>> find_model("olmoe-1b-7b").expert_bytes(2) / 2**20  # 6 291 456 parameters
+            12.0
         """
         return self.expert_parameters * element_size
 
@@ -319,7 +326,11 @@ def dense_equal(shape: ModelShape, *, of: Literal["total", "active"]) -> ModelSh
         of: ``total``: all parameters (same memory). ``active``: those one token uses (same work).
 
     Example:
-        OLMoE: (6.92e9 - 0.47e9) / (3 * 2048 * 16) = 65 557, so 65 536 for the total; 8 of 64 experts make 8192.
+        OLMoE: (6.92e9 - 0.47e9) / (3 * 2048 * 16) = 65 557, rounded to 65 536 for the total; 8 of 64 experts give 8192.
+
+        >>> olmoe = find_model("olmoe-1b-7b")
+        >>> dense_equal(olmoe, of="total").dense_ffn, dense_equal(olmoe, of="active").dense_ffn
+        (65536, 8192)
     """
     target = shape.total_parameters if of == "total" else shape.active_parameters
     changes = {
@@ -363,6 +374,10 @@ def find_model(name: str) -> ModelShape:
 
     Raises:
         ConfigError: If no model has the name.
+
+    Example:
+        >>> find_model("olmoe-1b-7b").layers, find_model("olmoe-1b-7b-dense-total").experts
+        (16, 0)
     """
     models = _shipped()
     if name in models:

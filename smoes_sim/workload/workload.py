@@ -232,12 +232,20 @@ def build_workload(spec: WorkloadSpec, model: ModelShape, *, rng: np.random.Gene
         model: The model; its rule says how many tokens an image becomes.
         rng: Draws the text lengths; not used if spread is 0.
 
+    Raises:
+        ConfigError: If the tokens are those of a trace.
+
     Example:
-        OLMoE, one 336 px image, 4 text tokens, 3 output tokens, batch 2: T = 2 * (576 + 4) + 2 * 2 = 1164.
+        T = 2 sequences * (576 image + 4 text tokens) + 2 * 2 decode tokens = 1164.
+
+        >>> from smoes_sim.models import find_model
+        >>> spec = WorkloadSpec(batch=2, text_tokens=4, output_tokens=3, images=1, image_width=336, image_height=336)
+        >>> build_workload(spec, find_model("olmoe-1b-7b"), rng=np.random.default_rng(0)).num_tokens
+        1164
     """
-    full = spec.filled()
-    assert full.text_tokens is not None
-    assert full.output_tokens is not None
+    full = None if spec.is_from_trace else spec.filled()
+    if full is None or full.text_tokens is None or full.output_tokens is None:
+        raise ConfigError("workload.preset = trace: the tokens are those of the routing trace. Use workload_of_tokens.")
     text = _text_lengths(full.text_tokens, spread=full.spread or 0.0, batch=full.batch, rng=rng)
     image = 0
     if full.images and full.image_width is not None and full.image_height is not None:

@@ -147,3 +147,8 @@ def test_a_number_without_a_source_is_refused():
     sources = {name: source for name, source in preset["sources"].items() if name != "spread"}
     with pytest.raises(ValueError, match=r"needs an entry for each number, no other: \['spread'\]"):
         Preset.model_validate(preset | {"sources": sources})
+
+
+def test_the_tokens_of_a_trace_are_not_drawn():
+    with pytest.raises(ConfigError, match=r"^workload\.preset = trace: the tokens are those of the routing trace\. Use"):
+        build(preset="trace")
