@@ -48,6 +48,7 @@ def import_measurements(
 
     For example: smoes-sim measurements import run.log -o rows.csv --topology 8x-h100
     """
+    from smoes_sim.display.tables import as_text
     from smoes_sim.errors import ConfigError
     from smoes_sim.measurements import write_measurements
     from smoes_sim.measurements.imported import Facts, import_logs
@@ -68,9 +69,4 @@ def import_measurements(
     write_measurements(out, imported.rows)
     for reason, count in imported.left_out.items():
         show.talk(f"left out: {count} rows ({reason})")
-    first = imported.rows[0]
-    document = {
-        "file": str(out), "rows": len(imported.rows), "left_out": imported.left_out, "nodes": first.nodes,
-        "ranks_per_node": first.ranks_per_node, "library": first.library, "topology": topology,
-    }  # fmt: skip
-    typer.echo(to_json(document) if as_json else show.pairs(document), nl=False)
+    typer.echo(to_json(imported.to_dict()) if as_json else as_text(imported.tables()), nl=False)

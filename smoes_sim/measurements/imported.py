@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from smoes_sim.display.result import Result
+from smoes_sim.display.tables import Table, pairs
 from smoes_sim.errors import MeasurementError
 from smoes_sim.measurements.nccl_tests import OPERATIONS, LoggedTest, read_tests
-from smoes_sim.measurements.table import Measurement
+from smoes_sim.measurements.table import Measurement, Measurements
 from smoes_sim.topology import find_topology
 
 
@@ -34,15 +37,47 @@ class Facts:
     nic_bandwidth: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    """The rows, and the number of rows left out, by reason."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ImportedRows(Result):
+    """Rows of the tests in some logs.
 
-    rows: list[Measurement]
+    Attributes:
+        rows: One row per timed size, at least one.
+        left_out: Number of rows left out, by reason.
+        out: The table for which the rows are made.
+        topology: Name of the measured topology; "" if none was given.
+    """
+
+    rows: tuple[Measurement, ...]
     left_out: dict[str, int]
+    out: Path
+    topology: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of ``smoes-sim measurements import``: what was read, without the rows."""
+        first = self.rows[0]
+        return {
+            "file": str(self.out),
+            "rows": len(self.rows),
+            "left_out": self.left_out,
+            "nodes": first.nodes,
+            "ranks_per_node": first.ranks_per_node,
+            "library": first.library,
+            "topology": self.topology,
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows by column of the table."""
+        return Measurements(rows=self.rows).records()
+
+    def tables(self) -> list[Table]:
+        """What was read, one line per fact."""
+        left_out = ", ".join(f"{number} ({reason})" for reason, number in self.left_out.items())
+        document = self.to_dict() | {"left_out": left_out or "0"}
+        return [pairs({key: str(value) for key, value in document.items()})]
 
 
-def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> Imported:
+def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> ImportedRows:
     """Rows of the tests in the logs, for a table at ``out`` (paths in the rows are relative to its folder).
 
     Raises:
@@ -63,7 +98,12 @@ def import_logs(paths: Sequence[Path], out: Path, facts: Facts) -> Imported:
     if not rows:
         reasons = "; ".join(f"{count} x {reason}" for reason, count in left_out.items() if count)
         raise MeasurementError(f"{paths[0]}: has no row to import ({reasons}). Give the log of alltoall_perf.")
-    return Imported(rows=_with_own_ids(rows), left_out={reason: count for reason, count in left_out.items() if count})
+    return ImportedRows(
+        rows=tuple(_with_own_ids(rows)),
+        left_out={reason: count for reason, count in left_out.items() if count},
+        out=out,
+        topology=facts.topology,
+    )
 
 
 def _named(path: Path) -> str:
