@@ -19,7 +19,7 @@ from smoes_sim.placement import (
     place_experts,
 )
 from smoes_sim.prediction.deployment import Deployment
-from smoes_sim.step.build import Step, make_step
+from smoes_sim.step.build import RoutedExperts, Step, make_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,7 @@ class ScheduleMaker:
         if key not in self.known:
             window, rule = self.windows[number], self.deployment.scenario.placement.tokens
             home = home_tokens(rule, window.trace, placement, decide_by=self.windows[source].trace)
-            parts = replace(
-                self.deployment.parts, workload=window.workload, trace=window.trace, placement=placement, home=home
-            )
+            experts = RoutedExperts(trace=window.trace, placement=placement)
+            parts = replace(self.deployment.parts, workload=window.workload, experts=experts, home=home)
             self.known[key] = make_step(parts, np.arange(window.trace.num_tokens))
         return self.known[key]

@@ -1,7 +1,8 @@
-"""How long does work take on one device, with no communication: peaks, bandwidth, roofline.
+"""How long does each rank compute, and how much memory does it need?
 
-Main type: :class:`~smoes_sim.compute.devices.Device`; :func:`~smoes_sim.compute.roofline.roofline_time` gives seconds.
-Neighbours: ``models`` says how many operations and bytes a layer has, ``timeline`` orders the times of a step.
+Main types: :class:`Device` (peaks and bandwidth), :class:`RankLoad` (work of each rank) and :class:`ComputeTimes`.
+``roofline`` turns operations and bytes into seconds, ``layers`` the parts of a step, ``vision`` the vision tower; ``memory``
+counts bytes, ``cores`` shares the cores of one machine. Neighbours: ``models`` has the shapes, ``step`` orders the times.
 """
 
 from smoes_sim.compute.devices import Device, Range, Share, device_names, find_device

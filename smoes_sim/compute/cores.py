@@ -1,7 +1,7 @@
-"""Ranks that compute in turns on the cores of one machine, as in a lab: processor sharing.
+"""Ranks that share the cores of one machine, as in a lab: processor sharing.
 
-While ``n`` of them compute on ``c`` cores each gets ``min(1, c / n)`` of a core. What is left out: the scheduler's slices (a
-few milliseconds), caches that ranks push each other out of, and the cores' work for the network itself.
+While ``n`` of them compute on ``c`` cores, each gets ``min(1, c / n)`` of a core. Not counted: time slices of the scheduler
+(a few milliseconds), cache misses that ranks cause each other, and the work of the cores for the network.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 
 def shared_finish(work: NDArray[np.float64], *, num_cores: int) -> NDArray[np.float64]:
-    """When each rank is done if all begin at once, seconds, (R,).
+    """Finish time of each rank if all start together, seconds, shape (R,).
 
     Args:
-        work: Seconds on a core of its own, (R,).
-        num_cores: Cores.
+        work: Seconds of each rank on a dedicated core, shape (R,).
+        num_cores: Number of cores.
 
     Example:
-        1, 1, 2 and 4 s on 2 cores: at half speed until 2 s, then two ranks at full speed: 2, 2, 3 and 5 s.
+        1, 1, 2 and 4 s on 2 cores: at half speed until 2 s, then two ranks at full speed:
+
+        >>> shared_finish(np.array([1.0, 1.0, 2.0, 4.0]), num_cores=2).tolist()
+        [2.0, 2.0, 3.0, 5.0]
     """
     order = np.argsort(work, kind="stable")
     running = np.arange(len(work), 0, -1)
@@ -41,11 +44,11 @@ class Cores:
         self._generation = 0
 
     def work(self, duration: float) -> Generator[simpy.Event, None, None]:
-        """Compute what takes ``duration`` seconds on a core of its own."""
+        """SimPy process of work that takes ``duration`` seconds on a dedicated core."""
         self._catch_up()
         done = simpy.Event(self._env)
         self._left[done] = duration
-        self._plan()
+        self._schedule_next()
         yield done
 
     @property
@@ -53,14 +56,14 @@ class Cores:
         return min(1.0, self._num_cores / len(self._left))
 
     def _catch_up(self) -> None:
-        """Bring all work to the present."""
+        """Subtract the work done since the last change."""
         passed, self._since = self._env.now - self._since, self._env.now
         if self._left:
             done = passed * self._speed
             self._left = {event: left - done for event, left in self._left.items()}
 
-    def _plan(self) -> None:
-        """Wake when the next piece of work is done, unless something changes before."""
+    def _schedule_next(self) -> None:
+        """Wake up when the next piece of work ends, unless something changes before."""
         self._generation += 1
         if self._left:
             next_event = min(self._left, key=self._left.__getitem__)
@@ -72,4 +75,4 @@ class Cores:
             self._catch_up()
             del self._left[event]
             event.succeed()
-            self._plan()
+            self._schedule_next()

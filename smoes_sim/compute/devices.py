@@ -1,4 +1,4 @@
-"""What one accelerator can do at best: dense peaks, memory bandwidth, memory size, each with its source."""
+"""Accelerators: dense peaks, memory bandwidth and memory size, each with its source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Range(Spec):
-    """A share of a peak that is not known exactly: the middle that is used, and how low and how high it may be."""
+    """An uncertain share of a peak: the value that is used, and the ends of its range."""
 
     low: Share = Field(description="Lowest value, above 0.", examples=[0.3])
     value: Share = Field(description="Value that is used where one number is needed.", examples=[0.5])
@@ -29,21 +29,26 @@ class Range(Spec):
         return self
 
     def quantile(self, part: float) -> float:
-        """From ``low`` (0) over ``value`` (0.5) to ``high`` (1), straight in between."""
+        """The share at a quantile: ``low`` at 0, ``value`` at 0.5, ``high`` at 1, linear in between.
+
+        Example:
+            >>> Range(low=0.25, value=0.5, high=0.625).quantile(0.75)
+            0.5625
+        """
         near, far = (self.low, self.value) if part < 0.5 else (self.value, self.high)
         return near + (far - near) * (2 * part - (0 if part < 0.5 else 1))
 
 
 FLOPS_EFFICIENCY = Range(low=0.3, value=0.5, high=0.7)
-"""Share of the dense peak that matrix products reach where arithmetic limits them, for every device without its own.
+"""Share of the dense peak that matrix products reach when arithmetic limits them; default of every device.
 
 Kernels of DeepSeek-V3's shapes on H800 (1978.9 TFLOPS in FP8, 989.4 in BF16): dense products of 4096 rows 590 to 1358
 TFLOPS, grouped ones 815 to 1297 (github.com/deepseek-ai/DeepGEMM, README of 2025-02-25): 0.30 to 0.69. MLA decoding 660
-(README of FlashMLA): 0.67. Attention on B200 1460 of 2250 TFLOPS (there too): 0.65. Other devices: assumed alike. The
+(README of FlashMLA): 0.67. Attention on B200 1460 of 2250 TFLOPS (ibid.): 0.65. Other devices: assumed to be the same. The
 middle is an assumption. Measured kernel by kernel; nothing was fitted to times of whole steps.
 """
 MEMORY_EFFICIENCY = Range(low=0.5, value=0.8, high=0.9)
-"""Share of the memory bandwidth that is reached where memory limits, for every device without its own.
+"""Share of the memory bandwidth that is reached when memory limits; default of every device.
 
 H800 (3.35 TB/s), same sources: products of 64 rows 1688 to 2668 GB/s, 0.50 to 0.80; MLA decoding 3000 GB/s, 0.90.
 """
@@ -53,11 +58,15 @@ class Device(Spec):
     """One accelerator.
 
     ``peak_bf16`` and ``peak_fp8`` are dense rates in operations per second (a multiply-add is two), ``None`` where the
-    format is not built in; ``memory_bandwidth`` is in bytes per second, ``memory`` in bytes. The efficiencies say which
-    share of peak and bandwidth to expect before anybody has measured.
+    format is not supported; ``memory_bandwidth`` is in bytes per second, ``memory`` in bytes. The efficiencies are the
+    shares of peak and bandwidth to expect without a measurement.
 
     Example:
-        h100-sxm turns from memory-bound to compute-bound at 989.4e12 / 3.35e12 = 295 operations per byte.
+        h100-sxm is compute-bound above 989.4e12 / 3.35e12 = 295 operations per byte:
+
+        >>> device = find_device("h100-sxm")
+        >>> round(device.peak_bf16 / device.memory_bandwidth)
+        295
     """
 
     name: str

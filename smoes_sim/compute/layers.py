@@ -1,8 +1,8 @@
-"""How long each rank computes in each part of a step, by roofline over the model's shapes.
+"""Compute times of each rank in each part of a step, by roofline over the model's shapes.
 
 Counted: attention projections and scores, KV cache, router, routed, shared and dense experts, the head. Weights are read
-once per rank and step, routed experts once per *activated* expert. Left out: norms, sampling, and the keys and values that
-ranks would have to exchange where a sequence is spread over several. Images: :mod:`smoes_sim.compute.vision`.
+once per rank and step, routed experts once per *activated* expert. Not counted: norms, sampling, and the exchange of keys
+and values where a sequence is spread over several ranks. Images: :mod:`smoes_sim.compute.vision`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from smoes_sim.models import ModelShape
 Precision = Literal["bf16", "fp8"]
 Floats = NDArray[np.float64]
 ELEMENT_SIZE: dict[Precision, int] = {"bf16": 2, "fp8": 1}
-"""Bytes of an element; the scales of fp8 (4 bytes for 128 elements and more) are left out."""
+"""Bytes of an element, without the scales of fp8 (4 bytes for 128 or more elements)."""
 _ACTIVATION = 2
 """Bytes of an activation: bf16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeRates:
-    """A device and the share of it that is reached.
+    """A device and the shares of its peaks that are reached.
 
     Attributes:
         device: Peaks and bandwidth.
         flops_efficiency: Share of the peak.
         memory_efficiency: Share of the memory bandwidth.
         launch: Seconds per part of a layer.
-        per_layer: Seconds per layer that the roofline does not see.
-        weights: Format in which projections and experts are stored and multiplied; router and head stay bf16.
+        per_layer: Seconds of software per layer, outside the roofline.
+        weights: Format in which projections and experts are stored and multiplied; router and head are always bf16.
         cache: Format of the KV cache; scores are computed in bf16.
     """
 
@@ -48,7 +48,7 @@ class ComputeRates:
     cache: Precision = "bf16"
 
     def time(self, flops: Floats, bytes_moved: Floats, *, precision: Precision = "bf16") -> Floats:
-        """Seconds of each piece of work, its launch included."""
+        """Seconds of each piece of work, launch included, in the broadcast shape of ``flops`` and ``bytes_moved``."""
         return roofline_time(
             flops=flops,
             bytes_moved=bytes_moved,
@@ -62,17 +62,17 @@ class ComputeRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankLoad:
-    """What the ranks have to do in one step, prefill and decode together.
+    """Work of each rank in one step, prefill and decode together; R ranks, L MoE layers.
 
     Attributes:
-        prefill: Prompt tokens at home on each rank, (R,).
-        pairs: Sum over those of the tokens they attend to, (R,).
-        earlier: Tokens of the same sequences that earlier steps have prefilled, (R,).
-        decode: Tokens of sequences that are decoded, (R,).
-        context: Sum over those of the tokens they attend to, all read from the cache, (R,).
-        outputs: Sequences whose next token each rank produces, (R,).
-        slots: Routed tokens of each rank, (L, R), L the MoE layers.
-        active_experts: Experts of each rank that process at least one token, (L, R).
+        prefill: Number of prompt tokens at home on each rank, shape (R,).
+        pairs: Number of (prompt token, token that it attends to) pairs, shape (R,).
+        earlier: Number of tokens of the same sequences that earlier steps have prefilled, shape (R,).
+        decode: Number of tokens that are decoded, shape (R,).
+        context: Number of (decoded token, token that it attends to) pairs, all read from the cache, shape (R,).
+        outputs: Number of sequences whose next token each rank produces, shape (R,).
+        slots: Number of routed tokens of each rank, shape (L, R).
+        active_experts: Number of experts of each rank that process at least one token, shape (L, R).
     """
 
     prefill: NDArray[np.int64]
@@ -86,13 +86,13 @@ class RankLoad:
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """Tokens at home on each rank, (R,)."""
+        """Number of tokens at home on each rank, shape (R,)."""
         return self.prefill + self.decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeTimes:
-    """Seconds per rank; what is the same in every layer has the shape (R,), ``experts`` (L, R)."""
+    """Seconds per rank, shape (R,), equal in every layer; ``experts`` has the shape (L, R)."""
 
     attention: Floats
     gate: Floats
@@ -103,15 +103,15 @@ class ComputeTimes:
 
 
 def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, tensor: int = 1) -> ComputeTimes:
-    """Roofline times of every part.
+    """Roofline times of every part of a step on each rank, seconds.
 
     Args:
-        model: The model's shape.
-        load: What the ranks have to do.
-        rates: What a device reaches.
-        tensor: Neighbouring ranks that share attention and the head of what lives on any of them: each has its part of the
-            weights, heads and vocabulary, and in a dense model of the feed-forward layers. Router and shared experts, and
-            dense layers beside experts, work on the tokens of the rank itself.
+        model: Shape of the model.
+        load: Work of each rank.
+        rates: Rates that a device reaches.
+        tensor: Number of neighbouring ranks that form an attention group. They share the attention and the head of all
+            tokens of the group: each holds a part of the weights, heads and vocabulary, and in a dense model of the
+            feed-forward layers. Router, shared experts, and dense layers beside experts work on the rank's own tokens.
 
     Example:
         OLMoE's routed experts on 1,000 slots: 2 * 6291456 * 1000 = 12.58 GFLOP.
@@ -140,7 +140,7 @@ def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, ten
 
 
 def attention_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, tensor: int = 1) -> Floats:
-    """Seconds of one layer's attention on each rank, (R,): projections, then prefill's scores, then decode's.
+    """Seconds of the attention of one layer on each rank, (R,): projections, scores of prefill, scores of decode.
 
     The three follow each other, each with its own roofline; one launch and ``per_layer`` are added where there is work.
     """
@@ -171,16 +171,17 @@ def _without_launch(rates: ComputeRates, flops: Floats, bytes_moved: Floats) -> 
 
 
 def _speed_up(rates: ComputeRates) -> float:
-    """How much faster than bf16 the format of the weights is multiplied."""
+    """Ratio of the peak in the format of the weights to the peak in bf16."""
     if rates.weights == "bf16" or rates.device.peak_fp8 is None:
         return 1.0
     return rates.device.peak_fp8 / rates.device.peak_bf16
 
 
 def of_group(values: NDArray[np.integer], tensor: int) -> Floats:
-    """Sum over each ``tensor`` neighbouring ranks, at each of them, (R,).
+    """Sums over groups of ``tensor`` neighbouring ranks, given to each rank of the group, shape (R,).
 
     Example:
-        1, 2, 3, 4 in pairs: 3, 3, 7, 7.
+        >>> of_group(np.array([1, 2, 3, 4]), 2).tolist()
+        [3.0, 3.0, 7.0, 7.0]
     """
     return np.repeat(values.reshape(-1, tensor).sum(axis=1), tensor).astype(np.float64)

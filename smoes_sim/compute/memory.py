@@ -1,4 +1,4 @@
-"""What a rank has to hold: weights by part, the KV cache, and what a step needs beside them."""
+"""Memory of the busiest rank: weights by part, KV cache, and the buffers of a step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LOGIT = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSize:
-    """The largest step that a rank takes part in, and what it keeps of the batch.
+    """The largest step of the busiest rank, and the tokens that it keeps in its cache.
 
     Attributes:
-        tokens: Tokens at home on the busiest rank.
-        outputs: Sequences whose next token its attention group produces.
-        cached: Tokens whose keys and values its attention group keeps.
-        imbalance: Routed tokens of the busiest rank over the mean.
+        tokens: Number of tokens at home on the busiest rank.
+        outputs: Number of sequences whose next token its attention group produces.
+        cached: Number of tokens whose keys and values its attention group keeps.
+        imbalance: Routed tokens of the busiest rank over the mean of all ranks.
         copy_bytes: Bytes of a dispatched and a combined copy together.
         has_images: Whether the vision tower is loaded.
     """
@@ -40,8 +40,8 @@ class MemoryNeed:
     Attributes:
         weights: By part: attention, router, shared, dense, experts, embeddings, norms, vision.
         buffers: By part: activations, experts' activations, exchanges, logits.
-        cache_per_token: Bytes of the KV cache that a token of a sequence takes on each rank of its attention group.
-        cached: Tokens whose keys and values it keeps.
+        cache_per_token: Bytes of the KV cache per token on each rank of its attention group.
+        cached: Number of tokens whose keys and values it keeps.
     """
 
     weights: dict[str, float]
@@ -63,19 +63,19 @@ class MemoryNeed:
 def memory_of_rank(
     model: ModelShape, step: StepSize, *, slots: int, num_ranks: int, tensor: int, weights: Precision, cache: Precision
 ) -> MemoryNeed:
-    """What the busiest rank holds.
+    """Bytes that the busiest rank needs, by part.
 
     Attention, embedding and head are divided over the ``tensor`` ranks of an attention group, and so are the feed-forward
     layers of a dense model; router, shared experts, dense layers beside experts and the vision tower are on every rank.
-    Buffers are those of one layer, one after the other at the same place: an estimate, as engines differ (graphs, workspaces
-    and fragmentation are what ``memory_share`` leaves).
+    Buffers are those of one layer and are reused by the next: an estimate, because engines differ (graphs, workspaces and
+    fragmentation have to fit into what ``memory_share`` leaves).
 
     Args:
         model: The model's shape.
         step: The largest step.
-        slots: Experts (replicas counted) on the rank, per MoE layer.
-        num_ranks: Ranks, R.
-        tensor: Ranks of an attention group.
+        slots: Number of experts on the rank per MoE layer, replicas included.
+        num_ranks: Number of ranks, R.
+        tensor: Number of ranks of an attention group.
         weights: Format of projections and experts; router, embedding, head and tower are bf16.
         cache: Format of the KV cache.
 
@@ -104,10 +104,10 @@ def memory_of_rank(
 
 
 def _buffers(model: ModelShape, step: StepSize, *, num_ranks: int, tensor: int) -> dict[str, float]:
-    """Bytes beside weights and cache.
+    """Bytes of the buffers of a step, by part.
 
-    Per token four hidden vectors and the widest of attention, dense and shared layers; per routed token the expert's input,
-    output and three inner vectors; per copy what is sent and comes back; the logits.
+    Per token: four hidden vectors, and the inner vectors of the widest of attention, dense and shared layers. Per routed
+    token: input, output and three inner vectors of the expert. Per copy: the bytes sent and received. The logits.
     """
     if model.mla is None:
         attention = model.head_dim * (model.heads + 2 * model.kv_heads)

@@ -1,4 +1,4 @@
-"""How long a kernel takes: as long as its arithmetic or its memory traffic, whichever is slower, plus the launch."""
+"""The roofline: a kernel takes as long as its arithmetic or its memory traffic, whichever is slower, plus its launch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def roofline_time(
 ) -> NDArray[np.float64]:
     """Seconds that each piece of work takes on ``device``.
 
-    time = max(flops / (peak * flops_efficiency), bytes / (bandwidth * memory_efficiency)) + launch; work of no
-    operations and no bytes is not launched and takes 0 s. Perfect overlap of arithmetic and memory inside a kernel is
-    assumed, and efficiencies do not depend on the size: small matrices are slower than this.
+    ``time = max(flops / (peak * flops_efficiency), bytes / (bandwidth * memory_efficiency)) + launch``; work without
+    operations and bytes is not launched and takes 0 s. Arithmetic and memory traffic of a kernel are assumed to overlap
+    perfectly, and efficiencies do not depend on the size: small matrices are slower than this.
 
     Args:
         flops: Operations of each piece, any shape; a multiply-add is two.
@@ -43,8 +43,13 @@ def roofline_time(
         ConfigError: If an efficiency, the launch cost or the work is out of range, or the device lacks the precision.
 
     Example:
-        a100-sxm4-80gb, 312e9 operations, 2.039e9 bytes, efficiency 0.5 each, launch 5 us: max(2 ms, 2 ms) + 5 us =
-        2.005 ms.
+        312e9 operations on an A100 of 312 TFLOPS, half of which is reached, and a launch of 5 us: 2.005 ms.
+
+        >>> from smoes_sim.compute import find_device
+        >>> a100 = find_device("a100-sxm4-80gb")
+        >>> options = {"device": a100, "flops_efficiency": 0.5, "memory_efficiency": 0.5, "launch": 5e-6}
+        >>> round(float(roofline_time(flops=312e9, bytes_moved=0, **options)) * 1e3, 6)
+        2.005
     """
     peak = device.peak_bf16 if precision == "bf16" else device.peak_fp8
     if peak is None:

@@ -1,4 +1,4 @@
-"""How long the vision tower works before a prefill."""
+"""Time of the vision tower before a prefill."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _ACTIVATION = 2
 
 
 def vision_time(model: ModelShape, rates: ComputeRates, *, images: int, width: int, height: int, num_ranks: int) -> float:
-    """Seconds that the rank with most images spends on them; 0 without images, or without a known tower.
+    """Seconds of the rank with the most images; 0 without images, or without a known tower.
 
-    The tower is on every rank and images are dealt out evenly, ``ceil(images / ranks)`` on the busiest, all in one pass:
+    The tower is on every rank and images are spread evenly, ``ceil(images / ranks)`` on the busiest, all in one pass:
     ``max(flops / (peak e_f), bytes / (bandwidth e_m)) + launch`` per layer. Bytes are the weights and four activations of
-    every patch and layer. Decoding and resizing the picture on the host are not counted.
+    every patch and layer. Decoding and resizing of the image on the host are not counted.
 
     Args:
-        model: Whose tower.
-        rates: What a device reaches.
-        images: Images of the batch.
-        width: Pixels.
-        height: Pixels.
-        num_ranks: Ranks, R.
+        model: Shape of the model with its tower.
+        rates: Rates that a device reaches.
+        images: Number of images of the batch.
+        width: Width of an image in pixels.
+        height: Height of an image in pixels.
+        num_ranks: Number of ranks, R.
 
     Example:
         OLMoE with CLIP, 8 images over 2 ranks of 42.6 TFLOPS at 0.5: 4 * 0.389e12 / 21.3e12 = 73 ms and 24 launches.

@@ -1,4 +1,4 @@
-"""Which links are the bottleneck: the busiest ones by name, when they were in use and for how long they were full."""
+"""The busiest links of an exchange by name, when they were in use, and for how long they were full."""
 
 from __future__ import annotations
 
@@ -16,53 +16,55 @@ from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.topology import Topology
 
 _EQUAL = 1e-12
-"""Links whose bytes differ by no more than this, relatively, carry the same: bytes are sums of floats."""
+"""Largest relative difference of equal numbers of bytes, which are sums of floats."""
 _FULL = 0.999
-"""A link is full from this share of its capacity on."""
+"""Share of its capacity from which on a link counts as full."""
 _IDLE = 1e-12
-"""A link is in use above this share of its capacity: shares are sums of floats."""
+"""Share of its capacity above which a link counts as in use; smaller shares are rounding errors."""
 _CHANGE = 1e-6
-"""Changes in the use of a link below this share of its capacity are not shown."""
+"""Smallest change in the use of a link, as a share of its capacity, that is reported."""
 _NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkGroup:
-    """One link, or several of one kind and bandwidth that are equally busy.
+    """One link, or several links of one kind and bandwidth that are equally busy.
 
     Attributes:
         name: ``source -> target``; numbers that differ between the links are ``*``.
         links: Ids, shape (N,).
-        alike: Links of that kind in the topology that the name fits; N of them are meant.
+        num_matching: Number of links of that kind whose name matches; N of them are in the group.
     """
 
     name: str
     links: NDArray[np.int64]
-    alike: int
+    num_matching: int
 
     @property
     def label(self) -> str:
-        """The name, with how many links it stands for: ``node*.nic* -> fabric (x16)``, or ``(15 of 16)``."""
+        """The name with the number of links: ``node*.nic* -> fabric (x16)``, or ``(15 of 16)``."""
         if len(self.links) == 1:
             return self.name
-        count = f"x{self.alike}" if len(self.links) == self.alike else f"{len(self.links)} of {self.alike}"
+        count = (
+            f"x{self.num_matching}" if len(self.links) == self.num_matching else f"{len(self.links)} of {self.num_matching}"
+        )
         return f"{self.name} ({count})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotLinks:
-    """How busy a link, or each of several that carry the same bytes, is in one exchange.
+    """Load of a link, or of each of several links that carry the same bytes, in one exchange.
 
     Attributes:
-        group: Which links.
-        kind: Such as ``nvlink4`` or ``infiniband``.
-        size: Bytes that each carries.
-        capacity: B/s of each.
+        group: The links.
+        kind: Kind of the links, such as ``nvlink4``.
+        size: Bytes on each link.
+        capacity: B/s of each link.
         busy: Seconds that these bytes take at full capacity.
         utilisation: ``busy`` over the duration of the exchange.
-        first: Seconds when the first of them came into use; ``None`` where use over time was not recorded, as below.
-        last: Seconds when the last of them fell idle.
-        full: Seconds that each was full (at 99.9% of its capacity or more), at least.
+        first: Seconds when the first of the links came into use; None, as the next two, if use was not recorded over time.
+        last: Seconds when the last of the links became idle.
+        full: Seconds that each link was at 99.9% of its capacity or more, at least.
     """
 
     group: LinkGroup
@@ -94,14 +96,14 @@ class HotLinks:
 def hot_links(
     network: Network, phases: Sequence[Flows], *, duration: float, most: int, link_use: Sequence[LinkUse] = ()
 ) -> list[HotLinks]:
-    """The shared links that need longest for their bytes, busiest first, equal ones together.
+    """The shared links that need longest for their bytes, busiest first; equally busy links are grouped.
 
     Args:
-        network: Capacities and names.
-        phases: What was sent.
+        network: Capacities and names of links.
+        phases: Messages of the exchange.
         duration: Seconds that it took.
-        most: Entries to return.
-        link_use: Use of every link over time, if it was recorded.
+        most: Largest number of entries to return.
+        link_use: Use of every link over time, if recorded.
 
     Example:
         4 ranks on a star of 50 GB/s, 16 MiB a pair: two entries of 4 links each, ``node0.device* -> switch`` and back,
@@ -135,14 +137,14 @@ def hot_links(
 def link_groups(
     topology: Topology, busy: NDArray[np.float64], *, tolerance: float, label: NDArray[np.uint64] | None = None
 ) -> Iterator[LinkGroup]:
-    """Links in use, busiest first, those of one kind and bandwidth that are equally busy as one group.
+    """Groups of links in use, busiest first; links of one kind and bandwidth that are equally busy form a group.
 
-    A group is more than half of the links that its name fits, so that ``node*.nic*`` never hides the few that matter;
-    fewer are named one by one. Ties go by link id.
+    A group has more than half of the links that match its name, so that ``node*.nic*`` never hides the few that matter;
+    otherwise links are named one by one. Ties are ordered by link id.
 
     Args:
-        topology: Names.
-        busy: Seconds or anything else to compare links by, shape (H,); a link with 0 is not in use.
+        topology: Names of links.
+        busy: Seconds, or another measure of load, of each link, shape (H,); a link with 0 is not in use.
         tolerance: Largest relative difference between links that are equally busy.
         label: Links with different labels are never grouped, shape (H,).
     """
@@ -160,7 +162,7 @@ def link_groups(
 
 
 def use_over_time(links: NDArray[np.int64], link_use: Sequence[LinkUse], duration: float) -> list[tuple[float, float]]:
-    """Moments and the share of capacity in use from then on, of several links their mean; ends at ``duration``."""
+    """Times (s) and the mean share of the links' capacity in use from then on; the last time is ``duration``."""
     points: list[tuple[float, float]] = []
     for moment, use in link_use:
         share = float(use[links].mean())
@@ -170,20 +172,25 @@ def use_over_time(links: NDArray[np.int64], link_use: Sequence[LinkUse], duratio
 
 
 def _named(topology: Topology, link: int, *, equal: NDArray[np.int64], same: NDArray[np.int64]) -> LinkGroup:
-    """A link with those among equally busy ones that are named alike; by itself if most so named are not among them."""
+    """A group of equally busy links whose names differ in numbers only; ``link`` alone if they are a minority."""
     names = {other: topology.link_name(other) for other in same.tolist()}
     pattern = _NUMBER.sub("*", names[link])
     links = np.array([other for other in equal.tolist() if _NUMBER.sub("*", names[other]) == pattern])
     name = _common_name([names[other] for other in links.tolist()])
     fits = re.compile(re.escape(name).replace(r"\*", r"\d+"))
-    alike = sum(fits.fullmatch(other) is not None for other in names.values())
-    if 2 * len(links) > alike:
-        return LinkGroup(name=name, links=links, alike=alike)
-    return LinkGroup(name=names[link], links=np.array([link]), alike=1)
+    num_matching = sum(fits.fullmatch(other) is not None for other in names.values())
+    if 2 * len(links) > num_matching:
+        return LinkGroup(name=name, links=links, num_matching=num_matching)
+    return LinkGroup(name=names[link], links=np.array([link]), num_matching=1)
 
 
 def _common_name(names: Sequence[str]) -> str:
-    """Names that differ in numbers only, as one, with ``*`` where they differ."""
+    """One name for names that differ in numbers only, with ``*`` where they differ.
+
+    Example:
+        >>> _common_name(["node0.nic1 -> fabric", "node2.nic1 -> fabric"])
+        'node*.nic1 -> fabric'
+    """
     numbers = zip(*(_NUMBER.findall(name) for name in names), strict=True)
     shown = iter([values[0] if len(set(values)) == 1 else "*" for values in numbers])
     return _NUMBER.sub(lambda _: next(shown), names[0])
@@ -192,7 +199,7 @@ def _common_name(names: Sequence[str]) -> str:
 def _in_time(
     links: NDArray[np.int64], link_use: Sequence[LinkUse], duration: float
 ) -> tuple[float | None, float | None, float | None]:
-    """When the first link came into use, when the last fell idle, and the shortest time that one of them was full."""
+    """Seconds when the first link came into use, when the last became idle, and the shortest time that one was full."""
     if not link_use:
         return None, None, None
     moments = np.array([moment for moment, _ in link_use])

@@ -1,8 +1,8 @@
-"""Every packet by itself, on SimPy's clock: slow, small cases only, and the judge of the fluid and FIFO networks.
+"""Simulation of every packet on SimPy's clock: slow, for small cases, and the reference of the fluid and FIFO models.
 
-Each directed link is a port with an endless FIFO queue in front: a packet is served for ``bytes / capacity``, travels
-for the link's latency and joins the next queue (store and forward, no loss, no back-pressure). The rules of phases,
-injection and window are those of :mod:`smoes_sim.network.fifo.exchange`, whose figures this module must reproduce.
+Each directed link is a port with an unlimited FIFO queue: a packet is served for ``bytes / capacity``, travels for the
+link's latency and joins the next queue (store and forward, no loss, no back-pressure). The rules of phases, injection and
+window are those of :mod:`smoes_sim.network.fifo.exchange`, whose results this module must reproduce.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from smoes_sim.network.fifo.kernel import ANSWER_SIZE
 from smoes_sim.network.flows import Flows, Network
 
 _MOST_HOPS = 2_000_000
-"""Packets times links up to which packets are sent one by one: half a minute."""
+"""Largest number of packets times links that is simulated: half a minute."""
 _ROUNDING = 1e-9
 Process = Generator[simpy.Event, Any, None]
 
@@ -46,13 +46,13 @@ def packet_exchange_time(
     window: float = TCP_WINDOW,
     injection: Injection = "fifo",
 ) -> ExchangeTime:
-    """Simulate one exchange that starts everywhere at once, packet by packet.
+    """Simulate one exchange that all ranks enter at the same time, packet by packet.
 
     Arguments as in :func:`~smoes_sim.network.fifo.exchange.fifo_times`; ``rate_changes`` counts the packets.
 
     Raises:
         ConfigError: If a size is not positive, ``injection`` is unknown, or the case is too large.
-        SimulationError: If the answer is below the bound or bytes are lost (a bug).
+        SimulationError: If the time is below the bound or bytes are lost, which is a bug.
 
     Example:
         4 ranks on a star of 50 GB/s, 16 MiB a pair, shifted order: 3 * 16777216 / 50e9 s and the time of one packet.
@@ -77,16 +77,16 @@ def packet_times(
 
     Raises:
         ConfigError: If a size is not positive, ``injection`` is unknown, or the case is too large.
-        SimulationError: If bytes are lost (a bug).
+        SimulationError: If bytes are lost, which is a bug.
 
     Example:
-        2 packets over two links, each packet s seconds a link: the last byte arrives after 3 s and the latencies.
+        2 packets over two links, s seconds per packet and link: the last byte arrives after 3 s plus the latencies.
     """
     check_routes(network, phases)
     check_settings(chunk=packet, window=window, packet=packet, injection=injection)
     if (hops := pieces(phases, packet)) > _MOST_HOPS:
         raise ConfigError(
-            f"fidelity packet: {hops:.1e} packets would cross links, at most {_MOST_HOPS:.0e} are played. "
+            f"fidelity packet: {hops:.1e} packets would cross links, at most {_MOST_HOPS:.0e} are simulated. "
             "Use fidelity fifo, which serves whole chunks, or fewer bytes or ranks."
         )
     sending = _Sending(network, phases, packet=packet, window=window, injection=injection)
@@ -100,7 +100,7 @@ def packet_times(
 
 
 class _Sending:
-    """An exchange under way."""
+    """An exchange in progress."""
 
     def __init__(
         self, network: Network, phases: Sequence[Flows], *, packet: float, window: float, injection: Injection
@@ -152,7 +152,7 @@ class _Sending:
         return self._senders[key]
 
     def _run_rank(self, rank: int) -> Process:
-        """What one rank does: as in :func:`~smoes_sim.network.exchange.finish_exchange`."""
+        """Process of one rank, as in :func:`~smoes_sim.network.exchange.finish_exchange`."""
         yield self.env.timeout(self._network.per_exchange)
         for flows, messages in zip(self._phases, self.messages, strict=True):
             if flows.after >= 0:
@@ -160,7 +160,7 @@ class _Sending:
                 waits = [earlier[f].is_received for f in np.flatnonzero(before.destination == rank)]
                 if flows.after_sent:
                     waits += [earlier[f].is_sent for f in np.flatnonzero(before.source == rank)]
-                if not all(event.triggered for event in waits):  # else it posts at this instant, with what is before
+                if not all(event.triggered for event in waits):  # else it posts now, in order with the phases before
                     yield self.env.all_of(waits)
             for f in np.flatnonzero(flows.source == rank):
                 overhead = self._network.per_message * float(flows.messages[f])
@@ -170,7 +170,7 @@ class _Sending:
 
 
 class _Port:
-    """One direction of a link: packets one behind the other."""
+    """One direction of a link: packets one after the other."""
 
     def __init__(self, env: simpy.Environment, capacity: float, latency: float) -> None:
         self._env, self._capacity, self._latency = env, capacity, latency
@@ -178,7 +178,7 @@ class _Port:
         env.process(self._serve())
 
     def take(self, size: float, on_arrival: Callable[[], None]) -> simpy.Event:
-        """Queue a packet; the event is its departure, the call its arrival at the other end."""
+        """Queue a packet; the event is its departure, ``on_arrival`` is called when it arrives at the other end."""
         gone = simpy.Event(self._env)
         self._queue.put((size, gone, on_arrival))
         return gone
@@ -197,7 +197,7 @@ def _after(env: simpy.Environment, delay: float, call: Callable[[], None]) -> No
 
 
 def _travel(route: list[_Port], size: float, on_arrival: Callable[[], None]) -> simpy.Event:
-    """Send a packet along a route; the event is its departure from the first port."""
+    """Send a packet along a route; returns the event of its departure from the first port."""
 
     def go_on() -> None:
         _travel(route[1:], size, on_arrival)
@@ -207,7 +207,7 @@ def _travel(route: list[_Port], size: float, on_arrival: Callable[[], None]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
-    """Packets of one message (or an answer) that wait at their sender."""
+    """Packets of a message, or an answer, that wait at their sender."""
 
     route: list[_Port]
     packets: deque[float]
@@ -224,7 +224,7 @@ class _Sender:
         env.process(self._send())
 
     def _send(self) -> Process:
-        """A message that takes turns is behind the others again as soon as its packet starts."""
+        """Send packets; with round-robin a message rejoins the queue as soon as one of its packets starts."""
         while True:
             piece: _Piece = yield self.queue.get()
             while piece.packets:
@@ -240,7 +240,7 @@ class _Sender:
 
 
 class _Message:
-    """A message, its two pieces (first window, rest) and the answer between them."""
+    """A message with its two pieces (first window and rest) and the answer between them."""
 
     def __init__(
         self,
@@ -267,7 +267,7 @@ class _Message:
         self.is_sent, self.is_received = env.event(), env.event()
 
     def post(self) -> None:
-        """Queue what may leave before an answer."""
+        """Queue the packets that may leave before an answer."""
         self._posted = self._env.now
         if self._sender is not None:
             self._queue(self._sender, self._first)
@@ -300,7 +300,7 @@ class _Message:
             _after(self._env, self._beyond, self._answer)
 
     def _answer(self) -> None:
-        """The receiver answers on its own way to the sender, behind what it has queued there."""
+        """Queue the receiver's answer on its route to the sender, behind what it has queued there."""
         back = self.back
         if back is None or back._sender is None:
             _after(self._env, self._latency, self._send_rest)
@@ -318,7 +318,7 @@ class _Message:
 
 
 def _cut(size: float, packet: float) -> deque[float]:
-    """Bytes as packets, all full but the last one."""
+    """Packets of some bytes, all of full size except the last one."""
     full, rest = divmod(size, packet)
     return deque([packet] * int(full) + [rest] * (rest > 0))
 

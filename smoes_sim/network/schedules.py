@@ -1,7 +1,7 @@
-"""How a library turns traffic matrices into messages: phases, and the order of messages within one.
+"""Schedules of communication libraries: traffic matrices become phases of messages, in the order of posting.
 
-A rank posts a phase when its part of the phase that it waits for is done (:attr:`Flows.after`); there is no barrier between
-phases, but a message may wait until its receiver is ready for it (:attr:`Flows.rendezvous`).
+A rank posts a phase when its part of the phase before has finished (:attr:`Flows.after`). There is no barrier between
+phases, but a message may wait until its receiver has posted the receive (:attr:`Flows.rendezvous`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ Schedule = Literal["direct", "pairwise", "two_hop", "hierarchical", "low_latency
 Order = Literal["naive", "shifted", "rail", "random"]
 Matrix = NDArray[np.floating]
 _RENDEZVOUS: dict[Schedule, Rendezvous] = {"pairwise": "phase", "low_latency": "none"}
-"""Libraries post their receives when they enter an exchange, and payload waits for them (gloo: for a notice; NCCL: beyond
-some MB, for the receiver's kernel); pairwise posts those of one round; low-latency kernels write into buffers kept free."""
+"""Most libraries post all receives on entry to an exchange, and payload waits for them (gloo: for a notice; NCCL: beyond
+some MB, for the receiver's kernel). ``pairwise`` posts those of one round; low-latency kernels write into reserved
+buffers."""
 _CHUNKS = 8
-"""Parts in which a forwarded copy is sent, so that forwarding starts while the rest still arrives."""
+"""Number of parts of a forwarded copy; forwarding starts when the first part has arrived."""
 
 
 def phases_of(
@@ -36,26 +37,34 @@ def phases_of(
     message_size: float | None = None,
     rendezvous: bool = False,
 ) -> list[Flows]:
-    """The phases of an exchange.
+    """The phases of an exchange under the schedule of a library.
 
     Args:
-        network: Gives routes to the messages.
-        stages: Traffic matrices in bytes, shape (R, R) each; the second one (copies forwarded inside a node) is posted
-            by a rank when it has received the first.
-        schedule: ``direct`` posts all messages of a stage at once. ``pairwise`` goes in R - 1 rounds: in round k rank i
-            sends to i + k and receives from i - k. ``two_hop`` sends to other nodes through the rank of the own index
-            there. ``hierarchical`` gathers in the own node what goes to one other node, exchanges, and spreads it there.
-            Both forward in 8 parts, pipelined. ``low_latency`` posts one message per copy. ``all_to_all_single`` is what
-            gloo's does: every pair of ranks works in one direction at a time.
-        order: In which order a rank posts the messages of a phase: ``naive`` 0, 1, 2, ...; ``shifted`` from the next
-            rank on; ``rail`` own node first, then the next one, each from the own index on; ``random`` by seed.
-        seed: Seed of the random order.
-        message_size: Bytes of a copy, for ``low_latency``; one message per pair when left out.
-        rendezvous: Messages wait until their receiver has posted its receives, as with gloo and NCCL; without, it has a
-            buffer for them.
+        network: Network whose routes the messages take.
+        stages: Traffic matrices in bytes, shape (R, R) each; a rank posts the second one (copies forwarded inside a node)
+            when it has received the first.
+        schedule: ``direct`` posts all messages of a stage at once. ``pairwise`` takes R - 1 rounds: in round k rank i sends
+            to i + k and receives from i - k. ``two_hop`` sends to another node through the rank with the sender's index
+            there. ``hierarchical`` gathers the messages to one other node at one rank, exchanges them, and scatters them
+            there. Both forward in 8 parts, pipelined. ``low_latency`` posts one message per copy. ``all_to_all_single`` is
+            the algorithm of gloo: every pair of ranks sends in one direction at a time.
+        order: Order in which a rank posts the messages of a phase. ``naive``: to 0, 1, 2, ...; ``shifted``: from the next
+            rank on; ``rail``: own node first, then the next node, each from the own index on; ``random``: by seed.
+        seed: Random seed of the random order.
+        message_size: Bytes of a copy, for ``low_latency``. Default: one message per pair of ranks.
+        rendezvous: Whether messages wait until their receiver has posted its receives, as with gloo and NCCL; otherwise it
+            has buffers for them.
 
     Returns:
-        Flows of each phase, those of one sender in the order in which it posts them.
+        Flows of each phase; those of one sender are in the order of posting.
+
+    Example:
+        >>> import numpy as np
+        >>> from smoes_sim.network import Network
+        >>> from smoes_sim.topology import find_topology
+        >>> (flows,) = phases_of(Network.on(find_topology("lab-star-4")), [np.ones((4, 4))])
+        >>> flows.destination[flows.source == 2].tolist()  # shifted: from rank 3 on
+        [3, 0, 1]
     """
     if schedule in _HOPS and len(stages) == 1:
         stages = _HOPS[schedule](stages[0], network.topology)
@@ -90,9 +99,10 @@ def phases_of(
 
 
 def _pipelined(stages: Sequence[Matrix], chunks: int) -> tuple[list[Matrix], list[tuple[int, bool]], list[int]]:
-    """Stages cut into chunks, as a wave: chunk c of stage s comes when chunk c of stage s - 1 was received.
+    """Stages cut into chunks, as a pipeline: chunk c of stage s is posted when chunk c of stage s - 1 was received.
 
-    Also for each the one that goes before it on the same connections: the chunk before of its stage.
+    Returns:
+        For each chunk its matrix, what it waits for, and the chunk that precedes it on the same connections (-1 for none).
     """
     if len(stages) == 1:
         return [stages[0]], [(-1, False)], [-1]
@@ -127,11 +137,11 @@ def _rounds(matrix: Matrix) -> list[Matrix]:
 
 
 def _half_duplex(matrix: Matrix) -> list[tuple[Matrix, int]]:
-    """Shifts by 1, 2, ... ranks, and for each the one that must have been received before (-1 for none).
+    """Matrices of the shifts by 1, 2, ... ranks, and for each the shift that must have been received before (-1 for none).
 
-    In gloo a payload waits for the receiver's notice, which shares a byte stream with the payload of the other direction
-    and is posted after it where that goes the shorter way round. So the message by k > R / 2 waits for the one that comes
-    back by R - k; half way round the lower rank is first (from gloo's alltoall and pair code; see
+    In gloo a payload waits for the receiver's notice, which shares a byte stream with the payload of the other direction and
+    is posted after it if that payload takes the shorter way round. So the message by k > R / 2 ranks waits for the one that
+    comes back by R - k; at k = R / 2 the lower rank goes first (from gloo's alltoall and pair code;
     docs/explanation/calibration.md).
     """
     num_ranks = len(matrix)
@@ -150,9 +160,10 @@ def _half_duplex(matrix: Matrix) -> list[tuple[Matrix, int]]:
 
 
 def _two_hop(matrix: Matrix, topology: Topology) -> list[Matrix]:
-    """To the rank of the own index in the destination's node, then on inside it; in the own node at once.
+    """Two stages: to the rank with the sender's index in the destination's node, then inside that node.
 
-    Two nodes of two ranks, 1 byte a pair: rank 0 sends 1 to rank 1 and 2 to rank 2, which passes 1 on to rank 3.
+    Messages inside a node are in the first stage. Two nodes of two ranks, 1 byte per pair: rank 0 sends 1 to rank 1 and 2 to
+    rank 2, which forwards 1 to rank 3.
     """
     source, destination = np.nonzero(matrix)
     size = matrix[source, destination]
@@ -163,9 +174,9 @@ def _two_hop(matrix: Matrix, topology: Topology) -> list[Matrix]:
 
 
 def _hierarchical(matrix: Matrix, topology: Topology) -> list[Matrix]:
-    """Gather at the rank of index n what goes to node n, exchange with the rank there that stands for the own node, spread.
+    """Three stages: gather the messages to node n at the rank of index n, exchange between nodes, scatter.
 
-    Inside the own node everything goes at once, with the last stage.
+    The receiver in node n is the rank whose index is the sender's node. Messages inside a node are in the last stage.
     """
     source, destination = np.nonzero(matrix)
     size = matrix[source, destination]
@@ -181,7 +192,7 @@ def _hierarchical(matrix: Matrix, topology: Topology) -> list[Matrix]:
 def _gather(
     source: NDArray[np.integer], destination: NDArray[np.integer], size: Matrix, num_ranks: int
 ) -> NDArray[np.float64]:
-    """Bytes from rank to rank; what a rank would send to itself is already there."""
+    """Bytes from rank to rank, shape (R, R), with a zero diagonal."""
     key = source.astype(np.int64) * num_ranks + destination
     matrix = np.bincount(key, weights=size, minlength=num_ranks**2).reshape(num_ranks, num_ranks)
     np.fill_diagonal(matrix, 0.0)
@@ -200,7 +211,7 @@ def _order_key(
     num_ranks: int,
     seed: int,
 ) -> NDArray[np.integer]:
-    """Where in its sender's queue each message stands."""
+    """Sort key of each message within its sender's queue, shape (F,)."""
     if order == "naive":
         return destination
     if order == "shifted":

@@ -20,7 +20,7 @@ from smoes_sim.routing import (
 )
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import ExpertFile, Scenario
-from smoes_sim.step.build import Step, StepParts, decode_steps, make_step, prefill_chunks
+from smoes_sim.step.build import RoutedExperts, Step, StepParts, decode_steps, make_step, prefill_chunks
 from smoes_sim.topology import Topology, build, find_topology
 from smoes_sim.workload import Workload
 
@@ -69,12 +69,12 @@ class Deployment:
     @property
     def trace(self) -> RoutingTrace | None:
         """Their routing; None for a dense model."""
-        return self.parts.trace
+        return None if self.parts.experts is None else self.parts.experts.trace
 
     @property
     def placement(self) -> ExpertPlacement | None:
         """Where the experts are; None for a dense model."""
-        return self.parts.placement
+        return None if self.parts.experts is None else self.parts.experts.placement
 
     @property
     def home(self) -> NDArray[np.int64]:
@@ -105,21 +105,21 @@ def deploy(scenario: Scenario) -> Deployment:
         )
     _check_placement(scenario, model, topology)
     workload, trace = tokens_and_routing(scenario, model)
-    placement = None
+    experts = None
     home = _sequence_homes(workload, num_ranks=topology.num_ranks, tensor=tensor)
     if trace is not None:
         try:
             placement = _place(scenario, model, trace, topology.num_ranks)
         except PlacementError as error:
             raise error.at(f"{model.name} on {topology.name}") from None
+        experts = RoutedExperts(trace=trace, placement=placement)
         if tensor == 1:
             home = home_tokens(scenario.placement.tokens, trace, placement)
     parts = StepParts(
         model=model,
         network=network,
         workload=workload,
-        trace=trace,
-        placement=placement,
+        experts=experts,
         home=home,
         communication=scenario.communication,
         parallelism=scenario.parallelism,

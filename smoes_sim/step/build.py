@@ -1,4 +1,4 @@
-"""Forward passes: what some tokens that go through the model together send, and what they cost each rank to compute."""
+"""Build the steps of a deployment: messages between ranks and work of each rank, for tokens of one forward pass."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from smoes_sim.traffic.copies import Traffic, copy_bytes, count_traffic
 from smoes_sim.workload import Workload
 
 _DECODE_STEPS = 8
-"""Decode steps that are simulated, evenly spread over all; TPOT is their mean."""
+"""Number of decode steps that are simulated, evenly spaced over all; TPOT is their mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Tokens that go through the layers together.
+class MicroBatchLoad:
+    """Messages and work of tokens that pass the layers together; ``MicroBatch`` has times in place of the work.
 
     Attributes:
         exchanges: Dispatch and combine of each MoE layer.
-        group: What the ranks of an attention group exchange around attention, the same in every layer; None where each
-            rank has its own attention.
-        load: The work of each rank.
+        group: Exchanges of the ranks of an attention group around attention, the same in every layer; None where each rank
+            computes attention alone.
+        load: Work of each rank.
     """
 
     exchanges: Sequence[LayerExchanges]
@@ -44,39 +44,62 @@ class Step:
     """One forward pass: the traffic of its MoE layers and the work of each rank.
 
     Attributes:
-        traffic: Copies per layer; None for a dense model.
-        batches: What is sent and computed: everything together, or two halves that overlap.
+        traffic: Copies of tokens per layer; None for a dense model.
+        batches: One micro-batch, or two halves that overlap.
         dispatch_bytes: Bytes of one dispatched copy.
         combine_bytes: Bytes of one combined copy.
     """
 
     traffic: Traffic | None
-    batches: Sequence[Batch]
+    batches: Sequence[MicroBatchLoad]
     dispatch_bytes: int
     combine_bytes: int
 
     @property
     def bytes_remote(self) -> float:
-        """Bytes that cross from rank to rank in dispatch and combine, over all layers."""
+        """Bytes sent from rank to rank in dispatch and combine, over all layers."""
         copies = self.traffic.remote_copies if self.traffic else 0
         return float(copies * (self.dispatch_bytes + self.combine_bytes))
 
     @property
     def bytes_total(self) -> float:
-        """Remote bytes and those of copies that stay on their rank."""
+        """Bytes of all copies, those that stay on their rank included, over all layers."""
         copies = self.traffic.local_copies if self.traffic else 0
         return self.bytes_remote + copies * (self.dispatch_bytes + self.combine_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedExperts:
+    """Which token goes to which expert, and which rank holds each expert.
+
+    Attributes:
+        trace: Experts of each token.
+        placement: Ranks of each expert.
+    """
+
+    trace: RoutingTrace
+    placement: ExpertPlacement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepParts:
-    """What the steps of one deployment share."""
+    """What the steps of one deployment have in common.
+
+    Attributes:
+        model: Shape of the model.
+        network: Routes and constants.
+        workload: Tokens of all sequences.
+        experts: Routing and placement of the experts; None for a dense model.
+        home: Home rank of each token, shape (T,).
+        communication: How copies are sent.
+        parallelism: Attention groups and chunks of prefill.
+        overlap: What computes while tokens travel.
+    """
 
     model: ModelShape
     network: Network
     workload: Workload
-    trace: RoutingTrace | None
-    placement: ExpertPlacement | None
+    experts: RoutedExperts | None
     home: NDArray[np.int64]
     communication: CommunicationSpec
     parallelism: ParallelismSpec
@@ -84,7 +107,7 @@ class StepParts:
 
 
 def decode_steps(workload: Workload) -> list[NDArray[np.int64]]:
-    """Token indices of some decode steps, evenly spread over all."""
+    """Token indices of each simulated decode step; these are evenly spaced over all steps."""
     start = np.cumsum(workload.sequence_output_tokens - 1) - (workload.sequence_output_tokens - 1)
     start += workload.num_prefill_tokens
     steps: list[NDArray[np.int64]] = []
@@ -98,7 +121,7 @@ def decode_steps(workload: Workload) -> list[NDArray[np.int64]]:
 
 
 def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
-    """Token indices of the steps of prefill: every attention group takes its tokens in order, a chunk at a time."""
+    """Token indices of each step of prefill: every attention group takes its tokens in order, one chunk per step."""
     tokens = np.flatnonzero(parts.workload.phase == PREFILL)
     size = parts.parallelism.prefill_chunk
     if size is None:
@@ -108,7 +131,7 @@ def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
 
 
 def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
-    """The step that processes some tokens together, prefill, decode or both."""
+    """The step that processes ``tokens`` (indices into the workload) together: prefill, decode or both."""
     traffic = _traffic(parts, tokens)
     if parts.overlap == "two_batch":
         halves = [tokens[half] for half in _halves(parts.home[tokens])]
@@ -124,27 +147,31 @@ def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
 
 
 def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Of every rank the first half of its tokens (rounded up), and the rest if there is any."""
+    """Indices of the first half of the tokens of every rank, rounded up, and of the rest if there is any.
+
+    Example:
+        >>> [half.tolist() for half in _halves(np.array([0, 0, 1, 0, 1]))]  # rank 0: two and one; rank 1: one and one
+        [[0, 1, 2], [3, 4]]
+    """
     is_first = 2 * occurrence_index(home) < np.bincount(home)[home]
     return [half for half in (np.flatnonzero(is_first), np.flatnonzero(~is_first)) if len(half)]
 
 
 def _traffic(parts: StepParts, tokens: NDArray[np.int64]) -> Traffic | None:
-    """The copies of some tokens; None for a dense model."""
-    if parts.trace is None:
+    """Copies of some tokens; None for a dense model."""
+    if parts.experts is None:
         return None
-    assert parts.placement is not None
     return count_traffic(
-        parts.trace.select(tokens),
-        parts.placement,
+        parts.experts.trace.select(tokens),
+        parts.experts.placement,
         parts.home[tokens],
         deduplicate=parts.communication.deduplicate,
         topology=parts.network.topology,
     )
 
 
-def _batch(parts: StepParts, tokens: NDArray[np.int64], traffic: Traffic | None) -> Batch:
-    """What is sent and computed for some tokens."""
+def _batch(parts: StepParts, tokens: NDArray[np.int64], traffic: Traffic | None) -> MicroBatchLoad:
+    """Messages and work of some tokens."""
     model, num_ranks = parts.model, parts.network.topology.num_ranks
     exchanges: list[LayerExchanges] = []
     slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
@@ -152,7 +179,7 @@ def _batch(parts: StepParts, tokens: NDArray[np.int64], traffic: Traffic | None)
         exchanges = layer_exchanges(traffic, parts)
         slots, active = traffic.slots, traffic.active_experts
     load = _load(parts, tokens, slots=slots, active=active)
-    return Batch(exchanges=exchanges, group=group_exchanges(load.tokens, parts), load=load)
+    return MicroBatchLoad(exchanges=exchanges, group=group_exchanges(load.tokens, parts), load=load)
 
 
 def _load(parts: StepParts, tokens: NDArray[np.int64], *, slots: NDArray[np.int64], active: NDArray[np.int64]) -> RankLoad:
@@ -178,7 +205,7 @@ def _load(parts: StepParts, tokens: NDArray[np.int64], *, slots: NDArray[np.int6
 
 
 def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Prompt tokens of the same sequences that their attention groups have prefilled before, (R,)."""
+    """Number of prompt tokens of the same sequences that earlier steps have prefilled, shape (R,)."""
     num_ranks, workload = parts.network.topology.num_ranks, parts.workload
     if parts.parallelism.prefill_chunk is None:
         return np.zeros(num_ranks, dtype=np.int64)
@@ -191,12 +218,12 @@ def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def layer_exchanges(traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) -> list[LayerExchanges]:
-    """Messages of each layer; combine goes back the way dispatch came, last stage first.
+    """Messages of each MoE layer; combine takes the way of dispatch backwards, last stage first.
 
     Args:
-        traffic: Copies.
+        traffic: Copies of tokens.
         parts: The deployment.
-        repeat: Every copy counts so often.
+        repeat: Factor on the number of copies.
     """
     network, communication, hidden = parts.network, parts.communication, parts.model.hidden
 
@@ -223,13 +250,13 @@ def layer_exchanges(traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) 
 
 
 def group_exchanges(tokens: NDArray[np.int64], parts: StepParts) -> GroupExchanges | None:
-    """All-gather before attention and reduce-scatter behind it, in bf16; None without attention groups.
+    """All-gather before attention and reduce-scatter after it, in bf16; None without attention groups.
 
-    Every rank sends its tokens to each other rank of its group, and each sends back its part of their result. In volume
-    that is an all-reduce: 2 (t - 1) / t of the group's tokens per rank.
+    Every rank sends its tokens to each other rank of its group, and each of them sends back its part of the result. The
+    volume is that of an all-reduce: 2 (t - 1) / t of the group's tokens per rank.
 
     Args:
-        tokens: Tokens at home on each rank, (R,).
+        tokens: Number of tokens at home on each rank, shape (R,).
         parts: The deployment.
     """
     tensor = parts.parallelism.tensor

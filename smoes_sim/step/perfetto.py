@@ -1,4 +1,4 @@
-"""A step as a Chrome trace that Perfetto opens: a process per node, two lanes per rank, counters for busy links."""
+"""Write a step as a Chrome trace for Perfetto: one process per node, two lanes per rank, counters for busy links."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from smoes_sim.yaml_files import write_bytes
 
 _COMMUNICATION = ("dispatch", "combine")
 _MOST_LINKS = 16
-"""Links, or groups of links of equal use, that get a counter: the busiest over the step."""
+"""Number of links, or groups of equally used links, that get a counter: the busiest over the step."""
 _EQUAL = 1e-9
-"""Links whose busy time differs by no more than this, relatively, are equally busy: sums over many moments."""
+"""Largest relative difference in busy time of equally busy links: the times are sums over many rate changes."""
 _STEP = 1e-5
-"""Shares of capacity are compared in steps of this size."""
+"""Resolution at which shares of capacity are compared."""
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """Odd multiplier of the hash of a link's use over time."""
 
 
 def chrome_trace(step: StepTime, topology: Topology) -> dict[str, Any]:
-    """Trace events of a step, times in microseconds; lane 2r computes, lane 2r + 1 communicates."""
+    """Trace events of a step, times in microseconds; lane 2r is the computation of rank r, lane 2r + 1 its communication."""
     nodes = [
         {"ph": "M", "name": "process_name", "pid": node, "args": {"name": f"node {node}"}}
         for node in range(topology.num_nodes)
@@ -61,7 +61,7 @@ def chrome_trace(step: StepTime, topology: Topology) -> dict[str, Any]:
 
 
 def _link_counters(step: StepTime, topology: Topology) -> list[dict[str, Any]]:
-    """Utilisation of the busiest links in percent, as counters of a process of their own; links of equal use share one."""
+    """Utilisation of the busiest links in percent, as counters of a separate process; equally used links share one."""
     if not step.link_use:
         return []
     moments = np.array([moment for moment, _ in step.link_use])
@@ -86,6 +86,6 @@ def _link_counters(step: StepTime, topology: Topology) -> list[dict[str, Any]]:
 
 
 def write_chrome_trace(step: StepTime, topology: Topology, path: Path) -> None:
-    """Write the trace, gzipped when the name ends in ``.gz``; the same step gives the same bytes."""
+    """Write the trace, gzipped if the name ends in ``.gz``; the same step gives the same bytes."""
     content = orjson.dumps(chrome_trace(step, topology))
     write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

@@ -1,11 +1,11 @@
-"""When everything in a step happens: SimPy processes of ranks over the layers of the model.
+"""The timeline of a step: SimPy processes of the ranks over the layers of the model.
 
-Per MoE layer: attention, gate, dispatch, routed experts, combine; where ranks share attention, a gather before and a
-scatter behind it, in dense layers too, and in dense models around the feed-forward layers as well. Shared experts come
-before dispatch, or with ``shared_expert`` overlap while tokens travel; with ``two_batch`` the tokens of every rank go
-through in two halves, one of which computes while the other travels. A rank starts its experts when all it receives has
-arrived, and its next layer when its own results are back; nobody waits for a barrier, so stragglers are seen where they
-bite.
+Per MoE layer: attention, gate, dispatch, routed experts, combine. Where ranks share attention, a gather precedes and a
+scatter follows it, in dense layers too, and in dense models around the feed-forward layers as well. Shared experts run
+before dispatch, or with ``shared_expert`` overlap while tokens travel; with ``two_batch`` the tokens of every rank pass in
+two halves, one of which computes while the other travels. A rank starts its experts when all that it receives has arrived,
+and its next layer when its own results are back. There is no barrier, so a straggler delays only the ranks that wait for
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Overlap = Literal["none", "shared_expert", "two_batch"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Something a rank does from ``start`` to ``end``, seconds; ``size`` in bytes for an exchange, else 0."""
+    """An activity of a rank from ``start`` to ``end``, seconds; ``size`` is the bytes it sends in an exchange, else 0."""
 
     rank: int
     layer: int
@@ -46,7 +46,7 @@ class LayerExchanges:
     combine: Sequence[Flows]
 
     def at_no_cost(self) -> LayerExchanges:
-        """The same exchanges for a network that takes no time."""
+        """The same exchanges for :meth:`Network.at_no_cost`."""
         return LayerExchanges(
             dispatch=[flows.at_no_cost() for flows in self.dispatch],
             combine=[flows.at_no_cost() for flows in self.combine],
@@ -55,7 +55,7 @@ class LayerExchanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupExchanges:
-    """Phases of the gather before what a group shares and of the scatter behind it, the same in every layer."""
+    """Phases of the gather before the work that a group shares and of the scatter after it, the same in every layer."""
 
     gather: Sequence[Flows]
     scatter: Sequence[Flows]
@@ -63,12 +63,12 @@ class GroupExchanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """Tokens that go through the layers together: what ranks compute, and what they send.
+    """Tokens that pass the layers together: compute times and exchanges.
 
     Attributes:
         times: Seconds of each part on each rank.
         exchanges: Dispatch and combine, one entry per MoE layer.
-        group: Around attention (and the feed-forward layers of a dense model); None where every rank has its own.
+        group: Exchanges around attention (and the feed-forward layers of a dense model); None without attention groups.
     """
 
     times: ComputeTimes
@@ -81,11 +81,11 @@ class StepTime:
     """A simulated step.
 
     Attributes:
-        duration: Seconds until the last rank is done.
-        finish: Seconds until each rank is done, (R,).
-        spans: What every rank did.
-        link_use: Utilisation of every link from each rate change on; empty unless asked for.
-        lateness: Longest time by which a message waited for the end of a window (see ``Engine``), seconds; 0 if exact.
+        duration: Seconds until the last rank has finished.
+        finish: Seconds until each rank has finished, shape (R,).
+        spans: Activities of all ranks.
+        link_use: Utilisation of every link from each rate change on; empty unless recorded.
+        lateness: Longest wait of a message for the end of a window (see ``Engine``), seconds; 0 if exact.
     """
 
     duration: float
@@ -109,14 +109,21 @@ def step_time(
     """Simulate one step.
 
     Args:
-        model: Says which layers are MoE.
+        model: Shape of the model, with the places of its MoE layers.
         batches: Micro-batches, which share the ranks' devices and the network; no exchanges for a dense model.
-        network: Carries the exchanges.
-        overlap: Whether shared experts run while tokens travel.
-        record_links: Keep the utilisation of links over time.
-        tolerance: Relative error aimed at in large exchanges.
-        expert_network: Carries dispatch and combine instead of ``network``, without disturbing what is on that.
-        shared_cores: Cores on which all ranks compute in turns; left out: each has a device of its own.
+        network: Network of the exchanges.
+        overlap: What computes while tokens travel.
+        record_links: Record the utilisation of links over time.
+        tolerance: Relative error to aim at in large exchanges; 0 is exact.
+        expert_network: Network of dispatch and combine, apart from ``network``. Default: the same network.
+        shared_cores: Number of cores that all ranks share. Default: each rank has a device of its own.
+
+    Returns:
+        Finish times and activities of all ranks.
+
+    Example:
+        Two ranks, one layer: 1 s of attention, 5 B at 1 B/s and 2 s of latency, 3 s of experts, 5 B back and 2 s:
+        1 + 7 + 3 + 7 = 18 s (``tests/step/test_timeline.py`` has more steps by hand).
     """
     env = simpy.Environment()
     layers = [layer for batch in batches for layer in batch.exchanges]
@@ -140,7 +147,7 @@ def step_time(
 
 
 class _Work(NamedTuple):
-    """Something a device does."""
+    """A piece of work of a device."""
 
     layer: int
     name: str
@@ -148,7 +155,7 @@ class _Work(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """Phases of an exchange, and the engine that carries them."""
+    """Phases of an exchange, and the engine that times them."""
 
     engine: Engine
     phases: list[ActivePhase]
@@ -169,7 +176,7 @@ class _Step:
         self._devices = [simpy.Resource(self.env) for _ in range(num_ranks)]
 
     def start(self, batch: MicroBatch) -> None:
-        """Start every rank on a micro-batch."""
+        """Start the process of every rank for a micro-batch."""
         experts = [(_open(self._experts, layer.dispatch), _open(self._experts, layer.combine)) for layer in batch.exchanges]
         group = batch.group
         attention = self._open_around(group)
@@ -178,7 +185,7 @@ class _Step:
             self.env.process(self._run(rank, batch.times, experts, attention, feed_forward))
 
     def _open_around(self, group: GroupExchanges | None) -> list[tuple[_Opened, _Opened] | None]:
-        """A gather and a scatter for each layer; None where the ranks share nothing."""
+        """A gather and a scatter for each layer; None for each layer without an attention group."""
         if group is None:
             return [None] * self.num_layers
         return [(_open(self._engine, group.gather), _open(self._engine, group.scatter)) for _ in range(self.num_layers)]
@@ -191,7 +198,7 @@ class _Step:
         around_attention: Sequence[tuple[_Opened, _Opened] | None],
         around_feed_forward: Sequence[tuple[_Opened, _Opened] | None],
     ) -> Processes:
-        """A micro-batch on one rank; work that nothing interrupts is done in one go."""
+        """Process of a micro-batch on one rank; work without an exchange in between is one piece."""
         todo: list[_Work] = []
         for layer, groups in enumerate(zip(around_attention, around_feed_forward, strict=True)):
             attention = _Work(layer, "attention", float(times.attention[rank]))
@@ -208,7 +215,7 @@ class _Step:
     def _shared(
         self, rank: int, work: _Work, around: tuple[_Opened, _Opened] | None, *, before: list[_Work]
     ) -> Generator[simpy.Event, object, list[_Work]]:
-        """Work that a group may share, between a gather and a scatter; returns what is still to do behind it."""
+        """Work that a group may share, between a gather and a scatter; returns the work that remains to be done after it."""
         if around is None:
             return [*before, work]
         yield from self._exchange(rank, work.layer, "gather", around[0], before=before)
@@ -218,7 +225,7 @@ class _Step:
     def _experts_of(
         self, rank: int, layer: int, times: ComputeTimes, opened: tuple[_Opened, _Opened], *, before: list[_Work]
     ) -> Processes:
-        """Gate, dispatch, routed experts, combine, and the shared experts where the overlap puts them."""
+        """Gate, dispatch, routed experts and combine, with the shared experts before or during dispatch."""
         gate = _Work(layer, "gate", float(times.gate[rank]))
         shared = _Work(layer, "shared", float(times.shared[rank]))
         routed = _Work(layer, "experts", float(times.experts[self.moe_index[layer], rank]))
@@ -238,7 +245,7 @@ class _Step:
         before: list[_Work],
         meanwhile: Sequence[_Work] = (),
     ) -> Processes:
-        """Compute, then exchange, computing something else while that is under way."""
+        """Compute ``before``, then exchange, and compute ``meanwhile`` during the exchange."""
         yield from self._compute(rank, before, then=opened)
         travel = self.env.process(self._travel(rank, layer, name, opened))
         yield from self._compute(rank, meanwhile, then=None)
@@ -251,7 +258,7 @@ class _Step:
         self.spans.append(Span(rank=rank, layer=layer, name=name, start=start, end=self.env.now, size=size))
 
     def _compute(self, rank: int, work: Sequence[_Work], *, then: _Opened | None) -> Processes:
-        """Work on the rank's device once it is free; the network hears at once when the exchange behind will begin."""
+        """Work on the rank's device once it is free; the exchange after it is posted ahead, because its start is known."""
         work = [part for part in work if part.duration > 0]
         if not work:
             _enter(then, rank, at=self.env.now)
@@ -259,7 +266,7 @@ class _Step:
         with self._devices[rank].request() as turn:
             yield turn
             if self._cores is not None:
-                yield from self._take_turns(rank, work, self._cores)
+                yield from self._share_cores(rank, work, self._cores)
                 _enter(then, rank, at=self.env.now)
                 return
             start = self.env.now
@@ -270,8 +277,8 @@ class _Step:
             _enter(then, rank, at=start)
             yield self.env.timeout(start - self.env.now)
 
-    def _take_turns(self, rank: int, work: Sequence[_Work], cores: Cores) -> Processes:
-        """Work on cores that others use too: when it ends is known when it has ended."""
+    def _share_cores(self, rank: int, work: Sequence[_Work], cores: Cores) -> Processes:
+        """Work on shared cores, whose end is known only when it has come."""
         for part in work:
             start = self.env.now
             yield from cores.work(part.duration)

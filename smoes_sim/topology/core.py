@@ -1,8 +1,8 @@
-"""What lies between the ranks, as arrays: the switches and how far apart they are, and the ways of each rank to them.
+"""The switches between the ranks as arrays: their distances, and the ways of each rank to them.
 
-The search for routes is split in three: the way out of the source (device, NIC, first switch), the way through the
-switches (the core), and the way into the destination. Distances in the core are found once. Shapes: C vertices of the
-core, R ranks, W ways of the rank that has most.
+The search for routes has three parts: the way out of the source (device, NIC, first switch), the way through the switches
+(the core), and the way into the destination. Distances in the core are computed once. Shapes: C vertices of the core, R
+ranks, W the largest number of ways of a rank.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from smoes_sim.topology.graph import Topology
 Ints = NDArray[np.int64]
 Hops = NDArray[np.int16]
 FAR = np.int16(10_000)
-"""Hops of what cannot be reached."""
+"""Number of hops to a vertex that cannot be reached."""
 
 
 class Core:
-    """The switches, and NICs that act as one, of a topology.
+    """The switches of a topology, and the NICs that forward.
 
     Attributes:
-        size: Vertices of the core, C.
-        num_ranks: Ranks, R.
+        size: Number of vertices of the core, C.
+        num_ranks: Number of ranks, R.
         out_start: Links out of vertex ``v`` are ``out_links[out_start[v]:out_start[v + 1]]``, shape (C + 1,).
         out_links: Link ids.
         out_target: Vertex of the core that each of them enters.
-        distance: Links from vertex to vertex, shape (C, C).
+        distance: Number of links from vertex to vertex, shape (C, C).
         leave: Ways out of each rank.
         enter: Ways into each rank.
     """
@@ -55,14 +55,14 @@ class Core:
         self._direct, self._direct_keys = direct[order], keys[order]
 
     def find_direct(self, src: Ints, dst: Ints) -> tuple[Ints, Ints, Ints]:
-        """Links from device to device: those of pair ``f`` are ``links[low[f]:high[f]]``; as (low, high, links)."""
+        """Direct links between devices as (low, high, links): those of pair ``f`` are ``links[low[f]:high[f]]``."""
         keys = src * self.num_ranks + dst
         low = np.searchsorted(self._direct_keys, keys, side="left")
         high = np.searchsorted(self._direct_keys, keys, side="right")
         return low, high, self._direct
 
     def shortest_ways(self, src: Ints, dst: Ints) -> NDArray[np.bool_]:
-        """Which ways out and in make a route with the fewest links, shape (W out, W in, F)."""
+        """Whether each way out and in is on a route with the fewest links, shape (W out, W in, F)."""
         cost = np.full((self.leave.width, self.enter.width, len(src)), FAR, dtype=np.int16)
         for out, into in np.ndindex(*cost.shape[:2]):
             here, goal = self.leave.vertex[src, out], self.enter.vertex[dst, into]
@@ -73,7 +73,7 @@ class Core:
         return cost == cost.min(axis=(0, 1), initial=FAR)
 
     def hops_into(self, here: Ints, dst: Ints) -> Hops:
-        """Links from vertices of the core into ranks, shape (F,)."""
+        """Number of links from vertices of the core to ranks, shape (F,)."""
         best = np.full(len(here), FAR, dtype=np.int16)
         for way in range(self.enter.width):
             goal = self.enter.vertex[dst, way]
@@ -83,13 +83,13 @@ class Core:
 
 
 class Chains:
-    """The ways from each device to its first switch (or from the last switch): links, switch, length.
+    """The ways from each device to its first switch, or from the last switch to the device.
 
     Attributes:
-        width: Ways of the rank that has most, W.
-        vertex: The switch (index in the core), -1 where there is no such way, shape (R, W).
-        length: Links, shape (R, W).
-        weight: One over the number of ways that cross the same link first, shape (R, W).
+        width: Largest number of ways of a rank, W.
+        vertex: The switch of each way (index in the core); -1 where a rank has fewer ways, shape (R, W).
+        length: Number of links, shape (R, W).
+        weight: One over the number of ways that cross the same first link, shape (R, W).
     """
 
     def __init__(self, topology: Topology, core: Ints, *, leaving: bool) -> None:
@@ -118,17 +118,17 @@ class Chains:
         self.weight = 1 / (first[:, :, None] == first[:, None, :]).sum(axis=2)
 
     def links_of(self, ranks: Ints, way: Ints | int) -> list[Ints]:
-        """Links in order of travel, -1 where the way is shorter."""
+        """Link ids in order of travel; -1 where the way is shorter."""
         return [links[ranks, way] for links in self._links]
 
 
 class NextHops:
-    """For (vertex, goal): the links of the core that lead one hop nearer, found when first asked for.
+    """The links of the core that lead one hop nearer to a goal, per (vertex, goal); found on first use and kept.
 
     Args:
         core: The vertices.
-        num_goals: Goals are 0 .. ``num_goals`` - 1.
-        to_go: Links from vertices to goals, shape (F,) each.
+        num_goals: Number of goals, which are 0 .. ``num_goals`` - 1.
+        to_go: Function from vertices and goals to the number of links between them, shape (F,) each.
     """
 
     def __init__(self, core: Core, num_goals: int, to_go: Callable[[Ints, Ints], Hops]) -> None:
@@ -138,7 +138,7 @@ class NextHops:
         self._links = np.empty(0, dtype=np.int64)
 
     def find(self, here: Ints, goal: Ints) -> tuple[Ints, Ints, Ints]:
-        """Indices into ``Core.out_links``: those of pair ``f`` are ``links[low[f]:high[f]]``; as (low, high, links)."""
+        """Indices into ``Core.out_links`` as (low, high, links): those of pair ``f`` are ``links[low[f]:high[f]]``."""
         keys = here * self._num_goals + goal
         missing = np.zeros(len(self._known), dtype=bool)
         missing[keys] = True
@@ -162,17 +162,18 @@ class NextHops:
 
 
 def expand(first: Ints, count: Ints) -> tuple[Ints, Ints]:
-    """Runs ``first[i], first[i] + 1, ...`` of ``count[i]`` numbers: the run of each number and the number, shape (N,).
+    """Index ``i`` and value of each number in the runs ``first[i], first[i] + 1, ...`` of ``count[i]`` numbers, (N,) each.
 
     Example:
-        Runs of 2 from 5 and of 1 from 9: runs 0, 0, 1 and numbers 5, 6, 9.
+        >>> [part.tolist() for part in expand(np.array([5, 9]), np.array([2, 1]))]
+        [[0, 0, 1], [5, 6, 9]]
     """
     run = np.repeat(np.arange(len(count)), count)
     return run, np.arange(len(run)) + np.repeat(first - (np.cumsum(count) - count), count)
 
 
 def _forwarding_nics(topology: Topology, kinds: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """NICs that count as switches, shape (V,): all but those that join devices to a single switch and nothing else."""
+    """Whether each vertex is a NIC that forwards, (V,): all NICs except those that join devices to a single switch only."""
     neighbours: list[dict[int, set[bool]]] = [{} for _ in kinds]
     is_nic = kinds == "nic"
     of_nics = is_nic[topology.link_source] | is_nic[topology.link_target]
@@ -189,7 +190,7 @@ def _forwarding_nics(topology: Topology, kinds: NDArray[np.str_]) -> NDArray[np.
 
 
 def _distances(size: int, source: Ints, target: Ints) -> NDArray[np.int16]:
-    """Hops between all pairs of switches by breadth-first search from all at once; ``FAR`` where there is no way."""
+    """Number of hops between all pairs of vertices, (C, C), by breadth-first search from all; ``FAR`` without a way."""
     distance = np.full((size, size), FAR, dtype=np.int16)
     np.fill_diagonal(distance, 0)
     edges = csr_array((np.ones(len(source), dtype=np.float32), (source, target)), shape=(size, size))

@@ -28,7 +28,11 @@ from smoes_sim.topology.specs import (
 
 
 def build(spec: TopologySpec, *, name: str) -> Topology:
-    """The topology that ``spec`` describes.
+    """The topology that a spec describes.
+
+    Args:
+        spec: Content of a topology file.
+        name: Name of the topology.
 
     Raises:
         TopologyError: If two ranks have no route.
@@ -43,7 +47,7 @@ def _join(builder: Builder, a: int, b: int, link: LinkSpec, *, share: float = 1.
 
 
 def _plug(builder: Builder, port: int, switch: int, link: PortSpec) -> None:
-    """Join a rank or NIC to a switch, with the limit of incast on the way down."""
+    """Join a rank or NIC to a switch, with the incast limit in the direction from the switch."""
     _join(builder, port, switch, link)
     _limit_incast(builder, port, link)
 
@@ -70,7 +74,7 @@ def _full_mesh(builder: Builder, vertices: range, link: LinkSpec) -> None:
 
 
 def _nodes(builder: Builder, *, nodes: int, per_node: int, link: ScaleUpSpec | LinkSpec, kind: str = "node") -> None:
-    """Ranks and the scale-up links inside each node."""
+    """Add ranks and the scale-up links inside each node."""
     builder.ranks(nodes=nodes, per_node=per_node)
     for node in range(nodes):
         members = range(node * per_node, (node + 1) * per_node)
@@ -83,7 +87,7 @@ def _nodes(builder: Builder, *, nodes: int, per_node: int, link: ScaleUpSpec | L
 
 
 def _nics(builder: Builder, nic: NicSpec, *, nodes: int, per_node: int) -> list[list[int]]:
-    """The NICs of every node, joined to their ranks; the host bus is taken to be no bottleneck (fatpipe)."""
+    """The NICs of every node, joined to their ranks; the host bus is assumed to be no bottleneck (fatpipe)."""
     count = per_node if nic.per == "rank" else 1
     found = [[builder.nic(f"node{node}.nic{index}") for index in range(count)] for node in range(nodes)]
     for node in range(nodes):
@@ -100,7 +104,7 @@ def _nics(builder: Builder, nic: NicSpec, *, nodes: int, per_node: int) -> list[
 
 
 def _fabric(builder: Builder, nics: list[list[int]], nic: NicSpec, *, oversubscription: float, latency: float) -> None:
-    """One switch over all NICs; with oversubscription a leaf per node below it."""
+    """Add one switch over all NICs; with oversubscription also a leaf switch per node below it."""
     core = builder.switch("fabric")
     for node, members in enumerate(nics):
         above = core

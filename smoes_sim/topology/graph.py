@@ -1,4 +1,4 @@
-"""What is wired to what: devices, NICs and switches joined by directed links; frozen once built."""
+"""A topology: devices, NICs and switches joined by directed links; frozen after building."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Topology:
     """Directed links between vertices; vertex ``r < num_ranks`` is the device of rank ``r``.
 
     Attributes:
-        name: Shipped name or path.
-        kind: The generator that built it.
-        routing: Over equal routes a flow takes one by seeded hash, or is split evenly over all.
+        name: Shipped name, or the stem of the file.
+        kind: Kind of the spec it was built from.
+        routing: Whether a flow takes one of several equally short routes by a seeded hash, or is split evenly over them.
         vertex_names: Name of every vertex, shape (V,).
         vertex_kinds: ``device``, ``nic`` or ``switch``, shape (V,).
-        node_of_rank: The node (or rack) that holds each rank, shape (R,).
+        node_of_rank: Node (or rack) of each rank, shape (R,).
         index_in_node: Position of each rank in its node, shape (R,).
         link_source: Vertex a link leaves, shape (H,).
         link_target: Vertex a link enters, shape (H,).
@@ -95,22 +95,22 @@ class Topology:
 
     @property
     def num_ranks(self) -> int:
-        """Ranks, R."""
+        """Number of ranks, R."""
         return len(self.node_of_rank)
 
     @property
     def num_nodes(self) -> int:
-        """Nodes (or racks, for a scale-up domain)."""
+        """Number of nodes (or racks, for a scale-up domain)."""
         return int(self.node_of_rank.max()) + 1
 
     @property
     def num_links(self) -> int:
-        """Directed links, H."""
+        """Number of directed links, H."""
         return len(self.link_source)
 
     @cached_property
     def graph(self) -> nx.MultiDiGraph:
-        """The same topology as a frozen networkx graph; the key of an edge is its link id."""
+        """This topology as a frozen networkx graph; the key of an edge is its link id."""
         graph = nx.MultiDiGraph(name=self.name, kind=self.kind)
         for vertex, (name, kind) in enumerate(zip(self.vertex_names, self.vertex_kinds, strict=True)):
             graph.add_node(vertex, name=name, kind=kind)
@@ -127,16 +127,19 @@ class Topology:
         return nx.freeze(graph)
 
     def first(self, num_ranks: int) -> Topology:
-        """The first ranks on the same network: a job that has a part of a cluster.
+        """The topology of the first ``num_ranks`` ranks: a job on a part of a cluster.
 
-        Devices of the other ranks are left out, and then NICs and switches that lead nowhere; no route between the ranks
-        that are kept changes its length, and links above them keep the capacity that the others would use too.
+        Devices of the other ranks are removed, and then NICs and switches that lead nowhere. Routes between the remaining
+        ranks keep their lengths, and shared links keep the capacity that the other ranks would use too.
 
         Raises:
-            TopologyError: If there are not so many ranks.
+            TopologyError: If there are fewer ranks.
 
         Example:
-            6 ranks of four nodes of 4 with a NIC each: two nodes, of 4 and of 2 ranks.
+            >>> from smoes_sim.topology import find_topology
+            >>> part = find_topology("2x8-h100-ndr400").first(12)
+            >>> part.num_nodes, part.node_of_rank.tolist()
+            (2, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
         """
         if not 1 <= num_ranks <= self.num_ranks:
             raise TopologyError(f"{self.name}: has {self.num_ranks} ranks, not {num_ranks}. Use 1..{self.num_ranks}.")
@@ -162,7 +165,7 @@ class Topology:
         )
 
     def rank_at(self, node: NDArray[np.int32], index: NDArray[np.int32]) -> NDArray[np.int64]:
-        """The rank of a node that has an index there; an index beyond the node's size wraps; shapes broadcast."""
+        """The rank with an index in a node; an index beyond the size of the node wraps around; shapes broadcast."""
         order = np.lexsort((self.index_in_node, self.node_of_rank))
         size = np.bincount(self.node_of_rank)
         first = np.cumsum(size) - size
@@ -170,7 +173,7 @@ class Topology:
         return found
 
     def link_name(self, link: int) -> str:
-        """``source -> target`` of a link, as people read it."""
+        """Name of a link as ``source -> target``."""
         return f"{self.vertex_names[self.link_source[link]]} -> {self.vertex_names[self.link_target[link]]}"
 
     def count_kinds(self) -> dict[str, int]:
@@ -179,7 +182,7 @@ class Topology:
         return {kind: counts[index] for index, kind in enumerate(self.link_kinds) if counts[index]}
 
     def check_connected(self) -> None:
-        """Every rank reaches every other through NICs and switches (devices do not forward).
+        """Check that every rank reaches every other through NICs and switches; devices do not forward.
 
         Raises:
             TopologyError: With the first two ranks that have no route.
@@ -202,7 +205,10 @@ class Topology:
                 )
 
     def _joined_groups(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Ranks on the same parts of the fabric form a group: that of each rank, (R,), and which reach which, (G, G)."""
+        """Group of each rank, (R,), and whether groups reach each other, (G, G).
+
+        Ranks with links to the same strongly connected parts of the fabric form a group.
+        """
         source, target, num_ranks = self.link_source, self.link_target, self.num_ranks
         inner = (source >= num_ranks) & (target >= num_ranks)
         num_vertices = len(self.vertex_names)
@@ -229,7 +235,7 @@ class Topology:
 def _without_dead_ends(
     kept: NDArray[np.bool_], source: NDArray[np.int32], target: NDArray[np.int32], *, num_ranks: int
 ) -> NDArray[np.bool_]:
-    """Those of the kept vertices that are ranks or join two others, (V,); the rest goes one after the other."""
+    """Whether each vertex is kept, (V,): dead ends that are no ranks are removed until there are none."""
     while True:
         both = kept[source] & kept[target]
         ends = np.sort(np.column_stack([source[both], target[both]]), axis=1)
@@ -242,7 +248,7 @@ def _without_dead_ends(
 
 
 def _beyond(start: frozenset[int], one_way: dict[int, set[int]]) -> set[int]:
-    """Parts of the fabric that can be reached from some, over links that lead only one way."""
+    """Parts of the fabric that can be reached from ``start`` over one-way links, ``start`` included."""
     found: set[int] = set()
     waiting = set(start)
     while waiting:
@@ -258,12 +264,12 @@ def _columns(pairs: list[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _matrix(row: NDArray[np.integer], column: NDArray[np.integer], *, shape: tuple[int, int]) -> csr_array:
-    """A sparse matrix of ones; where an entry is given twice, of twos."""
+    """A sparse matrix of ones at some places; entries that are given twice are twos."""
     return csr_array((np.ones(len(row), dtype=np.float32), (row, column)), shape=shape)
 
 
 class Builder:
-    """Collects vertices and links, then freezes them into a :class:`Topology`. Ranks come first."""
+    """Collects vertices and links for a :class:`Topology`; all ranks must be added first."""
 
     def __init__(self) -> None:
         self._vertices: list[tuple[str, VertexKind]] = []
@@ -274,7 +280,7 @@ class Builder:
         self._incast: dict[int, tuple[float, float]] = {}
 
     def rank(self, *, node: int, name: str | None = None) -> int:
-        """Add the device of the next rank; all ranks must be added before any other vertex."""
+        """Add the device of the next rank and return its vertex; ranks are added before any other vertex."""
         self._nodes.append(node)
         return self._vertex(name or f"node{node}.device{self._nodes.count(node) - 1}", "device")
 
@@ -282,7 +288,7 @@ class Builder:
         """Add ``nodes * per_node`` ranks, node by node.
 
         Raises:
-            TopologyError: If they are more than memory is likely to hold.
+            TopologyError: If they are more than 2**20.
         """
         if nodes * per_node > _MOST_RANKS:
             raise TopologyError(f"{nodes} x {per_node} ranks are more than {_MOST_RANKS}. Use fewer.")
@@ -335,7 +341,7 @@ class Builder:
         self._shared.extend(array("b", [shared]) * count)
 
     def limit_incast(self, vertex: int, *, flows: int, efficiency: float) -> None:
-        """Let the last joined link into ``vertex`` deliver ``efficiency`` of its capacity to more than ``flows`` flows."""
+        """Let more than ``flows`` flows get ``efficiency`` of the capacity of the last joined link into ``vertex``."""
         last = next(link for link in reversed(range(len(self._target))) if self._target[link] == vertex)
         self._incast[last] = (flows, efficiency)
 

@@ -1,8 +1,8 @@
-"""Big explicit graphs as node-link JSON, the form that networkx and most graph tools write.
+"""Read large explicit graphs from node-link JSON, the form that networkx and most graph tools write.
 
 ``nodes`` are vertices with ``id`` and ``kind`` (``device``, ``nic``, ``switch``; devices become ranks in their order),
 ``edges`` (or ``links``) have ``source``, ``target`` and the fields of a link of a YAML graph, in the same units. JSON is
-read many times faster than YAML, at the price of errors that name a key but no line.
+read many times faster than YAML, but errors name a key and no line.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _NodeLinkSpec(Spec):
 
 
 def read_node_link(text: str, *, name: str) -> GraphSpec | None:
-    """The graph of a JSON text, or ``None`` if it has a ``kind`` and so is an ordinary topology file.
+    """The graph of a JSON text; None if it has a ``kind`` and so is an ordinary topology file.
 
     Edges of an undirected graph are links in both directions, each with the full bandwidth.
 
@@ -71,7 +71,7 @@ def read_node_link(text: str, *, name: str) -> GraphSpec | None:
 
 
 def _as_graph(file: _NodeLinkSpec) -> dict[str, Any]:
-    """The same as a YAML graph would say it."""
+    """The content of the equivalent YAML graph."""
     label = {vertex.id: vertex.label for vertex in file.nodes}
     groups: dict[int | str, list[str]] = {}
     for vertex in file.nodes:

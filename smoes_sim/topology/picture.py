@@ -18,14 +18,14 @@ _WIDTH, _LEVEL_HEIGHT, _MARGIN, _LEGEND_LINE = 1080, 110, 40, 22
 
 
 def draw_topology(topology: Topology, *, busy: NDArray[np.float64] | None = None) -> str:
-    """SVG of a topology; of a large one the first nodes, up to 72 ranks, with what they reach.
+    """SVG of a topology; of a large one the first 72 ranks and the vertices near them.
 
-    Host-bus links (rank to its NIC) are drawn thin and grey. The title names how many ranks are drawn.
+    Host-bus links (rank to its NIC) are drawn thin and grey. The title gives the number of ranks drawn.
 
     Args:
-        topology: What to draw.
-        busy: How busy each link is, shape (H,); given that, links are coloured from grey (idle) to red (the busiest of all),
-            by the busier of the two directions.
+        topology: The topology.
+        busy: Seconds, or another measure of load, of each link, shape (H,). Links are then coloured from grey (idle) to red
+            (the busiest), by the busier of the two directions.
     """
     drawn = _vertices_drawn(topology)
     level = _levels(topology)
@@ -50,7 +50,7 @@ def _title(topology: Topology, drawn: NDArray[np.bool_]) -> str:
 
 
 def _vertices_drawn(topology: Topology) -> NDArray[np.bool_]:
-    """The ranks drawn and every vertex they reach without passing a device that is not drawn."""
+    """Whether each vertex is drawn, (V,): the drawn ranks, and what they reach in three hops without passing a device."""
     drawn = np.zeros(len(topology.vertex_names), dtype=bool)
     drawn[: min(topology.num_ranks, _MOST_RANKS)] = True
     if topology.num_ranks <= _MOST_RANKS:
@@ -63,7 +63,7 @@ def _vertices_drawn(topology: Topology) -> NDArray[np.bool_]:
 
 
 def _levels(topology: Topology) -> NDArray[np.int64]:
-    """Hops of every vertex from the nearest device."""
+    """Number of hops of every vertex from the nearest device, shape (V,)."""
     level = np.full(len(topology.vertex_names), -1, dtype=np.int64)
     level[: topology.num_ranks] = 0
     for hops in range(1, len(level)):
@@ -123,7 +123,7 @@ def _link_lines(
 
 
 def _heat(topology: Topology, busy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How busy each link or the opposite one is, as a share of the busiest, shape (H,)."""
+    """Load of each link or the opposite one, whichever is larger, as a share of the largest load, shape (H,)."""
     pairs: dict[tuple[int, int], float] = {}
     ends = [tuple(sorted(pair)) for pair in zip(topology.link_source.tolist(), topology.link_target.tolist(), strict=True)]
     for (a, b), value in zip(ends, busy.tolist(), strict=True):
@@ -132,7 +132,7 @@ def _heat(topology: Topology, busy: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _hot_colour(share: float) -> str:
-    """Grey at 0, over amber, to red at 1."""
+    """Colour between grey at 0, amber at 0.5 and red at 1."""
     near, far, part = (_IDLE, _WARM, 2 * share) if share < 0.5 else (_WARM, _HOT, 2 * share - 1)
     return "#" + "".join(f"{round(a + (b - a) * part):02x}" for a, b in zip(near, far, strict=True))
 

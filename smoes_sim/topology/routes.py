@@ -1,8 +1,8 @@
-"""Routes compiled to arrays: for each (source, destination) pair the ids of its links, without a graph in the loop.
+"""Routes as arrays: the link ids of each (source, destination) pair, found without a graph library.
 
-A route is the shortest by hops that no device forwards; a NIC forwards, but one under a single switch does not turn
-traffic round. Where several are equal, one is chosen by a seeded hash of the pair (ECMP), or with ``routing: split`` every
-vertex divides what it has evenly (``split``). Every hop of all pairs is one array operation.
+A route has the fewest hops and passes no device; NICs forward, except that a NIC under a single switch does not send traffic
+back to it. Of several equally short routes one is chosen by a seeded hash of the pair (ECMP); with ``routing: split`` every
+vertex divides a flow evenly over them (``split``). Each hop of all pairs is one array operation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from smoes_sim.topology.graph import Topology
 from smoes_sim.topology.split import Splitter
 
 _SCRATCH = 2**23
-"""Entries of the table in which :class:`SplitRoutes` looks for the longest route."""
+"""Number of entries of the table in which :class:`SplitRoutes` looks for the longest route."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Routes:
     Attributes:
         offsets: Route ``f`` is ``links[offsets[f]:offsets[f + 1]]``, shape (F + 1,).
         links: Link ids in order of travel, shape (N,); each at most once in a route.
-        share: Part of the flow that crosses each entry, shape (N,), or ``None`` where all of it does.
+        share: Share of the flow that crosses each entry, shape (N,); None where routes are not split.
     """
 
     offsets: Ints
@@ -49,10 +49,10 @@ class Routes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRoutes(Routes):
-    """Flows that are divided over all equal routes; the entries of one hop follow those of the hop before.
+    """Routes of flows that are divided over all equally short routes; entries are sorted by hop.
 
     Attributes:
-        hop: Hop of each entry, from 0, shape (N,).
+        hop: Number of the hop of each entry, from 0, shape (N,).
         link_source: Vertex that each link leaves, shape (H,).
         link_target: Vertex that each link enters, shape (H,).
     """
@@ -62,9 +62,9 @@ class SplitRoutes(Routes):
     link_target: NDArray[np.int32]
 
     def sum_of(self, per_link: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of a link property, >= 0, along the route of each flow where it is largest, shape (F,).
+        """Largest sum of a link property, >= 0, over the routes of each flow, shape (F,).
 
-        The largest sum of latencies says when the last byte is there.
+        The largest sum of latencies gives the arrival of the last byte.
         """
         num_vertices = int(max(self.link_source.max(), self.link_target.max())) + 1
         result, step = np.zeros(len(self)), max(_SCRATCH // num_vertices, 1)
@@ -84,7 +84,7 @@ class SplitRoutes(Routes):
 
 
 class Router:
-    """Compiles routes of one topology; the same seed gives the same choice among equal routes.
+    """Finds the routes of one topology; the same seed gives the same choice among equal routes.
 
     Attributes:
         seed: Seed of the ECMP hash.
@@ -160,7 +160,7 @@ class Router:
         return columns
 
     def _choose_ways(self, src: Ints, dst: Ints, salt: NDArray[np.uint64]) -> tuple[Ints, Ints]:
-        """The way out and the way in of every pair: fewest hops in all, ties by hash."""
+        """The ways out and in of every pair with the fewest hops in total; ties are decided by the hash."""
         tied = self._core.shortest_ways(src, dst)
         width = tied.shape[1]
         rank = np.cumsum(tied.reshape(-1, len(src)), axis=0)

@@ -56,7 +56,7 @@ def _path_of(name: str) -> Path:
 
 
 def find_spec(name: str) -> TopologySpec:
-    """The spec of a shipped topology or of a file: YAML, or node-link JSON where its name ends in ``.json``.
+    """The spec of a shipped topology or a file: YAML, or node-link JSON if the name ends in ``.json``.
 
     Raises:
         ConfigError: If there is no such name or file, or the file breaks a rule.
@@ -68,7 +68,15 @@ def find_spec(name: str) -> TopologySpec:
 
 
 def find_topology(name: str) -> Topology:
-    """Build a shipped topology or one from a file."""
+    """The topology of a shipped name or a file.
+
+    Raises:
+        ConfigError: If there is no such name or file, or the file breaks a rule.
+
+    Example:
+        >>> find_topology("8x-h100").num_ranks
+        8
+    """
     try:
         return build(find_spec(name), name=Path(name).stem)
     except TopologyError as error:

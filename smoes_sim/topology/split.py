@@ -1,8 +1,8 @@
-"""Even splitting: every vertex divides what it has of a flow evenly over its links that lead one hop nearer.
+"""Even splitting: every vertex divides its part of a flow evenly over its links that lead one hop nearer.
 
-That holds for the source itself, for NICs and for parallel links. What reaches a switch goes on to a rank in the same way
-wherever it came from, so each (switch, rank) is solved once and joined to the ways out of the sources. Arrays of entries,
-shape (N,), are sorted by flow and within it by hop.
+This includes the source, NICs and parallel links. Traffic continues from a switch to a rank in the same way wherever it came
+from, so each (switch, rank) is solved once and joined to the ways out of the sources. Arrays of entries, shape (N,), are
+sorted by flow and then by hop.
 
 Example:
     Two NICs on a leaf with 4 spines above: each NIC carries 1/2, each link to a spine 1/4.
@@ -19,12 +19,12 @@ from smoes_sim.topology.core import Core, Hops, Ints, NextHops, expand
 
 Reals = NDArray[np.float64]
 _FLOWS = 2**17
-"""Flows that are spread at a time, which bounds the memory needed besides the result."""
+"""Number of flows that are divided at a time, which bounds the memory needed besides the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entries:
-    """Links that parts of flows (or of segments) cross: flow, hop, link and share of each, shape (N,)."""
+    """Links that parts of flows (or of segments) cross: flow, hop, link and share of each entry, shape (N,)."""
 
     flow: Ints
     hop: Hops
@@ -33,12 +33,12 @@ class _Entries:
 
     @classmethod
     def of(cls, flow: Ints, hop: Hops | Ints | int, link: NDArray[np.int32] | Ints, share: Reals) -> _Entries:
-        """Entries; one hop stands for all."""
+        """Entries; a scalar hop is that of all of them."""
         hops = np.broadcast_to(np.asarray(hop, dtype=np.int16), flow.shape)
         return cls(flow=flow, hop=hops, link=link.astype(np.int32), share=share)
 
     def offsets(self, num_flows: int) -> Ints:
-        """Where each flow starts, shape (F + 1,)."""
+        """Start of the entries of each flow, shape (F + 1,)."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.flow, minlength=num_flows))]).astype(np.int64)
 
 
@@ -50,7 +50,7 @@ class Splitter:
         self._hops = NextHops(core, core.num_ranks, core.hops_into)
 
     def spread(self, src: Ints, dst: Ints) -> tuple[Ints, NDArray[np.int32], Hops, Reals]:
-        """Offsets, shape (F + 1,), and the link, hop and share of each entry, for pairs that differ, shape (F,)."""
+        """Offsets, shape (F + 1,), and link, hop and share of each entry, for pairs of different ranks, shape (F,)."""
         lengths, links, hops, shares = [], [], [], []
         for first in range(0, max(len(src), 1), _FLOWS):
             part = slice(first, first + _FLOWS)
@@ -72,7 +72,7 @@ class Splitter:
         return _sorted([direct, *self._through_switches(rest, src[rest], dst[rest])])
 
     def _through_switches(self, flows: Ints, src: Ints, dst: Ints) -> list[_Entries]:
-        """Entries of the ways out that begin a shortest route, and of what follows each of them."""
+        """Entries of the ways out that begin a shortest route, and of the segments after them."""
         core, leave = self._core, self._core.leave
         row, way = np.nonzero(core.shortest_ways(src, dst).any(axis=1).T)
         weight = leave.weight[src[row], way]
@@ -90,7 +90,7 @@ class Splitter:
         return parts
 
     def _segments(self, start: Ints, rank: Ints) -> _Entries:
-        """Entries of flows from vertices of the core into ranks, numbered as given, shape (S,) each."""
+        """Entries of flows from vertices of the core to ranks, numbered as given, shape (S,) each."""
         core = self._core
         segment, here, share = np.arange(len(start)), start, np.ones(len(start))
         left, parts, hop = core.hops_into(start, rank), [], 0
@@ -113,14 +113,14 @@ class Splitter:
         return _sorted(parts)
 
     def _arriving(self, here: Ints, rank: Ints, left: Hops, way: int) -> tuple[Ints, Reals]:
-        """Which of the states can take a way into their rank, and its weight for all of them, shape (S,)."""
+        """Indices of the states that can take a way into their rank, and its weight for each state, shape (S,)."""
         enter = self._core.enter
         is_next = (enter.vertex[rank, way] == here) & (enter.length[rank, way] == left)
         return np.flatnonzero(is_next), np.where(is_next, enter.weight[rank, way], 0.0)
 
 
 def _sorted(parts: list[_Entries]) -> _Entries:
-    """Entries by flow, hop and link; those of a flow on one link become one."""
+    """Entries sorted by flow, hop and link; entries of a flow on the same link are merged."""
     flow, hop, link, share = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("flow", "hop", "link", "share")
     )

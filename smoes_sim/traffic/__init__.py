@@ -1,5 +1,5 @@
-"""How many bytes travel from rank to rank?
+"""How many bytes go from rank to rank?
 
-``copies`` counts them from a routing trace and a placement; ``skewed`` makes traffic matrices of a given unevenness
-without a trace. Neighbours: ``placement`` says where experts and tokens are, ``network`` how long the bytes take.
+Main type: ``copies.Traffic``, counted from a routing trace and a placement. ``skewed`` makes traffic matrices with a given
+skew, without a trace. Neighbours: ``placement`` says where experts and tokens are, ``network`` how long the bytes take.
 """

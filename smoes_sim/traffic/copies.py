@@ -1,8 +1,8 @@
-"""From routing and placement to bytes: ``trace + placement -> copies[src, dst]`` per layer, and what they say.
+"""Count copies of tokens between ranks: ``trace + placement -> copies[src, dst]`` per layer.
 
-A *copy* is one token sent once to one rank. Without deduplication a token goes to each of its K experts; with
-``rank`` once to each rank that holds some of them; with ``node`` once to each other node, over the NIC to the rank of
-its own index there, which forwards it inside the node. Combine takes the same way back.
+A *copy* is one token sent once to one rank. Without deduplication a token is sent to each of its K experts; with ``rank``
+once to each rank that holds some of them; with ``node`` once to each other node, over the NIC to the rank of the same
+index there, which forwards it inside the node. Combine takes the same route backwards.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from smoes_sim.errors import ConfigError
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing.trace import DECODE, PREFILL, RoutingTrace
 from smoes_sim.topology import Topology
@@ -25,9 +26,11 @@ FP8_BLOCK = 128
 
 
 def copy_bytes(hidden: int, element: ElementType) -> int:
-    """Bytes of one token on the wire: those of its elements, in fp8 and a float32 scale per 128 of them.
+    """Bytes of one token on the wire: its elements, and in fp8 a float32 scale per 128 of them.
 
-    Hidden 2048: 4096 in bf16, 2112 in fp8. Hidden 7168 in fp8: 7392.
+    Example:
+        >>> copy_bytes(2048, "bf16"), copy_bytes(2048, "fp8"), copy_bytes(7168, "fp8")
+        (4096, 2112, 7392)
     """
     return hidden + 4 * -(-hidden // FP8_BLOCK) if element == "fp8" else _ELEMENT_BYTES[element] * hidden
 
@@ -51,21 +54,21 @@ class Traffic:
 
     @property
     def routed(self) -> int:
-        """Routed tokens: (token, expert) pairs over all layers."""
+        """Number of routed tokens: (token, expert) pairs over all layers."""
         return int(self.slots.sum())
 
     @property
     def local_copies(self) -> int:
-        """Copies that never leave their rank, over all layers."""
+        """Number of copies that stay on their rank, over all layers."""
         return int(sum(np.trace(stage, axis1=1, axis2=2).sum() for stage in self.stages))
 
     @property
     def remote_copies(self) -> int:
-        """Copies that cross from rank to rank, over all layers and stages."""
+        """Number of copies sent from rank to rank, over all layers and stages."""
         return int(sum(stage.sum() for stage in self.stages)) - self.local_copies
 
     def imbalance(self) -> float:
-        """Mean over layers of the busiest rank's routed tokens over the mean rank's; 1 is even."""
+        """Routed tokens of the busiest rank over the mean of all ranks, averaged over the layers; 1 is even."""
         mean = self.slots.mean(axis=1)
         used = mean > 0
         return float((self.slots.max(axis=1)[used] / mean[used]).mean()) if used.any() else 1.0
@@ -82,14 +85,18 @@ def count_traffic(
     """Count the copies that dispatch sends.
 
     Args:
-        trace: Tokens of one step.
-        placement: Where the experts are.
+        trace: Experts of the tokens of one step.
+        placement: Ranks of the experts.
         home: Home rank of each token, shape (T,).
-        deduplicate: What a token is sent once to.
-        topology: Tells nodes apart; needed for ``node``.
+        deduplicate: Whether a token is sent once per expert, once per rank or once per node.
+        topology: Nodes of the ranks; needed for ``node``.
+
+    Raises:
+        ConfigError: If ``node`` is given without a topology.
 
     Example:
-        One token at home on rank 0 with experts on ranks 0, 1, 1: ``none`` sends 1 copy to 0 and 2 to 1; ``rank`` 1, 1.
+        One token at home on rank 0 with experts on ranks 0, 1, 1: ``none`` sends 1 copy to rank 0 and 2 to rank 1; ``rank``
+        sends 1 to each.
     """
     R, G, E = placement.num_ranks, placement.num_groups, trace.num_experts
     group = (home // placement.ep_size)[:, None]
@@ -108,7 +115,8 @@ def count_traffic(
         if deduplicate == "rank":
             stages.append([_pairs(home[token], rank, R)])
         else:
-            assert topology is not None, "node deduplication needs a topology"
+            if topology is None:
+                raise ConfigError('deduplicate = "node" needs the topology, which says where nodes end. Give topology=...')
             stages.append(_per_node(token, rank, home, topology))
     return Traffic(
         stages=tuple(np.stack(stage) for stage in zip(*stages, strict=True)),
@@ -125,7 +133,7 @@ def _pairs(source: NDArray[np.int64], destination: NDArray[np.int64], num_ranks:
 
 
 def _distinct(destination: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct (row, value) pairs of a (T, K) array, negative values left out."""
+    """Distinct (row, value) pairs of a (T, K) array, without negative values."""
     ordered = np.sort(destination, axis=1)
     fresh = ordered >= 0
     fresh[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
@@ -136,7 +144,7 @@ def _distinct(destination: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
 def _per_node(
     token: NDArray[np.int64], rank: NDArray[np.int64], home: NDArray[np.int64], topology: Topology
 ) -> list[NDArray[np.int64]]:
-    """Copies between nodes (once per token and node, to the rank of the same index) and copies inside nodes."""
+    """Copies between nodes (once per token and node, to the rank of the same index) and inside nodes, (R, R) each."""
     node, R = topology.node_of_rank, topology.num_ranks
     forwarder = topology.rank_at(node[rank], topology.index_in_node[home[token]])
     gateway = np.where(node[rank] == node[home[token]], home[token], forwarder)
@@ -158,9 +166,10 @@ class Transmission:
 
 
 def transmission_rate(trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]) -> Transmission:
-    """The transmission rate by modality and phase.
+    """Transmission rate by modality and phase.
 
-    Uniform top-8 of 64 over two ranks: 1 - C(32, 8) / C(64, 8) = 99.76%.
+    Example:
+        Uniform top-8 of 64 experts over two ranks: 1 - C(32, 8) / C(64, 8) = 99.76%.
     """
     remote = remote_tokens(trace, placement, home)
     prefill, vision = trace.phase == PREFILL, trace.is_vision

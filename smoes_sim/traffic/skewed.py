@@ -1,4 +1,4 @@
-"""Who sends how much to whom: traffic matrices with a wanted skew, before any trace is at hand."""
+"""Traffic matrices with a given skew, without a trace."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from smoes_sim.yaml_files import nearest, read_text
 
 Matrix = NDArray[np.float64]
 _EXPERTS_PER_RANK = 8
-"""Experts of a rank in the named workloads, of which W1 and W3 heat some."""
+"""Number of experts per rank in the named workloads; W1 and W3 make some of them hot."""
 _HEAT = 4.0
-"""How much more a hot expert or rank gets than a cold one in the named workloads."""
+"""Ratio of the load of a hot expert or rank to that of a cold one in the named workloads."""
 _HOT_SHARE = 16
 """One expert in 16 is hot in W1 and W3."""
 _BURST_PERIOD = 10
@@ -26,18 +26,24 @@ _BURST_PERIOD = 10
 
 
 def uniform_matrix(num_ranks: int, size: float) -> Matrix:
-    """Bytes from rank to rank when each sends ``size`` in equal blocks, its own included, (R, R).
+    """Bytes from rank to rank if each sends ``size`` in equal blocks, its own included, shape (R, R).
 
-    64 MiB over 4 ranks: 16 MiB a pair.
+    Example:
+        >>> uniform_matrix(2, 64.0).tolist()
+        [[32.0, 32.0], [32.0, 32.0]]
     """
     return np.full((num_ranks, num_ranks), size / num_ranks)
 
 
 def zipf_matrix(num_ranks: int, size: float, *, exponent: float, seed: int, per_source: bool) -> Matrix:
-    """Bytes when the k-th most popular destination gets ``k ** -exponent`` of a rank's bytes, (R, R).
+    """Bytes from rank to rank if the k-th most popular destination gets a share of ``k ** -exponent``, shape (R, R).
 
-    Every rank sends ``size`` in all. The order of popularity is drawn once for all ranks or, with ``per_source``, for
-    each. Exponent 0 is uniform; 4 ranks and exponent 1: shares 12/25, 6/25, 4/25, 3/25.
+    Every rank sends ``size`` in total. The order of popularity is drawn once for all ranks or, with ``per_source``, for each
+    rank. Exponent 0 is uniform; 4 ranks and exponent 1: shares 12/25, 6/25, 4/25, 3/25.
+
+    Example:
+        >>> sorted(zipf_matrix(4, 25.0, exponent=1, seed=0, per_source=False)[0].round(6).tolist())
+        [3.0, 4.0, 6.0, 12.0]
     """
     rng = np.random.default_rng(seed)
     share = np.arange(1, num_ranks + 1, dtype=np.float64) ** -exponent
@@ -48,9 +54,10 @@ def zipf_matrix(num_ranks: int, size: float, *, exponent: float, seed: int, per_
 
 
 def lognormal_matrix(num_ranks: int, size: float, *, sigma: float, seed: int) -> Matrix:
-    """Bytes when destinations are popular log-normally with spread ``sigma``, the same for all sources, (R, R).
+    """Bytes from rank to rank if the popularity of destinations is log-normal, the same for all sources, shape (R, R).
 
-    Measured per-rank loads of expert parallelism were found to fit a log-normal best (DeepEP pull request 393).
+    ``sigma`` is the standard deviation of the logarithm. Measured per-rank loads of expert parallelism fit a log-normal best
+    (DeepEP pull request 393).
     """
     level = sigma * np.random.default_rng(seed).standard_normal(num_ranks)
     share = np.exp(level - level.max())  # the same shares, and no overflow
@@ -58,16 +65,16 @@ def lognormal_matrix(num_ranks: int, size: float, *, sigma: float, seed: int) ->
 
 
 def workload_matrix(name: str, num_ranks: int, size: float, *, seed: int, step: int = 0) -> Matrix:
-    """Bytes of a named imbalance workload, derived from (name, seed, step) alone, (R, R).
+    """Bytes from rank to rank of a named imbalance workload, shape (R, R); depends on (name, seed, step) only.
 
-    The names and what each isolates are those of Megatron-LM pull request 7488 (September 2026); the numbers are ours:
-    8 experts a rank, one expert in 16 hot, hot is 4 times cold. The mean rank sends ``size``.
+    Names and purposes are those of Megatron-LM pull request 7488 (September 2026); the numbers are our choice: 8 experts per
+    rank, one expert in 16 hot, hot is 4 times cold. Ranks send ``size`` on average.
 
     Args:
-        name: ``W0_balanced`` or, for short, ``W0``; see :func:`workload_names`.
-        num_ranks: R.
+        name: ``W0_balanced`` or ``W0``; see :func:`workload_names`.
+        num_ranks: Number of ranks, R.
         size: Bytes.
-        seed: Decides which ranks are hot.
+        seed: Random seed that chooses the hot ranks.
         step: Moves the hot rank of W6; every tenth step from 0 on is a burst in W7.
 
     Raises:
@@ -79,10 +86,14 @@ def workload_matrix(name: str, num_ranks: int, size: float, *, seed: int, step: 
 
 
 def full_workload_name(name: str) -> str:
-    """``W2_hot_rank`` for ``W2`` or for itself.
+    """Full name of a workload, from it or from its first two characters.
 
     Raises:
         ConfigError: If there is no such workload.
+
+    Example:
+        >>> full_workload_name("W2")
+        'W2_hot_rank'
     """
     for known in _WORKLOADS:
         if name in {known, known.partition("_")[0]}:
@@ -103,7 +114,7 @@ def _balanced(num_ranks: int, _rng: np.random.Generator, _step: int) -> Vectors:
 
 
 def _hot_experts(num_ranks: int, rng: np.random.Generator, *, spread: bool) -> Vectors:
-    """Hot experts in a row from a random one on, or spread evenly over the layout."""
+    """Hot experts side by side from a random one on, or spread evenly over the layout."""
     num_experts = num_ranks * _EXPERTS_PER_RANK
     count = max(1, num_experts // _HOT_SHARE)
     first = int(rng.integers(num_experts))
@@ -129,12 +140,12 @@ def _hot_rank(num_ranks: int, rng: np.random.Generator, step: int) -> Vectors:
 
 
 def _source_ragged(num_ranks: int, rng: np.random.Generator, _step: int) -> Vectors:
-    """Some sources hold up to four times the tokens of others."""
+    """Sources hold between one and four times the tokens of the smallest."""
     return rng.uniform(1, _HEAT, num_ranks), np.ones(num_ranks)
 
 
 def _zero_expert_rank(num_ranks: int, rng: np.random.Generator, _step: int) -> Vectors:
-    """A quarter of the ranks, but never all, receives nothing."""
+    """A quarter of the ranks, never all of them, receives nothing."""
     receives = np.ones(num_ranks)
     receives[rng.permutation(num_ranks)[: min(max(1, num_ranks // 4), num_ranks - 1)]] = 0
     return np.ones(num_ranks), receives
@@ -147,7 +158,7 @@ def _rotating_hotspot(num_ranks: int, rng: np.random.Generator, step: int) -> Ve
 
 
 def _burst(num_ranks: int, rng: np.random.Generator, step: int) -> Vectors:
-    """Balanced, but for one step in ten, which has a hot rank."""
+    """Balanced, except for one step in ten, which has a hot rank."""
     return _hot_rank(num_ranks, rng, step) if step % _BURST_PERIOD == 0 else _balanced(num_ranks, rng, step)
 
 
@@ -164,9 +175,9 @@ _WORKLOADS: dict[str, Callable[[int, np.random.Generator, int], Vectors]] = {
 
 
 def trace_matrix(trace: RoutingTrace, num_ranks: int, size: float) -> Matrix:
-    """Bytes in the proportions of a trace, its layers added up, the mean rank sending ``size``, (R, R).
+    """Bytes from rank to rank in the proportions of a trace, summed over its layers, shape (R, R).
 
-    Experts in the model's order, sequences dealt out over ranks, no deduplication.
+    Ranks send ``size`` on average. Experts are in the model's order, sequences are spread over the ranks, no deduplication.
 
     Raises:
         PlacementError: If the experts do not divide over the ranks.
@@ -182,7 +193,9 @@ def trace_matrix(trace: RoutingTrace, num_ranks: int, size: float) -> Matrix:
 
 
 def read_matrix(path: Path, num_ranks: int) -> Matrix:
-    """A whitespace-separated square matrix of bytes, cell [i][j] from rank i to rank j (nccl-tests' alltoallv file).
+    """Bytes from rank to rank from a file, shape (R, R): numbers separated by white space, row i sent by rank i.
+
+    The form is that of the alltoallv file of nccl-tests.
 
     Raises:
         ConfigError: With file and line, if a cell is no number >= 0 or the shape is not R x R.
@@ -204,5 +217,5 @@ def _cell(path: Path, line: int, text: str) -> float:
     except ValueError:
         value = float("nan")
     if not np.isfinite(value) or value < 0:
-        raise ConfigError(f'{path}:{line}: "{text}" is not a number of bytes >= 0. Mend the cell.')
+        raise ConfigError(f'{path}:{line}: "{text}" is not a number of bytes >= 0. Fix this cell.')
     return value

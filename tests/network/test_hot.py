@@ -24,7 +24,7 @@ def busiest(network, matrix, *, most=99, **options):
 def test_equal_links_are_one_entry_for_each_direction():
     # 4 ranks, 16 MiB a pair at 50 GB/s: 3 * 16777216 / 50e9 s of work on each of 4 + 4 links
     network = Network.on(topology(star(4)))
-    rows = [hot.row() for hot in busiest(network, uniform_matrix(4, 64 * 2**20))[0]]
+    rows = [hot.to_dict() for hot in busiest(network, uniform_matrix(4, 64 * 2**20))[0]]
     assert [row["link"] for row in rows] == ["node*.device0 -> switch (x4)", "switch -> node*.device0 (x4)"]
     work = 3 * 16777216 / 50e9
     for row in rows:

@@ -1,10 +1,11 @@
-"""Messages through FIFO ports: the fidelity that sees in which order a library posts its messages.
+"""Time an exchange through FIFO ports: the model in which the order of messages matters.
 
-Every directed link is a first-in-first-out server; a message goes through as chunks. Two things at the sender decide
-what an order costs. *Injection*: with ``fifo`` a port sends the messages of a rank one behind the other, so that ranks
-that post 0, 1, 2, ... all hit the same receiver while other receivers idle; with ``round_robin`` the messages take turns
-and no order is bad. *Window*: what may leave of each message before its receiver has answered; the answer waits in the
-receiver's own port behind data, and the rest joins the sender's queue when it is back. See ``docs/explanation/models.md``.
+Every directed link is a first-in-first-out server, and a message passes it in chunks. Two settings of the sender decide
+the cost of an order. *Injection*: with ``fifo`` a port sends the messages of a rank one after the other, so that ranks that
+post to 0, 1, 2, ... all send to the same receiver while other receivers are idle; with ``round_robin`` the messages take
+turns, and no order is bad. *Window*: the bytes of a message that may leave before its receiver has answered. The answer
+waits in the receiver's port behind data, and the rest of the message joins the sender's queue when the answer arrives. See
+``docs/explanation/models.md``.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ Injection = Literal["fifo", "round_robin"]
 TCP_WINDOW = 65535.0
 """Bytes that TCP sends before the first answer: the window of a SYN-ACK has 16 bits and is never scaled (RFC 7323, 2.2)."""
 PACKET = 8940.0
-"""Bytes of a packet when nothing else is said: an Ethernet jumbo frame without its headers."""
+"""Default bytes of a packet: an Ethernet jumbo frame without its headers."""
 
 _ROUNDING = 1e-9
 _MAX_CHUNKS = 4_000_000
-"""Chunks on links, in all, up to which a chunk is one packet when nothing else is said: a few seconds."""
+"""Largest number of chunks times links for which the default chunk is one packet: a few seconds."""
 _MOST_CHUNKS = 200_000_000
-"""Chunks on links, in all, beyond which a chunk is refused as too small: minutes."""
+"""Largest number of chunks times links that is simulated: minutes."""
 _PLAIN_EVENTS = 150_000
-"""Exchanges up to this many events run as plain Python, within half a second: compiling would take longer."""
+"""Up to this number of events an exchange runs as plain Python, within half a second: compiling would take longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageTimes:
-    """When messages were through; F messages of all phases, one phase after the other.
+    """Times of F messages of all phases, one phase after the other.
 
     Attributes:
-        sent: When the last byte left the sender's first shared link, seconds, shape (F,).
-        arrived: When the last byte was at the receiver, seconds, shape (F,).
-        num_events: Events played.
+        sent: Seconds when the last byte left the sender's first shared link, shape (F,).
+        arrived: Seconds when the last byte arrived at the receiver, shape (F,).
+        num_events: Number of simulated events.
     """
 
     sent: NDArray[np.float64]
@@ -64,12 +65,12 @@ def fifo_exchange_time(
     packet: float = PACKET,
     compiled: bool | None = None,
 ) -> ExchangeTime:
-    """Simulate one exchange that starts everywhere at once, as :func:`~smoes_sim.network.exchange_time` does by fluid.
+    """Simulate one exchange that all ranks enter at the same time, with FIFO ports.
 
-    Arguments and what is raised as in :func:`fifo_times`; also raised is:
+    Arguments as in :func:`fifo_times`, errors too, and:
 
     Raises:
-        SimulationError: If the answer is below the bound or bytes are lost (a bug).
+        SimulationError: If the time is below the bound or bytes are lost, which is a bug.
 
     Example:
         4 ranks on a star of 50 GB/s, 16 MiB a pair, shifted order: 3 * 16777216 / 50e9 s and the time of one packet.
@@ -89,30 +90,29 @@ def fifo_times(
     packet: float = PACKET,
     compiled: bool | None = None,
 ) -> MessageTimes:
-    """Send the messages of an exchange through FIFO ports.
+    """Times of the messages of an exchange through FIFO ports.
 
-    Per link ``end = max(arrival, free) + chunk / capacity``, then its latency. The next link starts a chunk when its
-    first packet is there (packets are stored and forwarded, chunks cut through), but not before it can serve it without
-    a gap. Buffers are as large as needed (lossless, no back-pressure into other ports). An answer takes 64 bytes.
-    Ties go by kind of event, then by message (sender, then posting order). All ranks enter after
-    ``network.per_exchange``; each goes through the phases in order, waits for what a phase comes after, and spends
-    ``network.per_message`` before every message.
+    Per link ``end = max(arrival, free) + chunk / capacity``, then its latency. The next link starts a chunk when its first
+    packet has arrived (packets are stored and forwarded, chunks cut through), but not before it can serve the chunk without
+    a gap. Buffers are unlimited (no loss, no back-pressure into other ports). An answer takes 64 bytes. Ties are ordered by
+    kind of event, then by message (sender, then posting order). All ranks enter after ``network.per_exchange``; each takes
+    the phases in order, waits for the phase that a phase comes after, and spends ``network.per_message`` on every message.
 
     Args:
         network: Capacities and constants.
         phases: Messages; those of a sender in posting order.
-        chunk: Bytes served together; under ``round_robin`` also the length of a turn. One packet when left out, or more
-            packets where that would be millions of events.
+        chunk: Bytes served together; under ``round_robin`` also the length of a turn. Default: one packet, or more packets
+            where that would be millions of events.
         window: Bytes of a message that may leave before its receiver has answered, in whole packets; infinite for a
             transport that never waits.
-        injection: Whether a sender's port serves its messages one behind the other or in turns.
+        injection: Whether a sender's port serves its messages one after the other or in turns.
         packet: Bytes after which a switch forwards.
-        compiled: Use numba or plain Python, which give the same numbers; by the size of the case when left out.
+        compiled: Whether to use numba or plain Python, which give the same numbers. Default: by the size of the case.
 
     Raises:
         ConfigError: If a size is not positive, a chunk too small for the bytes, ``injection`` is unknown, or routes are
             split.
-        SimulationError: If bytes are lost (a bug).
+        SimulationError: If bytes are lost, which is a bug.
 
     Example:
         1 MB over two links of 1 GB/s and 1 us each, packets of 1 kB: 1 ms + 1 us of a packet + 2 us.
@@ -131,10 +131,10 @@ def fifo_times(
 
 
 def exchange_of(network: Network, phases: Sequence[Flows], times: MessageTimes) -> ExchangeTime:
-    """What the times of its messages say of an exchange.
+    """Times of an exchange from those of its messages.
 
     Raises:
-        SimulationError: If the answer is below the bound (a bug).
+        SimulationError: If the time is below the bound, which is a bug.
     """
     finish = np.full(network.topology.num_ranks, network.per_exchange)
     np.maximum.at(finish, _joined([flows.source for flows in phases]), times.sent)
@@ -148,7 +148,7 @@ def exchange_of(network: Network, phases: Sequence[Flows], times: MessageTimes) 
 
 
 def check_routes(network: Network, phases: Sequence[Flows]) -> None:
-    """Refuse what ports with queues do not know.
+    """Check that routes and links are such that ports with queues can model them.
 
     Raises:
         ConfigError: If messages are split over routes, or links limit incast.
@@ -167,25 +167,25 @@ def check_routes(network: Network, phases: Sequence[Flows]) -> None:
 
 
 def check_settings(*, chunk: float, window: float, packet: float, injection: str) -> None:
-    """Refuse settings without a meaning.
+    """Check that sizes are positive and the injection is known.
 
     Raises:
         ConfigError: If a size is not positive, or ``injection`` is unknown.
     """
     for name, value in (("chunk", chunk), ("window", window), ("packet", packet)):
         if not value > 0:
-            raise ConfigError(f"{name} = {value} bytes: must be more than 0. Leave it out for the usual value.")
+            raise ConfigError(f"{name} = {value} bytes: must be more than 0. Leave it out for the default.")
     if injection not in {"fifo", "round_robin"}:
         raise ConfigError(f'injection = "{injection}" is unknown. Use "fifo" or "round_robin".')
 
 
 def whole_packets(window: float, *, packet: float) -> float:
-    """A window as a sender uses it: whole packets, at least one."""
+    """Window of whole packets, at least one, in bytes."""
     return math.inf if math.isinf(window) else max(window // packet, 1.0) * packet
 
 
 def pieces(phases: Sequence[Flows], size: float) -> float:
-    """How often links serve something when messages are cut into pieces of some bytes."""
+    """Number of pieces of ``size`` bytes times links that they cross."""
     return sum(float(np.ceil(flows.size / size) @ np.diff(flows.routes.offsets)) for flows in phases)
 
 
@@ -195,7 +195,7 @@ def _chunk(phases: Sequence[Flows], chunk: float | None, *, packet: float) -> fl
         return float(packet * max(1, math.ceil(on_links / packet / _MAX_CHUNKS)))
     if (count := pieces(phases, chunk)) > _MOST_CHUNKS:
         raise ConfigError(
-            f"chunk = {chunk} bytes: links would serve {count:.1e} chunks, at most {_MOST_CHUNKS:.0e} are played. "
+            f"chunk = {chunk} bytes: links would serve {count:.1e} chunks, at most {_MOST_CHUNKS:.0e} are simulated. "
             "Make it larger, or leave it out."
         )
     return float(chunk)
@@ -284,7 +284,10 @@ def _queues(
 
 
 def way_back(there: NDArray[np.int64], back: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each message the first usable one the other way (``there`` and ``back`` name the pairs), -1 if none, (F,)."""
+    """Index of the first usable message in the other direction for each message, -1 for none, shape (F,).
+
+    ``there`` and ``back`` are the numbers of the pairs of ranks in the two directions.
+    """
     candidates = np.flatnonzero(usable)
     keys, first = np.unique(there[candidates], return_index=True)
     if not len(keys):
@@ -294,7 +297,7 @@ def way_back(there: NDArray[np.int64], back: NDArray[np.int64], usable: NDArray[
 
 
 def _play(work: Work, *, compiled: bool | None) -> MessageTimes:
-    """Run the event loop and check that every byte arrived."""
+    """Run the event loop and check that all bytes have arrived."""
     if compiled is None:
         hops = work.messages["end"] - work.messages["first"] + 1
         expected = float(np.maximum(np.ceil(work.messages["size"] / work.chunk), 1) @ hops)

@@ -1,7 +1,7 @@
-"""The event loop of the FIFO network: written once, run as plain Python on objects or compiled by numba on records.
+"""The event loop of the FIFO model: written once, run as plain Python on objects or compiled by numba on records.
 
-Nothing is imported from numba before :func:`compiled_run` is called; both ways give the same numbers, bit by bit. Rows
-of a table are structured records when compiled and plain objects otherwise: ``work.links[3].free`` reads the same.
+numba is imported by :func:`compiled_run` only; both ways give the same numbers, bit by bit. Rows of a table are structured
+records when compiled and plain objects otherwise, so that ``work.links[3].free`` works for both.
 
 A *queue* belongs to a sender and the first shared link of its messages; its *entries* are ``3 * f`` (the first window of
 message ``f``), ``3 * f + 1`` (its rest) and ``3 * f + 2`` (the receiver's answer to its first window). A *gate* belongs
@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Table = Any
+Records = Any
 """Structured records when compiled, a list of objects when plain."""
 Events = list[tuple[float, int, int, int, float]]
-"""A heap of (time, kind, id, place in a route, bytes): what happens at one time goes by kind, then by id."""
+"""A heap of (time, kind, id, place in a route, bytes); events at one time are ordered by kind, then by id."""
 
 SENT, ARRIVED, ENTER, POST, TURN, CHUNK, ANSWER, PASS, REST = range(9)
 ANSWER_SIZE = 64.0
-"""Bytes of an answer: with none at all, answers that wait for one port would leave at one instant, in no order."""
+"""Bytes of an answer; with 0 bytes, answers that wait for one port would leave at the same time, in no order."""
 
 _INT, _REAL = np.int64, np.float64
 MESSAGE = np.dtype(
@@ -59,7 +59,7 @@ RANK = np.dtype([("phase", _INT), ("message", _INT), ("posting", _INT)])  # next
 
 
 class Work(NamedTuple):
-    """Everything the loop reads and writes; F messages, those of a gate together and in posting order.
+    """All tables of the loop; F messages, those of a gate together and in posting order.
 
     Attributes:
         messages: ``MESSAGE``, shape (F,).
@@ -70,21 +70,21 @@ class Work(NamedTuple):
         gates: ``GATE``, shape (P R,).
         phases: ``PHASE``, shape (P,).
         ranks: ``RANK``, shape (R,).
-        start: Seconds after which all ranks enter.
+        start: Seconds when all ranks enter.
         chunk: Bytes that are served together.
         window: Bytes of a message that leave before the receiver has answered.
         packet: Bytes after which a chunk is forwarded.
         take_turns: 1 for round-robin injection.
     """
 
-    messages: Table
-    entries: Table
-    route: Table
-    links: Table
-    queues: Table
-    gates: Table
-    phases: Table
-    ranks: Table
+    messages: Records
+    entries: Records
+    route: Records
+    links: Records
+    queues: Records
+    gates: Records
+    phases: Records
+    ranks: Records
     start: float
     chunk: float
     window: float
@@ -92,7 +92,7 @@ class Work(NamedTuple):
     take_turns: int
 
     def plain(self) -> Work:
-        """The same with lists of objects for tables."""
+        """The same tables as lists of objects."""
         tables: dict[str, Any] = {
             name: _objects(value) for name, value in self._asdict().items() if isinstance(value, np.ndarray)
         }
@@ -106,7 +106,7 @@ def _objects(table: NDArray[Any]) -> list[Any]:
 
 
 def _enter(events: Events, work: Work, number: int, now: float) -> None:
-    """A rank goes through its gates as far as they are open and posts what is behind them, each after its overhead."""
+    """Let a rank pass its open gates and post the messages behind them, each after its overhead."""
     rank = work.ranks[number]
     if rank.posting == 1:
         return
@@ -132,7 +132,7 @@ def _enter(events: Events, work: Work, number: int, now: float) -> None:
 
 
 def _end_overhead(events: Events, work: Work, number: int, now: float) -> None:
-    """A rank has paid for a message and posts it."""
+    """Post a message after its overhead."""
     rank = work.ranks[number]
     _post(events, work, rank.message, now)
     rank.message += 1
@@ -141,7 +141,7 @@ def _end_overhead(events: Events, work: Work, number: int, now: float) -> None:
 
 
 def _post(events: Events, work: Work, number: int, now: float) -> None:
-    """The sender hands a message to its queue."""
+    """Put a message into its sender's queue."""
     message = work.messages[number]
     message.posted = now
     if message.queue >= 0:
@@ -156,7 +156,7 @@ def _post(events: Events, work: Work, number: int, now: float) -> None:
 
 
 def _join(events: Events, work: Work, number: int, entry: int, now: float) -> None:
-    """Put an entry at the end of a queue and wake an idle sender."""
+    """Append an entry to a queue and wake an idle sender."""
     queue = work.queues[number]
     work.entries[entry].behind = -1
     if queue.head < 0:
@@ -170,7 +170,7 @@ def _join(events: Events, work: Work, number: int, entry: int, now: float) -> No
 
 
 def _turn(events: Events, work: Work, number: int, now: float) -> None:
-    """A sender gives the next chunk (or answer) of a queue to its port, and comes back when it has left."""
+    """Give the next chunk or answer of a queue to its port; the next turn comes when it has left."""
     queue = work.queues[number]
     head = queue.head
     if head < 0:
@@ -200,16 +200,16 @@ def _turn(events: Events, work: Work, number: int, now: float) -> None:
 
 
 def _left(work: Work, number: int) -> float:
-    """Bytes of a message that its sender still has."""
+    """Bytes of a message that have not left its sender."""
     total: float = work.entries[3 * number].left + work.entries[3 * number + 1].left
     return total
 
 
 def _serve(events: Events, work: Work, number: int, place: int, amount: float, now: float) -> float:
-    """A link takes a chunk behind everything it accepted before; the end of its service.
+    """Serve a chunk on a link after everything that the link accepted before; returns the end of its service.
 
-    The next link may start when the first packet is there, but not so early that it would run dry: a chunk is served
-    in one piece.
+    The next link may start when the first packet has arrived, but not so early that it would have to pause: a chunk is
+    served in one piece.
     """
     message = work.messages[number]
     link = work.links[work.route[place]]
@@ -228,7 +228,7 @@ def _serve(events: Events, work: Work, number: int, place: int, amount: float, n
 
 
 def _deliver(events: Events, work: Work, number: int, amount: float, head: float, tail: float) -> None:
-    """A chunk reaches its receiver, which answers the first packet of a message that waits for it."""
+    """Deliver a chunk to its receiver, which answers the first packet of a message that waits for an answer."""
     message = work.messages[number]
     if message.received == 0.0 and message.size > work.window:
         if message.back >= 0:
@@ -243,7 +243,7 @@ def _deliver(events: Events, work: Work, number: int, amount: float, head: float
 
 
 def _pass_answer(events: Events, work: Work, number: int, place: int, now: float) -> float:
-    """A link takes an answer behind all it accepted before; the end of its service."""
+    """Serve an answer on a link after everything that the link accepted before; returns the end of its service."""
     link = work.links[work.route[place]]
     end: float = max(now, link.free) + ANSWER_SIZE / link.capacity
     link.free = end
@@ -256,7 +256,7 @@ def _pass_answer(events: Events, work: Work, number: int, place: int, now: float
 
 
 def _pass_gate(events: Events, work: Work, number: int, kind: int, now: float) -> None:
-    """A message is out of its sender's port or at its receiver: the rank may go on if it was the last."""
+    """Count a message as sent or received at its gate; the rank may continue if it was the last one."""
     message = work.messages[number]
     if kind == SENT:
         gate = message.gate
@@ -268,7 +268,7 @@ def _pass_gate(events: Events, work: Work, number: int, kind: int, now: float) -
 
 
 def run(work: Work) -> int:
-    """Play all events; returns how many there were."""
+    """Process all events; returns their number."""
     events = [(work.start, ENTER, rank, 0, 0.0) for rank in range(len(work.ranks))]
     count = 0
     while len(events) > 0:
@@ -295,7 +295,11 @@ def run(work: Work) -> int:
 
 @cache
 def compiled_run() -> Callable[[Work], int]:
-    """The same loop compiled; the first call on a machine takes seconds, later ones read numba's cache on disk."""
+    """The loop compiled by numba; the first call on a machine takes seconds, later ones read numba's cache on disk.
+
+    numba's public way, a decorator, would replace the functions of this module and import numba with it. So each function is
+    copied with the globals of a new module, in which the functions that it calls are the compiled ones.
+    """
     import numba  # noqa: PLC0415 (a second to import, and only large exchanges need it)
 
     names = dict(globals())
