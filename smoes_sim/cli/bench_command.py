@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from smoes_sim.lab import Lab
     from smoes_sim.topology import Topology
 
-_SIZES, _SKEW = "How much", "Who sends what (one of them; equal blocks when left out)"
-_RANKS, _HOW, _OUTPUT = "Who takes part", "How it is sent and timed", "What is kept"
+_SIZES, _SKEW = "Sizes", "Traffic (at most one of them; default: equal blocks)"
+_RANKS, _HOW, _OUTPUT = "Ranks", "Method", "Output"
 _SWEEP = "1 KiB:1 MiB"
 _OF_LAUNCHER = ("ranks", "lab")
-"""Options that say how ranks are started, which the ranks themselves are not given."""
+"""Options of the launcher, which are not passed on to the ranks."""
 
 
 def bench(
@@ -34,45 +34,44 @@ def bench(
     operation: Annotated[
         Literal["alltoall", "sendrecv"], typer.Argument(help="All to all, or one message there and back.")
     ] = "alltoall",
-    ranks: Annotated[Optional[int], option("Start this many ranks on this machine.", _RANKS, min=2, metavar="N")] = None,
+    ranks: Annotated[Optional[int], option("Number of ranks to start on this machine.", _RANKS, min=2, metavar="N")] = None,
     lab: Annotated[
         Optional[str], option("Start the ranks in this lab, or in one built of this topology (needs root).", _RANKS)
     ] = None,
-    topology: Annotated[Optional[str], option("What the ranks stand on, for two_hop and for the table.", _RANKS)] = None,
+    topology: Annotated[Optional[str], option("Topology of the ranks, for two_hop and for the table.", _RANKS)] = None,
     size: Annotated[
-        Optional[str], option("Bytes a rank sends, its own block too.", _SIZES, "--bytes", metavar="SIZE")
+        Optional[str], option("Bytes that a rank sends, its own block included.", _SIZES, "--bytes", metavar="SIZE")
     ] = None,
     sweep: Annotated[
         Optional[str], option(f'Sizes from LOW to HIGH, doubling. ["{_SWEEP}"]', _SIZES, metavar="LOW:HIGH")
     ] = None,
     matrix: Annotated[
-        Optional[Path], option("File of bytes [from][to], nccl-tests' alltoallv form.", _SKEW, metavar="FILE")
+        Optional[Path],
+        option("File of bytes [source][destination], in the format of nccl-tests' alltoallv.", _SKEW, metavar="FILE"),
     ] = None,
-    zipf: Annotated[Optional[float], option("Destinations are popular by this Zipf exponent.", _SKEW, metavar="S")] = None,
+    zipf: Annotated[Optional[float], option("Zipf exponent of the popularity of destinations.", _SKEW, metavar="S")] = None,
     workload: Annotated[Optional[str], option("A named imbalance, W0 to W7, as in alltoall.", _SKEW, metavar="NAME")] = None,
-    trace: Annotated[Optional[Path], option("In the proportions of a routing trace (.npz).", _SKEW, metavar="FILE")] = None,
+    trace: Annotated[Optional[Path], option("Proportions of a routing trace (.npz).", _SKEW, metavar="FILE")] = None,
     pair: Annotated[Optional[str], option("sendrecv: the two ranks. [first and last]", _HOW, metavar="A:B")] = None,
     schedule: Annotated[
-        Literal["direct", "pairwise", "two_hop", "all_to_all_single"], option("What is posted when.", _HOW)
+        Literal["direct", "pairwise", "two_hop", "all_to_all_single"], option("Schedule of the messages.", _HOW)
     ] = "direct",
-    warmup: Annotated[int, option("Exchanges that do not count, before each size.", _HOW, min=1, metavar="N")] = 5,
-    repeats: Annotated[int, option("Exchanges that count.", _HOW, min=1, metavar="N")] = 20,
+    warmup: Annotated[int, option("Number of warm-up exchanges before each size.", _HOW, min=1, metavar="N")] = 5,
+    repeats: Annotated[int, option("Number of measured exchanges.", _HOW, min=1, metavar="N")] = 20,
     backend: Annotated[Literal["auto", "gloo", "nccl"], option("auto: nccl where there are GPUs.", _HOW)] = "auto",
-    timeout: Annotated[str, option("For the ranks to come, and for each exchange.", _HOW, metavar="TIME")] = "60 s",
-    seed: Annotated[int, option("Of the skew and of the bytes.", _HOW, min=0, metavar="N")] = 0,
+    timeout: Annotated[str, option("Timeout for the ranks to join, and for each exchange.", _HOW, metavar="TIME")] = "60 s",
+    seed: Annotated[int, option("Seed of the skew and of the bytes.", _HOW, min=0, metavar="N")] = 0,
     out: Annotated[
         Optional[Path],
         option(
-            "Measurements table (.csv); what belongs to it goes to a folder beside it.",
+            "Measurements table (.csv); its other files go to a folder beside it.",
             _OUTPUT,
             "-o",
             "--out",
             metavar="FILE",
         ),
     ] = None,
-    export: Annotated[
-        Optional[Path], option("Write the matrix for nccl-tests and measure nothing.", _OUTPUT, metavar="FILE")
-    ] = None,
+    export: Annotated[Optional[Path], option("Only write the matrix for nccl-tests.", _OUTPUT, metavar="FILE")] = None,
     as_json: Annotated[bool, option("Print one JSON document.", _OUTPUT, "--json")] = False,
 ) -> int:
     """Measure exchanges between real ranks, in nccl-tests' columns.
@@ -88,7 +87,7 @@ def bench(
     if out is not None and out.suffix != ".csv":
         raise ConfigError(f"--out = {out}: a measurements table ends in .csv. Write {out.with_suffix('.csv')}.")
     if ranks is not None and lab is not None:
-        raise ConfigError("--ranks and --lab each say which ranks to start. Give one of them.")
+        raise ConfigError("--ranks and --lab both say which ranks to start. Give one of them.")
     if export is not None:
         _export(context, demand, export)
         return 0
@@ -123,7 +122,7 @@ def _find(name: str | None) -> Topology | None:
 
 
 def _export(context: typer.Context, demand: Demand, path: Path) -> None:
-    """Write the one matrix that is asked for."""
+    """Write the requested matrix."""
     from smoes_sim.distributed.matrix import write_matrix
 
     found = _find(context.params["lab"] or context.params["topology"])
@@ -132,13 +131,13 @@ def _export(context: typer.Context, demand: Demand, path: Path) -> None:
         raise ConfigError("--export needs the number of ranks. Give --ranks or --topology.")
     cases = _cases(context, demand, num_ranks)
     if len(cases) > 1:
-        raise ConfigError(f"--export writes one matrix, and {len(cases)} sizes are asked for. Give --bytes.")
+        raise ConfigError(f"--export writes one matrix, not one for each of {len(cases)} sizes. Give --bytes.")
     write_matrix(path, cases[0].matrix)
     show.talk(f"matrix: {path} (for NCCL_TESTS_ALLTOALLV_MATRIX_FILE and --matrix)")
 
 
 def _launch(context: typer.Context, demand: Demand) -> int:
-    """Start the ranks, each with this very command, and wait for them."""
+    """Start the ranks, each with the same command, and wait for them."""
     from smoes_sim.distributed import launch
 
     _timeout(context)
@@ -159,7 +158,7 @@ def _launch_in_lab(context: typer.Context, demand: Demand, command: list[str]) -
 
     name = context.params["lab"]
     if context.params["topology"] is not None:
-        raise ConfigError("--lab says what the ranks stand on already. Leave --topology out.")
+        raise ConfigError("--lab already names the topology. Leave --topology out.")
     standing = [lab for lab in standing_labs() if lab.kept and lab.name == name]
     if standing:
         _cases(context, demand, len(standing[0].ranks))
@@ -200,7 +199,7 @@ def _own_arguments(context: typer.Context) -> list[str]:
 
 
 def _take_part(context: typer.Context, demand: Demand) -> None:
-    """Be one of the ranks that ``torchrun`` or :func:`_launch` started."""
+    """Run as one of the ranks that ``torchrun`` or :func:`_launch` started."""
     if "RANK" not in os.environ:
         raise ConfigError("no ranks: give --ranks N or --lab TOPOLOGY, or start runners/bench.py with torchrun.")
     from smoes_sim.distributed.bench import BenchOptions
@@ -224,7 +223,7 @@ def _take_part(context: typer.Context, demand: Demand) -> None:
 
 
 def _report(cases: list[BenchCase], options: BenchOptions, *, as_json: bool) -> None:
-    """Measure, and print on rank 0: each row as it comes, or one JSON document at the end."""
+    """Measure, and print on rank 0: each row as it is measured, or one JSON document at the end."""
     from smoes_sim.distributed.bench import run_bench
     from smoes_sim.distributed.bench_result import table_head, table_line
     from smoes_sim.results.write import to_json

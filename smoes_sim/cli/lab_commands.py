@@ -1,4 +1,4 @@
-"""``smoes-sim lab``: a topology built on this box from network namespaces, and programs that run in it."""
+"""``smoes-sim lab``: a topology built on this machine from network namespaces, and programs that run in it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Topology = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="A shipped topology or a file.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The name that lab up printed.")]
-Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="A program and its arguments.")]
-Scale = Annotated[Optional[float], typer.Option(help="Factor on all rates; chosen so that two cores keep up if left out.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the choice among equal routes; that of the prediction.")]
-Check = Annotated[bool, typer.Option("--check/--no-check", help="Measure every link before the lab is used.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name that lab up printed.")]
+Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="Program and its arguments.")]
+Scale = Annotated[Optional[float], typer.Option(help="Factor on all rates. [chosen so that two cores keep up]")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the choice among equal routes; use that of the prediction.")]
+Check = Annotated[bool, typer.Option("--check/--no-check", help="Measure every link before use.")]
 
 
 @app.command()
 def up(
     topology: Topology,
     scale: Scale = None,
-    name: Annotated[Optional[str], typer.Option(help="What to call it; the topology's name if left out.")] = None,
+    name: Annotated[Optional[str], typer.Option(help="Name of the lab. [name of the topology]")] = None,
     seed: Seed = 0,
     check: Check = True,
     as_json: Json = False,
 ) -> None:
-    """Build a topology as network namespaces; it stays until lab down."""
+    """Build a topology from network namespaces; it stays up until lab down."""
     from smoes_sim.lab import Lab
     from smoes_sim.results.write import to_json
 
@@ -57,7 +57,7 @@ def up(
 
 @app.command("exec")
 def exec_(name: Name, rank: Annotated[int, typer.Argument(metavar="RANK")], command: Command) -> None:
-    """Run a program as one rank of a lab; its exit code is passed on."""
+    """Run a program as one rank of a lab, and exit with its exit code."""
     from smoes_sim.lab import find_lab
     from smoes_sim.lab.launch import exit_code
 
@@ -71,8 +71,10 @@ def exec_(name: Name, rank: Annotated[int, typer.Argument(metavar="RANK")], comm
 
 @app.command()
 def down(
-    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="May be left out if only one was left up.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that lab up made; those of running programs stay.")] = False,
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="May be left out if only one lab is up.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All labs made by lab up; those of running programs stay.")
+    ] = False,
 ) -> None:
     """End the programs in a lab and delete it."""
     from smoes_sim.lab import find_lab, standing_labs, sweep
@@ -103,7 +105,7 @@ def down(
 
 @app.command()
 def run(topology: Topology, command: Command, scale: Scale = None, seed: Seed = 0, check: Check = True) -> None:
-    """Build a topology, run a program in every rank, take it down; a failing rank ends the others within a second."""
+    """Build a topology, run a program in every rank, take the lab down; a failing rank ends the others within a second."""
     from smoes_sim.lab.launch import run_everywhere
 
     with built_lab(topology, scale=scale, seed=seed, check=check) as lab:
@@ -113,7 +115,7 @@ def run(topology: Topology, command: Command, scale: Scale = None, seed: Seed = 
 
 @contextmanager
 def built_lab(topology: str, *, scale: float | None = None, seed: int = 0, check: bool = True) -> Iterator[Lab]:
-    """A lab of a shipped topology or a file, measured if ``check``, and taken down whatever ends the command."""
+    """A lab of a shipped topology or a file, measured if ``check``, and taken down however the command ends."""
     from smoes_sim.lab import Lab
 
     with _ending_on_signals(), Lab.up(_plan(topology, scale=scale, seed=seed)) as lab:
@@ -124,13 +126,13 @@ def built_lab(topology: str, *, scale: float | None = None, seed: int = 0, check
 
 @contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Being told to end is an exception like any other, so that nothing is left behind."""
+    """Turn SIGTERM and SIGHUP into exceptions, so that nothing is left behind."""
 
     def leave(number: int, _: Any) -> None:
         sys.exit(128 + number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # nohup stays nohup
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # nohup keeps working
     for number in heeded:
         signal.signal(number, leave)
     try:
@@ -155,7 +157,7 @@ def _plan(topology: str, *, scale: float | None, seed: int) -> LabPlan:
 
 
 def _check(lab: Lab) -> LabCheck:
-    """Measure; a lab that does not keep its rates is exit code 1."""
+    """Measure the links; a lab that misses its rates is exit code 1."""
     from smoes_sim.lab.check import check_lab
 
     checked = check_lab(lab)

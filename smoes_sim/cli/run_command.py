@@ -1,4 +1,4 @@
-"""``smoes-sim run``: execute a scenario for real; started here, in a lab, or by ``torchrun``."""
+"""``smoes-sim run``: execute the MoE layers of a scenario; ranks are started here, in a lab, or by ``torchrun``."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def run(
         Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")
     ] = None,
     ranks: Annotated[
-        Optional[int], typer.Option(min=2, metavar="N", help="Start N ranks here. [as many as the topology has]")
+        Optional[int], typer.Option(min=2, metavar="N", help="Number of ranks to start here. [that of the topology]")
     ] = None,
-    lab: Annotated[
-        Optional[str], typer.Option(help="Build a lab of this topology, and run there instead (needs root).")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Times that everything is measured.")] = 10,
+    lab: Annotated[Optional[str], typer.Option(help="Build a lab of this topology and run in it (needs root).")] = None,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Number of measurements.")] = 10,
     backend: Annotated[Literal["auto", "gloo", "nccl"], typer.Option(help="auto: nccl where there are GPUs.")] = "auto",
-    timeout: Annotated[str, typer.Option(metavar="TIME", help="For the ranks to come, and for each phase.")] = "60 s",
+    timeout: Annotated[
+        str, typer.Option(metavar="TIME", help="Timeout for the ranks to join, and for each phase.")
+    ] = "60 s",
     out: Annotated[Optional[Path], typer.Option(help="Folder for rows, summary, scenario and trace.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> int:
-    """Execute the MoE layers of a scenario, and print what was measured beside what was predicted.
+    """Execute the MoE layers of a scenario, and print measured times beside predicted ones.
 
     For example: smoes-sim run my.yaml --lab lab-star-4 --out measured; on a cluster: torchrun ... runners/ep.py my.yaml
     """
@@ -40,7 +40,7 @@ def run(
     if seconds <= 0:
         raise ConfigError(f"--timeout = {timeout}: must be more than 0. Write 60 s.")
     if ranks is not None and lab is not None:
-        raise ConfigError("--ranks and --lab each say which ranks to start. Give one of them.")
+        raise ConfigError("--ranks and --lab both say which ranks to start. Give one of them.")
     if find_spec("torch") is None:
         raise ConfigError("run needs torch. Install it with: pip install 'smoes-sim[torch]'")
     if ranks is None and lab is None and "RANK" in os.environ:
@@ -56,7 +56,7 @@ def run(
 
 
 def _launch(name: str, overrides: list[str], ranks: int | None, lab: str | None, folder: Path, own: list[str]) -> int:
-    """Start every rank with the scenario as it is to be executed, and wait for them."""
+    """Start all ranks with the scenario as it is executed, and wait for them."""
     from smoes_sim.cli.lab_commands import built_lab
     from smoes_sim.distributed import launch
     from smoes_sim.distributed.runnable import as_executed, check_runnable, num_ranks_of, with_trace, write_scenario
@@ -94,7 +94,7 @@ def _take_part(
     *,
     as_json: bool,
 ) -> None:
-    """Be one of the ranks that ``torchrun`` or :func:`_launch` started; rank 0 writes and prints."""
+    """Run as one of the ranks that ``torchrun`` or :func:`_launch` started; rank 0 writes and prints."""
     from smoes_sim.distributed.rows import write_run
     from smoes_sim.distributed.run import execute
     from smoes_sim.distributed.run_result import summarise

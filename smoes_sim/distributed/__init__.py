@@ -1,6 +1,7 @@
-"""The real thing: exchanges between processes with ``torch.distributed``, and how they are started, timed and ended.
+"""How long do the same exchanges and layers take for real? Run between processes with ``torch.distributed``.
 
-``patterns`` sends the bytes, ``group`` joins the ranks and sees to it that all of them end, ``clock`` starts them at one
-instant, ``bench`` measures, ``launch`` starts ranks on this machine or in a lab. Everything here but ``launch`` and
-``matrix`` imports torch.
+``patterns`` sends the bytes, ``group`` joins the ranks and ends all of them, ``clock`` gives them a common start, ``bench``
+measures exchanges, ``run`` executes the MoE layers of a scenario, ``launch`` starts ranks on this machine or in a lab. The
+modules of results and facts (``bench_plan``, ``bench_result``, ``rows``, ``run_result``, ``hosts``), ``launch``, ``matrix``,
+``prediction`` and ``runnable`` need no torch.
 """

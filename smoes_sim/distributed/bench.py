@@ -1,4 +1,4 @@
-"""Measure exchanges between real ranks, as nccl-tests does, every byte compared with what was sent."""
+"""Measure exchanges between real ranks, as nccl-tests does; every received byte is checked."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from smoes_sim.topology import Topology
 from smoes_sim.yaml_files import write_bytes
 
 _SHIFTS = 4093
-"""Offsets into the test pattern; messages of one exchange start at different ones. Prime, so that steps reach all."""
+"""Number of offsets into the test pattern; each message of an exchange starts at another. Prime, so that all are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """How a benchmark is run.
+    """Settings of a benchmark.
 
     Attributes:
         schedule: Name of an exchange.
-        warmup: Exchanges before the first that counts: the first ones open connections and fill caches.
-        repeats: Exchanges that count.
-        seed: Of the bytes that are sent.
-        timeout: Seconds for the ranks to come, and for an exchange.
-        backend: What moves the bytes.
+        warmup: Number of exchanges before the first that counts: they open connections and fill caches.
+        repeats: Number of exchanges that count.
+        seed: Seed of the bytes that are sent.
+        timeout: Seconds for the ranks to join, and for each exchange.
+        backend: Communication backend.
         topology: Topology of the ranks, if known.
         topology_name: Its name in the measurements table.
         traffic: What is sent, in words.
@@ -142,7 +142,7 @@ def _facts(group: RankGroup, case: BenchCase, options: BenchOptions, clock: Cloc
 def _measure(
     group: RankGroup, clock: Clock, case: BenchCase, *, send_all: RowExchange, options: BenchOptions, journal: Journal | None
 ) -> NDArray[np.float64]:
-    """Seconds of the own rank from the common start, shape (repeats,)."""
+    """Seconds of this rank from the common start, shape (repeats,)."""
     traffic = _Traffic(case, group, seed=options.seed)
     times = []
     with undisturbed():
@@ -176,7 +176,7 @@ def _journal_row(case: BenchCase, rank: int, repeat: int, seconds: float) -> dic
 
 
 class _Traffic:
-    """The bytes of a case at one rank: a message is a piece of a random tape that all ranks know, from an own offset on."""
+    """The bytes of a case at one rank: each message is a slice of a random array that all ranks know."""
 
     def __init__(self, case: BenchCase, group: RankGroup, *, seed: int) -> None:
         self._matrix, self._rank, self._case = case.matrix, group.place.rank, case
@@ -193,12 +193,12 @@ class _Traffic:
         return self._tape[shift : shift + int(self._matrix[source, destination])]
 
     def fill(self, repeat: int) -> None:
-        """Other bytes for every repeat, so that what an earlier one left cannot pass for received."""
+        """Fill the send buffer with other bytes for every repeat, so that bytes of an earlier one count as wrong."""
         messages = [self._message(self._rank, peer, repeat) for peer in range(len(self._matrix))]
         torch.cat(messages, out=self._send)
 
     def travel(self, send_all: RowExchange) -> None:
-        """Do the exchange; for ``sendrecv`` also the way back, of what has arrived."""
+        """Do the exchange; for ``sendrecv`` also send back what has arrived."""
         send_all(self._send, self._send_counts, self._receive_counts, out=self._receive, counts=self._counts)
         if self._case.operation == "sendrecv":
             back = self._case.matrix.T.tolist()

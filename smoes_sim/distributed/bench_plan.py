@@ -21,7 +21,7 @@ class BenchCase:
     Attributes:
         operation: ``alltoall`` sends a matrix; ``sendrecv`` sends one message there and back.
         matrix: Bytes from rank to rank, the own blocks on the diagonal, shape (R, R).
-        is_even: Whether all blocks are equal by construction, so that the size says all.
+        is_even: Whether all blocks are equal by construction, so that the size describes the matrix.
     """
 
     operation: Operation
@@ -40,7 +40,7 @@ class BenchCase:
 
     @property
     def words(self) -> str | None:
-        """What is sent, where the demand does not say it."""
+        """What is sent, in words; None where the demand describes it."""
         if self.operation == "alltoall":
             return None
         source, destination = np.argwhere(self.matrix)[0].tolist()
@@ -48,7 +48,7 @@ class BenchCase:
 
     @property
     def name(self) -> str:
-        """For messages and progress."""
+        """Name for messages and progress."""
         return f"{self.collective} of {self.size} B"
 
 
@@ -58,11 +58,11 @@ def choose_cases(
     """The cases that are asked for, one per size.
 
     Args:
-        operation: What is measured.
+        operation: Operation to measure.
         num_ranks: R.
         demand: Sizes and skew; for ``sendrecv`` sizes only.
         pair: Ranks between which ``sendrecv`` goes.
-        seed: Of the skew.
+        seed: Seed of the skew.
 
     Raises:
         ConfigError: If the demand contradicts itself, or nothing would be sent.

@@ -1,9 +1,9 @@
-"""When an exchange starts and how long it takes, on one clock where there is one.
+"""Common start and duration of an exchange, on one clock where the ranks share one.
 
-An exchange takes from the common start to the finish of its last rank. Ranks of one host share the kernel's monotonic
-clock, so they agree on an instant in shared memory, which sends nothing over the network under test. Elsewhere a barrier
-comes first: ranks leave it up to about one message latency per doubling of ranks apart, and each times itself from its own
-start, so an exchange may look longer or shorter by that much. On GPUs events of the device are recorded after the barrier.
+An exchange lasts from the common start until its last rank finishes. Ranks of one host share the kernel's monotonic clock
+and agree on a start time through shared memory, without using the network under test. Between hosts a barrier comes first:
+ranks leave it up to about one message latency per doubling of the ranks apart, and each measures from its own start, so an
+exchange may look longer or shorter by that much. On GPUs, device events are recorded after the barrier.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from smoes_sim.distributed.group import RankGroup
 from smoes_sim.errors import ConfigError, RunError
 
 VARIABLE = "SMOES_SIM_CLOCK"
-"""Names the file that ranks of one host agree in; a lab sets it."""
+"""Environment variable with the shared file of the ranks of one host; a lab sets it."""
 _LEAD, _LEAD_OF_RANK = 1_000_000, 200_000
-"""Nanoseconds from the agreement to the start, and more of them for each rank: time to wake up and read it."""
+"""Nanoseconds from the agreement to the start, and in addition for each rank: time to wake up and read it."""
 _NAP = 50e-6
-"""Seconds between looks at the others' slots."""
+"""Seconds between reads of the slots of the other ranks."""
 _LIFE_CHECK = 0.5
-"""Seconds between looks at whether the others' processes still exist."""
+"""Seconds between checks that the processes of the other ranks still exist."""
 _PR_SET_TIMERSLACK = 29
 
 
 class Clock(Protocol):
-    """Common starts, and time since.
+    """Common start times and the time since.
 
-    A mark is an instant as the clock notes it; what it is does not matter to the caller.
+    A mark is a point in time in a form that only the clock knows.
     """
 
     kind: str
 
     def start(self) -> Any:
-        """Wait for all ranks; the mark of the common start."""
+        """Wait for all ranks; returns the mark of the common start."""
 
     def mark(self) -> Any:
         """The mark of now (on a GPU: of when the work posted so far is done)."""
@@ -58,7 +58,7 @@ class Clock(Protocol):
 
 @contextmanager
 def clock_of(group: RankGroup, environment: Mapping[str, str] = os.environ) -> Iterator[Clock]:
-    """The best clock that the ranks of a run have in common.
+    """The most accurate clock that all ranks of a run share.
 
     Device events on GPUs; shared memory where ``SMOES_SIM_CLOCK`` names a file or all ranks are on one node; a barrier
     otherwise.
@@ -83,7 +83,7 @@ def clock_of(group: RankGroup, environment: Mapping[str, str] = os.environ) -> I
 
 
 def _make_file(group: RankGroup, path: Path | None) -> Path | None:
-    """Rank 0 makes the file, or empties the one that is named."""
+    """Rank 0 makes the file, or clears the one that is named."""
     if group.place.rank != 0:
         return None
     size = 8 * (2 * group.place.num_ranks + 1)
@@ -101,10 +101,10 @@ def _make_file(group: RankGroup, path: Path | None) -> Path | None:
 
 
 class SharedClock:
-    """Ranks of one host agree in a file of whole numbers: how often each has come, its process, and the start.
+    """Ranks of one host share a file of integers: the number of arrivals of each rank, its process, and the start time.
 
-    A rank that comes says so in its slot. When all have, rank 0 writes the start, a little ahead; the others see a new
-    number and sleep until then. One aligned word is written by one process only, so no lock is needed.
+    An arriving rank increments its slot. When all have arrived, rank 0 writes a start time a little ahead; the others read
+    it and sleep until then. Each aligned word has one writer, so no lock is needed.
     """
 
     kind = "shared memory"
@@ -121,7 +121,7 @@ class SharedClock:
             ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000)  # wake up within 1 us instead of 50
 
     def start(self) -> int:
-        """Wait for all ranks and sleep until the start; it in nanoseconds of the monotonic clock."""
+        """Wait for all ranks and sleep until the start; returns it in nanoseconds of the monotonic clock."""
         last, visit = int(self._start[0]), int(self._visits[self._rank]) + 1
         self._visits[self._rank] = visit
         looked = time.monotonic()
@@ -143,7 +143,7 @@ class SharedClock:
             except ProcessLookupError:
                 raise RunError(f"rank {rank} (process {self._process[rank]}) died") from None
             except PermissionError:
-                pass  # it lives, under another user
+                pass  # it runs, under another user
 
     def mark(self) -> int:
         """Now."""
@@ -155,7 +155,7 @@ class SharedClock:
 
 
 class BarrierClock:
-    """Ranks of several hosts leave a barrier at about the same time, and each takes its own for the start."""
+    """Ranks of several hosts leave a barrier at about the same time, and each starts its own clock there."""
 
     kind = "barrier"
 
@@ -191,20 +191,20 @@ class DeviceClock:
         return self.mark()
 
     def mark(self) -> torch.cuda.Event:
-        """An event behind all work posted so far."""
+        """An event after all work posted so far."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        """Seconds between two events, once the second has happened."""
+        """Seconds between two events; waits for the second."""
         end.synchronize()
         return start.elapsed_time(end) / 1e3
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Nothing collects garbage and no thread of ours computes beside the measurement."""
+    """Context without garbage collection and with one compute thread, for measurements."""
     num_threads, was_enabled = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(1)
     gc.collect()

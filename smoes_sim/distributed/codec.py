@@ -1,4 +1,4 @@
-"""How rows look while they travel: bytes of a scenario's element type, as many as ``traffic.copy_bytes`` counts."""
+"""Rows in the element type of an exchange, as bytes: as many as ``traffic.copy_bytes`` counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ exchanges uses the type: a few of its roundings (relative 2^-24, 2^-11, 2^-8, an
 
 
 def dtype_of(element: ElementType) -> torch.dtype:
-    """The type in which rows are computed that travel as ``element``; bf16 for fp8."""
+    """Element type of the computation for rows that are sent as ``element``; bf16 for fp8."""
     return _DTYPES.get(element, torch.bfloat16)
 
 
@@ -51,17 +51,17 @@ class RowCodec:
         quantised = (blocks / scale[..., None]).to(_FP8).flatten(1)[:, : self.hidden]
         return torch.cat([_viewed(quantised, torch.uint8), _viewed(scale, torch.uint8)], dim=1)
 
-    def decode(self, wire: Tensor, dtype: torch.dtype) -> Tensor:
+    def decode(self, encoded: Tensor, dtype: torch.dtype) -> Tensor:
         """Bytes (N, B) as rows (N, D) of ``dtype``."""
         if self.element != "fp8":
-            return _viewed(wire, _DTYPES[self.element]).to(dtype)
-        blocks = _in_blocks(_viewed(wire[:, : self.hidden], _FP8).float())
-        scale = _viewed(wire[:, self.hidden :].clone(), torch.float32)  # a clone: floats must start at multiples of 4
+            return _viewed(encoded, _DTYPES[self.element]).to(dtype)
+        blocks = _in_blocks(_viewed(encoded[:, : self.hidden], _FP8).float())
+        scale = _viewed(encoded[:, self.hidden :].clone(), torch.float32)  # a clone: floats must start at multiples of 4
         return (blocks * scale[..., None]).flatten(1)[:, : self.hidden].to(dtype)
 
 
 def _viewed(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """The memory of rows (N, D) as another type, (N, D * old size / new size)."""
+    """A view of rows (N, D) as another type, (N, D * old size / new size)."""
     width = rows.shape[1] * rows.element_size() // dtype.itemsize
     return rows.reshape(-1).view(dtype).view(len(rows), width)
 

@@ -1,10 +1,9 @@
 """Which rows a rank sends, receives and computes in one MoE layer, and the exchanges that move them.
 
-The plan of a layer follows from the replayed routing, which every rank knows; so nothing but the rows themselves travels
-(as with the cached handle of a library whose routing does not change), and their bytes are those that
-``smoes_sim.traffic.copies`` counts.
-Every stage of dispatch is an exchange; combine takes the same stages backwards and sums where dispatch made copies: with
-``node`` deduplication inside the node first.
+The plan of a layer follows from the replayed routing, which every rank knows. So only the rows themselves are sent (as with
+the cached handle of a library while routing does not change), and their bytes are those that ``smoes_sim.traffic.copies``
+counts. Every stage of dispatch is an exchange; combine runs the same stages in reverse order and sums where dispatch made
+copies: with ``node`` deduplication inside the node first.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ class Counts(NamedTuple):
     """Rows of an exchange as a rank sees it.
 
     Attributes:
-        sent: To each rank, the own one included, R of them.
-        received: From each rank.
-        all: From rank to rank, R rows of R.
+        sent: Rows to each rank, the own one included, R numbers.
+        received: Rows from each rank.
+        all: Rows from rank to rank, R lists of R numbers.
     """
 
     sent: list[int]
@@ -48,8 +47,8 @@ class Stage:
     Attributes:
         take: Input row that each copy sent is made of, ordered by destination, int64 (N_send,).
         outward: Copies in dispatch.
-        homeward: The same, turned round, in combine.
-        num_inputs: Rows there are before the stage: the rank's tokens, then what the stage before brought.
+        homeward: The same in combine, with source and destination swapped.
+        num_inputs: Number of rows before the stage: the rank's tokens, then the rows of the previous stage.
     """
 
     take: Tensor
@@ -84,7 +83,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Copies:
-    """All copies of a stage, (C,) each: which token (and slot, if that is told apart) goes from where to where."""
+    """All copies of a stage, (C,) each: token (and slot, where slots are sent apart), source and destination."""
 
     token: Ints
     slot: Ints
@@ -134,8 +133,8 @@ def plan_layer(
         layer: Index of the MoE layer, 0..L-1.
         rank: The rank.
         deduplicate: What a token is sent once to.
-        topology: Tells nodes apart.
-        device: Where the plan's tensors live.
+        topology: Gives the node of each rank.
+        device: Device of the tensors of the plan.
 
     Example:
         One token at home on rank 0 with experts on ranks 0, 1, 1: rank 0 sends counts [1, 2] with ``none``, [1, 1] with
@@ -220,12 +219,12 @@ def _routed_here(last: _Copies, destination: Ints, rank: int, *, by_slot: bool) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transport:
-    """What moves rows: the exchange and the element type of either direction.
+    """The exchange of rows and the element type of each direction.
 
     Attributes:
-        exchange: Moves bytes.
-        outward: Rows of dispatch, and gradients that combine's outputs send to the experts.
-        homeward: Rows of combine, and gradients that return to the tokens.
+        exchange: Sends the bytes.
+        outward: Format of the rows of dispatch, and of gradients on their way to the experts.
+        homeward: Format of the rows of combine, and of gradients on their way to the tokens.
     """
 
     exchange: RowExchange

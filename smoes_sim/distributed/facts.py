@@ -1,4 +1,4 @@
-"""What a measurement was made on: versions, processors, and the interface that the bytes went through."""
+"""Versions, processors and network interface of a measurement, read from the system."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SETTINGS = ("tcp_congestion_control", "tcp_rmem", "tcp_wmem", "tcp_slow_start_a
 
 
 def fixed_send_buffer(backend: str) -> float | None:
-    """Payload that the kernel takes of a message before it has left, B; None with NCCL or where the kernel varies it.
+    """Payload that the kernel buffers of a message, bytes; None with NCCL or where the kernel varies the buffer.
 
     Example:
         ``tcp_wmem`` of ``4096 131072 131072`` (a lab): 0.83 * 131072 = 108,790 B.
@@ -74,7 +74,7 @@ def all_rank_facts(group: RankGroup) -> tuple[RankFacts, ...]:
 
 
 def library_name(group: RankGroup) -> str:
-    """The software that moves the bytes, for the measurements table."""
+    """Name and version of the communication library, for the measurements table."""
     name = "gloo"
     if group.backend == "nccl":
         name = f"{'RCCL' if torch.version.hip else 'NCCL'} {'.'.join(map(str, torch.cuda.nccl.version()))}"
@@ -82,7 +82,7 @@ def library_name(group: RankGroup) -> str:
 
 
 def device_name(group: RankGroup) -> str:
-    """The GPU, or the processor as the kernel names it."""
+    """Name of the GPU, or of the processor as in ``/proc/cpuinfo``."""
     if group.backend == "nccl":
         return str(torch.cuda.get_device_name(group.device))
     try:
@@ -94,7 +94,7 @@ def device_name(group: RankGroup) -> str:
 
 
 def _interface(group: RankGroup) -> str | None:
-    """The interface that the backend is told to use, or else the one that leads to the meeting point."""
+    """The interface set for the backend, or else the one that leads to the rendezvous."""
     named = os.environ.get("NCCL_SOCKET_IFNAME" if group.backend == "nccl" else "GLOO_SOCKET_IFNAME")
     if named:
         return named

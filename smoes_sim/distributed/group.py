@@ -1,10 +1,10 @@
-"""Join the ranks of a run, and see to it that all of them end: together when all is well, soon when one is lost.
+"""Join the ranks of a run, and end all of them: together on success, soon after one fails.
 
-Ranks meet at a TCPStore, as with ``torchrun``. One key of it, ``end``, says how the run ends; a thread of every rank
-waits for it, which sends nothing while exchanges are measured. Whoever meets a failure writes it there. Then every rank
-answers a roll call, those that do not answer within ``ROLL_CALL`` seconds are the ones that died, and all others print who
-it was and exit with code 1. What no exception shows (a peer that hangs, NCCL that waits) ends by the timeout of the
-operation; so a surviving rank ends at most ``timeout + ROLL_CALL + 1`` seconds after the last thing that went well.
+The rendezvous is a TCPStore, as with ``torchrun``. Its key ``end`` holds how the run ends; a thread of every rank waits
+for that key, which sends nothing while exchanges are measured. A rank that meets a failure writes it there. Then every
+rank answers a roll call: those that do not answer within ``ROLL_CALL`` seconds have died or hang, and the others print
+which ones and exit with code 1. A failure without an exception (a peer that hangs, NCCL that waits) ends by the timeout of
+the operation, so a surviving rank exits at most ``timeout + ROLL_CALL + 1`` seconds after the last success.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from smoes_sim.errors import ConfigError, RunError, SmoesError
 
 Backend = Literal["auto", "gloo", "nccl"]
 ROLL_CALL = 3.0
-"""Seconds in which a living rank answers; it only waits for its watching thread to get the processor."""
+"""Seconds in which a running rank answers; it needs only processor time for its watcher thread."""
 _YEAR = timedelta(days=365)
 _RETRY = 0.1
-"""Seconds between tries to reach the meeting point."""
+"""Seconds between attempts to reach the rendezvous."""
 _JOINING = "joining"
-"""What a rank does before all have met: who does not come is named by who waits, with no roll call."""
+"""State of a rank before all have joined: the waiting ranks name the missing ones, without a roll call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a process stands in its run, as ``torchrun`` says it.
+    """Rank of a process and address of the rendezvous, as ``torchrun`` gives them.
 
     Attributes:
-        rank: The own rank.
-        num_ranks: Ranks, R.
+        rank: Rank of this process.
+        num_ranks: Number of ranks, R.
         local_rank: Index of the process on its node, which picks its GPU.
-        node: Name of the node, unlike that of every other.
-        address: Host of the meeting point.
-        port: Port of the meeting point.
-        hosts_store: Whether this rank keeps the meeting point (``torchrun`` does otherwise).
+        node: Unique name of the node.
+        address: Host of the rendezvous store.
+        port: Port of the rendezvous store.
+        hosts_store: Whether this rank hosts the store (under ``torchrun`` its agent does).
     """
 
     rank: int
@@ -99,10 +99,10 @@ class RankGroup:
     """The ranks of a run, seen from one of them; made by :func:`join`.
 
     Attributes:
-        place: Where this process stands.
-        timeout: Seconds after which an operation that does not end is a failure.
+        place: Rank and rendezvous of this process.
+        timeout: Seconds after which an unfinished operation counts as failed.
         backend: ``gloo`` or ``nccl``.
-        device: Where tensors live.
+        device: Device of the tensors.
         node_of_rank: Node of each rank, numbered as they appear, shape (R,).
     """
 
@@ -132,7 +132,7 @@ class RankGroup:
         self._doing = "between exchanges"
 
     def meet(self, what: str, word: str) -> list[str]:
-        """Wait for all ranks at the meeting point, outside the process group, and hear what each has to say, (R,)."""
+        """Texts of all ranks, (R,), exchanged through the rendezvous store; waits for every rank."""
         self._num_meetings += 1
         keys = [f"meeting {self._num_meetings}/{rank}" for rank in range(self.place.num_ranks)]
         self._store.set(keys[self.place.rank], word)
@@ -141,14 +141,14 @@ class RankGroup:
         except RuntimeError:
             missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
             self.fail(
-                f"{_ranks(missing)} did not come within {self.timeout:g} s: {len(keys) - len(missing)} of {len(keys)} ranks "
-                f"met at {self.place.address}:{self.place.port} to {what}. Start all ranks, or give a longer --timeout."
+                f"{_ranks(missing)} did not join within {self.timeout:g} s: {len(keys) - len(missing)} of {len(keys)} ranks "
+                f"joined at {self.place.address}:{self.place.port} to {what}. Start all ranks, or give a longer --timeout."
             )
         return [self._store.get(key).decode() for key in keys]
 
     @contextmanager
     def operation(self, name: str) -> Iterator[None]:
-        """Something that needs the other ranks: if it fails or does not end in time, the run ends everywhere."""
+        """Context of an operation that needs the other ranks; if it fails or times out, the run ends on every rank."""
         before, self._doing = self._doing, name
         words = f"did not end within {self.timeout:g} s"
         overdue = threading.Timer(self.timeout, self.fail, [words], {"is_overdue": True})
@@ -171,7 +171,7 @@ class RankGroup:
             return torch.stack(rows).cpu().numpy()
 
     def fail(self, reason: str, *, code: int = 1, is_overdue: bool = False) -> NoReturn:
-        """End the run on every rank; returns on none."""
+        """End the run on every rank; never returns."""
         end = {
             "rank": self.place.rank,
             "doing": self._doing,
@@ -185,7 +185,7 @@ class RankGroup:
         _exit(f"rank {self.place.rank}: {self._doing}: {reason}", code)
 
     def leave(self) -> None:
-        """Wait until all ranks are done, then take the group down; rank 0 goes last, as it may keep the meeting point."""
+        """Wait until all ranks are done, then close the group; rank 0 ends last, as it may host the store."""
         self.meet("end", "")
         with suppress(RuntimeError):
             self._store.compare_set("end", "", json.dumps({"reason": None}))
@@ -194,7 +194,7 @@ class RankGroup:
         self._let_go(range(self.place.num_ranks), timeout=self.timeout)
 
     def _let_go(self, ranks: Sequence[int], *, timeout: float) -> None:
-        """Say that the meeting point is no longer needed; who keeps it waits until nobody of ``ranks`` does."""
+        """Release the rendezvous store; the rank that hosts it waits until all ``ranks`` have released it."""
         with suppress(RuntimeError):
             self._store.set(f"left/{self.place.rank}", "")
             if self.place.hosts_store:
@@ -215,10 +215,10 @@ class RankGroup:
             )
         except (RuntimeError, ValueError) as error:
             rule = "Choose another MASTER_PORT." if is_master else "Check MASTER_ADDR and MASTER_PORT."
-            raise RunError(f"no meeting point at {place.address}:{place.port}: {_first_sentence(error)}. {rule}") from None
+            raise RunError(f"no rendezvous at {place.address}:{place.port}: {_first_sentence(error)}. {rule}") from None
 
     def _watch(self, store: dist.TCPStore) -> None:
-        """Wait for the end of the run; if it is a failure, end this process whatever its main thread does."""
+        """Wait for the end of the run; on failure exit the process, whatever the main thread is doing."""
         try:
             store.wait(["end"], _YEAR)
             end = json.loads(store.get("end"))
@@ -226,23 +226,23 @@ class RankGroup:
                 self._end_together(store, end)
         except RuntimeError:
             at = f"{self.place.address}:{self.place.port}"
-            _exit(f"the meeting point at {at} is gone: rank 0 or its torchrun died. Look at what it printed last.", 1)
+            _exit(f"the rendezvous at {at} is gone: rank 0 or its torchrun died. Look at what it printed last.", 1)
 
     def _end_together(self, store: dist.TCPStore, end: dict[str, Any]) -> None:
-        """Call the roll, say who is lost (one rank of each node does), and exit."""
+        """Run the roll call, print which ranks are lost (on one rank per node), and exit."""
         keys = [f"roll/{rank}" for rank in range(self.place.num_ranks)]
         store.set(keys[self.place.rank], json.dumps({"node": self.place.node, "doing": self._doing}))
         with suppress(RuntimeError):
             store.wait(keys, timedelta(seconds=ROLL_CALL))
         answers = {rank: json.loads(store.get(key)) for rank, key in enumerate(keys) if store.check([key])}
         is_first = self.place.rank == min(rank for rank, said in answers.items() if said["node"] == self.place.node)
-        text = _obituary(end, answers, self.place.num_ranks) if is_first else None
+        text = _end_message(end, answers, self.place.num_ranks) if is_first else None
         self._let_go(list(answers), timeout=1.0)
         _exit(text, end["code"])
 
 
-def _obituary(end: dict[str, Any], answers: Mapping[int, dict[str, str]], num_ranks: int) -> str:
-    """How the run ended, in one line."""
+def _end_message(end: dict[str, Any], answers: Mapping[int, dict[str, str]], num_ranks: int) -> str:
+    """The reason of the end, one line."""
     if end["doing"] == _JOINING or end["code"] == 2:
         return str(end["reason"])
     noticed = f"rank {end['rank']}: {end['doing']}: {end['reason']}"
@@ -258,13 +258,13 @@ def _ranks(ranks: Sequence[int]) -> str:
 
 
 def _first_sentence(error: BaseException) -> str:
-    """What a library says, without where in its source and what it advises."""
+    """First sentence of an error message of a library, without its source location."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return re.sub(r"^\[\S+:\d+\] ", "", line).partition(". ")[0].rstrip(".")
 
 
 def _await_listener(address: str, port: int, *, timeout: float) -> None:
-    """Wait until somebody listens: a TCPStore that waits in vain prints a page about its insides."""
+    """Wait until the port accepts connections: a TCPStore that cannot connect prints a page of internals."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -273,14 +273,14 @@ def _await_listener(address: str, port: int, *, timeout: float) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 raise RunError(
-                    f"rank 0 did not come within {timeout:g} s: nobody keeps the meeting point at {address}:{port} "
+                    f"rank 0 did not join within {timeout:g} s: nothing listens at {address}:{port} "
                     f"({error.strerror or error}). Start rank 0, and check MASTER_ADDR and the network to it."
                 ) from None
         time.sleep(_RETRY)
 
 
 def _exit(text: str | None, code: int) -> NoReturn:
-    """End the process at once: destructors of a broken process group may wait for ever."""
+    """Exit at once: destructors of a broken process group may block for ever."""
     if text is not None:
         sys.stderr.write(f"smoes-sim: {text}\n")
     with suppress(OSError):
@@ -314,7 +314,7 @@ def join(*, timeout: float, backend: Backend = "auto") -> Iterator[RankGroup]:
     An exception in the block ends the run on every rank, with exit code 2 for bad input and 1 for all else.
 
     Args:
-        timeout: Seconds for the ranks to come, and for each operation.
+        timeout: Seconds for the ranks to join, and for each operation.
         backend: NCCL where there are GPUs and gloo elsewhere, if ``auto``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rows of one rank as they are measured: JSON, one a line, on disk at once, so that a run that dies leaves what it had."""
+"""Rows of one rank, written as they are measured: one JSON object per line, so that a failed run keeps its rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smoes_sim.yaml_files import read_text
 
 
 class Journal:
-    """The file of a rank, begun anew; use it as a context manager.
+    """The file of a rank, overwritten; use it as a context manager.
 
     Args:
         folder: Folder of the run; made if need be.
@@ -32,7 +32,7 @@ class Journal:
             raise ConfigError(f"{path}: cannot be written ({error.strerror or error}). Choose another place.") from None
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a row; it is in the file when this returns."""
+        """Append a row; it has been written when this returns."""
         self._file.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
 
     def __enter__(self) -> Self:

@@ -1,7 +1,7 @@
-"""Start the ranks of a run on this machine, or in the namespaces of a lab, and see all of them end.
+"""Start the ranks of a run on this machine or in the namespaces of a lab, and wait until all have ended.
 
-The ranks get the environment that ``torchrun`` gives, so a program cannot tell the difference. We start them ourselves
-because ``torchrun`` buries the one line that a failing rank says under a report of its own, and knows no namespaces.
+The ranks get the same environment as under ``torchrun``. We start them ourselves because ``torchrun`` hides the one line
+that a failing rank prints under a report of its own, and cannot start ranks in namespaces.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from smoes_sim.lab import Lab
 
 Start = Callable[..., subprocess.Popen[bytes]]
-"""Starts a rank: takes its number and what ``Popen`` takes by name."""
+"""Starts a rank; takes its number and the keyword arguments of ``Popen``."""
 GRACE = 10.0
-"""Seconds that the other ranks get to notice that one has failed, say so and end."""
+"""Seconds in which the other ranks may notice a failed rank, report it and exit."""
 _KILL = 2.0
-"""Seconds from asking a rank to end to killing it."""
+"""Seconds between SIGTERM and SIGKILL."""
 _NAP = 0.05
 _QUIET = {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-"""Set where the user has not: one thread a rank as with ``torchrun``, and our own words instead of the library's."""
+"""Defaults of environment variables: one thread per rank as under ``torchrun``, and no log lines of the library."""
 
 
 def python_command(*arguments: str) -> list[str]:
-    """The command ``smoes-sim ARGUMENTS`` for a rank."""
+    """The command line ``smoes-sim ARGUMENTS`` for a rank."""
     return [sys.executable, "-m", "smoes_sim", *arguments]
 
 
 def on_this_machine(command: Sequence[str], num_ranks: int) -> Start:
-    """Ranks that talk over the loopback interface."""
+    """Starts ranks that communicate over the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -59,7 +59,7 @@ def on_this_machine(command: Sequence[str], num_ranks: int) -> Start:
 
 
 def in_lab(lab: Lab, command: Sequence[str]) -> Start:
-    """Ranks in the namespaces of a lab, over its links."""
+    """Starts ranks in the namespaces of a lab."""
 
     def start(rank: int, **popen: Any) -> subprocess.Popen[bytes]:
         unset = {name: value for name, value in _QUIET.items() if name not in os.environ}
@@ -69,38 +69,37 @@ def in_lab(lab: Lab, command: Sequence[str]) -> Start:
 
 
 def run_ranks(start: Start, num_ranks: int, *, grace: float = GRACE) -> list[int]:
-    """Start ranks and wait for all of them; what rank 0 prints is our output, what any rank says to stderr is passed on.
+    """Start ranks and wait for all of them; stdout of rank 0 and stderr of every rank are passed on.
 
-    When a rank fails, the others get ``grace`` seconds to end by themselves, then they are ended. Nothing is left
-    running, whatever happens here.
+    When a rank fails, the others have ``grace`` seconds to exit before they are ended. No process is left running.
 
     Returns:
         Exit codes, shape (R,); minus the number of the signal that ended a rank.
     """
     processes: list[subprocess.Popen[bytes]] = []
-    said = _Said()
+    messages = _Messages()
     with _ended_by_signals():
         try:
             for rank in range(num_ranks):
                 output = None if rank == 0 else subprocess.DEVNULL
                 processes.append(start(rank, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE))
-                said.listen(rank, processes[-1])
+                messages.listen(rank, processes[-1])
             _wait(processes, grace)
         finally:
             _end(processes)
-            said.finish()
+            messages.finish()
     return [process.returncode for process in processes]
 
 
 def exit_code(codes: Sequence[int]) -> int:
-    """What the launcher exits with: 0 if all ranks did, 2 if one met bad input, else 1."""
+    """Exit code of the launcher: 0 if all ranks succeeded, 2 if one met bad input, else 1."""
     if not any(codes):
         return 0
     return 2 if 2 in codes else 1
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """Until all have ended, or one has failed ``grace`` seconds ago; names those that a signal ended."""
+    """Wait until all have ended, or ``grace`` seconds after the first failure; print which ranks a signal ended."""
     deadline = math.inf
     named: set[int] = set()
     while True:
@@ -129,8 +128,8 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-class _Said:
-    """Passes on what ranks say, line by line: our own words once, all else with the rank in front."""
+class _Messages:
+    """Passes on stderr of the ranks line by line: our own messages once, other lines with the rank in front."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -144,7 +143,7 @@ class _Said:
         self._threads.append(thread)
 
     def finish(self) -> None:
-        """Wait for the last words."""
+        """Wait for the last lines."""
         for thread in self._threads:
             thread.join(_KILL)
 
@@ -169,7 +168,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM leaves by an exception, so that the ranks are ended too; only the main thread can ask for that."""
+    """Turn SIGTERM into an exception, so that the ranks are ended too; possible in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -15,10 +15,10 @@ from smoes_sim.distributed.patterns import Counts, RowExchange
 
 
 class CountedExchange:
-    """An exchange that counts what it moves.
+    """An exchange that counts the bytes it sends.
 
     Attributes:
-        moved: Per exchange since :meth:`take` the bytes to and from each rank, int64 (2, R).
+        moved: For each exchange since :meth:`take`, the bytes to and from each rank, int64 (2, R).
     """
 
     def __init__(self, exchange: RowExchange) -> None:
@@ -40,7 +40,7 @@ class CountedExchange:
         return received
 
     def take(self) -> list[NDArray[np.int64]]:
-        """What was moved since the last call."""
+        """Bytes of the exchanges since the last call."""
         moved, self.moved = self.moved, []
         return moved
 
@@ -54,7 +54,7 @@ class ExpertParallelLayer(nn.Module):
     Args:
         experts: The rank's own experts.
         shared: Shared experts as one network, on every rank; None without.
-        transport: Moves rows between ranks.
+        transport: Sends rows between ranks.
     """
 
     def __init__(self, experts: GroupedExperts, shared: GroupedExperts | None, transport: Transport) -> None:

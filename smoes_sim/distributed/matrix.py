@@ -1,4 +1,4 @@
-"""Traffic matrices of whole bytes, which can be sent, and the file of them that nccl-tests and ``alltoall`` read."""
+"""Traffic matrices of whole bytes, and the file format that nccl-tests and ``alltoall`` read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smoes_sim.yaml_files import write_bytes
 
 Matrix = NDArray[np.int64]
 ALIGNMENT = 16
-"""Bytes that nccl-tests' alltoallv wants cells to be a multiple of."""
+"""nccl-tests' alltoallv needs cells that are a multiple of this number of bytes."""
 
 
 def even_blocks(matrix: NDArray[np.float64]) -> Matrix:
@@ -26,7 +26,7 @@ def aligned(matrix: NDArray[np.float64]) -> Matrix:
 
 
 def as_written(matrix: NDArray[np.float64], name: str) -> Matrix:
-    """A matrix from a file, as it stands there.
+    """A matrix from a file, unchanged.
 
     Raises:
         ConfigError: If a cell is no whole number of bytes.
@@ -41,7 +41,7 @@ def as_written(matrix: NDArray[np.float64], name: str) -> Matrix:
 
 
 def one_way(num_ranks: int, source: int, destination: int, size: int) -> Matrix:
-    """One message and nothing else, (R, R)."""
+    """A matrix with one message, (R, R)."""
     matrix = np.zeros((num_ranks, num_ranks), dtype=np.int64)
     matrix[source, destination] = size
     return matrix

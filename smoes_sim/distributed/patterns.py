@@ -1,8 +1,8 @@
-"""Exchanges of rows between the ranks of a process group: the schedules of :mod:`smoes_sim.network`, for real.
+"""Exchanges of rows between the ranks of a process group: the schedules of :mod:`smoes_sim.network`, executed.
 
-The same code runs on gloo (CPU) and on NCCL (GPU): every message goes through ``batch_isend_irecv``, the receives of a
-batch first. With gloo that order matters: a send waits for the receiver's notice, and a notice that queues behind payload
-makes a pair of ranks work in one direction at a time. Bytes are moved, so every element type travels.
+The same code runs on gloo (CPU) and on NCCL (GPU): every message goes through ``batch_isend_irecv``, with the receives of a
+batch first. With gloo that order matters: a send waits for a notification of the receiver, and a notification that queues
+behind payload makes a pair of ranks send in one direction at a time. Rows are sent as bytes, so any element type works.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class RowExchange(Protocol):
             send: Rows in the order of the ranks they go to, shape (N_send, D).
             send_counts: Rows for each rank, shape (R,); for 0 rows nothing is sent.
             receive_counts: Rows from each rank, shape (R,): what that rank has in its ``send_counts`` for this one.
-            out: Where to put the rows; a new tensor when left out.
-            counts: ``send_counts`` of every rank, shape (R, R), where they are known: ``two_hop`` gathers them otherwise.
+            out: Destination of the rows; default: a new tensor.
+            counts: ``send_counts`` of every rank, shape (R, R), where they are known; otherwise ``two_hop`` gathers them.
 
         Returns:
             Rows in the order of the ranks they come from, shape (N_receive, D), valid on the current stream.
@@ -58,16 +58,16 @@ def exchange(name: str, *, group: dist.ProcessGroup | None = None, node_of_rank:
 
     ``direct`` posts all receives, then all sends, from the next rank on. ``pairwise`` takes R - 1 rounds: in round k a
     rank sends to the k-th after it and receives from the k-th before it; there is no barrier between rounds.
-    ``two_hop`` sends to the rank of the own index in the destination's node, which passes on, in 8 parts.
-    ``all_to_all_single`` leaves it to the library.
+    ``two_hop`` sends to the rank with the sender's index in the destination's node, which forwards, in 8 parts.
+    ``all_to_all_single`` calls the operation of the library.
 
     Args:
         name: One of :func:`pattern_names`.
-        group: The default process group when left out.
+        group: Process group; default: that of all ranks.
         node_of_rank: Node of each rank of the group, for ``two_hop``; shape (R,).
 
     Raises:
-        ConfigError: If there is no such schedule, or ``two_hop`` is not told the nodes.
+        ConfigError: If there is no such schedule, or ``two_hop`` has no ``node_of_rank``.
     """
     if name not in _PATTERNS:
         raise ConfigError(f'schedule = "{name}" cannot be run. {nearest(name, _PATTERNS)}')
@@ -83,7 +83,7 @@ def pattern_names() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """What a pattern works on: rows of bytes, cut by rank.
+    """Arguments of a pattern: rows of bytes, split by rank.
 
     Attributes:
         group: The process group.
@@ -92,7 +92,7 @@ class _Rows:
         send_counts: Rows for each rank, shape (R,).
         receive_counts: Rows from each rank, shape (R,).
         counts: Rows from rank to rank where known, shape (R, R).
-        node_of_rank: Node of each rank, shape (R,); empty if not told.
+        node_of_rank: Node of each rank, shape (R,); empty if unknown.
     """
 
     group: dist.ProcessGroup | None
@@ -129,11 +129,11 @@ class _Rows:
         return [(self.rank + step) % len(self.send_counts) for step in range(1, len(self.send_counts))]
 
     def empty(self, num_rows: int) -> Tensor:
-        """Room for rows that are passed on."""
+        """Buffer for rows that are forwarded."""
         return self.send.new_empty((num_rows, self.send.shape[1]))
 
     def all_counts(self) -> Sequence[Counts]:
-        """Rows from rank to rank, (R, R): as told, or gathered."""
+        """Rows from rank to rank, (R, R): as given, or gathered."""
         if self.counts is not None:
             return self.counts
         own = torch.tensor(self.send_counts, device=self.send.device)
@@ -150,7 +150,7 @@ class _Rows:
         """Post messages, the receives first; empty ones are left out.
 
         Returns:
-            What to wait for: one entry a message in the order posted (gloo), or one for all of them (NCCL).
+            Handles to wait for: one entry per message in the order posted (gloo), or one for all of them (NCCL).
         """
         operations = [
             dist.P2POp(kind, rows, group=self.group, group_peer=peer)
@@ -185,7 +185,7 @@ def _all_to_all_single(rows: _Rows) -> None:
 
 
 def _two_hop(rows: _Rows) -> None:
-    """Stage one goes to the gateways, stage two on to the destinations; a part is passed on when all of it has arrived."""
+    """Stage one goes to the gateways, stage two to the destinations; a part is forwarded when all of it has arrived."""
     transit = _Transit(rows)
     rows.copy_own()
     if _is_coalescing(rows):
@@ -219,14 +219,14 @@ def _forward_in_waves(rows: _Rows, transit: _Transit) -> None:
 
 
 def _is_coalescing(rows: _Rows) -> bool:
-    """Whether the backend makes one operation of a batch, and does one after another."""
+    """Whether the backend runs a batch as one operation, one batch after another."""
     group = dist.group.WORLD if rows.group is None else rows.group
     assert group is not None, "the process group is up"
     return bool(group._get_backend(rows.send.device).supports_coalescing)
 
 
 class _Transit:
-    """The messages of a rank in both stages, and the rows that it holds for others."""
+    """The messages of a rank in both stages, and the rows that it forwards for others."""
 
     def __init__(self, rows: _Rows) -> None:
         self._rows, self._counts = rows, rows.all_counts()
@@ -235,11 +235,11 @@ class _Transit:
         self._misplaced: list[tuple[Tensor, Tensor]] = []
 
     def receive_first(self, part: int) -> Messages:
-        """Room for a part of stage one."""
+        """Buffers for a part of stage one."""
         return [(peer, self._room(pairs, part)) for peer, pairs in self._hops.first_receives]
 
     def receive_second(self, part: int) -> Messages:
-        """Room for a part of stage two."""
+        """Buffers for a part of stage two."""
         return [(peer, self._room(pairs, part)) for peer, pairs in self._hops.second_receives]
 
     def send_first(self, part: int) -> Messages:
@@ -250,18 +250,18 @@ class _Transit:
         ]
 
     def send_second(self, part: int) -> Messages:
-        """A part of what others sent through this rank; it must have arrived."""
+        """A part of the rows that others sent through this rank; it must have arrived."""
         return [
             (peer, self._join([self._held.pop((pair, part)) for pair in pairs])) for peer, pairs in self._hops.second_sends
         ]
 
     def deliver(self) -> None:
-        """Put what arrived in a message with other rows where it belongs."""
+        """Copy rows that arrived in one message with others to their destination."""
         for place, arrived in self._misplaced:
             place.copy_(arrived)
 
     def _room(self, pairs: list[Pair], part: int) -> Tensor:
-        """Where a message is received: in place if it is for this rank alone."""
+        """Buffer of a received message: in place if all of it is for this rank."""
         own = [
             self._rows.incoming[source][self._slice((source, destination), part)] if destination == self._rows.rank else None
             for source, destination in pairs
@@ -334,7 +334,7 @@ class _PatternExchange:
 
 
 def _check(send: Tensor, send_counts: Counts, receive_counts: Counts, num_ranks: int) -> None:
-    """Refuse counts that cannot be right before anything is posted, or other ranks would wait for ever."""
+    """Refuse counts that cannot be right before anything is posted, as other ranks would wait for ever."""
     if send.ndim != 2 or not len(send_counts) == len(receive_counts) == num_ranks or sum(send_counts) != len(send):
         raise ValueError(
             f"rows of the shape {tuple(send.shape)}, {len(send_counts)} counts to send that add up to {sum(send_counts)} "

@@ -1,4 +1,4 @@
-"""What the simulator says about the parts of a layer that a run measures, and nothing else of the step."""
+"""Predictions of the parts of an MoE layer that a run measures, and of nothing else in the step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.step.build import Step
 
 PHASES = ("dispatch", "experts", "combine", "shared", "layer")
-"""What is timed: the parts of an MoE layer one by one from a common start, and the layer as a whole without barriers."""
+"""Phases that are timed: the parts of an MoE layer, each from a common start, and the whole layer without barriers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The same layer in one process, slow and obvious: the oracle of the distributed one."""
+"""The same layer in one process, in slow and simple code: the reference for the distributed one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Execute a scenario: every rank runs its part of each MoE layer, times it, and rank 0 puts the tables together.
+"""Execute a scenario: every rank runs and times its part of each MoE layer, and rank 0 collects the tables.
 
 Phases are timed one by one from a common start (``dispatch``, ``experts``, ``combine``, ``shared``), then the layer as a
-whole without barriers, where ranks run ahead as they do in the simulator. Attention, gate and head are not run.
+whole without barriers, where a rank may run ahead as in the simulator. Attention, router and head are not run.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from smoes_sim.scenario import Scenario
 from smoes_sim.step.build import Step, decode_steps
 
 WARM_UP = 2
-"""Repeats before the first that counts: connections, allocations and caches."""
+"""Number of repeats before the first that counts: they open connections, allocate and fill caches."""
 _NOT_AN_EXPERT = 1_000_000
-"""Keys of the seeds of tokens and shared experts, above any expert."""
+"""Seed keys of tokens and shared experts, above the id of any expert."""
 T = TypeVar("T")
 
 
@@ -52,13 +52,13 @@ def execute(
 
     Args:
         scenario: What to execute; the same on every rank.
-        repeats: Times that everything is measured, after two that do not count.
-        folder: Where each rank writes its rows as they come; nothing is written when left out.
+        repeats: Number of measurements, after two that do not count.
+        folder: Each rank writes its rows here as they are measured; None writes nothing.
         backend: ``gloo``, ``nccl``, or ``auto``.
-        timeout: Seconds for the ranks to come, and for each phase.
+        timeout: Seconds for the ranks to join, and for each phase.
 
     Returns:
-        On rank 0 everything; on the others None.
+        All rows and facts on rank 0; None on the other ranks.
 
     Raises:
         ConfigError: If the scenario cannot be run, or needs another number of ranks.
@@ -120,7 +120,7 @@ def _free_memory(group: RankGroup) -> float:
 
 
 class _Stack:
-    """The MoE layers of one rank with the plans of every step, and the tokens to send through."""
+    """The MoE layers of one rank, with the plan and the input tokens of every step."""
 
     def __init__(self, deployment: Deployment, group: RankGroup) -> None:
         self._rank, self._device, self._group = group.place.rank, group.device, group
@@ -178,7 +178,7 @@ class _Stack:
         return x[torch.as_tensor(home == self._rank)].to(self._device, self.dtype)
 
     def measure(self, clock: Clock, repeat: int) -> Iterator[RunRow]:
-        """One repeat of everything."""
+        """Rows of one repeat of all steps and layers."""
         for index, step in enumerate(self._steps):
             x = self._inputs[index]
             for number, (layer, plan) in enumerate(zip(self._layers, self._plans[index], strict=True)):
@@ -214,7 +214,7 @@ class _Visit:
         self.rows: list[RunRow] = []
 
     def time(self, phase: str, work: Callable[..., T], *arguments: object) -> T:
-        """Do one phase from a common start; its row is added."""
+        """Result of one phase, run from a common start; its row is added to ``rows``."""
         with self._group.operation(f"{phase} of MoE layer {self._layer}, step {self._step}, repeat {self._repeat}"):
             start = self._clock.start()
             cpu = time.thread_time()
@@ -249,7 +249,7 @@ class _Visit:
         return sent, received
 
     def check(self, step: Step) -> None:
-        """Hold what was moved against the traffic matrix.
+        """Compare the bytes that were sent with the traffic matrix.
 
         Raises:
             SimulationError: If a byte is missing or too many.
@@ -272,7 +272,7 @@ _WHOLE = [field.name for field in fields(RunRow) if field.type == "int"]
 
 
 def _gathered(rows: Sequence[RunRow], group: RankGroup) -> list[RunRow]:
-    """The rows of all ranks, which have equally many each."""
+    """The rows of all ranks; every rank has the same number."""
     numbers = [[PHASES.index(row.phase), *(getattr(row, name) for name in _NUMBERS)] for row in rows]
     table = group.gather(np.array(numbers, dtype=np.float64).ravel())
     found = []

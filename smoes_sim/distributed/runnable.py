@@ -1,4 +1,4 @@
-"""What of a scenario can be executed, and the scenario as it was executed."""
+"""Which scenarios can be executed, and the scenario as it was executed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PATTERNS = ("direct", "pairwise", "two_hop", "all_to_all_single")
 
 
 SCENARIO = "scenario.resolved.yaml"
-"""The scenario as executed, in the folder of its run."""
+"""File name of the scenario as executed, in the folder of the run."""
 
 
 def check_runnable(scenario: Scenario) -> None:
-    """Refuse what the runner would do otherwise than asked.
+    """Refuse a scenario that the runner would not execute as written.
 
     Raises:
-        ConfigError: With the value, what runs, and what to change.
+        ConfigError: With the value, what can be run, and what to change.
     """
     communication, model = scenario.communication, scenario.model_shape
     if not model.experts:
@@ -64,14 +64,14 @@ def check_memory(deployment: Deployment, *, num_ranks: int, free: float) -> None
 
 
 def num_ranks_of(scenario: Scenario) -> int:
-    """Ranks that take part in the scenario."""
+    """Number of ranks of the scenario."""
     return topology_of(scenario).num_ranks
 
 
 def as_executed(scenario: Scenario, *, send_buffer: float | None = None) -> Scenario:
-    """The scenario as it runs, so that its prediction is of what ran: messages wait for their receivers.
+    """The scenario as it is executed, so that its prediction describes the run: messages wait for their receivers.
 
-    ``send_buffer`` is what the kernel takes of each message, where that is known (:func:`facts.fixed_send_buffer`).
+    ``send_buffer`` is what the kernel buffers of each message, where that is known (:func:`facts.fixed_send_buffer`).
 
     ``two_hop`` under ``node`` deduplication becomes ``direct``: each of its two stages (to the rank of the own index in the
     other node, then inside the node) is an exchange of its own, the second begun when the first is done. The simulator's
@@ -85,7 +85,7 @@ def as_executed(scenario: Scenario, *, send_buffer: float | None = None) -> Scen
 
 
 def with_trace(scenario: Scenario, folder: Path) -> Scenario:
-    """The scenario with its synthetic routing written to ``trace.npz``, so that all ranks read instead of drawing it.
+    """The scenario with its synthetic routing written to ``trace.npz``, so that all ranks read the same.
 
     Raises:
         ConfigError: If the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Who passes what on to whom when a message takes two hops: over the NIC to the own index, then inside the node.
+"""Messages of each rank under ``two_hop``: over the NIC to the rank of the own index, then inside the node.
 
 A *pair* is a source and a destination; its rows travel from the source to the pair's gateway (the rank of the source's
 index in the destination's node; the destination itself in the own node) and from there to the destination. This is the
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 Pair = tuple[int, int]
 """Source and destination."""
 Hop = tuple[int, list[Pair]]
-"""Peer, and the pairs whose rows travel in one message, in their order there."""
+"""Peer, and the pairs whose rows are sent in one message, in their order in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hops:
-    """What one rank sends and receives in each stage; sends from the next rank on, receives from the previous one down."""
+    """Sends and receives of one rank in each stage; sends start with the next rank, receives with the previous one."""
 
     first_receives: list[Hop]
     first_sends: list[Hop]
@@ -46,7 +46,7 @@ def gateways(node_of_rank: Sequence[int]) -> NDArray[np.int64]:
 
 
 def plan_hops(node_of_rank: Sequence[int], rank: int) -> Hops:
-    """The messages of a rank. Pairs stand in a message by destination (stage one) or source (stage two), rising."""
+    """The messages of a rank. Pairs in a message are ordered by destination (stage one) or source (stage two)."""
     gateway = gateways(node_of_rank)
     num_ranks = len(gateway)
     after = [(rank + step) % num_ranks for step in range(1, num_ranks)]

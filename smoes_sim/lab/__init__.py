@@ -1,9 +1,9 @@
-"""What does a topology do for real? Built on one Linux box from network namespaces, and checked before it is used.
+"""How does a topology behave for real? Built on one Linux machine from network namespaces, and checked before use.
 
-:func:`plan_lab` decides what to build (``scaling`` how fast it may be), ``iproute`` says it in the words of ``ip`` and
-``tc``, :class:`Lab` builds it (``namespaces`` is what it asks of the kernel), runs programs in it and takes it down,
-``check`` measures every link before anybody trusts it, ``launch`` starts one program in all ranks. Knows nothing of
-experts, and nothing of torch.
+:func:`plan_lab` decides what to build (``scaling`` its rates), ``iproute`` writes the input of ``ip`` and ``tc``,
+:class:`Lab` builds it (``namespaces`` calls the kernel, ``state`` keeps the files of labs), runs programs in it and takes
+it down, ``check`` measures every link before use, ``launch`` starts one program in all ranks. Knows nothing of experts and
+torch.
 """
 
 from smoes_sim.lab.lab import Lab, find_lab, standing_labs, sweep

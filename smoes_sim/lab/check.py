@@ -1,4 +1,4 @@
-"""Does a lab keep the rates of its file? Every link busy at once, against max-min fair shares of what was built."""
+"""Does a lab keep the rates of its file? All links busy at once, compared with max-min fair shares of the rates as built."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from smoes_sim.network import max_min_rates
 from smoes_sim.topology import Router, Topology, find_topology
 
 TOLERANCE = 0.03
-"""Largest relative error of a flow's rate in a lab that is used."""
+"""Largest relative error of the rate of a flow in a usable lab."""
 _PERIODS = 4
-"""Looks at all flows; the first that is right ends the check, as rates settle only when every buffer on the way is full."""
+"""Number of measurements; the first within tolerance ends the check, as rates settle only when all buffers are full."""
 _SHORTEST = 0.5
 _FRAMES = 100
-"""Seconds, and frames of the slowest flow, that a look lasts at least."""
+"""Shortest duration of a measurement: seconds, and frames of the slowest flow."""
 _ALONE = 3
-"""Flows that miss their rate and are measured again by themselves, to see why."""
+"""Largest number of flows that are measured again alone because they missed their rate."""
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabCheck:
-    """What was promised and what was measured.
+    """Fair rates and measured rates.
 
     Attributes:
         pairs: Ranks (source, destination) of flows that together cross every link in use, F.
         promised: Max-min fair rates of the file, B/s, shape (F,).
         measured: Rates of payload while all were busy at once, B/s, shape (F,).
-        busy: Share of the processors' time that was not idle.
-        alone: Relative errors of flows measured by themselves afterwards; empty if none was needed.
+        busy: Share of processor time that was not idle.
+        alone: Relative errors of flows measured alone afterwards; empty if none missed its rate.
     """
 
     pairs: tuple[Pair, ...]
@@ -55,7 +55,7 @@ class LabCheck:
         return bool(np.abs(self.errors).max() <= TOLERANCE)
 
     def verdict(self) -> str:
-        """One line: the figures and, if it failed, why."""
+        """One line: the worst flow and, if the check failed, the reason."""
         worst = int(np.abs(self.errors).argmax())
         a, b = self.pairs[worst]
         text = (
@@ -71,7 +71,7 @@ class LabCheck:
 
 
 def check_lab(lab: Lab) -> LabCheck:
-    """Measure flows that cross every link, all at once; those that miss their rate again by themselves."""
+    """Measure flows that together cross every link, all at once; flows that miss their rate are measured again alone."""
     topology = find_topology(str(lab.topology_file))
     pairs = covering_pairs(topology, seed=lab.seed)
     promised = fair_rates(topology, pairs, seed=lab.seed)
@@ -86,7 +86,7 @@ def check_lab(lab: Lab) -> LabCheck:
 
 
 def _look(lab: Lab, pairs: Sequence[Pair], promised: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Rates of flows that are under way together once they are as promised, or at last, and how busy processors were."""
+    """Rates of flows that are active together, once within tolerance or after the last try, and processor load."""
     duration = max(_SHORTEST, _FRAMES * MTU / float(promised.min()))
     with flows_under_way(lab, pairs, warm_up=_SHORTEST / 2) as meter:
         for _ in range(_PERIODS):
@@ -97,7 +97,7 @@ def _look(lab: Lab, pairs: Sequence[Pair], promised: NDArray[np.float64]) -> tup
 
 
 def fair_rates(topology: Topology, pairs: Sequence[Pair], *, seed: int) -> NDArray[np.float64]:
-    """What each pair gets when all send at once, max-min fair, B/s, shape (F,)."""
+    """Max-min fair rate of each pair when all send at once, B/s, shape (F,)."""
     source, destination = (np.array(ends) for ends in zip(*pairs, strict=True))
     routes = Router(topology, seed=seed).compile(source, destination)
     capacity = np.where(topology.link_shared, topology.link_bandwidth, np.inf)
@@ -105,10 +105,10 @@ def fair_rates(topology: Topology, pairs: Sequence[Pair], *, seed: int) -> NDArr
 
 
 def covering_pairs(topology: Topology, *, seed: int) -> list[Pair]:
-    """Few pairs whose routes together cross every link that any route crosses; shortest routes first.
+    """A small set of pairs whose routes together cross every link in use; shortest routes first.
 
-    A pair is taken for the links that no earlier one crosses, so that inside a node neighbours fill the scale-up links and
-    only what must leave it does.
+    A pair is chosen if it crosses a link that no earlier one does. So neighbours in a node load the scale-up links, and
+    only the necessary flows leave the node.
     """
     num_ranks = topology.num_ranks
     pairs = [((rank + step) % num_ranks, step) for step in range(1, num_ranks) for rank in range(num_ranks)]

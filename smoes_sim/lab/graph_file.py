@@ -1,4 +1,4 @@
-"""The topology that a lab was built from, as an ordinary topology file."""
+"""The topology of a lab as an ordinary topology file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smoes_sim.units import print_bandwidth, print_duration
 
 
 def graph_file(plan: LabPlan) -> bytes:
-    """YAML of kind ``graph``: vertices and links in their order, so that equal routes are chosen alike."""
+    """YAML of kind ``graph``: vertices and links in their order, so that the same of several equal routes is chosen."""
     topology = plan.topology
     about = f"Lab of {topology.name}: rates x {plan.scale:g}" + "".join(f"; without {what}" for what in plan.left_out)
     document = {"kind": "graph", "description": about, "routing": topology.routing} | _vertices(topology)

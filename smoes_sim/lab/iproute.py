@@ -1,4 +1,4 @@
-"""A plan as the words that ``ip`` and ``tc`` read, and as kernel settings; pure text, so that it can be read and tested."""
+"""A plan as input of ``ip`` and ``tc`` and as kernel settings: text, so that it can be read and tested."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ MTU = 9000
 HEADERS = 40
 """IP and TCP without timestamps: bytes of an MTU that are not payload."""
 ETHERNET = 14
-"""Bytes of a frame beyond the MTU, as queues count them."""
+"""Bytes of a frame in addition to the MTU, as queues count them."""
 IN_FLIGHT = 128 * 2**10
-"""Bytes of memory that a connection's sender may hold, and so about what it has in flight: above any product of rate and
-round trip here, and little enough that a flow held up further on soon stops taking more than its share before."""
+"""Send buffer of a connection, bytes, and so about its data in flight: above any product of rate and round trip here, and
+small enough that a flow that is limited further on soon stops taking more than its share of earlier links."""
 _WINDOW = 8 * 2**20
-"""Bytes that a receiver offers. It never binds: acknowledgements go ahead of payload here, and TCP drops a segment whose own
-acknowledgement is older by more than this."""
+"""Receive window, bytes. It never limits a flow: acknowledgements are sent before payload here, and TCP drops a segment
+whose acknowledgement number is older by more than the window."""
 QUEUE = 64 * 2**20
-"""Bytes that the queue of one pair holds: many connections, and still nothing is lost."""
+"""Size of the queue of one pair, bytes: enough for many connections without loss."""
 BURST = 500e-6
-"""Seconds by which a shaper may be late without losing rate."""
+"""Seconds of delay that a shaper makes up for."""
 _MAC = "02:00:00:00:00:01"
-"""Of every interface: with ARP off a frame is addressed to its sender's own address, so both ends have the same."""
+"""Address of every interface: without ARP a frame is sent to the sender's own address, so both ends have the same one."""
 _PACKETS = _WINDOW // MTU
 _ROUTE = f"window {_WINDOW} initcwnd {_PACKETS} initrwnd {_PACKETS} rto_min 1s"
-"""Windows that are open from the first byte, and no retransmission while queues are long."""
+"""Windows that are fully open from the first byte, and no retransmission while queues are long."""
 _FIRST_TABLE = 100
 _ACK_FLAG, _SIX_FLAGS = "0x10", "0x3f"
 
@@ -44,7 +44,7 @@ SETTINGS = {
     "net/ipv4/tcp_no_metrics_save": "1",
     "net/ipv4/tcp_early_retrans": "0",
 }
-"""Kernel settings of every namespace, as files below ``/proc/sys``: TCP that is as near to a fluid as it gets."""
+"""Kernel settings of every namespace, as files below ``/proc/sys``: they make TCP share links almost like a fluid."""
 
 
 def wire_rate(bandwidth: float) -> int:
@@ -57,7 +57,7 @@ def wire_rate(bandwidth: float) -> int:
 
 
 def creation(plan: LabPlan, prefix: str) -> str:
-    """For ``ip -batch``: the namespaces, then the wires, whose ends are born inside them."""
+    """Input of ``ip -batch``: the namespaces, then the wires, whose ends are created inside them."""
     name = {vertex: prefix + short for vertex, short in plan.namespaces.items()}
     lines = [f"netns add {full}" for full in name.values()]
     for wire in plan.wires:
@@ -67,7 +67,7 @@ def creation(plan: LabPlan, prefix: str) -> str:
 
 
 def addresses_and_routes(plan: LabPlan, vertex: int) -> str:
-    """For ``ip -n NAMESPACE -batch``: interfaces up, the rank's address, the next wire of every pair."""
+    """Input of ``ip -n NAMESPACE -batch``: interfaces up, the address of the rank, the next wire of every pair."""
     lines = ["link set lo up"]
     lines += [f"link set {wire.name} up arp off gso_max_segs 1" for wire in plan.wires if vertex in wire.ends]
     own = ""
@@ -96,7 +96,7 @@ def _exceptions(plan: LabPlan, vertex: int, usual: dict[int, int]) -> Iterator[s
 
 
 def queues(plan: LabPlan, vertex: int) -> str:
-    """For ``tc -n NAMESPACE -batch``: the rate of every direction, shaped at its sending end."""
+    """Input of ``tc -n NAMESPACE -batch``: the rate of every direction, shaped at its sending end."""
     lines: list[str] = []
     for wire in plan.wires:
         if vertex in wire.ends:
@@ -105,7 +105,7 @@ def queues(plan: LabPlan, vertex: int) -> str:
 
 
 def _shape(plan: LabPlan, wire: Wire, channel: Channel) -> Iterator[str]:
-    """One htb: a class for acknowledgements, which wait for nothing, and one a pair, which share the rate evenly."""
+    """One htb: a class for acknowledgements, which go first, and one class per pair; the pairs share the rate evenly."""
     if channel.bandwidth is None:
         return
     dev, rate = f"dev {wire.name}", wire_rate(channel.bandwidth)
@@ -127,14 +127,14 @@ def _shape(plan: LabPlan, wire: Wire, channel: Channel) -> Iterator[str]:
 
 
 def _leaf(dev: str, number: int, latency: float) -> str:
-    """The queue of a class; a class of payload takes its turn frame by frame among those that wait."""
+    """The queue of a class; classes of payload that wait take turns frame by frame."""
     if latency:
         return f"qdisc add {dev} parent 1:{number:x} netem delay {latency * 1e6:.3f}us limit {QUEUE // HEADERS}"
     return f"qdisc add {dev} parent 1:{number:x} bfifo limit {QUEUE}"
 
 
 def _bare_acknowledgement() -> str:
-    """IP and TCP headers without options and not a byte more, no flag but ACK: nothing that payload could follow."""
+    """Match IP and TCP headers without options or payload, with no flag except ACK."""
     return f"match ip protocol 6 0xff match u16 {HEADERS:#06x} 0xffff at 2 match u8 {_ACK_FLAG} {_SIX_FLAGS} at 33"
 
 

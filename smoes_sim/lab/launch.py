@@ -1,4 +1,4 @@
-"""One program in every rank of a lab; the first that fails ends them all."""
+"""Run one program in every rank of a lab; the first failure ends them all."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from smoes_sim.lab.lab import Lab
 from smoes_sim.lab.namespaces import end_processes
 
 _GLANCE = 0.05
-"""Seconds between two looks at who has ended."""
+"""Seconds between checks for processes that have ended."""
 
 
 def run_everywhere(lab: Lab, argv: Sequence[str]) -> int:
-    """Run a program in every rank and wait for all; when one fails the others get a second to end and are then killed.
+    """Run a program in every rank and wait for all; when one fails, the others are sent SIGTERM and killed a second later.
 
     Returns:
         0, or the exit code of the first rank that failed (128 + n for one that signal n ended).
@@ -38,5 +38,5 @@ def run_everywhere(lab: Lab, argv: Sequence[str]) -> int:
 
 
 def exit_code(code: int) -> int:
-    """What a shell would say of a process that ended with ``code``, which is negative for a signal."""
+    """Exit code as a shell reports it; ``code`` is negative if a signal ended the process."""
     return code if code >= 0 else 128 - code

@@ -1,8 +1,8 @@
-"""What to build: a topology as namespaces and wires that carry exactly the routes that predictions use. Pure; no root.
+"""Plan of a lab: a topology as namespaces and wires with exactly the routes that predictions use. Needs no root.
 
-Every device, NIC and switch that matters becomes a network namespace that forwards IP packets; a NIC or switch that only
-passes on between two neighbours is merged with its links into one wire. Bridges would need a tree; static routes do not:
-each namespace knows the next wire of every (source, destination) pair, so rails, fat trees with ECMP, tori and meshes work.
+Every device, NIC and switch becomes a network namespace that forwards IP packets; a NIC or switch that only forwards between
+two neighbours is merged with its links into one wire. Bridges would need a tree; static routes do not: each namespace knows
+the next wire of every (source, destination) pair, so rails, fat trees with ECMP, tori and meshes work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from smoes_sim.lab.scaling import choose_scale, narrowest, scaled_topology
 from smoes_sim.topology import Router, Topology, TopologySpec, build
 
 MOST_RANKS = 64
-"""Processes and namespaces beyond this are no longer a lab on one box."""
+"""Largest number of ranks of a lab on one machine."""
 Pair = tuple[int, int]
 
 
@@ -27,8 +27,8 @@ class Channel:
     """One direction of a wire.
 
     Attributes:
-        bandwidth: Bytes of payload per second; ``None`` if nothing crosses. A fatpipe has what its pairs get together at
-            their narrowest: it does not bind, and yet sends no bursts, which the kernel would drop.
+        bandwidth: Bytes of payload per second; None if no route crosses it. A fatpipe gets the sum of what its pairs can
+            reach elsewhere: it does not limit them, but avoids bursts, which the kernel would drop.
         latency: Seconds.
         pairs: Ranks (source, destination) whose traffic crosses it.
     """
@@ -55,16 +55,16 @@ class Wire:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabRank:
-    """Where a rank lives.
+    """Place of a rank in a lab.
 
     Attributes:
         rank: 0 .. R - 1.
-        node: Its node in the topology.
-        local_rank: Its position in the node.
+        node: Node in the topology.
+        local_rank: Index in the node.
         namespace: Network namespace; in a plan without the lab's prefix.
         address: IPv4 address.
-        interface: The interface that bears the address.
-        bandwidth: Bytes per second that leave it at most, over all its wires.
+        interface: Network interface with this address.
+        bandwidth: Largest rate out of the rank, over all its wires, bytes per second.
     """
 
     rank: int
@@ -78,18 +78,18 @@ class LabRank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabPlan:
-    """All that is needed to build a lab.
+    """Everything needed to build a lab.
 
     Attributes:
-        topology: What is built, with the rates that are built: predictions are made on this.
-        scale: Its rates over those that were asked for.
-        seed: Of the choice among equal routes.
+        topology: The topology with the rates as built; predictions use this.
+        scale: Rates as built divided by the rates of the original topology.
+        seed: Seed of the choice among equal routes.
         load: Sum of the bandwidths of all channels that can be busy at once, B/s.
-        left_out: What of the topology is not built, in words.
+        left_out: Parts of the topology that are not built, in words.
         ranks: The ranks, in order.
         namespaces: Name (without the lab's prefix) of every vertex that is built.
         wires: The links.
-        next_wire: For (vertex, source, destination): index of the wire that leads on.
+        next_wire: For (vertex, source, destination): index of the next wire of the route.
     """
 
     topology: Topology
@@ -110,9 +110,9 @@ def plan_lab(
 
     Args:
         topology: Any kind.
-        scale: Factor on all rates; chosen by what the box can push when left out.
-        seed: Of the choice among equal routes; the same as that of the prediction.
-        has_delay: Whether the kernel can delay packets (netem); without it latencies are zero and said to be.
+        scale: Factor on all rates; default: chosen so that the machine can carry all links at once.
+        seed: Seed of the choice among equal routes; the same as that of the prediction.
+        has_delay: Whether the kernel can delay packets (netem); without it latencies are zero, and listed as left out.
 
     Raises:
         TopologyError: If it cannot be built faithfully, with the reason and the number.
@@ -120,7 +120,7 @@ def plan_lab(
     asked = topology if isinstance(topology, Topology) else build(topology, name=topology.kind)
     if asked.num_ranks > MOST_RANKS or asked.num_ranks < 2:
         raise TopologyError(
-            f"{asked.name}: {asked.num_ranks} ranks: a lab on one box has 2 to {MOST_RANKS}. Take a part of the topology."
+            f"{asked.name}: {asked.num_ranks} ranks: a lab on one machine has 2 to {MOST_RANKS}. Use a part of the topology."
         )
     if asked.routing == "split":
         raise TopologyError(
@@ -138,7 +138,7 @@ def plan_lab(
 
 
 def _check_fatpipes(topology: Topology, routes: dict[Pair, list[int]]) -> None:
-    """A fatpipe limits each flow by itself, which no queue does; it is fine where something shared is as narrow."""
+    """Refuse fatpipes that are the narrowest link of a route: they limit each flow by itself, which no queue can do."""
     for (a, b), links in routes.items():
         ids = np.array(links)
         shared = topology.link_shared[ids]
@@ -147,7 +147,7 @@ def _check_fatpipes(topology: Topology, routes: dict[Pair, list[int]]) -> None:
             link = int(ids[~shared][topology.link_bandwidth[ids[~shared]].argmin()])
             raise TopologyError(
                 f"{topology.name}: from rank {a} to {b} the narrowest link is the fatpipe {topology.link_name(link)}: a lab "
-                "can share a rate, not give it to every flow. Make the link shared, or another on the way as narrow."
+                "can divide a rate among flows, not give it to each. Make it shared, or another link on the route as narrow."
             )
 
 
@@ -266,7 +266,7 @@ def _rank(topology: Topology, rank: int, wires: tuple[Wire, ...]) -> LabRank:
 
 
 def usual_wire(plan: LabPlan, vertex: int) -> dict[int, int]:
-    """For each destination that is reached through a vertex: the wire that most sources take from there."""
+    """For each destination reached through a vertex: the wire that most sources take from there."""
     votes: dict[int, Counter[int]] = defaultdict(Counter)
     for (here, _, destination), wire in plan.next_wire.items():
         if here == vertex:

@@ -1,4 +1,4 @@
-"""Plain TCP between ranks of a lab, as fast as it goes: what each flow gets when some are busy at once."""
+"""TCP flows between ranks of a lab at full speed: the rate of each while several are active."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from smoes_sim.lab.namespaces import run_inside
 
 _CHUNK = 2**18
 _GREETING = 10.0
-"""Seconds that a connection may take to come about."""
+"""Timeout of a connection, seconds."""
 _PATIENCE = 0.05
-"""Seconds after which a blocked sender looks whether it is over."""
+"""Seconds after which a blocked sender checks whether to stop."""
 _ABORT = struct.pack("ii", 1, 0)
-"""Linger of nothing: what the sender still holds is thrown away at the end."""
+"""Linger of zero: data still in the send buffer is dropped at the end."""
 
 
 class _Stream:
@@ -57,16 +57,16 @@ class _Stream:
         with contextlib.suppress(OSError):
             while count := self._into.recv_into(buffer):
                 total += count
-                self.seen = (time.perf_counter(), total)  # one assignment: never half of each
+                self.seen = (time.perf_counter(), total)  # one assignment, so that readers never see half of it
 
     def stop(self) -> None:
-        """Send no more; the reset that this ends with queues behind what is under way."""
+        """Stop sending; the reset at the end queues behind the data in flight."""
         self._is_over = True
         self._join(self._threads[0])
         self._out.close()
 
     def drain(self) -> None:
-        """Wait until all that was under way is there, so that the links are free again."""
+        """Wait until all data in flight has arrived, so that the links are free again."""
         self._join(self._threads[1])
         self._into.close()
 
@@ -77,13 +77,13 @@ class _Stream:
 
 
 class Meter:
-    """Flows that are under way, and what arrives of them."""
+    """Measures the received bytes of active flows."""
 
     def __init__(self, streams: list[_Stream]) -> None:
         self._streams = streams
 
     def measure(self, duration: float) -> tuple[NDArray[np.float64], float]:
-        """Payload that arrives in the next seconds, B/s, shape (F,), and the processors' share of time not idle."""
+        """Rate of received payload over ``duration`` seconds, B/s, shape (F,), and the busy share of processor time."""
         before, ticks = [stream.seen for stream in self._streams], _processor_ticks()
         time.sleep(duration)
         after, (busy, total) = [stream.seen for stream in self._streams], _processor_ticks() - ticks
@@ -96,7 +96,7 @@ class Meter:
 
 @contextlib.contextmanager
 def flows_under_way(lab: Lab, pairs: Sequence[tuple[int, int]], *, warm_up: float) -> Iterator[Meter]:
-    """Let F pairs of ranks (source, destination) send as fast as they can; all has arrived when the block ends."""
+    """Context in which F pairs of ranks (source, destination) send at full speed; at its end all data has arrived."""
     streams: list[_Stream] = []
     try:
         for source, destination in pairs:
@@ -113,7 +113,7 @@ def flows_under_way(lab: Lab, pairs: Sequence[tuple[int, int]], *, warm_up: floa
 
 
 def _processor_ticks() -> NDArray[np.float64]:
-    """Clock ticks that processors spent not idle, and all, since the machine started."""
+    """Busy clock ticks of the processors and all clock ticks, since boot."""
     line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
     ticks = [float(value) for value in line]
     idle = ticks[3] + ticks[4]

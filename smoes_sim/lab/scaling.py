@@ -1,4 +1,4 @@
-"""How fast a lab may be: the factor on all rates at which the network, not the processor, is the limit."""
+"""Largest rates of a lab: the factor at which the network, not the processor, is the limit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from smoes_sim.topology import Topology
 COMFORTABLE = 320e6
 """B/s, summed over all wires that a byte crosses, that leaves two cores time for the programs (docs/how-to/lab.md)."""
 MOST = 600e6
-"""B/s, counted likewise, beyond which two cores were too slow even for plain TCP (docs/how-to/lab.md)."""
+"""B/s, counted in the same way, beyond which two cores were too slow even for plain TCP (docs/how-to/lab.md)."""
 SLOWEST = 1.25e6
-"""B/s of the slowest link worth building: below 10 Mb/s a packet of 9 kB alone takes 7 ms."""
+"""B/s of the slowest useful link: at 10 Mb/s one packet of 9 kB takes 7 ms."""
 _STEPS = (5.0, 2.0, 1.0)
 Pair = tuple[int, int]
 
@@ -31,7 +31,8 @@ def choose_scale(
 ) -> tuple[float, float]:
     """The factor on all rates and the load that it allows, B/s.
 
-    Left out, it is the largest of 1, 2 or 5 times a power of ten, at most 1, whose load stays below :data:`COMFORTABLE`.
+    Without ``scale`` it is the largest of 1, 2 or 5 times a power of ten, at most 1, whose load stays below
+    :data:`COMFORTABLE`.
 
     Raises:
         TopologyError: If the load is more than the box pushes, or the slowest link would be too slow.
@@ -41,22 +42,22 @@ def choose_scale(
     slowest = float(bandwidth.min())
     factor = min(_round_down(COMFORTABLE / load), 1.0) if scale is None else scale
     if not (math.isfinite(factor) and factor > 0):
-        raise TopologyError(f"scale = {factor} is not a positive number. Leave it out to have it chosen.")
+        raise TopologyError(f"scale = {factor} is not a positive number. Leave it out for the default.")
     if load * factor > MOST:
         raise TopologyError(
             f"{topology.name}: at scale {factor:g} its {topology.num_ranks} ranks keep {_gbps(load * factor)} Gb/s busy "
-            f"over all wires, two cores push {_gbps(MOST)}. Use --scale {_round_down(COMFORTABLE / load):g}."
+            f"over all wires, two cores carry {_gbps(MOST)}. Use --scale {_round_down(COMFORTABLE / load):g}."
         )
     if slowest * factor < SLOWEST:
         raise TopologyError(
             f"{topology.name}: at scale {factor:g} its {topology.num_ranks} ranks leave {slowest * factor * 8e-6:.3g} Mb/s "
-            f"for the slowest link, less than {SLOWEST * 8e-6:.3g} is no use. Take fewer ranks, or rates less far apart."
+            f"for the slowest link, at least {SLOWEST * 8e-6:.3g} are needed. Use fewer ranks, or rates less far apart."
         )
     return factor, load * factor
 
 
 def scaled_topology(topology: Topology, factor: float, *, has_delay: bool) -> tuple[Topology, tuple[str, ...]]:
-    """The topology that a lab can be, and what had to be left out, in words."""
+    """The topology that a lab can have, and the parts that had to be left out, in words."""
     left_out = []
     latency = topology.link_latency
     if not has_delay and latency.any():
@@ -76,7 +77,7 @@ def scaled_topology(topology: Topology, factor: float, *, has_delay: bool) -> tu
 
 
 def narrowest(topology: Topology, segment: tuple[int, ...]) -> float:
-    """B/s that some links in a row let through together; infinite if all are fatpipes."""
+    """Bandwidth of consecutive links, B/s; infinite if all are fatpipes."""
     ids = np.array(segment)
     return float(topology.link_bandwidth[ids[topology.link_shared[ids]]].min(initial=np.inf))
 

@@ -1,8 +1,8 @@
-"""Where labs keep their files: a folder of root's that nobody else can enter, read or write.
+"""Where labs keep their files: a directory of root that no other user can enter, read or write.
 
-What stands there names directories to delete and processes to end, so nothing is trusted that another user could have
-written: the folder and every entry must belong to root, the folder's mode is 0700, no symbolic link is followed, and a
-name is checked on reading as on writing. Changes are made by one process at a time, under a lock on the folder.
+The files name directories to delete and processes to end, so nothing is trusted that another user could have written: the
+folder and every entry must belong to root, the mode of the folder is 0700, no symbolic link is followed, and names are
+checked on reading as on writing. One process at a time makes changes, under a lock on the folder.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def path_of(name: str) -> Path:
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
-    """The state folder, made if it is missing, checked, and changed by no other process meanwhile.
+    """Context in which the state folder exists, has been checked, and no other process changes it.
 
     Raises:
-        LabError: If it is not a directory of root's with mode 0700, or this process is not root.
+        LabError: If it is not a directory of root with mode 0700, or this process is not root.
     """
     with _opened(make=True) as handle:
         if handle is not None:
@@ -62,7 +62,7 @@ def locked() -> Iterator[None]:
 
 
 def names() -> list[str]:
-    """Names under which something of root's is in the state folder, sorted.
+    """Names of the labs with a directory of root in the state folder, sorted.
 
     Raises:
         LabError: If the folder cannot be trusted, or this process is not root.
@@ -101,7 +101,7 @@ def _make_folder() -> None:
 
 
 def _check_folder(handle: int) -> None:
-    """Root's, and closed to all others; what version 0.1 left readable, though not writable, is closed here.
+    """Check that root owns the folder and nobody else could write to it; remove read access, which version 0.1 gave.
 
     Raises:
         LabError: If another user owns the folder or could have written to it.
@@ -113,12 +113,12 @@ def _check_folder(handle: int) -> None:
         return
     raise LabError(
         f"{STATE}: belongs to user {found.st_uid} with mode {mode:04o}: files of labs are trusted only in a directory of "
-        "root's with mode 0700. Look at who made it, then remove it."
+        "root with mode 0700. Look at who made it, then remove it."
     )
 
 
 def _is_own(name: str) -> bool:
-    """Whether an entry of the state folder is a directory of root's with a valid name; a symbolic link is not."""
+    """Whether an entry of the state folder is a directory of root with a valid name; a symbolic link is not."""
     try:
         found = path_of(name).lstat()
     except (LabError, OSError):
@@ -127,7 +127,7 @@ def _is_own(name: str) -> bool:
 
 
 def claim(name: str) -> bool:
-    """Make the folder of a lab, with who builds it; False if the name is taken. Call it :func:`locked`."""
+    """Make the folder of a lab, with who builds it; False if the name is taken. Call it while :func:`locked`."""
     folder = path_of(name)
     try:
         folder.mkdir(mode=_PRIVATE)
@@ -139,14 +139,14 @@ def claim(name: str) -> bool:
 
 
 def is_being_built(name: str) -> bool:
-    """Whether the process that claimed a name still runs. Call it :func:`locked`, or a claim may be half made."""
+    """Whether the process that claimed a name still runs. Call it while :func:`locked`, or a claim may be half made."""
     text = read(name, _BUILDER)
     match = re.fullmatch(rb"(\d+) (\d+)", text or b"")
     return match is not None and namespaces.is_alive(int(match[1]), int(match[2]))
 
 
 def read(name: str, file: str) -> bytes | None:
-    """The bytes of a file of a lab; None if there is no such regular file of root's."""
+    """The bytes of a file of a lab; None if there is no such regular file of root."""
     try:
         handle = os.open(path_of(name) / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -157,7 +157,7 @@ def read(name: str, file: str) -> bytes | None:
 
 
 def remove(name: str) -> None:
-    """Delete the folder of a lab, and nothing outside the state folder. Call it :func:`locked`.
+    """Delete the folder of a lab, and nothing outside the state folder. Call it while :func:`locked`.
 
     Raises:
         LabError: If a lab cannot have this name.

@@ -139,12 +139,12 @@ def test_an_exported_matrix_reads_back(tmp_path: Path, capsys: pytest.CaptureFix
     ("arguments", "words"),
     [
         ("", "no ranks: give --ranks N or --lab TOPOLOGY, or start runners/bench.py with torchrun."),
-        ("--ranks 2 --lab lab-star-4", "--ranks and --lab each say which ranks to start. Give one of them."),
+        ("--ranks 2 --lab lab-star-4", "--ranks and --lab both say which ranks to start. Give one of them."),
         ("--ranks 2 -o rows.parquet", "--out = rows.parquet: a measurements table ends in .csv. Write rows.csv."),
         ("--ranks 2 --topology lab-star-4", "--ranks = 2: topology lab-star-4 has 4 ranks. Give as many."),
         ("--ranks 2 --pair a:b sendrecv", '--pair = "a:b" is not A:B. Write 0:1.'),
         ("--ranks 2 --timeout 0s", "--timeout = 0 s: must be more than 0. Write 60 s."),
-        ("--ranks 2 --export m.txt", "--export writes one matrix, and 11 sizes are asked for. Give --bytes."),
+        ("--ranks 2 --export m.txt", "--export writes one matrix, not one for each of 11 sizes. Give --bytes."),
         ("--zipf 1 --export m.txt", "--export needs the number of ranks. Give --ranks or --topology."),
     ],
 )

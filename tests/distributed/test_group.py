@@ -37,7 +37,7 @@ def test_a_rank_that_dies_is_named_and_ends_the_others(tmp_path: Path, capsys: p
     assert steps(tmp_path) == {rank: list(range(STEPS_BEFORE)) for rank in range(3)}
 
 
-def test_a_rank_0_that_dies_takes_the_meeting_point_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_when_rank_0_dies_the_others_end_without_the_rendezvous(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fail("dies", 0, tmp_path) == [-9, 1]
     assert "rank 0 was ended by SIGKILL" in capsys.readouterr().err
 
@@ -53,7 +53,9 @@ def test_a_rank_that_is_busy_elsewhere_is_named(tmp_path: Path, capsys: pytest.C
     assert f"step {STEPS_BEFORE}: did not end within 4 s; rank 1 is still at: between exchanges" in error
 
 
-def test_bad_input_on_one_rank_is_said_once_and_ends_all_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_on_one_rank_is_printed_once_and_ends_all_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert fail("raises", 1, tmp_path) == [2, 2]
     assert capsys.readouterr().err == "smoes-sim: rows.yaml:3:1: no such thing. Write another.\n"
 
@@ -61,11 +63,11 @@ def test_bad_input_on_one_rank_is_said_once_and_ends_all_with_2(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("absent", "words"),
     [
-        (0, "rank 0 did not come within 2 s: nobody keeps the meeting point at"),
-        (1, "rank 1 did not come within 2 s: 1 of 2 ranks met at"),
+        (0, "rank 0 did not join within 2 s: nothing listens at"),
+        (1, "rank 1 did not join within 2 s: 1 of 2 ranks joined at"),
     ],
 )
-def test_a_rank_that_never_comes_is_named(
+def test_a_rank_that_never_joins_is_named(
     absent: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("not at all", "9", str(tmp_path), "60", "2")

@@ -112,4 +112,4 @@ def test_a_topology_that_cannot_be_built_is_refused_before_anything_is(tmp_path,
     if namespaces.why_not() is not None:
         pytest.skip(str(namespaces.why_not()))
     assert main(["lab", "up", str(path)]) == 2
-    assert "big: 100 ranks: a lab on one box has 2 to 64. Take a part of the topology." in capsys.readouterr().err
+    assert "big: 100 ranks: a lab on one machine has 2 to 64. Use a part of the topology." in capsys.readouterr().err

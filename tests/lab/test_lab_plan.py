@@ -124,13 +124,13 @@ def test_what_is_left_out_is_said_and_gone_from_the_topology():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: star\nranks: 65\nlink: {bandwidth: 1 Gb/s}", "65 ranks: a lab on one box has 2 to 64"),
-        ("kind: star\nranks: 1\nlink: {bandwidth: 1 Gb/s}", "1 ranks: a lab on one box has 2 to 64"),
+        ("kind: star\nranks: 65\nlink: {bandwidth: 1 Gb/s}", "65 ranks: a lab on one machine has 2 to 64"),
+        ("kind: star\nranks: 1\nlink: {bandwidth: 1 Gb/s}", "1 ranks: a lab on one machine has 2 to 64"),
         (TEXTS["fat_tree"] + "\nrouting: split", "routing: split divides a flow"),
         (
             "kind: graph\ndevices: [a, b]\nswitches: [s]\nlinks:\n- {from: a, to: s, bandwidth: 1 Gb/s, sharing: fatpipe}\n"
             "- {from: b, to: s, bandwidth: 2 Gb/s}",
-            r"from rank 0 to 1 the narrowest link is the fatpipe a -> s: .* Make the link shared",
+            r"from rank 0 to 1 the narrowest link is the fatpipe a -> s: .* Make it shared",
         ),
     ],
 )

@@ -34,14 +34,14 @@ def test_the_scale_is_the_largest_round_one_that_two_cores_keep_up_with():
 
 
 def test_a_scale_that_asks_for_more_than_the_box_can_push_is_refused_with_the_number():
-    message = re.escape("at scale 0.5 its 16 ranks keep 16 Gb/s busy over all wires, two cores push 4.8. Use --scale 0.05.")
+    message = re.escape("at scale 0.5 its 16 ranks keep 16 Gb/s busy over all wires, two cores carry 4.8. Use --scale 0.05.")
     with pytest.raises(TopologyError, match=message):
         plan_lab(star(16, "1 Gb/s"), scale=0.5)
 
 
 def test_ranks_that_leave_each_other_too_little_are_refused_with_the_number():
     text = "kind: two_level\nnodes: 8\nranks_per_node: 8\nscale_up: {bandwidth: 450 GB/s}\nnic: {bandwidth: 400 Gb/s}"
-    with pytest.raises(TopologyError, match=r"its 64 ranks leave 0\.8 Mb/s for the slowest link, less than 10 is no use"):
+    with pytest.raises(TopologyError, match=r"its 64 ranks leave 0\.8 Mb/s for the slowest link, at least 10 are needed"):
         plan_lab(spec_of(text))
 
 

@@ -1,4 +1,4 @@
-"""What stands in the state folder is trusted only if nobody but root can have written it."""
+"""Files in the state folder are trusted only if no user except root can have written them."""
 
 from __future__ import annotations
 
