@@ -8,6 +8,7 @@ from pathlib import Path
 from smoes_sim.api.inputs import ScenarioLike, resolve
 from smoes_sim.calibration import fit_rows, fit_step_latencies
 from smoes_sim.calibration.fit_result import CalibrationFit
+from smoes_sim.display.progress import Progress
 from smoes_sim.errors import ConfigError
 from smoes_sim.libraries.published import PUBLISHED, LibraryCalibration, is_library_file, load_libraries
 from smoes_sim.measurements import Measurements
@@ -46,6 +47,7 @@ def calibrate(
     scenario: ScenarioLike | None = None,
     out: str | Path | None = None,
     seed: int = 0,
+    show_progress: Progress = "auto",
 ) -> CalibrationFit:
     """Fit the constants of a machine to measurements.
 
@@ -56,6 +58,7 @@ def calibrate(
         scenario: Fit to the measured TTFT and TPOT of this scenario instead (rows of mode ``step``).
         out: File to write the calibration to (JSON).
         seed: Random seed of the bootstrap draws.
+        show_progress: Where to show how far it has come.
 
     Returns:
         A :class:`CalibrationFit`: its ``calibration`` goes into ``simulate(..., calibration="FILE")`` and :func:`validate`;
@@ -75,7 +78,7 @@ def calibrate(
         name, loaded = resolve(scenario)
         found = fit_step_latencies(rows, loaded, name=name, seed=seed)
     else:
-        found = fit_rows(rows, fit=fit, seed=seed)
+        found = fit_rows(rows, fit=fit, seed=seed, show_progress=show_progress)
     if out is not None:
         save_calibration(found.calibration, Path(out))
     return found
@@ -85,6 +88,7 @@ def validate(
     measurements: MeasurementsLike | None = None,
     *,
     calibration: str | Path | Calibration | LibraryCalibration | None = None,
+    show_progress: Progress = "auto",
 ) -> Validation:
     """Compare predictions with measurements.
 
@@ -93,6 +97,7 @@ def validate(
             fitted without it.
         calibration: Constants of the prediction: a file, or an object. Default: nominal links, and the shipped constants of
             libraries.
+        show_progress: Where to show how far it has come.
 
     Returns:
         A :class:`Validation`: predicted and measured seconds by row, relative errors by family.
@@ -106,8 +111,8 @@ def validate(
     if measurements is None:
         if calibration is not None:
             raise ConfigError("calibration needs a table of yours; the published one is fitted here. Remove it.")
-        return published_errors()
-    return validate_table(_rows(measurements), calibration=constants(calibration))
+        return published_errors(show_progress=show_progress)
+    return validate_table(_rows(measurements), calibration=constants(calibration), show_progress=show_progress)
 
 
 def _rows(measurements: MeasurementsLike) -> Measurements:

@@ -118,8 +118,17 @@ class _Sample:
     shift: Array
 
 
-def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solution:
-    """The fit, the model's error on left-out rows, and ``num_draws`` bootstrap draws."""
+def solve(
+    problem: Problem, *, num_draws: int, rng: np.random.Generator, on_draw: Callable[[int], None] = lambda _: None
+) -> Solution:
+    """The fit, the model's error on left-out rows, and bootstrap draws.
+
+    Args:
+        problem: What is fitted.
+        num_draws: Number of draws, B.
+        rng: Source of the draws.
+        on_draw: Called with the number of finished draws.
+    """
     zero = np.zeros_like(problem.measured)
     tangent = _tangent(problem, _start(problem, rng))
     sigma = np.full_like(problem.measured, _FIRST_SIGMA)
@@ -131,10 +140,11 @@ def solve(problem: Problem, *, num_draws: int, rng: np.random.Generator) -> Solu
     spreads = _by_kind(left_out, problem.kinds, error_spread)
     sigma = _noise(problem, spreads)
     draws = []
-    for _ in range(num_draws):
+    for number in range(1, num_draws + 1):
         middle = problem.middle + problem.spread * rng.standard_normal(len(problem.middle))
         sample = _Sample(sigma=sigma, middle=middle, shift=sigma * rng.standard_normal(len(sigma)))
         draws.append(_fit(problem, tangent, sample, _TANGENTS_OF_DRAW).at)
+        on_draw(number)
     known = np.var([problem.log_times(draw) for draw in draws], axis=0) if draws else np.zeros_like(zero)
     return Solution(
         best=tangent.at,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from smoes_sim.calibration.cases import CaseReader, ExchangeCase, SimulatedCase
 from smoes_sim.calibration.fit_result import CalibrationFit, Residual
 from smoes_sim.calibration.least_squares import Array, Problem, Solution, log_scatter, median_scatter, solve
 from smoes_sim.calibration.priors import prior_of
+from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import CalibrationError, ConfigError
 from smoes_sim.measurements import COLUMNS, Measurement, Measurements, measured_time, value_of
 from smoes_sim.prediction.constants import INTERVAL, Calibration, FittedRow, Parameter
@@ -73,13 +74,16 @@ def _example(row: Measurement, wanted: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{column}={value_of(row, column)}" for column, _ in wanted)
 
 
-def fit_rows(measurements: Measurements, *, fit: Sequence[str] = (), seed: int = 0) -> CalibrationFit:
+def fit_rows(
+    measurements: Measurements, *, fit: Sequence[str] = (), seed: int = 0, show_progress: Progress = "none"
+) -> CalibrationFit:
     """Fit the constants on which the measured times depend.
 
     Args:
         measurements: The table. Rows without a time, a topology or a scenario are not used.
         fit: Expressions that choose the fitted rows (see :func:`select_rows`); the other rows are held out.
         seed: Random seed of the bootstrap draws.
+        show_progress: Where to show the number of finished draws, which take most of the time.
 
     Raises:
         CalibrationError: If no row can be used.
@@ -98,7 +102,8 @@ def fit_rows(measurements: Measurements, *, fit: Sequence[str] = (), seed: int =
         curved = [*names, *(_half_size(name) for name in names if name.startswith("efficiency.")), "curve"]
         errors = [_solution(cases, tried, seed, num_draws=0).spread for tried in (names, curved)]
         names = curved if errors[1] < _CURVE_GAIN * errors[0] else names
-    solution = _solution(cases, names, seed)
+    with progress("bootstrap draws", _NUM_DRAWS, show_progress) as advance:
+        solution = _solution(cases, names, seed, on_draw=advance)
     table = "TABLE.csv" if measurements.path is None else shlex.quote(measurements.path.name)
     options = "".join(f" --fit {shlex.quote(expression)}" for expression in fit)
     return CalibrationFit(
@@ -127,7 +132,14 @@ def _may_have_curve(cases: Sequence[SimulatedCase]) -> bool:
     return len(sizes) >= _CURVE_SIZES and max(sizes) >= _CURVE_RANGE * min(sizes)
 
 
-def _solution(cases: Sequence[SimulatedCase], names: Sequence[str], seed: int, *, num_draws: int = _NUM_DRAWS) -> Solution:
+def _solution(
+    cases: Sequence[SimulatedCase],
+    names: Sequence[str],
+    seed: int,
+    *,
+    num_draws: int = _NUM_DRAWS,
+    on_draw: Callable[[int], None] = lambda _: None,
+) -> Solution:
     def log_times(x: Array) -> Array:
         constants = dict(zip(names, np.exp(x).tolist(), strict=True))
         return np.log([case.duration(constants) for case in cases])
@@ -146,7 +158,7 @@ def _solution(cases: Sequence[SimulatedCase], names: Sequence[str], seed: int, *
         groups=_groups(cases),
         kinds=np.unique([case.kind for case in cases], return_inverse=True)[1].astype(np.int64),
     )
-    return solve(problem, num_draws=num_draws, rng=np.random.default_rng(seed))
+    return solve(problem, num_draws=num_draws, rng=np.random.default_rng(seed), on_draw=on_draw)
 
 
 def _groups(cases: Sequence[SimulatedCase]) -> NDArray[np.int64]:

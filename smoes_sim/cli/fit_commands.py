@@ -54,7 +54,7 @@ def calibrate(
         return
     if add:
         raise ConfigError("--add adds rows to published. Write: smoes-sim calibrate published --add rows.csv -o FILE")
-    fitted = measure.calibrate(measurements, fit=fit or [], scenario=scenario, out=out, seed=seed)
+    fitted = measure.calibrate(measurements, fit=fit or [], scenario=scenario, out=out, seed=seed, show_progress="lines")
     show.talk(f"calibration: {out}")
     _print(fitted, as_json=as_json)
 
@@ -102,7 +102,7 @@ def validate(
 
     if report is not None:
         check_page_file(report)
-    result = measure.validate(measurements, calibration=calibration)
+    result = measure.validate(measurements, calibration=calibration, show_progress="lines")
     if report is not None:
         name = measurements.name if measurements else PUBLISHED.name
         write_validation_page(result, report, measurements=name, calibration=calibration or "shipped, of libraries")

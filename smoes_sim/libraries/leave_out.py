@@ -80,19 +80,32 @@ def class_of(prepared: PreparedCase) -> Hashable:
     return prepared.case.intra
 
 
-def leave_out(cases: Sequence[PreparedCase], key: Key, *, full: FittedPool) -> list[Outcome]:
+def _ignore() -> None:
+    """Default of ``on_fit``."""
+
+
+def leave_out(
+    cases: Sequence[PreparedCase], key: Key, *, full: FittedPool, on_fit: Callable[[], None] = _ignore
+) -> list[Outcome]:
     """Predictions for each group of cases with constants fitted on the other cases of the pool.
 
     Args:
         cases: All cases of a pool.
         key: Group of a case; cases of the same group are left out together, those of group None never.
         full: A fit to all cases, from which each fit starts.
+        on_fit: Called after every fit.
     """
     found: list[Outcome] = []
-    for group in dict.fromkeys(key(prepared) for prepared in cases if key(prepared) is not None):
+    for group in _groups(cases, key):
         fitted = fit([prepared for prepared in cases if key(prepared) != group], start=full.deviations)
         found += [outcome_of(fitted, prepared) for prepared in cases if key(prepared) == group]
+        on_fit()
     return found
+
+
+def _groups(cases: Sequence[PreparedCase], key: Key) -> list[Hashable]:
+    """The groups that are left out, in order of appearance."""
+    return list(dict.fromkeys(key(prepared) for prepared in cases if key(prepared) is not None))
 
 
 def size_folds(cases: Iterable[PreparedCase]) -> Key:
@@ -171,13 +184,20 @@ def fit_scaled(cases: Sequence[PreparedCase]) -> FittedPool:
 Splits = Mapping[str, list[Outcome]]
 
 
-def evaluate(cases: Sequence[PreparedCase]) -> Splits:
+def num_fits(cases: Sequence[PreparedCase]) -> int:
+    """Number of fits of :func:`evaluate`."""
+    keys = (system_of, class_of, size_folds(cases), most_nodes(cases))
+    return 1 + sum(len(_groups(cases, key)) for key in keys)
+
+
+def evaluate(cases: Sequence[PreparedCase], *, on_fit: Callable[[], None] = _ignore) -> Splits:
     """Outcomes of every split of one pool: ``system`` (the headline), ``hardware``, ``size``, ``nodes``, ``in-sample``."""
     full = fit(cases)
+    on_fit()
     return {
-        "system": scaled(leave_out(cases, system_of, full=full)),
-        "hardware": scaled(leave_out(cases, class_of, full=full)),
-        "size": scaled(leave_out(cases, size_folds(cases), full=full)),
-        "nodes": scaled(leave_out(cases, most_nodes(cases), full=full)),
+        "system": scaled(leave_out(cases, system_of, full=full, on_fit=on_fit)),
+        "hardware": scaled(leave_out(cases, class_of, full=full, on_fit=on_fit)),
+        "size": scaled(leave_out(cases, size_folds(cases), full=full, on_fit=on_fit)),
+        "nodes": scaled(leave_out(cases, most_nodes(cases), full=full, on_fit=on_fit)),
         "in-sample": [outcome_of(full, prepared) for prepared in cases],
     }

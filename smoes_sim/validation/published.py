@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from typing import Any
 
+from smoes_sim.display.progress import Progress, progress
 from smoes_sim.display.tables import Table
 from smoes_sim.libraries.families import prepare_cases
-from smoes_sim.libraries.leave_out import Outcome, evaluate
+from smoes_sim.libraries.leave_out import Outcome, evaluate, num_fits
 from smoes_sim.libraries.pooling import PreparedCase
 from smoes_sim.libraries.published import LARGE, PUBLISHED, RowPrediction, by_pool, doubt_of
 from smoes_sim.measurements import Measurements, read_measurements
@@ -81,8 +83,8 @@ class PublishedValidation(Validation):
 
     def tables(self) -> list[Table]:
         """Errors of every split by family, of two of them by system too; never one mean over all."""
-        count = 0 if self.calibrated_on is None else self.calibrated_on.rows
-        title = f"Absolute relative error (%) on {count} published measurements; 80%: share inside the 80% interval"
+        number = 0 if self.calibrated_on is None else self.calibrated_on.rows
+        title = f"Absolute relative error (%) on {number} published measurements; 80%: share inside the 80% interval"
         notes = ["Same hardware at another site differs by 5-12%: the floor of any error"]
         tables = [Table(title=title, notes=notes)]
         for name, words in SPLITS.items():
@@ -93,18 +95,22 @@ class PublishedValidation(Validation):
         return tables
 
 
-def published_errors(measurements: Measurements | None = None) -> PublishedValidation:
+def published_errors(measurements: Measurements | None = None, *, show_progress: Progress = "none") -> PublishedValidation:
     """Errors of the library models, with systems, hardware, sizes and node counts left out of the fit.
 
     Args:
         measurements: A table of rows with known libraries; the published one if None.
+        show_progress: Where to show the number of finished fits.
     """
     measurements = read_measurements(PUBLISHED) if measurements is None else measurements
     table = prepare_cases(measurements)
     found: dict[str, list[Outcome]] = {name: [] for name in SPLITS}
-    for members in by_pool(table.cases).values():
-        for name, outcomes in evaluate(members).items():
-            found[name] += outcomes
+    pools = by_pool(table.cases).values()
+    finished = count(1)
+    with progress("fits", sum(map(num_fits, pools)), show_progress) as advance:
+        for members in pools:
+            for name, outcomes in evaluate(members, on_fit=lambda: advance(next(finished))).items():
+                found[name] += outcomes
     rows = {name: _rows(outcomes, is_fitted=name == "in-sample") for name, outcomes in found.items()}
     splits = {name: _split(chosen) for name, chosen in rows.items()}
     headline = next(iter(SPLITS))

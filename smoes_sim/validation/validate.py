@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from smoes_sim.calibration.cases import CaseReader, ExchangeCase, SimulatedCase
+from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import relative_error
 from smoes_sim.libraries.published import LibraryCalibration, RowPrediction, load_libraries, predict_row
@@ -108,6 +109,7 @@ def validate(
     predict: Predictor,
     *,
     calibration: Calibration | LibraryCalibration | None = None,
+    show_progress: Progress = "none",
 ) -> Validation:
     """Errors of the predictions for all rows that can be predicted; fitted rows are counted apart.
 
@@ -115,13 +117,18 @@ def validate(
         rows: Measured rows; a :class:`Measurements` table also tells whether it is the file that was fitted.
         predict: The predictor, such as :func:`predictor`.
         calibration: The constants that the predictor uses, for the rows they were fitted on.
+        show_progress: Where to show the number of finished rows.
     """
     predicted: list[ValidatedRow] = []
     unmeasured: list[UnmeasuredRow] = []
     skipped: list[SkippedRow] = []
     fitted = _FittedRows(calibration, rows.data_hash if isinstance(rows, Measurements) else "")
-    for row in rows:
-        answer = predict(row)
+    with progress("rows", len(rows), show_progress) as advance:
+        answers = []
+        for number, row in enumerate(rows, start=1):
+            answers.append(predict(row))
+            advance(number)
+    for row, answer in zip(rows, answers, strict=True):
         if isinstance(answer, Skip):
             skipped.append(SkippedRow(id=row.id, reason=answer.reason))
             continue
@@ -145,19 +152,25 @@ def validate(
     )
 
 
-def validate_table(measurements: Measurements, *, calibration: Calibration | LibraryCalibration | None = None) -> Validation:
+def validate_table(
+    measurements: Measurements,
+    *,
+    calibration: Calibration | LibraryCalibration | None = None,
+    show_progress: Progress = "none",
+) -> Validation:
     """Errors of predictions for a table under the constants of a machine or of libraries.
 
     Args:
         measurements: The table.
         calibration: Constants of a machine, for rows that name a topology or scenario, or of libraries, for all others.
             Without it links are at nominal rates and libraries have the shipped constants.
+        show_progress: Where to show the number of finished rows.
     """
     libraries = calibration if isinstance(calibration, LibraryCalibration) else load_libraries()
     constants = calibration if isinstance(calibration, Calibration) else None
     uses_libraries = any(not (row.topology or row.scenario) for row in measurements)
     known = constants or (libraries if uses_libraries else None)
-    return validate(measurements, predictor(constants, libraries), calibration=known)
+    return validate(measurements, predictor(constants, libraries), calibration=known, show_progress=show_progress)
 
 
 class _FittedRows:

@@ -6,8 +6,10 @@ import pytest
 from smoes_sim.libraries.leave_out import (
     Outcome,
     class_of,
+    evaluate,
     leave_out,
     most_nodes,
+    num_fits,
     scale_of,
     scaled,
     size_folds,
@@ -90,3 +92,11 @@ def test_the_width_of_an_interval_comes_from_other_systems() -> None:
     found = scaled([*bad, *good])
     assert found[0].deviation < 0.1  # by the scores of Good
     assert found[-1].deviation > 0.5
+
+
+def test_the_number_of_fits_is_known_before() -> None:
+    members = [*times("8x One", 1.0)[:2], *times("8x Two", 1.2)[:2]]
+    finished: list[None] = []
+    evaluate(members, on_fit=lambda: finished.append(None))
+    # all rows; two systems; one class; two sizes; no system with several node counts
+    assert len(finished) == num_fits(members) == 1 + 2 + 1 + 2
