@@ -19,9 +19,9 @@ _EXAMPLE = "Write for example"
 
 
 def adapt(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario or a file.")],
+    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="Shipped scenario or path of a file.")],
     overrides: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as placement.experts=eplb.")
+        Optional[list[str]], typer.Argument(metavar="KEY=VALUE", help="Overrides, such as placement.experts=eplb.")
     ] = None,
     windows: Annotated[int, typer.Option(min=2, help="Number of windows; each has one mix of modalities.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Prefill steps of a window.")] = 100,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
 import typer
-from typer.core import TyperCommand
 
 from smoes_sim.cli import show
 from smoes_sim.cli.first_use import compilation_told
@@ -30,22 +29,6 @@ _PLOTTED = 8
 """Links in the plot of one size when ``--links`` does not say."""
 
 
-class GroupedCommand(TyperCommand):
-    """A command whose help lists its options under the headings of their ``rich_help_panel``, without rich."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write each group in the order of its first option."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                usual = "Arguments" if param.param_type_name == "argument" else "Options"
-                groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
-        for heading, records in groups.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-
 def option(text: str, group: str, *names: str, **more: Any) -> Any:
     """An option that the help lists under ``group``."""
     return typer.Option(*names, help=text, rich_help_panel=group, **more)
@@ -53,7 +36,7 @@ def option(text: str, group: str, *names: str, **more: Any) -> Any:
 
 def alltoall(
     context: typer.Context,
-    topology: Annotated[str, typer.Argument(help="A shipped topology or a file.")],
+    topology: Annotated[str, typer.Argument(metavar="TOPOLOGY", help="Shipped topology or path of a file.")],
     size: Annotated[
         Optional[str],
         option('Bytes a rank sends, its own block too: 64M or "64 MiB". [64M]', _SIZES, "--bytes", metavar="SIZE"),

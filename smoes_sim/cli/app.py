@@ -5,112 +5,92 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from smoes_sim.cli import lab_commands, measurements_commands, placement_commands, show, topology_commands, trace_commands
+from smoes_sim.cli import lab_commands, measurements_commands, placement_commands, topology_commands, trace_commands
 from smoes_sim.cli.adapt_command import adapt
-from smoes_sim.cli.alltoall_command import GroupedCommand, alltoall
+from smoes_sim.cli.alltoall_command import alltoall
 from smoes_sim.cli.bench_command import bench
-from smoes_sim.cli.first_use import compilation_told
 from smoes_sim.cli.fit_commands import calibrate, validate
+from smoes_sim.cli.list_command import list_
 from smoes_sim.cli.plan_command import plan
+from smoes_sim.cli.predict_commands import compare, simulate
 from smoes_sim.cli.report_command import report
 from smoes_sim.cli.run_command import run
 from smoes_sim.cli.serve_command import serve
 from smoes_sim.cli.sweep_command import sweep
 from smoes_sim.cli.train_command import train
-from smoes_sim.errors import ConfigError, SmoesError
+from smoes_sim.errors import SmoesError
+from smoes_sim.version import __version__
+
+_PREDICT, _MEASURE, _LEARN, _PLAN, _LOOK = "Predict", "Measure", "Learn and place", "Plan and report", "Look up"
 
 app = typer.Typer(
-    help="What expert parallelism costs on a topology, and what SMoES, another placement or network saves.",
-    add_completion=False,
+    help="What expert parallelism costs on a topology, and what SMoES, another placement or another network saves.",
+    epilog="First: smoes-sim simulate olmoe-two-orin",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
 )
-app.add_typer(topology_commands.app, name="topology", help="What is wired to what: list, show, check.")
-app.add_typer(trace_commands.app, name="trace", help="Routing traces: capture, synthesize, import, export, info.")
-app.add_typer(lab_commands.app, name="lab", help="A topology built on this box for real: up, exec, down, run.")
-app.add_typer(measurements_commands.app, name="measurements", help="What others measured: import their logs.")
-app.command()(train)
-app.command()(run)
-app.command()(serve)
-app.add_typer(placement_commands.app, name="placement", help="Where experts go: make, judge.")
-app.command()(adapt)
-app.command()(sweep)
-app.command()(plan)
-app.command()(report)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Overrides = Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")]
 
 
-@app.command()
-def simulate(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario or a file.")],
-    overrides: Overrides = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON and the resolved scenario.")] = None,
-    timeline: Annotated[Optional[Path], typer.Option(help="Chrome trace of the prefill (.json or .json.gz).")] = None,
-    as_json: Json = False,
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smoes-sim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Predict one deployment."""
-    from smoes_sim.api.inputs import resolve
-    from smoes_sim.api.predict import simulate as simulate_scenario
-    from smoes_sim.results.write import to_json, write_results
-
-    given = overrides or []
-    with compilation_told(may_compile=True):
-        prediction = simulate_scenario(scenario, *given, timeline=timeline, show_progress="lines")
-    if timeline is not None:
-        show.talk(f"timeline: {timeline} (open it at https://ui.perfetto.dev)")
-    if out is not None:
-        write_results(out, [prediction.to_dict()], [resolve(scenario, given)])
-        show.talk(f"results: {out}")
-    typer.echo(to_json(prediction.to_dict()) if as_json else prediction, nl=not as_json)
+    del version  # its callback has printed it
 
 
-@app.command()
-def compare(
-    arguments: Annotated[list[str], typer.Argument(metavar="SCENARIO... [KEY=VALUE,VALUE]...")],
-    baseline: Annotated[int, typer.Option(help="Row that the others are compared with.")] = 0,
-    out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON, SVG and PNG.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Predict several deployments and what changes; KEY=A,B tries each value."""
-    from smoes_sim.api.predict import compare as compare_scenarios
-    from smoes_sim.results.write import to_json, write_results
-
-    names = [argument for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
-    if not names:
-        raise ConfigError("no scenario is named. Write for example: smoes-sim compare olmoe-two-orin seed=0,1")
-    with compilation_told(may_compile=True):
-        found = compare_scenarios(names, *overrides, baseline=baseline, show_progress="lines")
-    if out is not None:
-        scenarios = [(candidate.name, candidate.scenario) for candidate in found.candidates]
-        write_results(out, found.row_dicts(), scenarios, about={"baseline": baseline})
-        plots = show.save_comparison(found, out)
-        show.talk(f"results: {out / 'runs.parquet'}, {out / 'summary.json'}")
-    typer.echo(to_json(found.to_dict()) if as_json else found, nl=not as_json)
-    if out is not None and plots and not as_json:
-        typer.echo(f"plot: {plots[0]}")
-
-
-app.command(cls=GroupedCommand)(alltoall)
-app.command(cls=GroupedCommand)(bench)
-
-
-app.command()(validate)
-app.command()(calibrate)
+app.command(rich_help_panel=_PREDICT)(simulate)
+app.command(rich_help_panel=_PREDICT)(compare)
+app.command(rich_help_panel=_PREDICT)(alltoall)
+app.command(rich_help_panel=_PREDICT)(serve)
+app.command(rich_help_panel=_PREDICT)(sweep)
+app.add_typer(measurements_commands.app, name="measurements", rich_help_panel=_MEASURE, help="Import logs of measurements.")
+app.command(rich_help_panel=_MEASURE)(calibrate)
+app.command(rich_help_panel=_MEASURE)(validate)
+app.command(rich_help_panel=_MEASURE)(run)
+app.command(rich_help_panel=_MEASURE)(bench)
+app.add_typer(
+    lab_commands.app,
+    name="lab",
+    rich_help_panel=_MEASURE,
+    help="Build a topology as a real, shaped network on this machine: up, exec, down, run.",
+)
+app.add_typer(
+    trace_commands.app,
+    name="trace",
+    rich_help_panel=_LEARN,
+    help="Make and convert routing traces: capture, synthesize, import, export, info.",
+)
+app.add_typer(placement_commands.app, name="placement", rich_help_panel=_LEARN, help="Place experts on ranks: make, judge.")
+app.command(rich_help_panel=_LEARN)(adapt)
+app.command(rich_help_panel=_LEARN)(train)
+app.command(rich_help_panel=_PLAN)(plan)
+app.command(rich_help_panel=_PLAN)(report)
+app.command("list", rich_help_panel=_LOOK)(list_)
+app.add_typer(
+    topology_commands.app, name="topology", rich_help_panel=_LOOK, help="Show what is wired to what: list, show, check."
+)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, topology, calibration, measurements, sweep or plan.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="scenario, topology, calibration, measurements, sweep or plan.")
+    ],
 ) -> None:
-    """Print the JSON Schema of a file kind, for editors."""
+    """Print the JSON Schema of a kind of file, for editors."""
     from smoes_sim.cli.schemas import schema_of
     from smoes_sim.results.write import to_json
 

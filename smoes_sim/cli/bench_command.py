@@ -32,7 +32,8 @@ _OF_LAUNCHER = ("ranks", "lab")
 def bench(
     context: typer.Context,
     operation: Annotated[
-        Literal["alltoall", "sendrecv"], typer.Argument(help="All to all, or one message there and back.")
+        Literal["alltoall", "sendrecv"],
+        typer.Argument(metavar="OPERATION", help="All to all, or one message there and back."),
     ] = "alltoall",
     ranks: Annotated[Optional[int], option("Number of ranks to start on this machine.", _RANKS, min=2, metavar="N")] = None,
     lab: Annotated[

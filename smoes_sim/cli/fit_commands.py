@@ -18,7 +18,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 def calibrate(
     measurements: Annotated[
-        Path, typer.Argument(help="Measurements table (CSV) whose rows name a topology or scenario; or: published.")
+        Path,
+        typer.Argument(
+            metavar="MEASUREMENTS", help="Measurements table (CSV) whose rows name a topology or scenario; or: published."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Calibration file to write.")],
     fit: Annotated[
@@ -80,7 +83,10 @@ def _calibrate_libraries(tables: list[Path], out: Path, *, as_json: bool) -> Non
 def validate(
     measurements: Annotated[
         Optional[Path],
-        typer.Argument(help="Measurements table (CSV). [the published systems, each predicted by a fit without it]"),
+        typer.Argument(
+            metavar="MEASUREMENTS",
+            help="Measurements table (CSV). [the published systems, each predicted by a fit without it]",
+        ),
     ] = None,
     calibration: Annotated[
         Optional[str],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Topology = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="A shipped topology or a file.")]
+Topology = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="Shipped topology or path of a file.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name that lab up printed.")]
 Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="Program and its arguments.")]
 Scale = Annotated[Optional[float], typer.Option(help="Factor on all rates. [chosen so that two cores keep up]")]

@@ -20,7 +20,7 @@ _SERVED = {"TTFT (s)": "ttft_s", "TPOT (s)": "tpot_s", "requests/s": "max_rate_p
 def plan(
     file: Annotated[str, typer.Argument(metavar="PLAN", help="A shipped plan or a file.")],
     overrides: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the plan, such as slo.ttft='2 s'.")
+        Optional[list[str]], typer.Argument(metavar="KEY=VALUE", help="Overrides of the plan, such as slo.ttft='2 s'.")
     ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON and the resolved scenarios.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

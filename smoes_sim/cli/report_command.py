@@ -12,7 +12,9 @@ from smoes_sim.cli.first_use import compilation_told
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="The --out folder of simulate, compare, sweep or plan.")],
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="The --out folder of simulate, compare, sweep or plan.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write (.html).")],
 ) -> None:
     """Write one self-contained HTML page: answer, pictures, assumptions, how to reproduce it."""

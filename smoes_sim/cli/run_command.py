@@ -16,10 +16,8 @@ from smoes_sim.errors import ConfigError
 
 
 def run(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario or a file.")],
-    overrides: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")
-    ] = None,
+    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="Shipped scenario or path of a file.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="KEY=VALUE", help="Overrides, such as seed=1.")] = None,
     ranks: Annotated[
         Optional[int], typer.Option(min=2, metavar="N", help="Number of ranks to start here. [that of the topology]")
     ] = None,

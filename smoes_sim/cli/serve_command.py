@@ -36,10 +36,8 @@ _CURVE = {
 
 
 def serve(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario or a file.")],
-    overrides: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.")
-    ] = None,
+    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="Shipped scenario or path of a file.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="KEY=VALUE", help="Overrides, such as seed=1.")] = None,
     rate: Annotated[Optional[str], typer.Option(metavar="R/s", help="Poisson arrivals, such as 2/s.")] = None,
     arrivals: Annotated[
         Optional[Path],

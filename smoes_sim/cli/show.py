@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from smoes_sim.display.progress import progress as display_progress
 from smoes_sim.display.tables import Table, as_text
 from smoes_sim.display.tables import pairs as display_pairs
 from smoes_sim.errors import ConfigError
 from smoes_sim.units import parse_bandwidth, parse_duration, parse_size
 
 if TYPE_CHECKING:
-    from smoes_sim.prediction.comparison import Comparison
+    pass
 
 Row = dict[str, Any]
 
@@ -50,20 +49,9 @@ def bandwidth(option: str, text: str) -> float:
         raise ConfigError(f"{option} = {error}") from None
 
 
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing in a pipe; yields a function that takes how many are done."""
-    if not sys.stderr.isatty() or total < 2:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TimeRemainingColumn
-
-    with Progress(
-        *Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+def progress(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A function that takes the number of finished units: a bar on a terminal, a line a minute elsewhere."""
+    return display_progress(what, total, "lines")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
@@ -87,18 +75,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(_plain(part) for part in value)
     return str(value)
-
-
-def save_comparison(found: Comparison, folder: Path) -> list[Path]:
-    """Plot a comparison as PNG and SVG; without the report extra say so and plot nothing."""
-    from smoes_sim.display.charts import save_chart
-
-    try:
-        chart = found.plot()
-    except ConfigError as error:
-        talk(str(error))
-        return []
-    paths = [folder / "comparison.png", folder / "comparison.svg"]
-    for path in paths:
-        save_chart(chart, path)
-    return paths

@@ -37,9 +37,9 @@ _CHANGES = {
 
 
 def sweep(
-    study: Annotated[str, typer.Argument(help="A shipped sweep study or a file.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A shipped sweep study or a file.")],
     overrides: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the base scenario.")
+        Optional[list[str]], typer.Argument(metavar="KEY=VALUE", help="Overrides of the base scenario.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of points and tables; it is gone on with.")] = Path("sweep"),
     jobs: Annotated[Optional[int], typer.Option(min=1, help="Points computed at a time; 1 if not given.")] = None,

@@ -11,7 +11,7 @@ from smoes_sim.cli import show
 
 app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Name = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="A shipped topology or a file.")]
+Name = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="Shipped topology or path of a file.")]
 
 
 @app.command("list")

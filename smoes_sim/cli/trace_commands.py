@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
 from smoes_sim.cli import show
-
-if TYPE_CHECKING:
-    from smoes_sim.routing import RoutingTrace
 
 app = typer.Typer()
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -27,17 +24,16 @@ _OF_MODEL = {
 
 @app.command("synthesize")
 def synthesize(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario or a file.")],
+    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="Shipped scenario or path of a file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: Annotated[Optional[list[str]], typer.Argument(metavar="KEY=VALUE")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the synthetic routing of a scenario to a trace file."""
-    from smoes_sim.prediction.router import synthesize_trace
+    from smoes_sim.api.predict import synthesize as synthesize_trace
     from smoes_sim.routing import save_trace
-    from smoes_sim.scenario import load_scenario
 
-    trace = synthesize_trace(load_scenario(scenario, overrides or []))
+    trace = synthesize_trace(scenario, *(overrides or []))
     save_trace(trace, out)
     show.talk(f"trace: {out}")
     _print(out, as_json)
@@ -45,7 +41,9 @@ def synthesize(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="Routed experts (.npy, .npz) or an SGLang recorder dump (.pt).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Routed experts (.npy, .npz) or an SGLang recorder dump (.pt).")
+    ],
     source: Annotated[Literal["vllm", "sglang"], typer.Option("--format", help="Serving engine that wrote the file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Trace file to write (.npz).")],
     tokens: Annotated[
@@ -106,6 +104,7 @@ def capture_(
     as_json: Json = False,
 ) -> None:
     """Run prompts through a Hugging Face model, or a test set through a trained run, and write the routers' decisions."""
+    from smoes_sim.api.learn import capture, capture_checkpoint
     from smoes_sim.errors import ConfigError
     from smoes_sim.routing import save_trace
 
@@ -114,13 +113,13 @@ def capture_(
     if checkpoint is not None and hf is None:
         if foreign := [option for name, option in _OF_MODEL.items() if name in given]:
             raise ConfigError(f"--checkpoint runs a --set of its study; {', '.join(foreign)}: only for --hf. Leave it out.")
-        trace = _of_checkpoint(checkpoint, set_)
+        trace = capture_checkpoint(checkpoint, set_)
     elif hf is not None and checkpoint is None:
         if "set_" in given:
             raise ConfigError(f"--set {set_}: is for --checkpoint; --hf reads --prompts. Leave it out.")
         if prompts is None:
             raise ConfigError(f"--hf {hf}: needs prompts to run. Give --prompts FILE.")
-        trace = _of_model(hf, prompts, new_tokens, batch=batch, device=device, dtype=dtype, download=download)
+        trace = capture(hf, prompts, new_tokens=new_tokens, batch=batch, device=device, dtype=dtype, download=download)
     else:
         raise ConfigError("trace capture: needs weights from one place. Give either --hf FOLDER or --checkpoint FOLDER.")
     save_trace(trace, out)
@@ -128,35 +127,11 @@ def capture_(
     _print(out, as_json)
 
 
-def _of_checkpoint(folder: Path, key: str) -> RoutingTrace:
-    from smoes_sim.errors import ConfigError
-
-    try:
-        from smoes_sim.learning.unit import capture_run
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"trace capture needs {error.name}. Install it with: pip install 'smoes-sim[learning]'") from None
-    return capture_run(folder, key)
-
-
-def _of_model(
-    hf: str, prompts: Path, new_tokens: int, *, batch: int, device: str, dtype: str, download: bool
-) -> RoutingTrace:
-    from smoes_sim.errors import ConfigError
-
-    try:
-        from smoes_sim.learning.capture import capture
-        from smoes_sim.learning.hugging_face import batches, load_model, read_prompts
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"trace capture needs {error.name}. Install it with: pip install 'smoes-sim[capture]'") from None
-    asked = read_prompts(prompts)
-    loaded = load_model(hf, may_download=download, device=device, dtype=dtype)
-    metadata = {"weights": hf, "prompts": prompts.name}
-    return capture(loaded.model, batches(loaded, asked, size=batch), new_tokens=new_tokens, metadata=metadata)
-
-
 @app.command("export")
 def export_(
-    source: Annotated[Path, typer.Argument(help="Trace (.npz), or for --counts also an SGLang recorder dump (.pt).")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Trace (.npz), or for --counts also an SGLang recorder dump (.pt).")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="JSON file to write, for --init-expert-location of SGLang.")],
     placement: Annotated[
         Optional[Literal["bins", "contiguous"]],
@@ -197,7 +172,7 @@ def export_(
 
 
 @app.command("info")
-def info(trace: Annotated[Path, typer.Argument(help="Trace file (.npz).")], as_json: Json = False) -> None:
+def info(trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file (.npz).")], as_json: Json = False) -> None:
     """Describe a trace file: tokens, layers, experts, specialisation, load."""
     _print(trace, as_json)
 

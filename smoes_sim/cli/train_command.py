@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from smoes_sim.cli import show
-from smoes_sim.errors import ConfigError
 
 if TYPE_CHECKING:
     from smoes_sim.learning.trained_study import TrainedStudy
@@ -19,9 +18,9 @@ _EXTRA = ("torch", "safetensors", "easy_vqa", "PIL")
 
 
 def train(
-    study: Annotated[str, typer.Argument(help="Shipped study or path of a study file.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Shipped study or path of a study file.")],
     overrides: Annotated[
-        Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.steps=100.")
+        Optional[list[str]], typer.Argument(metavar="KEY=VALUE", help="Overrides, such as training.steps=100.")
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for weights, traces and results; finished runs in it are reused.")
@@ -30,17 +29,11 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Train every variant and seed of a study, measure routing and traffic, and judge the claims."""
+    from smoes_sim.api.learn import train as train_study
     from smoes_sim.display.tables import as_text
-    from smoes_sim.learning.study_file import load_study
     from smoes_sim.results.write import to_json
 
-    loaded = load_study(study, overrides or [])
-    if missing := [name for name in _EXTRA if find_spec(name) is None]:
-        raise ConfigError(f"train needs {', '.join(missing)}. Install them with: pip install 'smoes-sim[learning]'")
-    from smoes_sim.learning.study import run_study, total_steps
-
-    with show.progress("steps", total_steps(loaded)) as advance:
-        trained = run_study(loaded, out, jobs=jobs, on_steps=advance, on_unit=_report_unit)
+    trained = train_study(study, *(overrides or []), out=out, jobs=jobs, on_unit=_report_unit, show_progress="lines")
     plot = _save_plot(trained, out)
     typer.echo(to_json(trained.to_dict()) if as_json else as_text(trained.tables()) + plot, nl=False)
 

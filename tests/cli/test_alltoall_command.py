@@ -206,8 +206,9 @@ def test_alltoall_gives_the_same_answer_for_the_same_seed(options: str, capsys: 
 
 def test_the_help_of_alltoall_groups_its_options(capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, "alltoall", "--help")
-    headings = [line.rstrip(":") for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings[:3] == ["Arguments", "How much", "Who sends what (one of them; equal blocks when left out)"]
+    headings = [line.strip("╭─╮ ") for line in text.splitlines() if line.startswith("╭")]
+    assert headings[:2] == ["Arguments", "Options"]
+    assert headings[2:4] == ["How much", "Who sends what (one of them; equal blocks when left out)"]
     assert max(len(line) for line in text.splitlines()) <= 80
     names = [param.name for param in typer.main.get_command(app).commands["alltoall"].params if param.name != "topology"]
     assert all(f"--{name.replace('_', '-')}" in text for name in names if name not in {"size", "as_json"})

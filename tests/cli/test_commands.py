@@ -208,3 +208,26 @@ def test_the_changelog_begins_with_the_version_of_the_package() -> None:
 def test_planning_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; from smoes_sim.cli import main; main(['topology', 'check', '8x-b200'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_commands_stand_in_panels_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    panels = [line.strip("╭─╮ ") for line in text.splitlines() if line.startswith("╭")]
+    assert panels == ["Options", "Predict", "Measure", "Learn and place", "Plan and report", "Look up"]
+    assert text.index(" simulate ") < text.index(" compare ") < text.index(" calibrate ") < text.index(" train ")
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"smoes-sim {__version__}\n"
+
+
+def test_what_is_shipped_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "devices", "--json"]) == 0
+    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)["devices"]]
+    assert "h100-sxm" in names
+    assert main(["list", "topologies"]) == 0
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 100
+    assert main(["list", "device"]) == 2
+    assert 'Did you mean "devices"?' in capsys.readouterr().err
