@@ -47,7 +47,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def explain(error: ValidationError, model: type[BaseModel], document: Located) -> str:
     """The first problem of ``error`` as one line; all unknown keys of one section are one problem."""
     problems = error.errors(include_url=False)
-    # of a union, a mapping is not told that it should be a word or number; a misspelt key explains a missing one
+    # a mapping that fits no member of a union: report its keys, not that a word was expected; misspelt keys before missing
     problem = min(
         problems,
         key=lambda item: (

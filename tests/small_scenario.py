@@ -1,4 +1,4 @@
-"""Scenarios that are quick to deploy: a star of links that are as fast as one likes, and a model of few layers."""
+"""Small scenarios for tests: a star of 4 ranks and a model of few layers."""
 
 from __future__ import annotations
 

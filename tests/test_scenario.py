@@ -61,7 +61,7 @@ def test_what_is_left_out_has_its_default(tmp_path):
         (["placement.experts=bins"], "bins"),
     ],
 )
-def test_experts_go_to_bins_when_the_router_has_sides_unless_said_otherwise(tmp_path, overrides, rule):
+def test_experts_are_placed_in_bins_by_default_if_the_router_has_sides(tmp_path, overrides, rule):
     assert load_scenario(written(tmp_path, SMALLEST), overrides).expert_rule == rule
 
 
@@ -227,7 +227,7 @@ def test_policy_dense_replaces_the_model_by_its_dense_counterpart_of_equal_total
     assert asked == load_scenario("olmoe-two-orin", ["model=olmoe-1b-7b-dense-total"]).model_shape
 
 
-def test_a_mistake_in_a_file_is_shown_where_it_stands(tmp_path):
+def test_a_mistake_in_a_file_is_reported_with_its_line_and_column(tmp_path):
     path = written(tmp_path, SMALLEST + "overlap: all\n")
     with pytest.raises(ConfigError, match=rf'^{re.escape(path)}:5:10: overlap = "all" is unknown\. Known: none'):
         load_scenario(path)

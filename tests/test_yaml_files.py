@@ -82,7 +82,7 @@ def read(text, *overrides):
         (SQUARE + "      xyz: 1\n", 'plan.yaml:6:7: unknown key "xyz". Known: bandwidth, name.'),
     ],
 )
-def test_an_unknown_key_is_refused_where_it_stands_with_the_nearest_name(text, expected):
+def test_an_unknown_key_is_refused_with_its_place_and_the_nearest_name(text, expected):
     assert refusal(text) == expected
 
 
@@ -117,7 +117,7 @@ def test_all_unknown_keys_of_a_section_are_listed_at_once_with_their_right_names
     assert refusal(SQUARE + "      speed: 1\n") == 'plan.yaml:6:7: unknown key "speed". Write bandwidth.'
 
 
-def test_a_key_given_twice_is_refused_where_it_stands_again():
+def test_a_duplicate_key_is_refused_at_its_second_place():
     assert refusal("colour: red\n" + ROUND + "colour: green\n").startswith(
         'plan.yaml:3:1: is not YAML: found duplicate key "colour"'
     )

@@ -1,6 +1,6 @@
 """Number of tokens of the language model that one image becomes: one rule for each family of vision towers.
 
-The rules are told apart by ``kind``. The number depends on the size of the image in pixels only. Beginning and end markers
+The key ``kind`` selects the rule. The number depends on the size of the image in pixels only. Beginning and end markers
 are counted where the family puts them between the patches (DeepSeek-VL2's line ends, Llama 4's tile separators) and not
 where the chat template writes them (InternVL's ``<img>``, Qwen's ``<|vision_start|>``).
 """

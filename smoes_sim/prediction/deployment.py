@@ -135,7 +135,7 @@ def topology_of(scenario: Scenario) -> Topology:
         ConfigError: If the topology has fewer ranks than are asked for.
     """
     asked = scenario.topology
-    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name="scenario")
+    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name=asked.kind)
     if scenario.ranks is None:
         return topology
     try:

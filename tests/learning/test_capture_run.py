@@ -109,7 +109,7 @@ def test_a_captured_run_is_simulated_and_compared(out: Path, here: Path, capsys:
     eight = document(capsys, "simulate", "s.yaml", "topology=8x-a100")
     assert (eight["ranks"], eight["msi"]) == (8, measured["msi"])
     assert main(["simulate", "s.yaml"]) == 0
-    assert re.search(r"tiny-vlm on scenario \(2 ranks\), routing captured", capsys.readouterr().out)
+    assert re.search(r"tiny-vlm on star \(2 ranks\), routing captured", capsys.readouterr().out)
 
 
 def test_the_scenario_of_the_documentation_has_the_shape_of_the_shipped_study(here: Path) -> None:

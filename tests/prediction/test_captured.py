@@ -86,7 +86,7 @@ def test_a_captured_trace_is_simulated_and_compared_on_any_topology(here: Path, 
 
 def test_people_read_that_the_routing_is_captured(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "s.yaml"]) == 0
-    assert "toy on scenario (2 ranks), routing captured" in capsys.readouterr().out
+    assert "toy on star (2 ranks), routing captured" in capsys.readouterr().out
     assert main(["compare", "s.yaml", "placement.experts=bins,contiguous"]) == 0
     assert "in every row: routing captured" in capsys.readouterr().out
 

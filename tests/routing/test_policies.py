@@ -121,7 +121,7 @@ def test_hybrid_has_half_text_a_quarter_vision_a_quarter_shared_and_never_crosse
 
 def test_hybrid_shows_the_published_index():
     # shared experts take 16 of 48 text slots and 16 of 32 vision slots: share (1/3) / (1/3 + 1/2) = 0.4, index 0.2;
-    # (48 * 1 + 16 * 0.2) / 64 = 0.8, what MoIIE t32-v16-s16 is said to have (notes, section 3)
+    # (48 * 1 + 16 * 0.2) / 64 = 0.8, the figure given for MoIIE t32-v16-s16 (notes, section 3)
     trace = router_of("hybrid", experts=64, top_k=8).route(tokens_of(3000, 3000), EVEN)
     assert modality_specialisation(trace).mean() == pytest.approx(0.8, abs=0.01)
     assert published()["hybrid"].msi == 0.8

@@ -98,7 +98,7 @@ def tensor(shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0, si
         (b"\x80\x02]", r"not a valid operation|has no end"),
     ],
 )
-def test_descriptions_that_lie_are_refused(tmp_path: Path, pickle_bytes: bytes, message: str) -> None:
+def test_wrong_descriptions_are_refused(tmp_path: Path, pickle_bytes: bytes, message: str) -> None:
     torch_archive.write_members(tmp_path / "bad.pt", pickle_bytes, [np.arange(4, dtype=np.int32)])
     with pytest.raises(TraceError, match=message):
         load_torch_file(tmp_path / "bad.pt")
