@@ -10,7 +10,6 @@ import typer
 
 from smoes_sim.cli import show
 from smoes_sim.cli.first_use import compilation_told
-from smoes_sim.cli.sweep_command import cell
 
 Row = dict[str, Any]
 _CELLS = {"TTFT (s)": "ttft_s", "TPOT (s)": "tpot_s", "tokens/s": "tokens_per_s", "margin": "margin"}
@@ -72,3 +71,18 @@ def _line(row: Row, keys: Sequence[str]) -> list[str]:
     )
     bound = row["problem"] or f"{row['binds']} ({100 * max(row['sensitivity'].values()):.0f}%)"
     return [row["name"], row["try"], str(row["ranks"] or "-"), f"{row['cost_per_hour']:g}", *cells, verdict, bound]
+
+
+def cell(row: Row, name: str, factor: float) -> str:
+    """A value with its interval over the calibration's draws."""
+    if row.get(name) is None:
+        return "-"
+    interval = row["intervals"].get(name)
+    ends = " [{}, {}]".format(*(_digits(factor * end) for end in interval)) if interval else ""
+    return _digits(factor * row[name]) + ends
+
+
+def _digits(value: float) -> str:
+    """Three digits; from ten thousand on as 166,000 and not 1.66e+05."""
+    text = f"{value:.3g}"
+    return f"{float(text):,.0f}" if value >= 1e4 else text

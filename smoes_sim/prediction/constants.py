@@ -138,6 +138,12 @@ def check_draws(draws: Mapping[str, Sequence[float]]) -> None:
                 raise ConfigError(f"draws.{name} holds {value}: {rule}. Create the file again with `smoes-sim calibrate`.")
 
 
+def calibration_file(name: str) -> Path | None:
+    """The file of a shipped calibration; None if none has the name."""
+    path = _SHIPPED / f"{name}.json"
+    return path if path.is_file() and "/" not in name else None
+
+
 def load_calibration(name: str) -> Calibration:
     """A shipped calibration or a file.
 
@@ -146,8 +152,7 @@ def load_calibration(name: str) -> Calibration:
     """
     if name == "published":
         raise ConfigError(f"calibration {name}: {_OF_LIBRARIES}")
-    shipped = _SHIPPED / f"{name}.json"
-    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    path = calibration_file(name) or Path(name)
     if not path.exists() and path.suffix != ".json":
         known = [entry.stem for entry in _SHIPPED.glob("*.json")]
         raise ConfigError(f'calibration "{name}" is neither shipped nor a file. {nearest(name, known)}')

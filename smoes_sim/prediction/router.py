@@ -25,7 +25,7 @@ from smoes_sim.routing import (
 from smoes_sim.scenario import RoutingSpec, Scenario
 from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_of_tokens
 
-_REFERENCE = WorkloadSpec(preset="mmmu", batch=8, decode_batch=1)
+REFERENCE_WORKLOAD = WorkloadSpec(preset="mmmu", batch=8, decode_batch=1)
 """The workload on which a synthetic router is fitted to published figures: theirs."""
 
 
@@ -152,7 +152,7 @@ def _parameters(routing: RoutingSpec, model: ModelShape, seed: int) -> RouterPar
     use_index = routing.msi is None and (routing.rates is None or routing.rates == "published")
     return find_parameters(
         router,
-        _tokens(make_workload(_REFERENCE, model, seed)),
+        _tokens(make_workload(REFERENCE_WORKLOAD, model, seed)),
         rates=rates,
         msi=known.msi if use_index else routing.msi,
         popularity=routing.popularity,

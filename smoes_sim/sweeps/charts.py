@@ -1,13 +1,15 @@
-"""A column of a sweep over one of its keys: lines, bars or a heat map."""
+"""Charts of a sweep: a metric over one of its keys as lines, bars or a heat map."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smoes_sim.display.charts import COLOURS, load_altair
 from smoes_sim.display.result import flat
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.changes import Change, changes_as_dict
+from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.sweeps.study import PlotSpec, text_at
 from smoes_sim.yaml_files import nearest
 
@@ -23,17 +25,38 @@ _WIDE = 16
 """Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
 
 
-def sweep_chart(rows: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart | alt.FacetChart:
+class PlottedPoint(Protocol):
+    """A point of a sweep: what it sets, and its prediction and changes where it has them."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the point sets, by key."""
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """The prediction; None if the point failed."""
+
+    @property
+    def changes(self) -> Mapping[str, Change] | None:
+        """Changes from the point that it is compared with; None if there is none."""
+
+
+def sweep_chart(points: Sequence[PlottedPoint], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart | alt.FacetChart:
     """A metric of a sweep over a swept key: lines or bars with their intervals, or a heat map.
 
-    Numbers are laid out as numbers, all else in the order of the study, with slanted labels where they would touch; points
-    without the metric are left out.
+    Numbers are on a continuous axis, everything else is in the order of the study, with slanted labels where they would
+    overlap; points without the metric are left out.
+
+    Args:
+        points: The points, in the order of the study.
+        plot: What to draw.
+        width: Width of the picture in pixels, without axis and legend.
 
     Raises:
-        ConfigError: If no row has the metric as a number, or the plotting libraries are not installed.
+        ConfigError: If no point has the metric as a number, or the plotting libraries are not installed.
     """
     alt = load_altair()
-    data = _cells(rows, plot)
+    data = _cells(points, plot)
     width = width if plot.panels is None else _PANEL_WIDTH
     picture = _bars(data, plot, width=width) if plot.kind == "bars" else _over(data, plot, width=width)
     if plot.panels is None:
@@ -66,23 +89,33 @@ def _scale(values: Sequence[float], *, zero: bool) -> alt.Scale:
     return load_altair().Scale(type="log", nice=False, padding=12) if is_wide else load_altair().Scale(zero=zero)
 
 
-def _cells(rows: Sequence[dict[str, Any]], plot: PlotSpec) -> list[dict[str, Any]]:
-    """What is drawn of each row that has the metric."""
-    table = [flat(row) for row in rows]
+def _cells(points: Sequence[PlottedPoint], plot: PlotSpec) -> list[dict[str, Any]]:
+    """What is drawn of each point that has the metric."""
+    table = [_columns(point) for point in points]
     metrics = {name for row in table for name, value in row.items() if type(value) in {int, float}}
     if plot.metric not in metrics:
-        raise ConfigError(f'plot.metric = "{plot.metric}" is no number of this sweep. {nearest(plot.metric, metrics)}')
+        raise ConfigError(f'plot.metric = "{plot.metric}" is not a number of this sweep. {nearest(plot.metric, metrics)}')
     return [
         {
-            "over": place if type(place := row["set"].get(plot.over)) in {int, float} else text_at(row["set"], plot.over),
-            "by": ", ".join(text_at(row["set"], key) for key in plot.lines),
+            "over": place if type(place := point.settings.get(plot.over)) in {int, float} else _place(point, plot.over),
+            "by": ", ".join(_place(point, key) for key in plot.lines),
             "value": columns[plot.metric],
             **_ends(columns, plot.metric),
         }
-        | ({"panel": text_at(row["set"], plot.panels)} if plot.panels else {})
-        for row, columns in zip(rows, table, strict=True)
+        | ({"panel": _place(point, plot.panels)} if plot.panels else {})
+        for point, columns in zip(points, table, strict=True)
         if columns.get(plot.metric) is not None
     ]
+
+
+def _place(point: PlottedPoint, key: str) -> str:
+    return text_at(point.settings, key)
+
+
+def _columns(point: PlottedPoint) -> dict[str, Any]:
+    """The columns of ``runs.parquet`` of a point."""
+    values = {} if point.prediction is None else point.prediction.to_dict()
+    return flat(values | ({} if point.changes is None else {"change": changes_as_dict(point.changes)}))
 
 
 def _ends(columns: dict[str, Any], metric: str) -> dict[str, float | None]:

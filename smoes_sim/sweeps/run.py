@@ -1,4 +1,4 @@
-"""Compute the points of a sweep that nobody has computed yet, here or on a cluster; a finished point is never lost."""
+"""Compute the missing points of a sweep, here or on a cluster; a finished point is never lost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Literal, Self
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import Scenario
+from smoes_sim.sweeps.result import SweepResult, result_of
 from smoes_sim.sweeps.store import Outcome, Store, digest_of_point
 from smoes_sim.sweeps.study import Point, Sweep
-from smoes_sim.sweeps.table import Row, write_sweep
 from smoes_sim.sweeps.workers import on_dask, on_this_machine
 
 Backend = Literal["loky", "dask"]
@@ -44,13 +44,13 @@ class Tally:
     """What a run of a sweep did; ``points = done + skipped + failed``.
 
     Attributes:
-        points: Points of this run: the whole sweep, or its shard.
-        done: Computed by this run.
-        skipped: Found finished.
-        failed: Without a prediction; tried again by the next run.
-        missing: Points of the whole sweep that no run has tried yet; the tables are written when there are none.
+        points: Number of points of this run: the whole sweep, or its shard.
+        done: Number of points computed by this run.
+        skipped: Number of points that were already finished.
+        failed: Number of points without a prediction; the next run tries them again.
+        missing: Number of points of the whole sweep that no run has tried yet.
         failures: The error of each failed point, by its settings.
-        rows: The table of the whole sweep (see :mod:`smoes_sim.sweeps.table`); empty while points are missing.
+        result: The whole sweep; None while points are missing.
     """
 
     points: int
@@ -59,7 +59,7 @@ class Tally:
     failed: int
     missing: int
     failures: Mapping[str, str]
-    rows: Sequence[Row]
+    result: SweepResult | None
 
 
 def run_sweep(
@@ -71,19 +71,20 @@ def run_sweep(
     backend: Backend = "loky",
     scheduler: str | None = None,
     sources: Sequence[Path] = (),
-    on_begin: Callable[[int], Callable[[int], None]] = lambda _: lambda _: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tally:
-    """Compute what is missing, keep each point as it is finished, and write the tables once all are there.
+    """Compute the missing points, store each as it is finished, and write the tables once all are there.
 
     Args:
         sweep: The points.
-        out: Folder; what it holds of these points is used.
+        out: Folder of the results; finished points of this sweep that it holds are used.
         jobs: Worker processes; 1 with ``loky`` computes in this process.
         shard: The part to compute; None: everything.
         backend: ``loky`` for this machine, ``dask`` for a cluster.
         scheduler: Address of a Dask scheduler; None: a Dask cluster on this machine.
-        sources: Other folders of sweeps, whose finished points are taken over.
-        on_begin: Called with the number of points to compute; returns what is called with the number of those done.
+        sources: Folders of other sweeps, whose finished points are copied.
+        on_progress: Called with the number of finished points and that of all points of this run: first with the number
+            that was found, then after each point.
 
     Raises:
         ConfigError: If a folder cannot be used, or the backend is not installed or not reached.
@@ -97,45 +98,54 @@ def run_sweep(
         for digest in _share(list(points), shard or Shard()):
             state[digest] = "skipped" if _is_finished(digest, points[digest], store, others) else "missing"
         todo = {digest: points[digest] for digest in state if state[digest] == "missing"}
-        on_done = on_begin(len(todo))
+        found = len(state) - len(todo)
+        on_progress(found, len(state))
         with closing(_outcomes(todo, jobs=jobs, backend=backend, scheduler=scheduler)) as outcomes:
-            for number, (digest, outcome) in enumerate(outcomes, start=1):
+            for number, (digest, outcome) in enumerate(outcomes, start=found + 1):
                 store.write(digest, points[digest], outcome)
-                state[digest] = "failed" if "error" in outcome else "done"
-                on_done(number)
+                state[digest] = "done" if outcome.error is None else "failed"
+                on_progress(number, len(state))
         known = [store.read(digest) for digest in digests]
-        there = [outcome for outcome in known if outcome is not None]
-        rows = write_sweep(out, sweep, there) if len(there) == len(known) else []
+        result = _complete(sweep, known)
+        if result is not None:
+            result.write(out)
     states = [state.get(digest, "of another shard") for digest in digests]
     failures = {
-        point.name: outcome["error"]
+        point.name: outcome.error
         for point, outcome, what in zip(sweep.points, known, states, strict=True)
-        if what == "failed" and outcome is not None
+        if what == "failed" and outcome is not None and outcome.error is not None
     }
     count = {what: states.count(what) for what in ("done", "skipped", "failed")}
-    return Tally(points=sum(count.values()), missing=known.count(None), failures=failures, rows=rows, **count)
+    return Tally(points=sum(count.values()), missing=known.count(None), failures=failures, result=result, **count)
+
+
+def _complete(sweep: Sweep, known: Sequence[Outcome | None]) -> SweepResult | None:
+    """The result of a sweep whose points have all been tried."""
+    there = [outcome for outcome in known if outcome is not None]
+    return result_of(sweep, there) if len(there) == len(known) else None
 
 
 def _existing(folder: Path) -> Store:
-    """The store of a folder that must be there."""
+    """The store of a folder that must exist."""
     if not (folder / "points").is_dir():
         raise ConfigError(f"--from {folder}: holds no points of a sweep. Name the --out folder of another run.")
     return Store(folder)
 
 
 def _share(digests: Sequence[str], shard: Shard) -> list[str]:
-    """A shard's points in the order of the study; dealt out by digest, so that costly values of a key are spread evenly."""
+    """The points of a shard in the order of the study; divided by digest, which spreads costly values of a key evenly."""
     mine = set(sorted(digests)[shard.number - 1 :: shard.of])
     return [digest for digest in digests if digest in mine]
 
 
 def _is_finished(digest: str, point: Point, store: Store, others: Sequence[Store]) -> bool:
-    """Whether the store holds a prediction of the point, its own or one taken over from another store."""
-    if "draws" in (store.read(digest) or {}):
+    """Whether the store holds a prediction of the point, its own or one copied from another store."""
+    mine = store.read(digest)
+    if mine is not None and mine.prediction is not None:
         return True
     for other in others:
         outcome = other.read(digest)
-        if outcome is not None and "draws" in outcome:
+        if outcome is not None and outcome.prediction is not None:
             store.write(digest, point, outcome)
             return True
     return False
@@ -144,11 +154,11 @@ def _is_finished(digest: str, point: Point, store: Store, others: Sequence[Store
 def _outcomes(
     todo: Mapping[str, Point], *, jobs: int, backend: Backend, scheduler: str | None
 ) -> Generator[tuple[str, Outcome]]:
-    """Outcomes by digest as they come."""
+    """Outcomes by digest, as soon as each is known."""
     tasks: dict[str, Scenario] = {}
     for digest, point in todo.items():
         if point.scenario is None:
-            yield digest, {"error": point.problem}
+            yield digest, Outcome(error=point.problem)
         else:
             tasks[digest] = point.scenario
     if tasks:

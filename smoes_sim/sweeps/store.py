@@ -2,110 +2,54 @@
 
 from __future__ import annotations
 
-import ast
 import fcntl
-import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.changes import CHANGES
+from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.results.write import to_json
 from smoes_sim.scenario import Scenario
+from smoes_sim.sweeps.identity import MODEL, data_of, digest_of, digest_with, hash_of, released_model, resolved
 from smoes_sim.sweeps.study import Point
-from smoes_sim.topology.shipped import folder as topology_folder
 from smoes_sim.version import __version__
 from smoes_sim.yaml_files import write_bytes
 
-Outcome = dict[str, Any]
-"""``values`` of a prediction and the ``draws`` of what may be compared, or ``error`` in one line."""
-_PACKAGE = Path(__file__).parents[1]
-_MODEL = ("smoes_sim.scenario", "smoes_sim.prediction.simulate")
-"""The modules that turn a scenario into numbers; what they import counts too."""
-_NO_INPUT = {"measurements", "plans", "scenarios", "studies", "sweeps"}
-"""Folders of shipped data that no prediction reads; scenarios count once they are resolved."""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a point: a prediction, or the error in one line."""
 
-def digest_of(scenario: Scenario) -> str:
-    """A hash of the resolved scenario, of the content of the files it names, and of the model's code and data."""
-    resolved = scenario.model_dump(mode="json", by_alias=True)
-    files = {text: _file_hash(Path(text)) for text in _texts(resolved) if os.path.isfile(text)}
-    return _hash([model_fingerprint(), resolved, files])
+    prediction: Prediction | None = None
+    error: str | None = None
 
 
 def digest_of_point(point: Point) -> str:
     """The digest of its scenario, or of its settings and problem if it has none."""
-    return _hash([dict(point.settings), point.problem]) if point.scenario is None else digest_of(point.scenario)
-
-
-@cache
-def model_fingerprint() -> str:
-    """A hash of the source files that a prediction imports, and of the shipped data that it may read."""
-    data = [path for path in (_PACKAGE / "data").rglob("*") if not _NO_INPUT & set(path.relative_to(_PACKAGE).parts)]
-    files = {path.name: path for path in topology_folder().glob("*.yaml")}
-    files |= {str(path.relative_to(_PACKAGE)): path for path in [*data, *_sources()] if path.is_file()}
-    return _hash({name: _file_hash(path) for name, path in files.items()})
-
-
-def _sources() -> set[Path]:
-    """Source files of the model and of all modules of this package that they import, directly or not."""
-    found: set[Path] = set()
-    names = list(_MODEL)
-    while names:
-        name = names.pop()
-        path = _source(name)
-        if path is None or path in found:
-            continue
-        found.add(path)
-        names.append(name.rpartition(".")[0])
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Import):
-                names += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
-
-
-def _source(name: str) -> Path | None:
-    """The file of a module of this package; None for anything else."""
-    first, *parts = name.split(".")
-    if first != _PACKAGE.name:
-        return None
-    path = _PACKAGE.joinpath(*parts)
-    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, dict | list):
-        for part in node.values() if isinstance(node, dict) else node:
-            yield from _texts(part)
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _hash(parts: Any) -> str:
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hash_of([dict(point.settings), point.problem]) if point.scenario is None else digest_of(point.scenario)
 
 
 class Store:
-    """The points in a folder; use :meth:`open` to write."""
+    """The points in a folder; use :meth:`open` to write.
+
+    Points that an earlier version named otherwise are found by their scenarios: each stored scenario is validated with
+    today's models, so that keys added since have their defaults.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._points = folder / "points"
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Make the folder; whoever is alone in it clears what a killed run left half-written.
+        """Make the folder; a run that is alone in it removes files that a killed run left incomplete.
 
         Raises:
             ConfigError: If the folder cannot be written.
@@ -128,15 +72,66 @@ class Store:
             yield
 
     def read(self, digest: str) -> Outcome | None:
-        """What is known of a point; None if nothing is, or its file is damaged."""
-        try:
-            outcome = orjson.loads((self._points / f"{digest}.json").read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            return None
-        return outcome if isinstance(outcome, dict) and outcome.get("digest") == digest else None
+        """The outcome of a point; None if there is none, or its file is damaged."""
+        document = _document(self._points / f"{digest}.json")
+        if document is None and (path := self._renamed.get(digest)) is not None:
+            document = _document(path)
+        return None if document is None else _outcome(document)
 
     def write(self, digest: str, point: Point, outcome: Outcome) -> None:
-        """Keep the outcome of a point, and what it is the outcome of."""
-        scenario = point.scenario and point.scenario.model_dump(mode="json", by_alias=True)
-        document = {"digest": digest, "version": __version__, "scenario": scenario, **outcome}
+        """Keep the outcome of a point and the scenario that it belongs to."""
+        document: dict[str, Any] = {"digest": digest, "version": __version__, "model": MODEL}
+        if point.scenario is None:
+            document["scenario"] = None
+        else:
+            document |= {"data": data_of(point.scenario), "scenario": resolved(point.scenario)}
+        prediction = outcome.prediction
+        if prediction is None:
+            document["error"] = outcome.error
+        else:
+            document["values"] = prediction.values()
+            document["draws"] = {key: prediction.draws[key] for key in CHANGES if key in prediction.draws}
         write_bytes(self._points / f"{digest}.json", to_json(document))
+
+    @cached_property
+    def _renamed(self) -> dict[str, Path]:
+        """Files of predictions that have another name today, by that name; read once, when a point is missing."""
+        found: dict[str, Path] = {}
+        for path in sorted(self._points.glob("[!.]*.json")):
+            document = _document(path)
+            if document is not None and (digest := _digest_today(document)) not in {None, path.stem}:
+                found[str(digest)] = path
+        return found
+
+
+def _document(path: Path) -> dict[str, Any] | None:
+    """The content of the file of a point; None if there is none, or it is damaged."""
+    try:
+        document = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return document if isinstance(document, dict) and document.get("digest") == path.stem else None
+
+
+def _outcome(document: Mapping[str, Any]) -> Outcome | None:
+    if "draws" not in document:
+        return Outcome(error=str(document.get("error")))
+    try:
+        return Outcome(prediction=Prediction.of_dict(document["values"], document["draws"]))
+    except (KeyError, TypeError):
+        return None
+
+
+def _digest_today(document: Mapping[str, Any]) -> str | None:
+    """The digest that a stored prediction has today; None if the model or the data differ, or there is no prediction."""
+    stored = document.get("scenario")
+    if "draws" not in document or not isinstance(stored, dict):
+        return None
+    try:
+        scenario = Scenario.model_validate(stored)
+    except ValidationError:
+        return None
+    data = data_of(scenario)
+    if "model" in document:
+        return digest_with(scenario, data) if (document["model"], document.get("data")) == (MODEL, data) else None
+    return digest_with(scenario, data) if released_model(document["digest"], stored) == MODEL else None

@@ -1,4 +1,4 @@
-"""Who computes the points: processes on this machine (joblib, loky), or a Dask cluster."""
+"""Compute points in processes of this machine (joblib, loky) or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -14,41 +14,40 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
 from smoes_sim.errors import ConfigError, SimulationError, SmoesError
-from smoes_sim.prediction.changes import CHANGES
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import Scenario
-from smoes_sim.sweeps.store import Outcome, digest_of
+from smoes_sim.sweeps.identity import digest_of
+from smoes_sim.sweeps.store import Outcome
 
 _POLL = 1.0
-"""Seconds between a worker's looks at whether its command still lives."""
+"""Seconds between two checks of a worker that its command is still running."""
 
 
 def run_point(digest: str, scenario: Scenario) -> Outcome:
-    """Predict a point; whatever goes wrong is its outcome and nobody else's.
+    """The outcome of a point; any error is that of this point alone.
 
-    The digest is checked where the point was computed, and afterwards: a worker with other code, and a file that changed
-    meanwhile, are found out.
+    The digest is checked in the worker and after the prediction, so that a worker with another version of the model, or a
+    file that changed meanwhile, is an error.
     """
     try:
         prediction = simulate(scenario)
         if digest_of(scenario) != digest:
-            raise ConfigError("the code or a file that the scenario names differs from when the sweep began. Run it again.")
+            raise ConfigError(
+                "the model's version or a file that the scenario names differs from when the sweep began. Run it again."
+            )
     except SmoesError as error:
-        return {"error": " ".join(str(error).split())}
+        return Outcome(error=" ".join(str(error).split()))
     except Exception as error:  # a bug, or no memory left: the other points go on
-        return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
-    return {
-        "values": prediction.values(),
-        "draws": {key: prediction.draws[key] for key in CHANGES if key in prediction.draws},
-    }
+        return Outcome(error=" ".join(f"{type(error).__name__}: {error}".split()))
+    return Outcome(prediction=prediction)
 
 
 def on_this_machine(tasks: Mapping[str, Scenario], jobs: int) -> Generator[tuple[str, Outcome]]:
-    """Compute in worker processes that end with this one; with one job in this process."""
+    """Outcomes by digest, computed in worker processes that end with this one, or in this process if there is one job."""
     with Parallel(
         n_jobs=jobs,
         backend="loky",
-        batch_size=1,  # a point is kept when it is finished, not when others are finished too
+        batch_size=1,  # each point is stored as soon as it is finished
         return_as="generator_unordered",
         initializer=_end_with_command,
         initargs=(os.getpid(),),
@@ -57,8 +56,8 @@ def on_this_machine(tasks: Mapping[str, Scenario], jobs: int) -> Generator[tuple
             yield from parallel(delayed(_labelled)(digest, scenario) for digest, scenario in tasks.items())
         except BrokenProcessPool:
             raise SimulationError(
-                "a worker was ended from outside (no memory left?). Run the command again, perhaps with fewer --jobs; "
-                "it goes on with the points that are missing."
+                "a worker was killed from outside (out of memory?). Run the command again, perhaps with fewer --jobs; "
+                "it continues with the points that are missing."
             ) from None
 
 
@@ -67,7 +66,7 @@ def _labelled(digest: str, scenario: Scenario) -> tuple[str, Outcome]:
 
 
 def _end_with_command(command: int) -> None:
-    """Let a worker end when the command that started it is gone."""
+    """End this worker when the command that started it has ended."""
 
     def watch() -> None:
         while os.getppid() == command:
@@ -78,7 +77,7 @@ def _end_with_command(command: int) -> None:
 
 
 def on_dask(tasks: Mapping[str, Scenario], jobs: int, scheduler: str | None) -> Generator[tuple[str, Outcome]]:
-    """Compute on the workers of a Dask scheduler, which need the same code and files, or on a Dask cluster of this machine.
+    """Outcomes by digest, from workers of a Dask scheduler with the same code and files, or of a Dask cluster started here.
 
     Raises:
         ConfigError: If Dask is not installed, or the scheduler cannot be reached.
@@ -106,10 +105,9 @@ def on_dask(tasks: Mapping[str, Scenario], jobs: int, scheduler: str | None) -> 
 
 
 def _result(future: Any) -> Outcome:
-    """What a worker returned; a point on which workers die is a failure of that point."""
+    """What a worker returned; if the worker died, an error of this point."""
     if future.status == "finished":
         outcome: Outcome = future.result()
         return outcome
-    return {
-        "error": f"{type(future.exception()).__name__}: the worker died or could not run smoes_sim. See the worker's log."
-    }
+    name = type(future.exception()).__name__
+    return Outcome(error=f"{name}: the worker died or could not run smoes_sim. See the worker's log.")

@@ -47,9 +47,14 @@ def topology_document(name: str) -> Document:
     return Document(text, name=str(path))
 
 
+def shipped_file(name: str) -> Path | None:
+    """The file of a shipped topology; None if none has the name."""
+    path = folder() / f"{name}.yaml"
+    return path if path.is_file() and "/" not in name else None
+
+
 def _path_of(name: str) -> Path:
-    shipped = folder() / f"{name}.yaml"
-    path = shipped if shipped.is_file() and "/" not in name else Path(name)
+    path = shipped_file(name) or Path(name)
     if not path.exists() and path.suffix not in {".yaml", ".yml", ".json"}:
         raise ConfigError(f'topology "{name}" is neither shipped nor a file. {nearest(name, topology_names())}')
     return path

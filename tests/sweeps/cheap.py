@@ -11,7 +11,7 @@ scenario:
     {name: tiny, layers: 2, hidden: 64, experts: 4, top_k: 2, expert_ffn: 64, vocab: 128, heads: 2, kv_heads: 2,
      head_dim: 32, image_tokens: {kind: fixed, tokens: 4}, source: made up, image_source: made up}
   workload: {text_tokens: 8, output_tokens: 2}
-  compute: {device: a100-sxm4-80gb}
+  compute: {device: jetson-agx-orin-64gb}
 """
 GRID = """\
 grid:

@@ -13,7 +13,6 @@ from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.sweeps import PlotSpec, load_sweep, run_sweep
-from smoes_sim.sweeps.charts import sweep_chart
 
 LABELLED = """\
 list:
@@ -72,7 +71,7 @@ def test_a_mistake_is_one_line(tmp_path, text, message):
 
 def test_changes_are_those_of_two_predictions_draw_by_draw(tmp_path):
     sweep = load_sweep(written(tmp_path, LABELLED + "against: {label: today}\n"))
-    rows = run_sweep(sweep, tmp_path / "out").rows
+    rows = run_sweep(sweep, tmp_path / "out").result.to_dict()["rows"]
     ratio = np.divide(*(simulate(sweep.points[index].scenario).draws["ttft_s"] for index in (3, 1))) - 1
     assert rows[3]["change"]["ttft_s"] == np.median(ratio)
     assert rows[3]["change"]["ttft_s_interval"] == [ratio.min(), ratio.max()]
@@ -87,25 +86,26 @@ def test_a_point_whose_base_failed_has_no_change(tmp_path):
     text = "grid: {workload.text_tokens: [0, 8]}\nagainst: {workload.text_tokens: 0}\n"
     rows = run_sweep(
         load_sweep(written(tmp_path, text.replace("0, 8", "-1, 8").replace(": 0}", ": -1}"))), tmp_path / "o"
-    ).rows
-    assert [row["change"] for row in rows] == [{}, {}]
-    assert rows[0]["error"]
-    assert rows[1]["ttft_s"] > 0
+    ).result.rows
+    assert [row.changes for row in rows] == [{}, {}]
+    assert rows[0].error
+    assert rows[1].prediction.ttft_s > 0
 
 
 def test_labels_and_changes_are_printed(tmp_path, capsys):
     study = written(tmp_path, LABELLED + "against: {label: today}\n")
     assert main(["sweep", study, "--out", str(tmp_path / "out")]) == 0
-    first, second = capsys.readouterr().out.split("\nChange from the point with label=today, draw by draw\n")
+    first, second = capsys.readouterr().out.split("\nChange from the point with label=today (%), draw by draw\n")
     # wider than 100 columns: the rows are numbered
-    assert [line.split()[1:3] for line in first.splitlines()[:5]] == [
+    assert [line.split()[1:3] for line in first.splitlines()[2:7]] == [
         ["label", "routing.policy"],
         ["today", "standard"],
         ["today", "smoes"],
         ["longer", "standard"],
         ["longer", "smoes"],
     ]
-    today, *_, longer = second.splitlines()[6:]
+    header, today, *_, longer = second.splitlines()[5:]
+    assert header.split() == ["row", "TTFT", "TPOT", "tokens/s", "EP", "time", "bytes"]
     assert today.split()[1] == "+0.0"
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
     assert longer.split()[1] == f"{100 * rows[3]['change']['ttft_s']:+.1f}"
@@ -113,13 +113,13 @@ def test_labels_and_changes_are_printed(tmp_path, capsys):
 
 def test_bars_have_the_intervals_of_changes(tmp_path):
     sweep = load_sweep(written(tmp_path, LABELLED + "against: {label: today}\n"))
-    rows = run_sweep(sweep, tmp_path / "out").rows
+    result = run_sweep(sweep, tmp_path / "out").result
     plot = PlotSpec(metric="change_ttft_s", over="label", by="routing.policy", kind="bars")
-    data = sweep_chart(rows, plot).to_dict()["data"]["values"]
+    data = result.plot(plot).to_dict()["data"]["values"]
     assert [(cell["over"], cell["by"]) for cell in data] == [
         ("today", "standard"),
         ("today", "smoes"),
         ("longer", "standard"),
         ("longer", "smoes"),
     ]
-    assert [data[3]["low"], data[3]["high"]] == rows[3]["change"]["ttft_s_interval"]
+    assert (data[3]["low"], data[3]["high"]) == result.rows[3].changes["ttft_s"].interval

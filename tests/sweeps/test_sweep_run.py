@@ -16,7 +16,7 @@ from smoes_sim.prediction.router import synthesize_trace
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.routing import save_trace
 from smoes_sim.sweeps import Shard, load_sweep, run_sweep
-from smoes_sim.sweeps.store import digest_of
+from smoes_sim.sweeps.identity import digest_of
 from smoes_sim.sweeps.workers import run_point
 
 
@@ -45,23 +45,34 @@ def alone(tmp_path_factory):
 
 def test_rows_are_the_predictions_of_the_points(alone):
     sweep, out, tally = alone
-    for point, row in zip(sweep.points, tally.rows, strict=True):
-        assert row["set"] == point.settings
-        assert row["ttft_s"] == simulate(point.scenario).ttft_s
+    for point, row in zip(sweep.points, tally.result.rows, strict=True):
+        assert row.settings == point.settings
+        assert row.prediction.ttft_s == simulate(point.scenario).ttft_s
     table = pl.read_parquet(out / "runs.parquet")
     assert table["set_workload.batch"].to_list() == [1, 2, 3, 1, 2, 3]
-    assert table["ttft_s"].to_list() == [row["ttft_s"] for row in tally.rows]
+    assert table["ttft_s"].to_list() == [row.prediction.ttft_s for row in tally.result.rows]
     assert table["error"].to_list() == [None] * 6
     document = json.loads((out / "summary.json").read_text())
     assert (document["points"], document["failed"], len(document["rows"])) == (6, 0, 6)
+    assert document == tally.result.to_dict()
+    assert tally.result.to_polars().equals(table)
 
 
 def test_processes_give_the_same_bytes(alone, tmp_path):
     sweep, out, _ = alone
     steps = []
-    run_sweep(sweep, tmp_path, jobs=2, on_begin=lambda total: steps.append(total) or steps.append)
+    run_sweep(sweep, tmp_path, jobs=2, on_progress=lambda *step: steps.append(step))
     assert contents(tmp_path) == contents(out)
-    assert steps == [6, 1, 2, 3, 4, 5, 6]
+    assert steps == [(done, 6) for done in range(7)]
+
+
+def test_progress_of_a_resumed_sweep_begins_with_the_points_that_were_found(alone, tmp_path):
+    sweep, out, _ = alone
+    run_sweep(sweep, tmp_path, shard=Shard(number=1, of=3))  # 2 of 6 points
+    steps = []
+    run_sweep(sweep, tmp_path, on_progress=lambda *step: steps.append(step))
+    assert steps == [(2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
+    assert contents(tmp_path) == contents(out)
 
 
 def test_a_dask_cluster_of_ones_own_and_a_running_one_give_the_same_bytes(alone, tmp_path):
@@ -92,7 +103,7 @@ def test_shards_in_one_folder_end_with_the_same_bytes(alone, tmp_path, order):
     sweep, out, _ = alone
     tallies = [run_sweep(sweep, tmp_path, shard=Shard(number=number, of=3)) for number in order]
     assert [tally.missing for tally in tallies] == [4, 2, 0]
-    assert [(tally.points, tally.done, bool(tally.rows)) for tally in tallies] == [
+    assert [(tally.points, tally.done, tally.result is not None) for tally in tallies] == [
         (2, 2, False),
         (2, 2, False),
         (2, 2, True),
@@ -129,14 +140,14 @@ def test_a_point_that_fails_is_recorded_and_tried_again_and_the_others_go_on(tmp
     assert counts(tally) == (4, 2, 0, 2, 0)
     assert list(tally.failures) == [f"routing.trace={trace}", "workload.batch=0"]
     assert "trace.npz: cannot be read" in tally.failures[f"routing.trace={trace}"]
-    assert [row["error"] is None for row in tally.rows] == [True, False, False, True]
+    assert [row.error is None for row in tally.result.rows] == [True, False, False, True]
     table = pl.read_parquet(tmp_path / "out" / "runs.parquet")
     assert table["ttft_s"].is_null().to_list() == [False, True, True, False]
 
     save_trace(synthesize_trace(sweep.points[0].scenario), trace)
     again = run_sweep(sweep, tmp_path / "out")
     assert counts(again) == (4, 1, 2, 1, 0)  # the trace is there now; a batch of 0 will never do
-    assert again.rows[1]["policy"] == "standard"
+    assert again.result.rows[1].prediction.policy == "standard"
 
 
 def test_settings_of_several_kinds_are_text_in_the_table(tmp_path):
@@ -153,14 +164,15 @@ def test_points_that_are_one_scenario_are_computed_once(tmp_path):
     tally = run_sweep(load_sweep(written(tmp_path, text)), tmp_path / "out")
     assert counts(tally) == (2, 2, 0, 0, 0)
     assert len(list((tmp_path / "out" / "points").glob("[!.]*.json"))) == 1
-    assert tally.rows[0]["ttft_s"] == tally.rows[1]["ttft_s"]
+    first, second = tally.result.rows
+    assert first.prediction.ttft_s == second.prediction.ttft_s
 
 
-def test_a_worker_with_other_code_or_files_is_found_out(alone):
+def test_a_worker_with_another_model_or_other_files_is_an_error(alone):
     sweep, _, _ = alone
     scenario = sweep.points[0].scenario
-    assert "differs from when the sweep began" in run_point("0" * 64, scenario)["error"]
-    assert "values" in run_point(digest_of(scenario), scenario)
+    assert "differs from when the sweep began" in run_point("0" * 64, scenario).error
+    assert run_point(digest_of(scenario), scenario).prediction is not None
 
 
 def test_a_bug_in_one_point_is_its_own_failure(alone, monkeypatch, tmp_path):
@@ -180,16 +192,16 @@ def test_a_bug_in_one_point_is_its_own_failure(alone, monkeypatch, tmp_path):
 def test_workers_that_are_killed_are_one_line_and_what_was_finished_stays(alone, tmp_path):
     sweep, out, _ = alone
 
-    def kill_workers(done):
+    def kill_workers(done, total):
         if done == 1:
             for child in psutil.Process().children():
                 if "LokyProcess" in " ".join(child.cmdline()):
                     child.send_signal(signal.SIGKILL)
 
     with pytest.raises(
-        SimulationError, match=r"a worker was ended from outside .*it goes on with the points that are missing"
+        SimulationError, match=r"a worker was killed from outside .*it continues with the points that are missing"
     ):
-        run_sweep(sweep, tmp_path, jobs=2, on_begin=lambda _: kill_workers)
+        run_sweep(sweep, tmp_path, jobs=2, on_progress=kill_workers)
     tally = run_sweep(sweep, tmp_path, jobs=2)
     assert tally.skipped >= 1
     assert contents(tmp_path) == contents(out)
