@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from smoes_sim.display.charts import load_altair
-from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg, seconds, unit_of
-from smoes_sim.sweeps.charts import sweep_chart
+from smoes_sim.display.tables import seconds
+from smoes_sim.report.inline import COLOURS, GREY, WIDTH, inline_svg
+from smoes_sim.report.inside import PassPart, SlotShare
+from smoes_sim.sweeps.charts import PlottedPoint, sweep_chart
 from smoes_sim.sweeps.study import PlotSpec
 
-Row = dict[str, Any]
 _PARTS = (
     "outside layers", "attention", "gate", "shared", "dense", "experts", "head", "gather", "scatter",
     "dispatch", "combine", "waiting"
@@ -22,16 +24,42 @@ _PART_COLOURS = (
 _TEXT_IMAGE = ("#4a86b8", "#d9dee2", "#d1495b")
 
 
-def frontier_svg(points: Sequence[Row], *, currency: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontierPoint:
+    """An option of a plan: price per hour, how many times what is asked it reaches, and the interval of that."""
+
+    cost: float
+    margin: float
+    low: float
+    high: float
+    tried: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradePoint:
+    """A deployment: TTFT in seconds and output tokens per second, with their intervals."""
+
+    label: str
+    ttft: float
+    ttft_ends: tuple[float, float]
+    rate: float
+    rate_ends: tuple[float, float]
+
+
+def frontier_svg(points: Sequence[FrontierPoint], *, currency: str, lowest: float) -> str:
     """How far each option is inside what is asked, over its price; above the line it meets everything.
 
     Args:
-        points: ``cost``, ``margin``, ``low``, ``high``, ``tried``, ``label``.
-        currency: Of the price.
+        points: The options.
+        currency: Currency of the price.
+        lowest: Smallest margin on the logarithmic axis; lower ends of intervals are drawn there.
     """
     alt = load_altair()
-    base = alt.Chart(alt.Data(values=list(points))).encode(
-        x=alt.X("cost:Q", title=f"{currency} per hour", scale=alt.Scale(zero=True)), color=_by("tried", points)
+    data = [asdict(point) | {"low": max(point.low, lowest)} for point in points]
+    base = alt.Chart(alt.Data(values=data)).encode(
+        x=alt.X("cost:Q", title=f"{currency} per hour", scale=alt.Scale(zero=True)),
+        color=_by("tried", [point.tried for point in points]),
     )
     height = alt.Y(
         "margin:Q", title="times what is asked (1 is just met)", scale=alt.Scale(type="log", nice=False, padding=12)
@@ -43,16 +71,23 @@ def frontier_svg(points: Sequence[Row], *, currency: str) -> str:
     return inline_svg(rule + bars + dots + words, height=300)
 
 
-def trade_svg(points: Sequence[Row]) -> str:
-    """Output tokens per second over TTFT: up and to the left is better.
-
-    Args:
-        points: ``ttft``, ``ttft_low``, ``ttft_high``, ``rate``, ``rate_low``, ``rate_high``, ``label``.
-    """
+def trade_svg(points: Sequence[TradePoint]) -> str:
+    """Output tokens per second over TTFT: up and to the left is better."""
     alt = load_altair()
-    factor, unit = unit_of(max(row["ttft_high"] for row in points))
-    data = [row | {key: row[key] / factor for key in ("ttft", "ttft_low", "ttft_high")} for row in points]
-    base = alt.Chart(alt.Data(values=data)).encode(color=_by("label", points))
+    unit, factor = _unit_of(max(point.ttft_ends[1] for point in points))
+    data = [
+        {
+            "label": point.label,
+            "ttft": point.ttft / factor,
+            "ttft_low": point.ttft_ends[0] / factor,
+            "ttft_high": point.ttft_ends[1] / factor,
+            "rate": point.rate,
+            "rate_low": point.rate_ends[0],
+            "rate_high": point.rate_ends[1],
+        }
+        for point in points
+    ]
+    base = alt.Chart(alt.Data(values=data)).encode(color=_by("label", [point.label for point in points]))
     x = alt.X("ttft:Q", title=f"TTFT ({unit})", scale=alt.Scale(zero=False, padding=12))
     y = alt.Y("rate:Q", title="output tokens/s", scale=alt.Scale(zero=False, padding=12))
     across = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("ttft_low:Q"), x2="ttft_high:Q", y=y)
@@ -60,37 +95,38 @@ def trade_svg(points: Sequence[Row]) -> str:
     return inline_svg(across + along + base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y), height=260)
 
 
-def sweep_svg(rows: Sequence[Row], metric: str, over: str, by: str | None) -> str:
+def _unit_of(value: float) -> tuple[str, float]:
+    """The unit of an axis of times, and its seconds."""
+    return next(((unit, factor) for factor, unit in ((1.0, "s"), (1e-3, "ms")) if value >= factor), ("us", 1e-6))
+
+
+def sweep_svg(points: Sequence[PlottedPoint], metric: str, over: str, by: str | None) -> str:
     """A metric over a swept key, a line for each value of another, with its interval.
 
     Args:
-        rows: Of a sweep.
+        points: The points of a sweep.
         metric: A column, such as ``ttft_s``.
         over: The swept key along the axis.
         by: The swept key that makes the lines; None for one line.
     """
-    return inline_svg(sweep_chart(rows, PlotSpec(metric=metric, over=over, by=by), width=WIDTH), height=240)
+    return inline_svg(sweep_chart(points, PlotSpec(metric=metric, over=over, by=by), width=WIDTH), height=240)
 
 
-def time_svg(parts: Sequence[Row]) -> str:
-    """Where the time of a pass goes on one rank, in percent.
-
-    Args:
-        parts: ``pass``, ``part``, ``seconds``.
-    """
+def time_svg(parts: Sequence[PassPart]) -> str:
+    """Where the time of a pass goes on one rank, in percent."""
     alt = load_altair()
     totals: dict[str, float] = {}
     for row in parts:
-        totals[row["pass"]] = totals.get(row["pass"], 0.0) + row["seconds"]
-    known = [name for name in _PARTS if any(row["part"] == name for row in parts)]
-    known += sorted({row["part"] for row in parts} - set(known))
+        totals[row.of] = totals.get(row.of, 0.0) + row.seconds
+    known = [name for name in _PARTS if any(row.part == name for row in parts)]
+    known += sorted({row.part for row in parts} - set(known))
     colours = dict(zip(_PARTS, _PART_COLOURS, strict=True))
     data = [
         {
-            "pass": f"{row['pass']}, {seconds(totals[row['pass']])}",
-            "part": row["part"],
-            "order": known.index(row["part"]),
-            "percent": 100 * row["seconds"] / totals[row["pass"]],
+            "pass": f"{row.of}, {seconds(totals[row.of])}",
+            "part": row.part,
+            "order": known.index(row.part),
+            "percent": 100 * row.seconds / totals[row.of],
         }
         for row in parts
     ]
@@ -108,20 +144,16 @@ def time_svg(parts: Sequence[Row]) -> str:
     return inline_svg(bars, width=WIDTH - 110, height=45 * len(totals) + 15)
 
 
-def modality_svg(rows: Sequence[Row]) -> str:
-    """Share of tokens that are not text, by MoE layer and expert, experts in the order of the ranks that hold them.
-
-    Args:
-        rows: ``layer``, ``slot``, ``rank``, ``share``.
-    """
+def modality_svg(rows: Sequence[SlotShare]) -> str:
+    """Share of tokens that are not text, by MoE layer and expert, experts in the order of the ranks that hold them."""
     alt = load_altair()
-    known = [row for row in rows if row["share"] is not None]
-    slots = {row["slot"]: row["rank"] for row in rows}
+    slots = {row.slot: row.rank for row in rows}
     edges = [{"slot": slot} for slot in slots if slot and slots[slot] != slots[slot - 1]]
-    layers = sorted({row["layer"] for row in rows})
+    layers = sorted({row.layer for row in rows})
     data = [
-        {"left": row["slot"], "right": row["slot"] + 1, "row": layers.index(row["layer"]), "percent": 100 * row["share"]}
-        for row in known
+        {"left": row.slot, "right": row.slot + 1, "row": layers.index(row.layer), "percent": 100 * row.share}
+        for row in rows
+        if row.share is not None
     ]
     data = [item | {"below": item["row"] + 1} for item in data]
     x = alt.X("left:Q", title="experts in the order of ranks", scale=alt.Scale(domain=[0, len(slots)], nice=False))
@@ -137,10 +169,10 @@ def modality_svg(rows: Sequence[Row]) -> str:
     return inline_svg(cells + rules if edges else cells, height=220)
 
 
-def _by(key: str, rows: Sequence[Row]) -> Any:
-    """A colour for each value; beyond seven in turn."""
+def _by(key: str, values: Sequence[str]) -> Any:
+    """A colour for each value; colours repeat beyond seven."""
     alt = load_altair()
-    names = list(dict.fromkeys(row[key] for row in rows))
+    names = list(dict.fromkeys(values))
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(names))]
     legend = alt.Legend(orient="bottom", title=None, columns=1, labelLimit=380, symbolLimit=12)
     return alt.Color(f"{key}:N", scale=alt.Scale(domain=names, range=colours), legend=legend)

@@ -1,4 +1,4 @@
-"""Charts that stand in a page: SVG in the colours of the text around them, light or dark; and times in words."""
+"""Charts inside a page: SVG that takes its text colour from the page, light or dark."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from typing import Any
 
 COLOURS = ("#0f8f88", "#d1495b", "#e0992f", "#4a86b8", "#8a6bb1", "#7f9c3b", "#c46a9b")
-"""Seen on white and on black."""
+"""Readable on white and on black."""
 GREY = "#7a8793"
 WIDTH = 340
 _ID = re.compile(r'(?<= id=")\w+(?=")|(?<=url\(#)\w+(?=\))')
 
 
 def inline_svg(chart: Any, *, width: int = WIDTH, height: int) -> str:
-    """SVG without a background whose text and axes have the colour of the text around it."""
+    """SVG of a chart without a background; text and axes have the text colour of the page."""
     import vl_convert
 
     text = "currentColor"
@@ -29,17 +29,6 @@ def inline_svg(chart: Any, *, width: int = WIDTH, height: int) -> str:
 
 
 def with_own_ids(svg: str, figure: int) -> str:
-    """A picture whose ids are its own on the page and the same at every run; the renderer counts on from chart to chart."""
+    """A picture whose ids are unique on the page and the same in every run; the renderer numbers them over all charts."""
     names = list(dict.fromkeys(_ID.findall(svg)))
     return _ID.sub(lambda found: f"figure-{figure}-{names.index(found[0])}", svg)
-
-
-def unit_of(value: float) -> tuple[float, str]:
-    """The unit in which a time in seconds reads well, and how many seconds it has."""
-    return next(((factor, unit) for factor, unit in ((1.0, "s"), (1e-3, "ms")) if value >= factor), (1e-6, "us"))
-
-
-def seconds(value: float) -> str:
-    """Seconds with three digits, in s, ms or us."""
-    factor, unit = unit_of(value)
-    return f"{value / factor:.3g} {unit}"

@@ -1,16 +1,15 @@
-"""What a page shows of the inside of one deployment, simulated again from its scenario."""
+"""The inside of one deployment, simulated again from its scenario."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.network import Flows, link_load
-from smoes_sim.network.hot import hot_links
+from smoes_sim.network.hot import HotLinks, hot_links
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.prediction.conditions import Conditions
 from smoes_sim.prediction.deployment import Deployment, deploy
@@ -22,51 +21,73 @@ from smoes_sim.scenario import Scenario
 from smoes_sim.step.build import Step
 from smoes_sim.step.timeline import StepTime
 
-Row = dict[str, Any]
 _TEXT = 0
 _MOST_LAYERS = 24
 _HOT = 6
 _EXCHANGES = ("dispatch", "combine", "gather", "scatter")
-_FIGURES = ("ttft_s", "tpot_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassPart:
+    """Seconds of one part of a pass, such as ``experts`` of ``prefill``."""
+
+    of: str
+    part: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotShare:
+    """Share of the tokens of a slot that are not text; None where its expert got no token.
+
+    ``slot`` counts the slots of a layer in the order of their ranks.
+    """
+
+    layer: int
+    slot: int
+    rank: int
+    share: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
-    """One deployment, seen from inside.
+    """Where the time of one deployment goes, and over which links.
 
     Attributes:
         deployment: The deployment.
-        busy: Seconds that each link needs for the bytes of the prefill at full rate, (H,).
-        hot: The busiest links, as rows of ``hot_links``.
-        parts: Seconds by pass and part of the rank that is shown: ``pass``, ``part``, ``seconds``;
-            those of prefill add up to ``ttft_s``.
-        modality: Share of tokens that are not text by MoE layer and slot, slots in the order of their ranks: ``layer``,
-            ``slot``, ``rank``, ``share`` (None where an expert got no token).
+        busy: Seconds that each link needs for the bytes of the prefill at full rate, shape (H,).
+        hot: The busiest links.
+        parts: Where the time of the shown rank goes; the parts of ``prefill`` add up to ``ttft_s``.
+        modality: Share of tokens that are not text, by MoE layer and slot.
         step_s: Prefill under those constants, seconds.
         ttft_s: The same with what is outside the layers.
-        num_sets: Sets of constants, of which one is shown.
-        ep_overhead: Share of the prefill that communication adds, under the one shown.
+        num_sets: Number of sets of constants, of which one is shown.
+        ep_overhead: Share of the prefill that communication adds under the one shown.
     """
 
     deployment: Deployment
     busy: NDArray[np.float64]
-    hot: Sequence[Row]
-    parts: Sequence[Row]
-    modality: Sequence[Row]
+    hot: Sequence[HotLinks]
+    parts: Sequence[PassPart]
+    modality: Sequence[SlotShare]
     step_s: float
     ttft_s: float
     num_sets: int
     ep_overhead: float
 
 
-def look_inside(scenario: Scenario, row: Mapping[str, Any]) -> Inside:
-    """Simulate a deployment once more and keep what happens in prefill and in the middle step of decode.
+def look_inside(
+    scenario: Scenario, *, ttft_s: float, tpot_s: float | None = None, ep_overhead: float | None = None
+) -> Inside:
+    """The inside of a deployment, simulated again: prefill and the middle step of decode.
 
-    Under the set of constants whose figures are all nearest those of the row.
+    The set of constants is the one whose times are nearest those that were predicted.
 
     Args:
         scenario: The deployment.
-        row: What was predicted: ``ttft_s``, and as much of ``tpot_s`` and ``ep_overhead`` as is known.
+        ttft_s: What was predicted, seconds.
+        tpot_s: What was predicted, seconds; None if it is not known.
+        ep_overhead: Share of prefill that communication adds, as predicted; None if it is not known.
 
     Raises:
         ConfigError: If the scenario cannot be deployed here, such as for a trace that is gone.
@@ -75,7 +96,8 @@ def look_inside(scenario: Scenario, row: Mapping[str, Any]) -> Inside:
     sets = constant_sets(deployment)
     alone = ExchangeTimes(deployment.scenario.communication.tolerance)
     known = [times_under(deployment.under(constants), alone) for constants in sets]
-    chosen = min(range(len(sets)), key=lambda index: _distance(known[index].flat(), row))
+    figures = {key: value for key, value in (("ttft_s", ttft_s), ("tpot_s", tpot_s)) if value}
+    chosen = min(range(len(sets)), key=lambda index: _distance(known[index].flat(), figures, ep_overhead))
     conditions, times = deployment.under(sets[chosen]), known[chosen]
     network = conditions.network
     phases = [flows for step in deployment.chunks for flows in _flows(deployment, step)]
@@ -85,12 +107,12 @@ def look_inside(scenario: Scenario, row: Mapping[str, Any]) -> Inside:
     passes = [("prefill", deployment.chunks), ("decode", deployment.decode[len(deployment.decode) // 2 :][:1])]
     parts = [row for name, steps in passes if steps for row in _parts(conditions, name, steps)]
     if times.outside_s:
-        parts.insert(0, {"pass": "prefill", "part": "outside layers", "seconds": times.outside_s})
+        parts.insert(0, PassPart(of="prefill", part="outside layers", seconds=times.outside_s))
     trace, placement = deployment.trace, deployment.placement
     return Inside(
         deployment=deployment,
         busy=load / network.capacity,
-        hot=[found.to_dict() for found in hot_links(network, phases, duration=times.prefill.step_s, most=_HOT)],
+        hot=hot_links(network, phases, duration=times.prefill.step_s, most=_HOT),
         parts=parts,
         modality=[] if trace is None or placement is None else modality_of_slots(trace, placement),
         step_s=times.prefill.step_s,
@@ -100,16 +122,16 @@ def look_inside(scenario: Scenario, row: Mapping[str, Any]) -> Inside:
     )
 
 
-def _distance(times: Mapping[str, float], row: Mapping[str, Any]) -> float:
-    """How far figures are from those of a row: the largest difference, relative or of shares."""
-    away = [abs(times[key] / row[key] - 1) for key in _FIGURES if row.get(key) and key in times]
-    if row.get("ep_overhead") is not None:
-        away.append(abs(times["ep_overhead"] - row["ep_overhead"]))
+def _distance(times: Mapping[str, float], figures: Mapping[str, float], ep_overhead: float | None) -> float:
+    """The largest difference of times from what was predicted: relative, or of shares."""
+    away = [abs(times[key] / figures[key] - 1) for key in figures if key in times]
+    if ep_overhead is not None:
+        away.append(abs(times["ep_overhead"] - ep_overhead))
     return max(away)
 
 
 def _flows(deployment: Deployment, step: Step) -> list[Flows]:
-    """All that a pass sends."""
+    """Everything that a pass sends."""
     flows: list[Flows] = []
     for batch in step.batches:
         flows += [part for layer in batch.exchanges for part in (*layer.dispatch, *layer.combine)]
@@ -120,7 +142,7 @@ def _flows(deployment: Deployment, step: Step) -> list[Flows]:
     return flows
 
 
-def _parts(conditions: Conditions, name: str, steps: Sequence[Step]) -> list[Row]:
+def _parts(conditions: Conditions, name: str, steps: Sequence[Step]) -> list[PassPart]:
     """Seconds of each part on the busiest of the ranks that end last, and what is left, which is waiting.
 
     On another rank dispatch and combine would hold the time in which it waits for the busiest.
@@ -139,11 +161,11 @@ def _parts(conditions: Conditions, name: str, steps: Sequence[Step]) -> list[Row
         for part, value in mine.items():
             seconds[part] = seconds.get(part, 0.0) + shrink * value
         seconds["waiting"] = seconds.get("waiting", 0.0) + time.duration - shrink * total
-    return [{"pass": name, "part": part, "seconds": value} for part, value in seconds.items() if value > 0]
+    return [PassPart(of=name, part=part, seconds=value) for part, value in seconds.items() if value > 0]
 
 
 def _busiest(time: StepTime) -> int:
-    """Of the ranks that end within 1% of the last the one with most work of its own."""
+    """The rank with most work of its own among those that end within 1% of the last."""
     work = np.zeros(len(time.finish))
     for span in time.spans:
         if span.name not in _EXCHANGES:
@@ -151,7 +173,7 @@ def _busiest(time: StepTime) -> int:
     return int(np.where(time.finish >= 0.99 * time.finish.max(), work, -1.0).argmax())
 
 
-def modality_of_slots(trace: RoutingTrace, placement: ExpertPlacement) -> list[Row]:
+def modality_of_slots(trace: RoutingTrace, placement: ExpertPlacement) -> list[SlotShare]:
     """Share of routed prefill tokens that are not text, per MoE layer and slot; at most 24 layers, evenly spread.
 
     Example:
@@ -160,7 +182,7 @@ def modality_of_slots(trace: RoutingTrace, placement: ExpertPlacement) -> list[R
     prefill = trace.phase == PREFILL
     is_other = np.broadcast_to((trace.modality[prefill] != _TEXT)[:, None], (int(prefill.sum()), trace.top_k))
     order = np.argsort(placement.slot_rank, kind="stable")
-    rows: list[Row] = []
+    rows: list[SlotShare] = []
     for layer in np.unique(np.linspace(0, trace.num_layers - 1, min(_MOST_LAYERS, trace.num_layers)).astype(int)).tolist():
         experts = trace.expert_ids[prefill, layer].astype(np.int64)
         chosen = experts >= 0
@@ -169,5 +191,5 @@ def modality_of_slots(trace: RoutingTrace, placement: ExpertPlacement) -> list[R
         for place, slot in enumerate(order.tolist()):
             expert = int(placement.physical_to_logical_map[layer, slot])
             share = float(others[expert] / tokens[expert]) if tokens[expert] else None
-            rows.append({"layer": layer, "slot": place, "rank": int(placement.slot_rank[slot]), "share": share})
+            rows.append(SlotShare(layer=layer, slot=place, rank=int(placement.slot_rank[slot]), share=share))
     return rows

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from smoes_sim.display.tables import seconds
 from smoes_sim.errors import ConfigError
-from smoes_sim.report.inline import seconds, with_own_ids
+from smoes_sim.report.inline import with_own_ids
 from smoes_sim.report.page import picture, write_page
 from smoes_sim.report.validation_charts import histogram_svg, page_rows, residual_svg, scatter_svg
 from smoes_sim.validation.errors import ErrorSummary, SkippedRow, ValidatedRow

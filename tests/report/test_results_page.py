@@ -16,10 +16,10 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.comparison import Candidate, compare
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.simulate import simulate
-from smoes_sim.report.inline import seconds, with_own_ids
+from smoes_sim.report.inline import with_own_ids
 from smoes_sim.report.inside import look_inside, modality_of_slots
 from smoes_sim.report.results_page import write_report
-from smoes_sim.report.sentences import names_of
+from smoes_sim.report.sentences import distinct
 from smoes_sim.results.read import read_results
 from smoes_sim.results.write import write_results
 from smoes_sim.topology import find_topology
@@ -97,8 +97,8 @@ def test_the_same_results_give_the_same_bytes(folder, tmp_path):
 def test_the_scenario_on_the_page_gives_the_same_numbers_again(folder):
     results = read_results(folder)
     assert results.kind == "compare"
-    again = simulate(results.scenarios[0])
-    assert again.ttft_s == results.rows[0]["ttft_s"]
+    again = simulate(results.rows[0].scenario)
+    assert again.ttft_s == results.rows[0].prediction.ttft_s
 
 
 def test_results_that_no_longer_hold_are_told(folder, tmp_path):
@@ -137,8 +137,8 @@ def test_missing_scenarios_are_refused(folder, tmp_path):
 def test_parts_of_a_pass_add_up_and_links_carry_all_bytes(tmp_path):
     scenario = small(tmp_path, *QUICK)
     prediction = simulate(scenario)
-    inside = look_inside(scenario, prediction.to_dict())
-    total = sum(row["seconds"] for row in inside.parts if row["pass"] == "prefill")
+    inside = look_inside(scenario, ttft_s=prediction.ttft_s)
+    total = sum(row.seconds for row in inside.parts if row.of == "prefill")
     assert total == pytest.approx(prediction.ttft_s, rel=1e-9)
     assert inside.step_s == pytest.approx(prediction.step_s, rel=1e-9)
     assert inside.ttft_s == pytest.approx(prediction.ttft_s, rel=1e-9)
@@ -152,7 +152,7 @@ def test_the_set_of_constants_shown_is_the_nearest(tmp_path):
     prediction = simulate(scenario)
     for number, overhead in enumerate(prediction.draws["ep_overhead"]):
         row = {key: prediction.draws[key][number] for key in ("ttft_s", "tpot_s", "ep_overhead")}
-        inside = look_inside(scenario, row)
+        inside = look_inside(scenario, **row)
         assert inside.ttft_s == pytest.approx(row["ttft_s"], rel=1e-9)
         assert inside.ep_overhead == pytest.approx(overhead, rel=1e-9)
     assert inside.num_sets == 3
@@ -162,8 +162,8 @@ def test_the_rank_shown_is_the_one_that_others_wait_for(tmp_path):
     # slow devices on fast links: on an idle rank combine would last as long as the experts of the busiest
     slow = ("compute.flops_efficiency=1e-4", "compute.memory_efficiency=1e-4", "routing.popularity=3")
     scenario = small(tmp_path, *QUICK, *slow)
-    inside = look_inside(scenario, simulate(scenario).to_dict())
-    spent = {part["part"]: part["seconds"] for part in inside.parts if part["pass"] == "prefill"}
+    inside = look_inside(scenario, ttft_s=simulate(scenario).ttft_s)
+    spent = {part.part: part.seconds for part in inside.parts if part.of == "prefill"}
     assert spent["dispatch"] + spent["combine"] < 0.1 * spent["experts"]
 
 
@@ -177,10 +177,10 @@ def test_modality_of_an_expert_by_hand(tmp_path):
     )
     rows = modality_of_slots(trace, deployment.placement)
     images = float((trace.modality > 0).mean())
-    (busy,) = {row["share"] for row in rows if row["share"] is not None}
+    (busy,) = {row.share for row in rows if row.share is not None}
     assert busy == pytest.approx(images)
-    assert sum(row["share"] is not None for row in rows) == trace.num_layers  # expert 0 of every layer
-    assert [row["rank"] for row in rows[:8]] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sum(row.share is not None for row in rows) == trace.num_layers  # expert 0 of every layer
+    assert [row.rank for row in rows[:8]] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_the_busiest_link_is_red_and_idle_ones_are_grey():
@@ -195,14 +195,13 @@ def test_the_busiest_link_is_red_and_idle_ones_are_grey():
 
 
 def test_names_lose_what_all_share():
-    assert names_of([{"name": "olmoe a=1 b=1"}, {"name": "olmoe a=2 b=1"}]) == ["a=1", "a=2"]
-    assert names_of([{"name": "a.b=10 Gb/s c=1"}, {"name": "a.b=25 Gb/s c=1"}]) == ["a.b=10 Gb/s", "a.b=25 Gb/s"]
-    assert names_of([{"name": "olmoe"}]) == ["olmoe"]
-    assert names_of([{"name": "x"}, {"name": "x"}]) == ["x", "x"]
+    assert distinct(["olmoe a=1 b=1", "olmoe a=2 b=1"]) == ["a=1", "a=2"]
+    assert distinct(["a.b=10 Gb/s c=1", "a.b=25 Gb/s c=1"]) == ["a.b=10 Gb/s", "a.b=25 Gb/s"]
+    assert distinct(["olmoe"]) == ["olmoe"]
+    assert distinct(["x", "x"]) == ["x", "x"]
 
 
-def test_ids_are_told_apart_and_times_have_a_unit():
+def test_every_picture_of_a_page_has_its_own_ids():
     assert with_own_ids('<g id="clip7"/><g clip-path="url(#clip7)">clip7</g>', 2) == (
         '<g id="figure-2-0"/><g clip-path="url(#figure-2-0)">clip7</g>'
     )
-    assert [seconds(value) for value in (2.0, 0.0123, 4.5e-5)] == ["2 s", "12.3 ms", "45 us"]
