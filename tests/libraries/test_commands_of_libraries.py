@@ -10,8 +10,6 @@ from smoes_sim.measurements import read_measurements, write_measurements
 from smoes_sim.validation.published import published_errors
 from tests.libraries.rows import row
 
-PAGE = Path(__file__).parents[2] / "docs" / "accuracy" / "predicted-vs-measured.md"
-
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
@@ -67,11 +65,3 @@ def test_the_table_has_every_split_and_system(tmp_path: Path) -> None:
     text = as_text(published_errors(read_measurements(path)).tables())
     for words in ("systems left out", "sizes left out", "in-sample", "H100 DGX, nccl: sendrecv", "rdma_alltoall"):
         assert words in text
-
-
-def test_the_example_on_the_page_is_the_output_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = PAGE.read_text().split("```\n")
-    table, expected = next((blocks[at], blocks[at + 2]) for at in range(len(blocks)) if blocks[at].startswith("id,system,"))
-    (tmp_path / "box.csv").write_text(table)
-    assert main(["validate", str(tmp_path / "box.csv")]) == 0
-    assert capsys.readouterr().out == expected
