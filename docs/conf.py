@@ -29,6 +29,7 @@ templates_path: list[str] = []
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+highlight_language = "none"  # most blocks are output of commands
 smartquotes = False  # options begin with two hyphens
 
 autodoc_member_order = "bysource"

@@ -5,8 +5,8 @@
 Blocks that follow one of these lines take part; all of a page share a new folder as working directory::
 
     <!-- file: mine.yaml -->          the block is written to that file
-    <!-- output of: simulate x -->    the block is the output of the command
-    <!-- output of `validate` begins -->  the block is the beginning of the output; last digits may differ
+    <!-- output of: simulate x -->    the block is the command, behind a "$ ", and its output
+    <!-- output of `validate` begins -->  the same with the beginning of the output; last digits may differ
     <!-- python -->                   the block is executed; what it prints is the block after the next line
     <!-- printed -->
 """
