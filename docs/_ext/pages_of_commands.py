@@ -46,7 +46,8 @@ def usage(path: tuple[str, ...], command: Any) -> str:
     for parameter in command.params:
         if parameter.param_type_name == "argument":
             name = parameter.metavar or parameter.name.upper()
-            arguments.append(name if parameter.required or name.startswith("[") else f"[{name}]")
+            shown = name if parameter.required or name.startswith("[") else f"[{name}]"
+            arguments.append(shown + ("..." if parameter.nargs == -1 and not shown.endswith("...") else ""))
     return " ".join([*path, *arguments, "[OPTIONS]"])
 
 

@@ -29,12 +29,9 @@ def first_line(module: str) -> str:
 
 
 def layer_pages() -> dict[str, str]:
-    """The table, as a page of its own that the architecture page links to."""
+    """The table, which the page of the architecture includes."""
     rows = []
     for level, names in enumerate(layers(), start=1):
         rows += [[str(level) if i == 0 else "", f"`{name}`", first_line(name)] for i, name in enumerate(names)]
-    text = (
-        "A package imports only from layers below its own (checked by import-linter); packages of one layer do not import "
-        "each other. The first line of each package's docstring:"
-    )
-    return {"packages.md": f"# Packages\n\n{text}\n\n{table(['layer', 'package', 'what it answers'], rows)}"}
+    header = ["layer", "package", "first line of its docstring"]
+    return {"packages.md": f"---\norphan: true\n---\n\n# Packages\n\n<!-- table -->\n\n{table(header, rows)}"}
