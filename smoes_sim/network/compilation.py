@@ -12,7 +12,7 @@ ARRAYS_ONLY = 500
 
 
 def uses_compiled(num_flows: int) -> bool:
-    """Whether the fluid model uses code compiled by numba for so many flows: above 500, where numba is installed.
+    """Whether the fluid model uses code compiled by numba for ``num_flows`` flows: above 500, if numba is installed.
 
     Example:
         >>> uses_compiled(500)

@@ -42,7 +42,7 @@ def test_one_rank_alone_has_nothing_to_wait_for():
 
 @TWO_PATHS
 @TOLERANCES
-def test_flows_without_bytes_end_when_they_are_ready_and_slow_nobody_down(compiled, tolerance):
+def test_flows_without_bytes_end_when_they_are_ready_and_slow_no_other_flow_down(compiled, tolerance):
     # every second of 6,000 flows on a link of 10 B/s is empty; the 3,000 of 1 B share it: 300 s
     size, ready = [0, 1] * 3000, [7, 0] * 3000
     ours = problem_of([[0]] * 6000, size, [10], ready=ready).solve(compiled=compiled, tolerance=tolerance)
@@ -83,7 +83,7 @@ def test_all_to_one_through_a_topology(towards):
     np.testing.assert_allclose(times, 18, rtol=1e-12)  # 9 x 20 B through a port of 10 B/s
 
 
-# many alike
+# many equal ones
 
 
 @TWO_PATHS
@@ -97,7 +97,7 @@ def test_a_hundred_thousand_identical_flows_end_together(compiled, tolerance):
 
 @TWO_PATHS
 def test_equal_ends_of_unequal_flows_are_one_end(compiled):
-    # 300 links of 1, 2, ... B/s, each with two flows of as many bytes: all end at 2 s, though no two links are alike
+    # 300 links of 1, 2, ... B/s, each with two flows of as many bytes: all end at 2 s, though no two links are equal
     capacity = list(range(1, 301))
     routes, size = [[link] for link in range(300) for _ in range(2)], [float(c) for c in capacity for _ in range(2)]
     ours = problem_of(routes, size, capacity).solve(compiled=compiled)

@@ -32,7 +32,7 @@ def test_the_shorter_way_round_goes_first() -> None:
     assert (first.after, second.after) == (-1, 0)
 
 
-def test_one_way_traffic_waits_for_nobody() -> None:
+def test_one_way_traffic_does_not_wait() -> None:
     matrix = np.zeros((4, 4))
     matrix[3, 0] = matrix[2, 0] = 1e6
     assert duration(matrix) == pytest.approx(2e-3)

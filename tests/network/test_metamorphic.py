@@ -146,7 +146,7 @@ def test_twice_the_bandwidth_takes_half_the_time_without_latency(name):
 
 @laws(8)
 @given(run=runs(), delay=st.sampled_from([1, 10]))
-def test_everybody_later_is_everything_later(run, delay):
+def test_a_delay_of_all_ranks_delays_every_time(run, delay):
     problem, _ = run
     later = problem._replace(ready=[moment + delay for moment in problem.ready])
     np.testing.assert_allclose(ends(later), ends(problem) + delay, rtol=1e-10)
@@ -157,7 +157,7 @@ def test_everybody_later_is_everything_later(run, delay):
 
 @laws(8)
 @given(run=runs())
-def test_a_link_that_nobody_crosses_changes_nothing(run):
+def test_an_unused_link_changes_nothing(run):
     problem, _ = run
     wider = problem._replace(capacity=[1e-3, *problem.capacity, 1e12], routes=[[x + 1 for x in r] for r in problem.routes])
     assert ends(wider).tobytes() == ends(problem).tobytes()
@@ -261,7 +261,7 @@ def test_a_link_as_two_cables_that_every_flow_uses_equally_is_the_link():
 
 
 def test_windows_obey_the_laws_as_the_exact_solution_does():
-    # 2,450 messages in windows: units of two, so that every float keeps its digits, and a link that nobody crosses
+    # 2,450 messages in windows: units of two, so that every float keeps its digits, and a link that no message crosses
     network = Network.on(topology(star(50)))
     (flows,) = phases_of(network, [zipf_matrix(50, 1e9, exponent=0.3, seed=3, per_source=True)])
     problem = problem_from(network, flows, np.zeros(len(flows)))

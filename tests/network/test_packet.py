@@ -80,7 +80,7 @@ def test_links_that_are_not_shared_cost_their_own_rate() -> None:
 @pytest.mark.parametrize("injection", ["fifo", "round_robin"])
 @pytest.mark.parametrize("seed", range(2 * len(KINDS)))
 def test_fifo_with_a_packet_per_chunk_is_the_same(seed: int, injection: str) -> None:
-    # Two programs, one model. Capacities and latencies are drawn so that nothing happens at the same instant, but for one
+    # Two programs, one model. Capacities and latencies are drawn so that nothing happens at the same time, except for one
     # thing: answers come back in the rhythm of the sender's own packets, so that the rest of a message may join the queue
     # at the very instant of a turn; it then goes before or after the message whose turn it is, a packet per phase.
     network, phases = untied(seed, *random_case(seed))

@@ -30,7 +30,7 @@ def test_a_round_of_pairwise_begins_when_both_sides_have_come_to_it() -> None:
     assert finish == pytest.approx([3e-3, 4e-3, 4e-3])
 
 
-def test_kernels_with_buffers_of_their_own_wait_for_nobody() -> None:
+def test_kernels_with_their_own_buffers_do_not_wait() -> None:
     network = on_star(3)
     (flows,) = phases_of(network, [np.ones((3, 3))], schedule="low_latency", rendezvous=True)
     assert flows.rendezvous == "none"

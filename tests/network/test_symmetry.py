@@ -91,14 +91,14 @@ def test_one_flow_that_starts_late_or_is_limited_is_seen(field, value, later):
 
 
 def test_a_uniform_exchange_on_a_torus_that_divides_its_flows_ends_everywhere_at_once():
-    # all ranks of a torus are alike, and so are all routes to one offset if none is chosen by a hash
+    # all ranks of a torus are equivalent, and so are all routes to one offset if none is chosen by a hash
     network = Network.on(topology(LARGER["torus"].replace("}}", "}, routing: split}")))
     (flows,) = phases_of(network, [uniform_matrix(24, 2.0**26)])
     drained = agree(problem_from(network, flows, np.zeros(len(flows)))).drained.reshape(24, 23)
     np.testing.assert_allclose(np.sort(drained, axis=1), np.tile(np.sort(drained[0]), (24, 1)), rtol=1e-11)
 
 
-# partitions that look alike
+# partitions that look the same
 
 
 def regular(rng, *, left, degree):

@@ -23,7 +23,7 @@ def counters(*use: tuple[float, list[float]], duration: float) -> dict[str, list
 
 
 def test_links_of_equal_use_share_a_counter_and_idle_links_have_none():
-    # out, in, out, in, out, in: all three send alike for 1 s of 2 s, rank 2 alone receives
+    # out, in, out, in, out, in: all three send equally for 1 s of 2 s, rank 2 alone receives
     found = counters((0.0, [0.5, 0, 0.5, 0, 0.5, 1.0]), (1.0, [0.0] * 6), duration=2.0)
     assert found == {
         "switch -> node2.device0": [(0, 100), (1e6, 0), (2e6, 0)],

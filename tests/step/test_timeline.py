@@ -43,7 +43,7 @@ def layer_of(network, matrix):
 
 
 def times_of(ranks, layers=1, **parts):
-    """Zeros but for the parts given."""
+    """Times that are zero except for the parts given."""
     names = ("attention", "gate", "shared", "dense", "head")
     values = {name: np.zeros(ranks) for name in names} | {"experts": np.zeros((layers, ranks))}
     return ComputeTimes(**(values | {name: np.array(value, dtype=float) for name, value in parts.items()}))
@@ -189,7 +189,7 @@ def test_a_straggler_behind_one_sender_passes_its_delay_on_with_the_tokens():
     assert timed(model_of(1), times, [layer], network).finish == pytest.approx([17, 15, 5])
 
 
-def test_ranks_that_send_nothing_wait_for_nobody():
+def test_ranks_that_send_nothing_do_not_wait():
     network = network_of(2)
     times = times_of(2, layers=2, attention=[1, 5], experts=[[1, 1], [1, 1]], head=[1, 1])
     step = timed(model_of(2), times, [layer_of(network, np.zeros((2, 2)))] * 2, network)
@@ -228,7 +228,7 @@ def test_software_time_is_paid_per_exchange_even_when_empty_and_per_message():
 
 
 def test_two_batches_share_device_and_network_so_that_one_computes_while_the_other_travels():
-    # two ranks alike; each batch: 1 s of attention, 4 B each way (4 s and 2 of latency alone), 3 s of experts
+    # two equal ranks; each batch: 1 s of attention, 4 B each way (4 s and 2 of latency alone), 3 s of experts
     # batch A: attention 0-1, dispatch from 1; batch B: attention 1-2, dispatch from 2. A has 3 B left at 2; both share the
     # port: A is gone at 2 + 2 * 3 = 8, there at 10; B has 4 - 3 = 1 left at 8: gone at 9, there at 11
     # experts of A 10-13, of B 13-16 (the device is taken); combine of A 13-16 alone: 3 of 4 B gone at 16, the last shares:

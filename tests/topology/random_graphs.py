@@ -1,4 +1,4 @@
-"""Topologies that nobody would build, for tests of rules that hold on every one."""
+"""Random, unusual topologies for tests of rules that hold on every topology."""
 
 from __future__ import annotations
 
