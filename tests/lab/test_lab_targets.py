@@ -46,6 +46,13 @@ def test_a_machine_that_does_not_repeat_itself_decides_no_miss():
     assert str(found[0]).endswith("not judged: the machine is too noisy")
 
 
+def test_constants_fitted_on_disturbed_exchanges_decide_no_miss():
+    # measured 2026-11 on a busy machine: held-out exchanges repeated within 1.0%, the fitted ones within 23.9%
+    disturbed = document(median=0.125, floor=0.010)
+    disturbed["groups"]["fitted: ping-pong and one all-to-all"] = {"floor_median": 0.239}
+    assert [verdict.is_met for verdict in verdicts(disturbed)] == [None, True, True, True]
+
+
 def test_what_was_not_measured_is_not_judged():
     assert verdicts({"groups": {}, "savings": []}) == []
 
