@@ -114,7 +114,7 @@ class Adaptation(Result):
         times = [
             [
                 row.name,
-                seconds(row.total_s),
+                f"{row.total_s:.5g}",
                 _percent(row, "saved"),
                 _percent(row, "saved_if_hidden"),
                 "-" if row.break_even_steps is None else f"{row.break_even_steps:.3g}",
@@ -134,7 +134,9 @@ class Adaptation(Result):
         ]
         return [
             Table(
-                title=title, header=["re-placed", "total", "saved (%)", "if hidden (%)", "break-even (steps)"], rows=times
+                title=title,
+                header=["re-placed", "total (s)", "saved (%)", "if hidden (%)", "break-even (steps)"],
+                rows=times,
             ),
             Table(header=["re-placed", "times", "moved", "moving", "max/mean", "bytes per step"], rows=moves),
         ]
