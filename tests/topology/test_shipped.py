@@ -99,7 +99,7 @@ def test_the_readme_lists_every_shipped_topology_with_its_kind_and_ranks():
     }
 
 
-def test_thinned_networks_differ_from_the_full_one_only_above_the_leaves():
+def test_oversubscribed_networks_differ_from_the_full_one_only_above_the_leaves():
     for family in ("h100-rail-128", "h100-fat-128"):
         full, thin = shipped(family), shipped(f"{family}-4to1")
 
