@@ -15,7 +15,7 @@ from smoes_sim.exchanges.bandwidth import relative_error
 from smoes_sim.prediction.deployment import Deployment, deploy
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.scenario import load_scenario
-from smoes_sim.serving.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, StepCosts
 
 ROWS = Path(__file__).parent.parent / "smoes_sim" / "data" / "measurements" / "serving.csv"
 
@@ -72,7 +72,7 @@ def predict_figure(figure: Figure) -> tuple[float, float, float]:
     deployment = deploy(load_scenario(str(path), figure.overrides))
     batch = _batch(figure, deployment)
     low, middle, high = (
-        _quantity(figure, deployment, step_cost(deployment, batch, constants=constants))
+        _quantity(figure, deployment, StepCosts(deployment.under(constants)).seconds(batch))
         for constants in constant_sets(deployment)
     )
     return low, middle, high

@@ -106,7 +106,8 @@ def deploy(scenario: Scenario) -> Deployment:
     _check_placement(scenario, model, topology)
     workload, trace = tokens_and_routing(scenario, model)
     experts = None
-    home = _sequence_homes(workload, num_ranks=topology.num_ranks, tensor=tensor)
+    is_prompt = workload.phase == PREFILL
+    home = sequence_homes(workload.sequence_id, is_prompt, num_ranks=topology.num_ranks, tensor=tensor)
     if trace is not None:
         try:
             placement = _place(scenario, model, trace, topology.num_ranks)
@@ -163,15 +164,23 @@ def assemble(scenario: Scenario, parts: StepParts) -> Deployment:
     )
 
 
-def _sequence_homes(workload: Workload, *, num_ranks: int, tensor: int) -> NDArray[np.int64]:
+def sequence_homes(
+    sequence: NDArray[np.integer], is_prompt: NDArray[np.bool_], *, num_ranks: int, tensor: int
+) -> NDArray[np.int64]:
     """Home rank of each token where every sequence stays in one attention group, (T,).
 
     Groups take sequences in turn; inside a group the tokens of a prompt are dealt out one by one, and decoded sequences too.
+
+    Args:
+        sequence: Sequence of each token, shape (T,).
+        is_prompt: Whether it belongs to a prompt, shape (T,); otherwise it is decoded.
+        num_ranks: Number of ranks.
+        tensor: Ranks of an attention group.
     """
-    sequence = workload.sequence_id.astype(np.int64)
+    number = sequence.astype(np.int64)
     groups = num_ranks // tensor
-    dealt = np.where(workload.phase == PREFILL, np.arange(workload.num_tokens), sequence // groups)
-    return sequence % groups * tensor + dealt % tensor
+    dealt = np.where(is_prompt, np.arange(len(number)), number // groups)
+    return number % groups * tensor + dealt % tensor
 
 
 def _check_placement(scenario: Scenario, model: ModelShape, topology: Topology) -> None:

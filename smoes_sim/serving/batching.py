@@ -5,8 +5,9 @@ The rules are those of vLLM's V1 scheduler (vllm/v1/core/sched/scheduler.py, rea
 1. Running sequences come first, oldest first. Each takes one token to decode, or as much of its prompt as the step has left.
 2. A sequence that finds no free block preempts the youngest running one, itself at last: that one's blocks are freed, it
    goes to the head of the queue and later computes its prompt *and* its answer so far again (recompute, vLLM's way).
-3. If nobody was preempted, waiting sequences are admitted while tokens and places are left and all that is known of the
-   sequence fits into free blocks (vLLM's ``scheduler_reserve_full_isl``). Blocks are taken as tokens are computed.
+3. Waiting sequences are admitted while tokens and places are left and all that is known of the sequence fits into free
+   blocks (vLLM's ``scheduler_reserve_full_isl``). Blocks are taken as tokens are computed. A step that preempts admits
+   nobody: the preempted sequence heads the queue and needs at least the blocks that it lost, some of which are taken.
 """
 
 from __future__ import annotations
@@ -100,7 +101,6 @@ class Group:
     def plan(self) -> Plan:
         """Choose the tokens of the next step, admit and preempt; empty if there is nothing to do."""
         plan: Plan = []
-        before = self.preemptions
         tokens, prompts = self._limits.max_batch_tokens, self._limits.prefill_chunk
         place = 0
         while place < len(self.running) and tokens > 0:
@@ -113,8 +113,7 @@ class Group:
                 tokens -= number
                 prompts -= 0 if sequence.is_decoding else number
             place += 1
-        if self.preemptions == before:
-            self._admit(plan, tokens, prompts)
+        self._admit(plan, tokens, prompts)
         return plan
 
     def _admit(self, plan: Plan, tokens: int, prompts: int) -> None:

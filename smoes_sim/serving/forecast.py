@@ -18,7 +18,8 @@ from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests
 from smoes_sim.serving.search import WANTED, largest_rate
 from smoes_sim.serving.service import Cost, run_service
-from smoes_sim.serving.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, StepCosts
+from smoes_sim.serving.step_tokens import StepTokens
 from smoes_sim.traffic.copies import copy_bytes
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
@@ -94,20 +95,26 @@ def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: 
     return int(max(0.0, usable - need.fixed) / need.cache_per_token)
 
 
-def cost_of(deployment: Deployment, constants: Mapping[str, float]) -> Cost:
-    """Seconds of a step, remembered.
+def cost_of(deployment: Deployment, constants: Mapping[str, float], tokens: StepTokens | None = None) -> Cost:
+    """A function that gives the seconds of a step and keeps what it has computed.
 
     Decoded sequences count with their mean context, rounded up to whole blocks of the cache: a difference of less than 1% of
-    a step (tests/serving), and steps that are alike are computed once.
+    a step (tests/serving), and equal steps are computed once.
+
+    Args:
+        deployment: The system.
+        constants: A set of constants (:func:`~smoes_sim.prediction.draws.constant_sets`).
+        tokens: Chooses tokens of the deployment; give the same for every set of constants.
     """
-    known: dict[tuple[Any, ...], float] = {}
+    known: dict[tuple[object, ...], float] = {}
+    steps = StepCosts(deployment.under(constants), tokens)
 
     def cost(batch: StepBatch) -> float:
         number = len(batch.decode)
         context = -(-sum(batch.decode) // (number * BLOCK)) * BLOCK if number else 0
         key = (tuple(batch.prefill), number, context, batch.images)
         if key not in known:
-            known[key] = step_cost(deployment, replace(batch, decode=(context,) * number), constants=constants)
+            known[key] = steps.seconds(replace(batch, decode=(context,) * number))
         return known[key]
 
     return cost
@@ -151,7 +158,8 @@ def forecast(
 
 
 def _costs(deployment: Deployment) -> list[Cost]:
-    return [cost_of(deployment, constants) for constants in constant_sets(deployment)]
+    tokens = StepTokens(deployment)
+    return [cost_of(deployment, constants, tokens) for constants in constant_sets(deployment)]
 
 
 def forecast_curve(

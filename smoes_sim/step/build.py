@@ -134,8 +134,8 @@ def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
     """The step that processes ``tokens`` (indices into the workload) together: prefill, decode or both."""
     traffic = _traffic(parts, tokens)
     if parts.overlap == "two_batch":
-        halves = [tokens[half] for half in _halves(parts.home[tokens])]
-        batches = [_batch(parts, half, _traffic(parts, half)) for half in halves]
+        parted = [tokens[half] for half in halves(parts.home[tokens])]
+        batches = [_batch(parts, half, _traffic(parts, half)) for half in parted]
     else:
         batches = [_batch(parts, tokens, traffic)]
     return Step(
@@ -146,11 +146,11 @@ def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
     )
 
 
-def _halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def halves(home: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Indices of the first half of the tokens of every rank, rounded up, and of the rest if there is any.
 
     Example:
-        >>> [half.tolist() for half in _halves(np.array([0, 0, 1, 0, 1]))]  # rank 0: two and one; rank 1: one and one
+        >>> [half.tolist() for half in halves(np.array([0, 0, 1, 0, 1]))]  # rank 0: two and one; rank 1: one and one
         [[0, 1, 2], [3, 4]]
     """
     is_first = 2 * occurrence_index(home) < np.bincount(home)[home]

@@ -18,7 +18,7 @@ from smoes_sim.planning.plan_file import Serving, Slo
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.results.read import read_results
 from smoes_sim.serving import Objective, largest_rates, limits_of
-from smoes_sim.serving.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, StepCosts
 
 ASKED = "slo: {ttft: 500 us, tokens_per_s: 40000}"
 EXACT = {"flops_efficiency": 0.5, "memory_efficiency": 0.8}
@@ -94,7 +94,7 @@ def test_a_tenth_of_requests_may_find_another_one_in_service(tmp_path):
     # rate * s of Poisson arrivals, so 90 % meet it up to 0.1 / s
     workload = "workload={batch: 16, text_tokens: 64, output_tokens: 1}"
     deployment = deploy(small(tmp_path, "parallelism.tensor=4", workload, *(f"compute.{k}={v}" for k, v in EXACT.items())))
-    seconds = step_cost(deployment, StepBatch(prefill=((64, 0),)))
+    seconds = StepCosts(deployment.under({})).seconds(StepBatch(prefill=((64, 0),)))
     limits = limits_of(deployment, max_batch_tokens=64, max_sequences=1)
     (rate,) = largest_rates(deployment, limits, Objective(ttft=1.0001 * seconds), number=4000)
     # of the later 2000 requests: standard error of the share 0.007, of the rate 7 %

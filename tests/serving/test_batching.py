@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from smoes_sim.serving.batching import Group, Limits, Sequence
 from smoes_sim.serving.requests import Request
 
@@ -88,3 +90,19 @@ def test_who_is_preempted_goes_before_those_who_never_ran():
     one.waiting.extend([sequence(31, 4), young, new])
     steps(one, 3)
     assert list(one.waiting) == [young, new]
+
+
+def test_a_step_that_preempts_admits_nobody():
+    # whoever lost its blocks heads the queue and needs them all again, and some of them are taken
+    rng, preempting = np.random.default_rng(0), 0
+    for _ in range(50):
+        one = group(blocks=12, tokens=48, chunk=32)
+        one.waiting.extend(sequence(int(rng.integers(1, 100)), int(rng.integers(1, 60))) for _ in range(20))
+        while one.waiting or one.running:
+            running, before = set(one.running), one.preemptions
+            plan = one.plan()
+            if one.preemptions > before:
+                preempting += 1
+                assert {going for going, _ in plan} <= running
+            one.complete(plan, 0.0)
+    assert preempting > 100

@@ -11,7 +11,7 @@ from smoes_sim.prediction.deployment import deploy
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.serving import Objective, Request, forecast, forecast_curve, limits_of, poisson_requests
 from smoes_sim.serving.forecast import SHARES, cost_of
-from smoes_sim.serving.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, StepCosts
 
 WORKLOAD = "workload={batch: 16, text_tokens: 200, output_tokens: 20, spread: 0.5}"
 
@@ -51,19 +51,20 @@ def test_no_room_for_a_cache_is_an_answer(deployment):
 
 
 def test_remembered_costs_are_those_of_the_step_model_within_a_hundredth(deployment):
-    cost, rng = cost_of(deployment, {}), np.random.default_rng(0)
+    cost, steps, rng = cost_of(deployment, {}), StepCosts(deployment.under({})), np.random.default_rng(0)
     for _ in range(50):
         contexts = rng.integers(100, 2000, int(rng.integers(1, 100))).tolist()
         prompts = [(int(rng.integers(1, 500)), 0)] * int(rng.integers(0, 3))
         batch = StepBatch(prefill=prompts, decode=contexts)
-        assert cost(batch) == pytest.approx(step_cost(deployment, batch), rel=0.01)
+        assert cost(batch) == pytest.approx(steps.seconds(batch), rel=0.01)
         assert cost(batch) == cost(batch)
 
 
 def test_a_request_that_is_alone_takes_its_own_steps(deployment, limits):
     row = forecast(deployment, [Request(arrival=5.0, prompt_tokens=100, output_tokens=3)], limits)
-    first = step_cost(deployment, StepBatch(prefill=((100, 0),)))
-    later = [step_cost(deployment, StepBatch(decode=(context,))) for context in (101, 102)]
+    steps = StepCosts(deployment.under({}))
+    first = steps.seconds(StepBatch(prefill=((100, 0),)))
+    later = [steps.seconds(StepBatch(decode=(context,))) for context in (101, 102)]
     assert row["ttft_p50_s"] == pytest.approx(first)
     assert row["tpot_p50_s"] == pytest.approx(sum(later) / 2, rel=0.01)
     low, high = row["intervals"]["ttft_p50_s"]

@@ -11,7 +11,7 @@ from small_scenario import small
 from benchmarks.serving import Figure, main, predict_figure, read_figures
 from smoes_sim.prediction.deployment import deploy
 from smoes_sim.scenario import load_scenario
-from smoes_sim.serving.step_cost import StepBatch, step_cost
+from smoes_sim.serving.step_cost import StepBatch, StepCosts
 
 
 def test_every_figure_names_its_source_and_a_scenario_that_loads():
@@ -41,7 +41,7 @@ def figure(tmp_path):
 
 
 def test_throughput_is_tokens_over_the_cost_of_a_step(figure, tmp_path):
-    cost = step_cost(deploy(small(tmp_path)), StepBatch(decode=(100,) * 16))
+    cost = StepCosts(deploy(small(tmp_path)).under({})).seconds(StepBatch(decode=(100,) * 16))
     low, middle, high = predict_figure(figure)
     assert low < middle < high
     assert middle == pytest.approx(4 / cost)
@@ -50,7 +50,7 @@ def test_throughput_is_tokens_over_the_cost_of_a_step(figure, tmp_path):
 
 
 def test_a_time_to_first_token_is_that_of_one_prompt(figure, tmp_path):
-    cost = step_cost(deploy(small(tmp_path)), StepBatch(prefill=((100, 0),)))
+    cost = StepCosts(deploy(small(tmp_path)).under({})).seconds(StepBatch(prefill=((100, 0),)))
     assert predict_figure(replace(figure, phase="prefill", quantity="ttft_s"))[1] == pytest.approx(cost)
 
 
