@@ -17,7 +17,7 @@ def report(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write (.html).")],
 ) -> None:
-    """Write one self-contained HTML page: answer, pictures, assumptions, how to reproduce it."""
+    """Write one self-contained HTML page: the answer, pictures, assumptions, and how to reproduce them."""
     from smoes_sim.report.page import check_page_file
     from smoes_sim.report.results_page import write_report
 

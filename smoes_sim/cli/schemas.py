@@ -38,5 +38,5 @@ def schema_of(kind: str) -> dict[str, Any]:
         }
         found = {"title": "Measurement", "type": "object", "properties": properties, "additionalProperties": False}
     else:
-        raise ConfigError(f'"{kind}" is no file kind. {nearest(kind, KINDS)}')
+        raise ConfigError(f'"{kind}" is not a kind of file. {nearest(kind, KINDS)}')
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | found

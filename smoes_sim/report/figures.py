@@ -109,7 +109,8 @@ def sweep_svg(points: Sequence[PlottedPoint], metric: str, over: str, by: str | 
         over: The swept key along the axis.
         by: The swept key that makes the lines; None for one line.
     """
-    return inline_svg(sweep_chart(points, PlotSpec(metric=metric, over=over, by=by), width=WIDTH), height=240)
+    chart = sweep_chart(points, PlotSpec(metric=metric, over=over, by=by), width=WIDTH, colours=COLOURS)
+    return inline_svg(chart, height=240)
 
 
 def time_svg(parts: Sequence[PassPart]) -> str:
@@ -156,7 +157,9 @@ def modality_svg(rows: Sequence[SlotShare]) -> str:
         if row.share is not None
     ]
     data = [item | {"below": item["row"] + 1} for item in data]
-    x = alt.X("left:Q", title="experts in the order of ranks", scale=alt.Scale(domain=[0, len(slots)], nice=False))
+    whole = alt.Axis(tickMinStep=1, format="d")
+    scale = alt.Scale(domain=[0, len(slots)], nice=False)
+    x = alt.X("left:Q", title="experts in the order of ranks", scale=scale, axis=whole)
     y = alt.Y("row:Q", title="MoE layer", scale=alt.Scale(domain=[len(layers), 0], nice=False), axis=alt.Axis(labels=False))
     colour = alt.Color(
         "percent:Q",

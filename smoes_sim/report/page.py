@@ -1,4 +1,4 @@
-"""The skeleton that all pages share: one HTML file with everything in it, and every value escaped."""
+"""The template of all pages: one HTML file that needs no other file, with every value escaped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_page_file(path: Path) -> None:
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill a template of the folder ``templates`` and write the page.
 
-    Every value is escaped but pictures, which are ``markupsafe.Markup``.
+    Every value is escaped except pictures, which are ``markupsafe.Markup``.
 
     Raises:
         ConfigError: If the report extra is not installed or the file cannot be written.
@@ -35,10 +35,10 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 
 def picture(svg: str) -> Any:
-    """An SVG of our own making, to be put into a page as it is."""
+    """An SVG drawn by this package, put into a page without escaping."""
     from markupsafe import Markup
 
-    return Markup(svg)  # drawn here, its words escaped by whoever drew it
+    return Markup(svg)  # drawn by this package, which escapes its text
 
 
 def _environment() -> Any:

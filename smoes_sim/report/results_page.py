@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from smoes_sim.display.tables import time_column
 from smoes_sim.errors import ConfigError
 from smoes_sim.report import figures as draw
 from smoes_sim.report import sentences as say
@@ -99,18 +100,19 @@ def _inside_figures(inside: Inside) -> list[Figure]:
 
 
 def _hot_table(inside: Inside) -> PageTable:
+    unit, form = time_column([found.busy for found in inside.hot])
     body = [
         [
             found.group.label,
             found.kind,
             f"{found.size / 1e6:.4g}",
             f"{found.capacity / 1e9:.4g}",
-            f"{found.busy * 1e3:.3g}",
+            form(found.busy),
             f"{100 * found.utilisation:.1f}",
         ]
         for found in inside.hot
     ]
-    header = ["link", "kind", "MB", "reached (GB/s)", "busy (ms)", "of the pass (%)"]
+    header = ["link", "kind", "MB", "reached (GB/s)", f"busy ({unit})", "of the pass (%)"]
     return page_table("Busiest links in prefill", header, body, left=2)
 
 

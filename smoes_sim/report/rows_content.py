@@ -11,7 +11,7 @@ from smoes_sim.report.sections import MOST_ROWS, Content, Figure, PageTable, Sho
 from smoes_sim.results.read import StoredResults, StoredRow
 from smoes_sim.sweeps.study import text_at
 
-_SWEPT = {"ttft_s": "TTFT (s)", "tokens_per_s": "Output tokens per second"}
+_SWEPT = {"ttft_s": "TTFT", "tokens_per_s": "Output tokens per second"}
 _MOST_SCENARIOS = 12
 
 

@@ -16,13 +16,17 @@ from smoes_sim.yaml_files import nearest
 if TYPE_CHECKING:
     import altair as alt
 
+_NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "tokens_per_s": "output tokens/s", "ep_overhead": "EP overhead"}
+"""Metrics that axes call otherwise than the columns."""
+_SHARES = {"ep_overhead", "decode_ep_overhead"}
+_TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 _PALE = ("#f1efe9", "#6fb9b4")
 _LETTER = 6
-"""Width of a letter beside an axis, pixels."""
+"""Width of a letter of an axis label, pixels."""
 _PANEL_WIDTH = 300
-"""Pixels of one of several panels of a sweep's picture."""
+"""Width of one of several panels, pixels."""
 _WIDE = 16
-"""Largest over smallest value from which an axis of a sweep's picture is logarithmic."""
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
 class PlottedPoint(Protocol):
@@ -41,7 +45,9 @@ class PlottedPoint(Protocol):
         """Changes from the point that it is compared with; None if there is none."""
 
 
-def sweep_chart(points: Sequence[PlottedPoint], plot: PlotSpec, *, width: int = 560) -> alt.LayerChart | alt.FacetChart:
+def sweep_chart(
+    points: Sequence[PlottedPoint], plot: PlotSpec, *, width: int = 560, colours: Sequence[str] = COLOURS
+) -> alt.LayerChart | alt.FacetChart:
     """A metric of a sweep over a swept key: lines or bars with their intervals, or a heat map.
 
     Numbers are on a continuous axis, everything else is in the order of the study, with slanted labels where they would
@@ -51,14 +57,16 @@ def sweep_chart(points: Sequence[PlottedPoint], plot: PlotSpec, *, width: int = 
         points: The points, in the order of the study.
         plot: What to draw.
         width: Width of the picture in pixels, without axis and legend.
+        colours: Colours of lines and bars.
 
     Raises:
         ConfigError: If no point has the metric as a number, or the plotting libraries are not installed.
     """
     alt = load_altair()
-    data = _cells(points, plot)
+    data, title = _in_unit(_cells(points, plot), plot.metric)
     width = width if plot.panels is None else _PANEL_WIDTH
-    picture = _bars(data, plot, width=width) if plot.kind == "bars" else _over(data, plot, width=width)
+    draw = _bars if plot.kind == "bars" else _over
+    picture = draw(data, plot, title=title, width=width, colours=colours)
     if plot.panels is None:
         return picture
     panels = list(dict.fromkeys(cell["panel"] for cell in data))
@@ -66,7 +74,9 @@ def sweep_chart(points: Sequence[PlottedPoint], plot: PlotSpec, *, width: int = 
     return picture.facet(column=alt.Column("panel:N", sort=panels, title=None, header=header))
 
 
-def _over(data: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt.LayerChart:
+def _over(
+    data: Sequence[dict[str, Any]], plot: PlotSpec, *, title: str, width: int, colours: Sequence[str]
+) -> alt.LayerChart:
     """Lines or a heat map over the values of a swept key."""
     alt = load_altair()
     places = list(dict.fromkeys(cell["over"] for cell in data))
@@ -78,8 +88,8 @@ def _over(data: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt.
         over = alt.X("over:O", sort=places, **axis)
     base = alt.Chart(alt.Data(values=list(data))).encode(x=over, tooltip=["over:N", "by:N", "value:Q", "low:Q", "high:Q"])
     by = {"sort": list(dict.fromkeys(cell["by"] for cell in data)), "title": ", ".join(plot.lines) or None}
-    height = alt.Y("value:Q", title=plot.metric, scale=_scale([cell["value"] for cell in data], zero=True))
-    picture = _lines(base, by, height) if plot.kind == "lines" else _heat_map(base, by, plot.metric)
+    height = alt.Y("value:Q", title=title, scale=_scale([cell["value"] for cell in data], zero=True))
+    picture = _lines(base, by, height, colours) if plot.kind == "lines" else _heat_map(base, by, title)
     return picture.properties(width=width, height=320)
 
 
@@ -108,6 +118,25 @@ def _cells(points: Sequence[PlottedPoint], plot: PlotSpec) -> list[dict[str, Any
     ]
 
 
+def _in_unit(cells: Sequence[dict[str, Any]], metric: str) -> tuple[list[dict[str, Any]], str]:
+    """The cells in the unit of the axis, and its title: changes and shares in percent, times in s, ms or us."""
+    bare = metric.removeprefix("change_")
+    name = _NAMES.get(bare, bare)
+    if bare != metric:
+        factor, title = 100.0, f"change of {name} (%)"
+    elif bare in _SHARES:
+        factor, title = 100.0, f"{name} (%)"
+    elif bare.endswith("_s") and not bare.endswith("per_s"):
+        largest = max(abs(cell["value"]) for cell in cells)
+        seconds, unit = next((step for step in _TIMES if largest >= step[0]), _TIMES[0])
+        factor, title = 1 / seconds, f"{name.removesuffix('_s')} ({unit})"
+    else:
+        return list(cells), name
+    keys = ("value", "low", "high")
+    scaled = [{key: cell[key] if cell[key] is None else factor * cell[key] for key in keys} for cell in cells]
+    return [cell | values for cell, values in zip(cells, scaled, strict=True)], title
+
+
 def _place(point: PlottedPoint, key: str) -> str:
     return text_at(point.settings, key)
 
@@ -124,7 +153,9 @@ def _ends(columns: dict[str, Any], metric: str) -> dict[str, float | None]:
     return {end: columns.get(f"{metric}_interval_{end}") if value is None else value for end, value in known.items()}
 
 
-def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt.LayerChart:
+def _bars(
+    cells: Sequence[dict[str, Any]], plot: PlotSpec, *, title: str, width: int, colours: Sequence[str]
+) -> alt.LayerChart:
     """A bar for each place and each line's value, with its interval, one below the other in the order of the study."""
     alt = load_altair()
     places, names = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("over", "by"))
@@ -133,26 +164,31 @@ def _bars(cells: Sequence[dict[str, Any]], plot: PlotSpec, *, width: int) -> alt
     if plot.lines:
         base = base.encode(yOffset=alt.YOffset("by:N", sort=names))
     legend = alt.Legend(orient="top", title=", ".join(plot.lines), labelLimit=300) if plot.lines else None
-    palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
+    palette = _palette(names, colours)
     colour = alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend)
-    bars = base.mark_bar(height={"band": 0.8}).encode(x=alt.X("value:Q", title=plot.metric), color=colour)
+    bars = base.mark_bar(height={"band": 0.8}).encode(x=alt.X("value:Q", title=title), color=colour)
     ends = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
     return (bars + ends).properties(width=3 * width // 4, height=max(18 * len(cells), 60))
 
 
-def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y) -> alt.LayerChart:
+def _palette(names: Sequence[str], colours: Sequence[str]) -> dict[str, Any]:
+    """A colour for each name, from a gradient where there are more names than colours."""
+    return {"range": list(colours[: len(names)])} if len(names) <= len(colours) else {"scheme": "viridis"}
+
+
+def _lines(base: alt.Chart, by: dict[str, Any], height: alt.Y, colours: Sequence[str]) -> alt.LayerChart:
     alt = load_altair()
     names = by["sort"]
-    palette = {"range": list(COLOURS[: len(names)])} if len(names) <= len(COLOURS) else {"scheme": "viridis"}
+    palette = _palette(names, colours)
     legend = alt.Legend(orient="top", labelLimit=300, symbolOpacity=1) if by["title"] else None
     base = base.encode(color=alt.Color("by:N", scale=alt.Scale(domain=names, **palette), legend=legend, **by))
     band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15).encode(y=alt.Y("low:Q"), y2="high:Q")
     return band + base.mark_line(point=True).encode(y=height)
 
 
-def _heat_map(base: alt.Chart, by: dict[str, Any], metric: str) -> alt.LayerChart:
+def _heat_map(base: alt.Chart, by: dict[str, Any], title: str) -> alt.LayerChart:
     alt = load_altair()
     base = base.encode(y=alt.Y("by:O", **by))
     pale = alt.Scale(range=list(_PALE))  # numbers stay readable on both ends
-    cells = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=metric, scale=pale))
+    cells = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=title, scale=pale))
     return cells + base.mark_text().encode(text=alt.Text("value:Q", format=".3g"))

@@ -1,4 +1,4 @@
-"""The study file of a sweep: a base scenario, what is tried on it, and which picture answers the question."""
+"""The study file of a sweep: a base scenario, the settings to try, and the picture to draw."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from smoes_sim.yaml_files import Document, Spec, named_document, nearest
 _SHIPPED = Path(__file__).parents[1] / "data" / "sweeps"
 Settings = Annotated[dict[str, Any], Field(min_length=1)]
 LABEL = "label"
-"""Key of an entry of ``list`` that names it and sets nothing."""
+"""Key of an entry of ``list`` that names the entry and sets nothing."""
 
 
 class PlotSpec(Spec):
-    """The picture of a sweep: a metric over one swept key, lines, bars or rows by others, perhaps in panels by one more."""
+    """The picture of a sweep: a metric over one swept key, with lines, bars or rows by others, and optionally panels."""
 
     metric: Annotated[str, Field(description="A column of runs.parquet, such as ttft_s or change_ttft_s.")]
     over: Annotated[str, Field(description="The swept key along the horizontal axis.")]
@@ -31,7 +31,7 @@ class PlotSpec(Spec):
         Field(description="The swept key, or keys, that make the lines, or the rows of a heat map."),
     ] = None
     panels: Annotated[str | None, Field(description="The swept key with a panel for each value.")] = None
-    kind: Literal["lines", "bars", "heat_map"] = "lines"
+    kind: Literal["lines", "bars", "heat_map"] = Field("lines", description="Kind of picture. Default lines.")
 
     @model_validator(mode="after")
     def _heat_map_has_rows(self) -> PlotSpec:
@@ -41,7 +41,7 @@ class PlotSpec(Spec):
 
     @property
     def lines(self) -> list[str]:
-        """The keys of ``by``."""
+        """The keys that make the lines."""
         return [self.by] if isinstance(self.by, str) else self.by or []
 
     @property
@@ -57,16 +57,17 @@ class SweepFile(Spec):
     ``label`` is what tables and pictures call it.
     """
 
-    description: str = ""
+    description: str = Field("", description="What the study asks, in one line. Default empty.")
     scenario: Annotated[
         str | dict[str, Any], Field(description="A shipped scenario, a file, or a scenario written in place.")
     ]
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field({}, description="Values to try for each key.")
     entries: list[Settings] = Field([], alias="list", description="Points one by one: settings by key.")
     against: Settings | None = Field(
-        None, description="Every point is compared with the one that has these settings, and otherwise its own of the grid."
+        None,
+        description="Settings of the point to compare with. Keys of the grid that are not given are those of each point.",
     )
-    plot: PlotSpec | None = None
+    plot: PlotSpec | None = Field(None, description="The picture to draw. Default none.")
     caution: str = Field("", description="Where the answer should not be trusted.")
 
     @model_validator(mode="after")
@@ -80,7 +81,7 @@ class SweepFile(Spec):
         if labels and (
             len(set(map(text_of, labels))) < len(self.entries) or not all(isinstance(name, str) for name in labels)
         ):
-            raise ValueError("list: labels must be words, one for each entry, none twice. Mend them, or leave all out.")
+            raise ValueError("list: labels must be words, one for each entry, all different. Fix them, or leave all out.")
         return self
 
     @model_validator(mode="after")
@@ -140,7 +141,7 @@ class SweepFile(Spec):
             count = shared.count(max(shared, default=0))
             raise ValueError(
                 f"against: {count} entries of list set {in_one_line(wanted)} and are as near to {in_one_line(point)}; "
-                "it must be one."
+                "it must be exactly one."
             )
         return entries[shared.index(max(shared))]
 
@@ -183,7 +184,7 @@ class Sweep:
 
 
 def in_one_line(settings: Mapping[str, Any]) -> str:
-    """Settings as overrides are written."""
+    """Settings in the form of overrides."""
     return " ".join(f"{key}={text_of(value)}" for key, value in settings.items())
 
 
@@ -193,7 +194,7 @@ def text_of(value: Any) -> str:
 
 
 def text_at(settings: Mapping[str, Any], key: str) -> str:
-    """A setting in one line; ``-`` where the base's value stands."""
+    """A setting in one line; ``-`` where the point keeps the value of the base scenario."""
     return text_of(settings[key]) if key in settings else "-"
 
 
@@ -205,7 +206,7 @@ def sweep_names() -> list[str]:
 def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
     """A shipped study or a file; ``a.b=value`` overrides change its base scenario.
 
-    A point that breaks a rule of scenarios is kept with its problem, so that the others can go on.
+    A point that breaks a rule of scenarios is kept with its problem; the others are still computed.
 
     Raises:
         ConfigError: If the file breaks a rule, if an override is itself swept, or if no point is a valid scenario.
@@ -231,7 +232,7 @@ def load_sweep(name: str, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def make_point(base: Document, settings: Mapping[str, Any], *, shown: Sequence[str] | None = None) -> Point:
-    """The base with settings put in, sections before what is inside them; its name has the keys ``shown``, all if None."""
+    """The base scenario with settings applied, sections before keys inside them; the name has the keys ``shown``, or all."""
     document = base.fork()
     name = in_one_line(settings if shown is None else {key: settings[key] for key in shown})
     try:

@@ -168,7 +168,7 @@ CASES = [
     (f"{ORIN} communication.library=low_latency", r"cannot deduplicate by rank\. Write deduplicate: none"),
     ("compare seed=0,1", r"no scenario is named"),
     ("compare olmoe-two-orin --baseline 3 calibration=null", r"baseline = 3 is not one of the 1 rows"),
-    ("schema foo", r'"foo" is no file kind'),
+    ("schema foo", r'"foo" is not a kind of file'),
     ("simulat", r"No such command 'simulat'"),
 ]
 

@@ -42,7 +42,7 @@ def test_a_study_end_to_end_and_again_with_nothing_to_do(tmp_path, capsys):
     assert [line.split()[1] for line in lines[8:]] == [f"{1e6 * row['ttft_s']:.0f}" for row in rows]
 
 
-def test_a_failed_point_is_told_and_the_exit_code_is_1(tmp_path, capsys):
+def test_a_failed_point_is_reported_and_the_exit_code_is_1(tmp_path, capsys):
     arguments = ["sweep", written(tmp_path, "grid: {workload.batch: [0, 1]}\n"), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--json"]) == 1
     printed = capsys.readouterr()
@@ -148,6 +148,23 @@ def test_a_heat_map_keeps_the_order_of_the_study(tiny):
     drawn = sweep_chart(rows, PlotSpec(metric="ttft_s", over="batch", by="policy", kind="heat_map")).to_dict()
     encoding = drawn["layer"][0]["encoding"]
     assert (encoding["x"]["sort"], encoding["y"]["sort"]) == ([10, 2], ["smoes", "hard"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "title", "drawn"),
+    [
+        ("ttft_s", "TTFT (ms)", 20.0),
+        ("tokens_per_s", "output tokens/s", 5e4),
+        ("ep_overhead", "EP overhead (%)", 25.0),
+        ("outside_s", "outside (us)", 3.0),
+        ("imbalance", "imbalance", 1.5),
+    ],
+)
+def test_an_axis_has_the_unit_in_which_its_values_are_drawn(tiny, metric, title, drawn):
+    values = {"ttft_s": 0.02, "tokens_per_s": 5e4, "ep_overhead": 0.25, "outside_s": 3e-6, "imbalance": 1.5}
+    chart = sweep_chart([drawn_point({"batch": 1}, tiny, **values)], PlotSpec(metric=metric, over="batch")).to_dict()
+    assert chart["layer"][1]["encoding"]["y"]["title"] == title
+    assert chart["data"]["values"][0]["value"] == pytest.approx(drawn)
 
 
 def test_a_metric_that_no_row_has_names_the_nearest(tiny):

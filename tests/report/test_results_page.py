@@ -101,7 +101,7 @@ def test_the_scenario_on_the_page_gives_the_same_numbers_again(folder):
     assert again.ttft_s == results.rows[0].prediction.ttft_s
 
 
-def test_results_that_no_longer_hold_are_told(folder, tmp_path):
+def test_results_that_the_model_no_longer_gives_are_marked(folder, tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     for row in summary["rows"]:
         row["ttft_s"] *= 2

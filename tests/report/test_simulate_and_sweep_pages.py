@@ -70,7 +70,7 @@ def test_the_page_stands_alone_and_escapes_everything(results, tmp_path, capsys)
     assert ESCAPED in text
     tags = re.findall(r"<[a-zA-Z][^>]*>", text)
     addresses = {found for tag in tags for found in re.findall(r'[\w:]+="https?://[^"]*"', tag)}
-    assert {found.partition("=")[0] for found in addresses} <= {"xmlns", "xmlns:xlink"}  # names, which nobody fetches
+    assert {found.partition("=")[0] for found in addresses} <= {"xmlns", "xmlns:xlink"}  # names of namespaces, never fetched
 
 
 def test_the_answer_comes_before_anything_else(results, tmp_path, capsys):
@@ -81,7 +81,7 @@ def test_the_answer_comes_before_anything_else(results, tmp_path, capsys):
     assert page.read_text().index('class="answer"') < page.read_text().index("<figure")
 
 
-def test_one_deployment_is_told_with_its_intervals(simulated, tmp_path, capsys):
+def test_the_answer_of_one_deployment_has_its_intervals(simulated, tmp_path, capsys):
     page, answer = page_of(simulated, tmp_path, capsys)
     (row,) = json.loads((simulated / "summary.json").read_text())["rows"]
     ends = row["intervals"]["tokens_per_s"]
@@ -92,7 +92,7 @@ def test_one_deployment_is_told_with_its_intervals(simulated, tmp_path, capsys):
     assert outline_of(page).tags.count("figure") == 3  # nothing to compare with: time, experts, links
 
 
-def test_every_point_stands_in_the_table_and_what_failed_is_told(swept, tmp_path, capsys):
+def test_every_point_is_in_the_table_and_failed_points_have_their_reason(swept, tmp_path, capsys):
     page, _ = page_of(swept, tmp_path, capsys)
     words = " ".join(outline_of(page).words)
     rows = json.loads((swept / "summary.json").read_text())["rows"]

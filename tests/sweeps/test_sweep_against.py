@@ -58,8 +58,11 @@ def test_every_point_has_the_base_that_against_names(tmp_path, text, bases):
             NEAR.replace("seed: 2", "seed: 1") + "against: {routing.policy: standard}\n",
             "against: 2 entries of list set routing",
         ),
-        ("list: [{label: a, seed: 1}, {label: a, seed: 2}]\n", "list: labels must be words, one for each entry, none twice"),
-        ("list: [{label: a, seed: 1}, {seed: 2}]\n", "list: labels must be words, one for each entry, none twice"),
+        (
+            "list: [{label: a, seed: 1}, {label: a, seed: 2}]\n",
+            "list: labels must be words, one for each entry, all",
+        ),
+        ("list: [{label: a, seed: 1}, {seed: 2}]\n", "list: labels must be words, one for each entry, all"),
         ("list: [{label: 1, seed: 1}, {label: 2, seed: 2}]\n", "list: labels must be words, one for each entry"),
     ],
 )
@@ -115,11 +118,14 @@ def test_bars_have_the_intervals_of_changes(tmp_path):
     sweep = load_sweep(written(tmp_path, LABELLED + "against: {label: today}\n"))
     result = run_sweep(sweep, tmp_path / "out").result
     plot = PlotSpec(metric="change_ttft_s", over="label", by="routing.policy", kind="bars")
-    data = result.plot(plot).to_dict()["data"]["values"]
+    drawn = result.plot(plot).to_dict()
+    assert drawn["layer"][0]["encoding"]["x"]["title"] == "change of TTFT (%)"
+    data = drawn["data"]["values"]
     assert [(cell["over"], cell["by"]) for cell in data] == [
         ("today", "standard"),
         ("today", "smoes"),
         ("longer", "standard"),
         ("longer", "smoes"),
     ]
-    assert (data[3]["low"], data[3]["high"]) == result.rows[3].changes["ttft_s"].interval
+    low, high = result.rows[3].changes["ttft_s"].interval
+    assert (data[3]["low"], data[3]["high"]) == (100 * low, 100 * high)
