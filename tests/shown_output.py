@@ -88,8 +88,13 @@ def blocks(page: Path) -> Iterator[Shown]:
 
 
 def _shown(found: re.Match[str], what: str, printed: str) -> Shown:
+    prompt = "" if found["kind"] == "printed" else f"$ smoes-sim {what}\n"
     return Shown(
-        what=what, shown=found["text"], printed=printed, is_beginning=bool(found["begins"]), span=found.span("text")
+        what=what,
+        shown=found["text"],
+        printed=prompt + printed,
+        is_beginning=bool(found["begins"]),
+        span=found.span("text"),
     )
 
 
