@@ -112,7 +112,7 @@ def test_torchrun_with_another_number_of_ranks_says_both(folder: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", str(RUNNER)]
     done = subprocess.run([*command, str(folder / "s.yaml")], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "topology scenario has 3 ranks, but 1 were started. Start 3" in done.stderr
+    assert "topology star has 3 ranks, but 1 were started. Start 3" in done.stderr
 
 
 def test_another_number_of_ranks_here_is_refused_before_any_starts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
