@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,18 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     """
     page = _environment().get_template(template).render(**values)
     write_bytes(path, page.encode())
+
+
+def table_html(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, words: Sequence[int] = ()) -> str:
+    """A table as HTML, every cell escaped.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells.
+        left: Number of leading columns that are aligned to the left.
+        words: Indices of columns of running text.
+    """
+    return str(_environment().get_template("table.html").module.table(header, rows, left=left, words=words))
 
 
 def picture(svg: str) -> Any:

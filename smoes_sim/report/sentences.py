@@ -41,7 +41,12 @@ class Placed(Protocol):
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the decimal point."""
+    """Three digits, or all before the decimal point.
+
+    Example:
+        >>> number(12.345), number(12345.6)
+        ('12.3', '12,346')
+    """
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -108,7 +113,12 @@ def names_of(rows: Sequence[StoredRow]) -> list[str]:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Names without the settings that all of them share."""
+    """Names without the settings that all of them share.
+
+    Example:
+        >>> distinct(["olmoe routing.policy=standard seed=1", "olmoe routing.policy=smoes seed=1"])
+        ['routing.policy=standard', 'routing.policy=smoes']
+    """
     words = [_SETTING.split(name) for name in names]
     shared = set(words[0]).intersection(*words[1:]) if len(names) > 1 else set()
     return [" ".join(word for word in parts if word not in shared) or name for parts, name in zip(words, names, strict=True)]

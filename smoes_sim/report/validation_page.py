@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from smoes_sim.display.tables import seconds
+from smoes_sim.display.tables import percent, seconds
 from smoes_sim.errors import ConfigError
 from smoes_sim.report.inline import with_own_ids
-from smoes_sim.report.page import picture, write_page
+from smoes_sim.report.page import picture, table_html, write_page
 from smoes_sim.report.validation_charts import histogram_svg, page_rows, residual_svg, scatter_svg
 from smoes_sim.validation.errors import ErrorSummary, SkippedRow, ValidatedRow
 from smoes_sim.validation.result import Validation
@@ -64,12 +64,12 @@ def _answer(result: Validation) -> str:
         return "Every row here was fitted, so these rows cannot tell how wrong predictions are."
     ordered = sorted(families, key=lambda name: families[name].median_ape)
     best, worst = ordered[0], ordered[-1]
-    text = f"The median error is {_percent(families[best].median_ape)} % for {best} ({families[best].n} rows)"
+    text = f"The median error is {percent(families[best].median_ape)} % for {best} ({families[best].n} rows)"
     if best != worst:
-        text += f" and {_percent(families[worst].median_ape)} % for {worst} ({families[worst].n} rows)"
+        text += f" and {percent(families[worst].median_ape)} % for {worst} ({families[worst].n} rows)"
     inside = [row.inside for row in result.held_out if row.inside is not None]
     if inside:
-        text += f"; {_percent(sum(inside) / len(inside))} % of {len(inside)} measurements lie inside their 80% interval"
+        text += f"; {percent(sum(inside) / len(inside))} % of {len(inside)} measurements lie inside their 80% interval"
     return text + "."
 
 
@@ -114,11 +114,11 @@ def _errors_table(what: str, groups: Mapping[str, ErrorSummary]) -> str:
         [
             name,
             str(known.n),
-            *map(_percent, (known.median_ape, known.mape, known.p90_ape, known.max_ape, known.coverage)),
+            *map(percent, (known.median_ape, known.mape, known.p90_ape, known.max_ape, known.coverage)),
         ]
         for name, known in groups.items()
     ]
-    return _table([what, *_HEADER], rows)
+    return table_html([what, *_HEADER], rows)
 
 
 def _worst(held_out: Sequence[ValidatedRow]) -> str:
@@ -128,7 +128,7 @@ def _worst(held_out: Sequence[ValidatedRow]) -> str:
         for row in ordered
     ]
     header = ["row", "system", "measured", "predicted", "80% interval", "error (%)", "possible cause"]
-    return _table(header, body, left=2, words=6) if body else '<p class="soft">No row.</p>'
+    return table_html(header, body, left=2, words=[6]) if body else '<p class="soft">No row.</p>'
 
 
 def _all_rows(rows: Sequence[ValidatedRow]) -> str:
@@ -144,7 +144,7 @@ def _all_rows(rows: Sequence[ValidatedRow]) -> str:
         for row in rows
     ]
     header = ["row", "family", "system", "measured", "predicted", "80% interval", "error (%)", "use"]
-    return f"<details><summary>All {len(rows)} rows</summary>{_table(header, body, left=3)}</details>"
+    return f"<details><summary>All {len(rows)} rows</summary>{table_html(header, body, left=3)}</details>"
 
 
 def _skipped(skipped: Sequence[SkippedRow]) -> str:
@@ -152,25 +152,9 @@ def _skipped(skipped: Sequence[SkippedRow]) -> str:
         return ""
     reasons = Counter(row.reason for row in skipped)
     body = [[reason, str(count)] for reason, count in reasons.items()]
-    return f"<details><summary>{len(skipped)} rows were skipped</summary>{_table(['reason', 'rows'], body)}</details>"
+    return f"<details><summary>{len(skipped)} rows were skipped</summary>{table_html(['reason', 'rows'], body)}</details>"
 
 
 def _times(row: ValidatedRow) -> list[str]:
     interval = "-" if row.low_s is None or row.high_s is None else f"{seconds(row.low_s)} to {seconds(row.high_s)}"
     return [seconds(row.measured_s), seconds(row.predicted_s), interval]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, words: int | None = None) -> str:
-    """A table, every cell escaped, the first ``left`` columns to the left; ``words`` is a column of running text."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        kinds = [" class=words" if index == words else " class=left" * (index < left) for index in range(len(cells))]
-        inner = "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
-        return f"<tr>{inner}</tr>"
-
-    body = "".join(line(cells, "td") for cells in rows)
-    return f'<div class="scroll"><table><thead>{line(header, "th")}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

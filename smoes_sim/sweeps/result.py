@@ -190,7 +190,12 @@ def result_of(sweep: Sweep, outcomes: Sequence[Outcome]) -> SweepResult:
 
 
 def thousands(value: float) -> str:
-    """Three digits; from ten thousand on as 166,000 and not 1.66e+05."""
+    """Three digits, without an exponent from ten thousand on.
+
+    Example:
+        >>> thousands(166123), thousands(12.345)
+        ('166,000', '12.3')
+    """
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 1e4 else f"{value:.3g}"
 
 

@@ -28,10 +28,14 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``i/n``.
+        """The shard of a text ``i/n``.
 
         Raises:
             ConfigError: If it is not two whole numbers with 1 <= i <= n.
+
+        Example:
+            >>> Shard.parse("2/4")
+            Shard(number=2, of=4)
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):

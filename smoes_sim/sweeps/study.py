@@ -184,7 +184,12 @@ class Sweep:
 
 
 def in_one_line(settings: Mapping[str, Any]) -> str:
-    """Settings in the form of overrides."""
+    """Settings in the form of overrides.
+
+    Example:
+        >>> in_one_line({"workload.batch": 2, "routing.skip": {"text": 0.5}})
+        'workload.batch=2 routing.skip={"text":0.5}'
+    """
     return " ".join(f"{key}={text_of(value)}" for key, value in settings.items())
 
 
