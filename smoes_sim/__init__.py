@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 from smoes_sim.version import __version__
 
 if TYPE_CHECKING:
+    from smoes_sim.adaptation.result import Adaptation
     from smoes_sim.api.catalogue import Catalogue, catalogue
     from smoes_sim.api.learn import capture, train
     from smoes_sim.api.measure import calibrate, read_measurements, validate
     from smoes_sim.api.predict import compare, place, simulate, synthesize
+    from smoes_sim.api.study import adapt, sweep
     from smoes_sim.calibration.fit_result import CalibrationFit
     from smoes_sim.errors import ConfigError, SmoesError
     from smoes_sim.exchanges import Alltoall, alltoall
@@ -34,10 +36,12 @@ if TYPE_CHECKING:
     from smoes_sim.prediction.prediction import Prediction
     from smoes_sim.routing import RoutingTrace as Trace
     from smoes_sim.scenario import Scenario
+    from smoes_sim.sweeps import Tally
     from smoes_sim.topology import Topology
     from smoes_sim.validation import Validation
 
 _HOME = {
+    "Adaptation": "adaptation.result:Adaptation",
     "Alltoall": "exchanges:Alltoall",
     "Calibration": "prediction.constants:Calibration",
     "CalibrationFit": "calibration.fit_result:CalibrationFit",
@@ -50,10 +54,12 @@ _HOME = {
     "Prediction": "prediction.prediction:Prediction",
     "Scenario": "scenario:Scenario",
     "SmoesError": "errors:SmoesError",
+    "Tally": "sweeps:Tally",
     "Topology": "topology:Topology",
     "Trace": "routing:RoutingTrace",
     "TrainedStudy": "learning.trained_study:TrainedStudy",
     "Validation": "validation:Validation",
+    "adapt": "api.study:adapt",
     "alltoall": "exchanges:alltoall",
     "calibrate": "api.measure:calibrate",
     "capture": "api.learn:capture",
@@ -62,6 +68,7 @@ _HOME = {
     "place": "api.predict:place",
     "read_measurements": "api.measure:read_measurements",
     "simulate": "api.predict:simulate",
+    "sweep": "api.study:sweep",
     "synthesize": "api.predict:synthesize",
     "train": "api.learn:train",
     "validate": "api.measure:validate",
@@ -69,6 +76,7 @@ _HOME = {
 """Public name -> module, and name in the module."""
 
 __all__ = [
+    "Adaptation",
     "Alltoall",
     "Calibration",
     "CalibrationFit",
@@ -81,11 +89,13 @@ __all__ = [
     "Prediction",
     "Scenario",
     "SmoesError",
+    "Tally",
     "Topology",
     "Trace",
     "TrainedStudy",
     "Validation",
     "__version__",
+    "adapt",
     "alltoall",
     "calibrate",
     "capture",
@@ -94,6 +104,7 @@ __all__ = [
     "place",
     "read_measurements",
     "simulate",
+    "sweep",
     "synthesize",
     "train",
     "validate",

@@ -50,21 +50,21 @@ class Parameter(Spec):
     ``prior`` is its value without data; ``traded_with`` names constants from which the data cannot separate it.
     """
 
-    value: float
-    low: float
-    high: float
-    identified: bool
-    meaning: str
-    prior: float | None = None
-    traded_with: list[str] = Field(default_factory=list)
+    value: float = Field(description="Median over the draws, in SI units.")
+    low: float = Field(description="10th percentile over the draws.")
+    high: float = Field(description="90th percentile over the draws.")
+    identified: bool = Field(description="Whether the data determine it.")
+    meaning: str = Field(description="What it is, with its unit.")
+    prior: float | None = Field(None, description="Its value without data.")
+    traded_with: list[str] = Field(default_factory=list, description="Constants from which the data cannot separate it.")
 
 
 class FittedRow(Spec):
     """A measurement that was fitted."""
 
-    id: str
-    quantity: str
-    seconds: float
+    id: str = Field(description="Id of the row in the measurements table.")
+    quantity: str = Field(description="What was measured: an operation, ttft or tpot.")
+    seconds: float = Field(description="Measured time, seconds.")
 
 
 class Calibration(Spec):
@@ -76,19 +76,21 @@ class Calibration(Spec):
     that of the repetitions of one row, below which no model can go.
     """
 
-    scenario: str = ""
-    parameters: dict[str, Parameter]
-    draws: Annotated[dict[str, list[float]], Field(min_length=1)]
-    fitted_on: list[FittedRow]
-    spread: Annotated[float, Field(ge=0)] = 0.0
-    spreads: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    repeat_spread: Annotated[float, Field(ge=0)] = 0.0
+    scenario: str = Field("", description="Scenario whose TTFT and TPOT were fitted; empty if rows were fitted.")
+    parameters: dict[str, Parameter] = Field(description="Fitted constants by name.")
+    draws: Annotated[dict[str, list[float]], Field(min_length=1, description="Values of each constant in every draw.")]
+    fitted_on: list[FittedRow] = Field(description="Measurements that were fitted.")
+    spread: Annotated[float, Field(ge=0, description="Error of the model: std of log(measured / predicted).")] = 0.0
+    spreads: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="The same by kind of row: a schedule, sendrecv, a phase."
+    )
+    repeat_spread: Annotated[float, Field(ge=0, description="The same over repetitions of one row.")] = 0.0
     sizes: list[float] | None = Field(
         None, min_length=2, max_length=2, description="Smallest and largest bytes per rank of the fitted rows."
     )
-    data_hash: str
-    command: str
-    version: str
+    data_hash: str = Field(description="SHA-256 of the measurements table.")
+    command: str = Field(description="Command that creates the file.")
+    version: str = Field(description="Version of smoes_sim that created the file.")
 
     @classmethod
     def load(cls, name: str | Path) -> Calibration:
