@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from smoes_sim.scenario import load_scenario
 from smoes_sim.sweeps import identity, load_sweep, run_sweep
@@ -79,6 +80,33 @@ def test_an_old_point_whose_scenario_was_edited_is_not_used(old):
         path.write_text(json.dumps(document))
     sweep = load_sweep(str(OLD / "study.yaml"), ["communication.per_message=0.5 s"])
     assert counts(run_sweep(sweep, old)) == (4, 0, 0)
+
+
+def test_a_point_whose_file_changed_is_computed_again(tmp_path):
+    (tmp_path / "star.yaml").write_text("{kind: star, ranks: 2, link: {bandwidth: 1 GB/s}}")
+    sweep = load_sweep(str(OLD / "study.yaml"), [f"topology={tmp_path / 'star.yaml'}"])
+    assert counts(run_sweep(sweep, tmp_path / "out")) == (4, 0, 0)
+    (tmp_path / "star.yaml").write_text("{kind: star, ranks: 2, link: {bandwidth: 2 GB/s}}")
+    assert counts(run_sweep(sweep, tmp_path / "out")) == (4, 0, 0)
+
+
+def shipped_content(topologies, data):
+    """A hash of each shipped entry that a scenario can name, without its documentation."""
+    found = {path.stem: identity._content(path.read_bytes()) for path in topologies.glob("*.yaml")}
+    found |= {path.stem: identity._content(path.read_bytes()) for path in (data / "calibrations").glob("*.json")}
+    read = YAML(typ="safe", pure=True).load
+    for file, key in (("models", "models"), ("devices", "devices"), ("workloads", "presets"), ("routing", "published")):
+        part = read(data / f"{file}.yaml")[key]
+        entries = part.items() if isinstance(part, dict) else ((entry["name"], entry) for entry in part)
+        found |= {f"{file} {name}": identity.hash_of(identity._bare(entry)) for name, entry in entries}
+    return {name: digest[:12] for name, digest in found.items()}
+
+
+def test_shipped_data_are_those_of_0_1_0():
+    # points of 0.1.0 do not say which data they used; if one of these changes on purpose, raise MODEL
+    today = shipped_content(shipped.folder(), Path(identity.__file__).parents[1] / "data")
+    old = json.loads((OLD / "data_of_0.1.0.json").read_text())
+    assert {name: today.get(name) for name in old} == old
 
 
 def test_documentation_of_shipped_data_does_not_count_and_numbers_do(tmp_path, monkeypatch):
