@@ -124,7 +124,7 @@ def test_a_user_other_than_root_is_told_so(monkeypatch, folder):
         {"ranks": [document("mine")["ranks"][0] | {"rank": 1}]},
         {"kept": "yes"},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),  # values hold ids of this process
 )
 def test_a_file_that_no_lab_writes_is_no_lab_and_names_nothing_to_delete(folder, tmp_path, changed):
     victim = tmp_path / "victim"
