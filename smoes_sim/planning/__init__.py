@@ -7,6 +7,7 @@ back, ``answer`` ranks them and says what cannot be told apart.
 from __future__ import annotations
 
 from smoes_sim.planning.answer import make_plan
+from smoes_sim.planning.plan_answer import PlanAnswer, PlanOption
 from smoes_sim.planning.plan_file import Offer, Plan, PlanFile, load_plan, plan_names
 
-__all__ = ["Offer", "Plan", "PlanFile", "load_plan", "make_plan", "plan_names"]
+__all__ = ["Offer", "Plan", "PlanAnswer", "PlanFile", "PlanOption", "load_plan", "make_plan", "plan_names"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 from smoes_sim.planning.options import Option, all_options, wins
+from smoes_sim.planning.plan_answer import CheapestOfTry, PlanAnswer, PlanOption
 from smoes_sim.planning.plan_file import Plan
 from smoes_sim.serving import WANTED
 from smoes_sim.version import __version__
 
-Row = dict[str, Any]
 _QUANTITIES = {
     "ttft_s": ("TTFT", "s"),
     "tpot_s": ("TPOT", "s"),
@@ -30,48 +30,51 @@ SERVED = (
 )
 
 
-def make_plan(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None) -> Row:
-    """Predict all options of a plan and rank them.
+def make_plan(plan: Plan, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> PlanAnswer:
+    """The options of a plan, ranked, and the cheapest that meets what is asked.
 
     Cheapest first; at one price the larger margin first, then the order of the file. An option meets the SLO if it does
     in the median over the draws of its constants; ``meets_share`` says in how many it does.
 
-    Returns:
-        ``options`` in the order of the file; ``cheapest``, ``runner_up``, ``safe`` and ``indistinguishable`` are indices
-        into them; ``by_try`` has the cheapest of every entry of ``try``; ``answer`` says it in words.
+    Args:
+        plan: What to predict.
+        on_progress: Called with the number of offers predicted, and of all.
     """
-    options = all_options(plan, on_offer=on_offer)
+    options = all_options(plan, on_progress=on_progress)
     shares = wins(options)
-    for index, option in enumerate(options):
-        option.row["wins"] = None if shares is None else shares[index]
-    meeting = [index for index in ranked(options) if options[index].row["meets_slo"]]
+    if shares is not None:
+        options = [
+            replace(option, row=replace(option.row, wins=share)) for option, share in zip(options, shares, strict=True)
+        ]
+    meeting = [index for index in ranked(options) if options[index].row.meets_slo]
     cheapest = meeting[0] if meeting else None
-    document: Row = {
-        "description": plan.file.description,
-        "slo": plan.file.slo.model_dump(mode="json", exclude_none=True),
-        "serving": plan.file.serving and plan.file.serving.model_dump(mode="json"),
-        "currency": plan.file.currency,
-        "options": [option.row for option in options],
-        "cheapest": cheapest,
-        "runner_up": _runner_up(options, meeting),
-        "safe": next((index for index in ranked(options) if options[index].row["meets_share"] == 1), None),
-        "indistinguishable": _rivals(options, cheapest),
-        "by_try": [_of_try(options, tried, name) for tried, name in enumerate(plan.try_names)],
-        "meaning": MEANING if plan.file.serving is None else SERVED,
-        "version": __version__,
-    }
-    return document | {"answer": answer(document)}
+    found = PlanAnswer(
+        description=plan.file.description,
+        slo=plan.file.slo.model_dump(mode="json", exclude_none=True),
+        serving=None if plan.file.serving is None else plan.file.serving.model_dump(mode="json"),
+        currency=plan.file.currency,
+        options=[option.row for option in options],
+        cheapest=cheapest,
+        runner_up=_runner_up(options, meeting),
+        safe=next((index for index in ranked(options) if options[index].row.meets_share == 1), None),
+        indistinguishable=_rivals(options, cheapest),
+        by_try=[_of_try(options, tried, name) for tried, name in enumerate(plan.try_names)],
+        answer="",
+        meaning=MEANING if plan.file.serving is None else SERVED,
+        version=__version__,
+    )
+    return replace(found, answer=answer(found))
 
 
 def ranked(options: Sequence[Option]) -> list[int]:
     """Indices of the options that were predicted: by price, at one price by margin, then as in the file."""
-    able = [index for index, option in enumerate(options) if option.row["margin"] is not None]
-    return sorted(able, key=lambda index: (options[index].cost, -options[index].row["margin"], index))
+    margins = {index: option.row.margin for index, option in enumerate(options) if option.row.margin is not None}
+    return sorted(margins, key=lambda index: (options[index].cost, -margins[index], index))
 
 
 def _runner_up(options: Sequence[Option], meeting: Sequence[int]) -> int | None:
     """The next option that meets the SLO on another topology, or on more of the same."""
-    names = [options[index].row["name"] for index in meeting]
+    names = [options[index].row.name for index in meeting]
     return next((index for index, name in zip(meeting, names, strict=True) if name != names[0]), None)
 
 
@@ -85,76 +88,77 @@ def _rivals(options: Sequence[Option], cheapest: int | None) -> list[int]:
     best = options[cheapest]
     rivals = []
     for index, option in enumerate(options):
-        share = option.row["wins"]
-        might = option.row["meets_share"] > 0 and option.cost <= best.cost if share is None else share > 0
+        share = option.row.wins
+        might = option.row.meets_share > 0 and option.cost <= best.cost if share is None else share > 0
         if index != cheapest and might:
             rivals.append(index)
     return rivals
 
 
-def _of_try(options: Sequence[Option], tried: int, name: str) -> Row:
+def _of_try(options: Sequence[Option], tried: int, name: str) -> CheapestOfTry:
     """The cheapest option under one entry of ``try``."""
-    mine = [index for index in ranked(options) if options[index].row["tried"] == tried]
-    first = next((index for index in mine if options[index].row["meets_slo"]), None)
+    mine = [index for index in ranked(options) if options[index].row.tried == tried]
+    first = next((index for index in mine if options[index].row.meets_slo), None)
     cost = None if first is None else options[first].cost
-    return {"try": name, "cheapest": first, "cost_per_hour": cost}
+    return CheapestOfTry(tried_name=name, cheapest=first, cost_per_hour=cost)
 
 
-def answer(document: Row) -> str:
+def answer(plan: PlanAnswer) -> str:
     """What to rent, in a few sentences."""
-    options, currency = document["options"], document["currency"]
-    if document["cheapest"] is None:
-        return _nothing_meets(document)
-    best = options[document["cheapest"]]
-    text = f"Rent {best['name']} ({best['try']}): the cheapest that meets {_asked(document)}, at "
-    text += f"{best['cost_per_hour']:g} {currency}/h; {_limit(best)}."
-    if document["runner_up"] is not None:
-        other = options[document["runner_up"]]
-        more = other["cost_per_hour"] / best["cost_per_hour"] - 1
-        text += f" Runner-up: {other['name']} ({other['try']}) at {other['cost_per_hour']:g} {currency}/h"
+    options, currency = plan.options, plan.currency
+    if plan.cheapest is None:
+        return _nothing_meets(plan)
+    best = options[plan.cheapest]
+    text = f"Rent {best.name} ({best.tried_name}): the cheapest that meets {_asked(plan)}, at "
+    text += f"{best.cost_per_hour:g} {currency}/h; {_limit(best)}."
+    if plan.runner_up is not None:
+        other = options[plan.runner_up]
+        more = other.cost_per_hour / best.cost_per_hour - 1
+        text += f" Runner-up: {other.name} ({other.tried_name}) at {other.cost_per_hour:g} {currency}/h"
         text += f" ({100 * more:+.0f} %)." if more else ", the same price with less to spare."
-    return text + _certainty(document)
+    return text + _certainty(plan, best)
 
 
-def _certainty(document: Row) -> str:
+def _certainty(plan: PlanAnswer, best: PlanOption) -> str:
     """What the answer rests on."""
-    options = document["options"]
-    best = options[document["cheapest"]]
+    options = plan.options
     text = ""
-    if best["meets_share"] < 1:
-        text += f" It meets this in {100 * best['meets_share']:.0f} % of the sets of constants only"
-        safe = document["safe"]
+    if best.meets_share < 1:
+        text += f" It meets this in {100 * best.meets_share:.0f} % of the sets of constants only"
+        safe = plan.safe
         if safe is None:
             text += "; no option does in all of them."
         else:
-            cost = f"{options[safe]['cost_per_hour']:g} {document['currency']}/h"
-            text += f"; in all of them does {options[safe]['name']} ({options[safe]['try']}) at {cost}."
-    if rivals := document["indistinguishable"]:
-        names = ", ".join(f"{options[index]['name']} ({options[index]['try']})" for index in rivals[:3])
+            cost = f"{options[safe].cost_per_hour:g} {plan.currency}/h"
+            text += f"; {options[safe].name} ({options[safe].tried_name}) at {cost} does in all of them."
+    if rivals := plan.indistinguishable:
+        names = ", ".join(f"{options[index].name} ({options[index].tried_name})" for index in rivals[:3])
         more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
-        text += f" Not to be told apart by what is known of the constants: {names}{more}."
+        text += f" What is known of the constants does not separate it from: {names}{more}."
     return text
 
 
-def _nothing_meets(document: Row) -> str:
-    predicted = [row for row in document["options"] if row["margin"] is not None]
-    text = f"Nothing on offer meets {_asked(document)}."
-    if predicted:
-        near = max(predicted, key=lambda row: row["margin"])
-        text += f" Nearest: {near['name']} ({near['try']}), {_limit(near)}."
-    if lacking := [row for row in document["options"] if row["fits"] is False]:
-        text += f" {len(lacking)} of {len(document['options'])} options do not fit into memory."
+def _nothing_meets(plan: PlanAnswer) -> str:
+    margins = {index: row.margin for index, row in enumerate(plan.options) if row.margin is not None}
+    text = f"Nothing on offer meets {_asked(plan)}."
+    if margins:
+        near = plan.options[max(margins, key=lambda index: margins[index])]
+        text += f" Nearest: {near.name} ({near.tried_name}), {_limit(near)}."
+    if lacking := [row for row in plan.options if row.fits is False]:
+        text += f" {len(lacking)} of {len(plan.options)} options do not fit into memory."
     return text
 
 
-def _limit(row: Row) -> str:
+def _limit(row: PlanOption) -> str:
     """The thing that is nearest to its limit, and what holds it back."""
-    key = row["tightest"]
+    key = row.tightest
+    if key is None or row.margin is None:
+        return "nothing was predicted"
     name, unit = _QUANTITIES[key]
-    low_high = row["intervals"].get(key)
+    low_high = row.interval(key)
     ends = f" [{_number(low_high[0])}, {_number(low_high[1])}]" if low_high else ""
-    value = f"{_number(row[key])}{ends} {unit}"
-    return f"tightest is {name} with {value} ({row['margin']:.2f} times what is asked), bound by {row['binds']}"
+    value = f"{_number(getattr(row, key))}{ends} {unit}"
+    return f"tightest is {name} with {value} ({row.margin:.2f} times what is asked), bound by {row.binds}"
 
 
 def _number(value: float) -> str:
@@ -162,11 +166,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def _asked(document: Row) -> str:
+def _asked(plan: PlanAnswer) -> str:
     """What must be reached, in words."""
     words = {"ttft": "TTFT <= {}", "tpot": "TPOT <= {}", "tokens_per_s": "{:g} tokens/s"}
-    text = ", ".join(words[key].format(value) for key, value in document["slo"].items())
-    if document["serving"] is None:
+    text = ", ".join(words[key].format(value) for key, value in plan.slo.items())
+    if plan.serving is None:
         return text
-    rate = document["serving"]["rate"]
+    rate = plan.serving["rate"]
     return f"{text} for {100 * WANTED:g} % of requests at {rate}"

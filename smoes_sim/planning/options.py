@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError, SimulationError
 from smoes_sim.planning.binding import resource_label, sensitivity
+from smoes_sim.planning.plan_answer import PlanOption
 from smoes_sim.planning.plan_file import Offer, Plan, PlanFile, Serving, Slo
 from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.deployment import Deployment, deploy
@@ -32,34 +33,36 @@ class Option:
     """One offer in one number of replicas.
 
     Attributes:
-        row: What is printed.
+        row: What is printed and handed on.
         margin: How far it is inside what is asked, per draw of the constants, shape (D,): the smallest of limit / time and
             rate / limit, so that it meets everything where it is 1 or more; empty where nothing was predicted.
     """
 
-    row: Row
+    row: PlanOption
     margin: Series
 
     @property
     def cost(self) -> float:
         """Price per hour of all replicas."""
-        return float(self.row["cost_per_hour"])
+        return self.row.cost_per_hour
 
 
-def all_options(plan: Plan, *, on_offer: Callable[[int], None] = lambda _: None) -> list[Option]:
-    """Predict every offer and count it in every number of replicas.
+def all_options(plan: Plan, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[Option]:
+    """Every offer, predicted once, in every number of replicas.
 
-    ``on_offer`` is called with the number of offers done.
+    Args:
+        plan: What to predict.
+        on_progress: Called with the number of offers predicted, and of all.
     """
     options: list[Option] = []
     for number, offer in enumerate(plan.offers, start=1):
         options += _options_of(offer, plan, scenario=number - 1)
-        on_offer(number)
+        on_progress(number, len(plan.offers))
     return options
 
 
 def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
-    shared: Row = {"try": plan.try_names[offer.tried], "tried": offer.tried, "scenario": scenario}
+    shared: Row = {"tried_name": plan.try_names[offer.tried], "tried": offer.tried, "scenario": scenario}
     draws: Mapping[str, Series] = {}
     weigh: Callable[[str], Row] = _nothing
     try:
@@ -70,7 +73,8 @@ def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
     options = []
     for replicas in offer.candidate.replicas:
         row = _row(offer, replicas) | shared
-        row["ranks"] = row["ranks_per_replica"] and replicas * row["ranks_per_replica"]
+        ranks = row.get("ranks_per_replica")
+        row["ranks"] = ranks and replicas * ranks
         margin = np.empty(0)
         if draws:
             margins = margins_of(plan.file.slo, draws, replicas, serving=plan.file.serving)
@@ -79,7 +83,7 @@ def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
             if tightest not in binding:
                 binding[tightest] = weigh(tightest)
             row |= _timed(draws, margin, replicas) | {"tightest": tightest} | binding[tightest]
-        options.append(Option(row=row, margin=margin))
+        options.append(Option(row=PlanOption(**row), margin=margin))
     return options
 
 
@@ -89,28 +93,17 @@ def _nothing(_: str) -> Row:
 
 
 def _row(offer: Offer, replicas: int) -> Row:
-    """What is known without predicting; all the keys that a row has, in order."""
+    """What is known without predicting."""
     candidate = offer.candidate
+    scenario = offer.point.scenario
     return {
         "name": f"{replicas} x {candidate.name}",
         "topology": candidate.name,
-        "ranks": None,
-        "ranks_per_replica": None,
         "replicas": replicas,
         "cost_per_hour": replicas * candidate.cost_per_hour,
         "cost_source": candidate.source,
         "settings": dict(offer.point.settings),
-        **dict.fromkeys((*_TIMES, "max_rate_per_s")),
-        "intervals": {},
-        "meets_slo": False,
-        "meets_share": 0.0,
-        "margin": None,
-        "tightest": None,
-        "binds": None,
-        "sensitivity": {},
-        "fits": None,
-        "ranks_needed": None,
-        "problem": None,
+        "calibration": None if scenario is None else scenario.calibration,
     }
 
 

@@ -31,7 +31,7 @@ _SAMPLE = 8
 """MoE layers of a larger model that are simulated, evenly spread, once and twice over: a step grows linearly with depth."""
 _MOST_TOKENS = 16384
 """Most tokens of a simulated step; in a larger step each stands for several."""
-_DRAWN = 16
+_DRAWN = 8
 """Decoded tokens that are simulated at least, in several steps where a batch has fewer."""
 _MOST_DRAWS = 8
 """Most of those steps."""

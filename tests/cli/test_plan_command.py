@@ -9,6 +9,7 @@ import pytest
 from small_plan import plan_file
 
 from smoes_sim.cli import main
+from smoes_sim.prediction.prediction import NOMINAL
 
 
 def test_a_plan_end_to_end_and_its_page(tmp_path, capsys):
@@ -23,7 +24,7 @@ def test_a_plan_end_to_end_and_its_page(tmp_path, capsys):
     assert {row["ranks"] for row in document["options"]} == {4, 8, 12, 16}
     assert main(["plan", plan_file(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(document["answer"])
+    assert text.startswith(f"{NOMINAL}\n{document['answer']}\n")
     assert "EUR/h" in text
     page = tmp_path / "plan.html"
     assert main(["report", str(out), "-o", str(page)]) == 0

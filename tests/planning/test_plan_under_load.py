@@ -11,11 +11,11 @@ from small_plan import plan_file
 from small_scenario import small
 
 from smoes_sim.cli import main
-from smoes_sim.cli.plan_command import plan_text
 from smoes_sim.planning import load_plan
 from smoes_sim.planning.options import margins_of
 from smoes_sim.planning.plan_file import Serving, Slo
 from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.prediction import NOMINAL
 from smoes_sim.results.read import read_results
 from smoes_sim.serving import Objective, largest_rates, limits_of
 from smoes_sim.serving.step_cost import StepBatch, StepCosts
@@ -76,11 +76,10 @@ def test_an_option_meets_what_is_asked_if_its_rate_is_at_least_the_one_that_arri
 
 
 def test_text_and_page_show_rates(results, document, tmp_path):
-    assert "requests/s" in plan_text(document).splitlines()[2]
     assert main(["report", str(results), "-o", str(tmp_path / "p.html")]) == 0
     page = (tmp_path / "p.html").read_text()
     best = document["options"][document["cheapest"]]
-    assert re.search(r"<th[^>]*>TPOT of a batch</th><th[^>]*>requests/s</th>", page)
+    assert re.search(r"<th[^>]*>TPOT of a batch[^<]*</th><th[^>]*>requests/s</th>", page)
     assert f"{best['max_rate_per_s']:,.0f}" in page
 
 
@@ -105,11 +104,12 @@ def test_what_is_too_slow_alone_has_a_rate_of_zero_and_the_page_says_so(tmp_path
     exact = f"scenario.compute={json.dumps({'device': 'h100-sxm', **EXACT})}"
     assert main(["plan", written(tmp_path, rate="1/s", slo="{ttft: 1 us}"), exact, ONE, "--out", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("Nothing on offer meets TTFT <= 1 us for 90 % of requests at 1/s.")
+    assert text.startswith(f"{NOMINAL}\nNothing on offer meets TTFT <= 1 us for 90 % of requests at 1/s.")
+    assert "requests/s" in text.partition("Options")[2].splitlines()[1]
     assert "no (0%)" in text
     assert main(["report", str(tmp_path / "out"), "-o", str(tmp_path / "p.html")]) == 0
-    assert capsys.readouterr().out.strip() == text.splitlines()[0]
-    assert all(row["max_rate_per_s"] == 0 for row in read_results(tmp_path / "out").rows)
+    assert capsys.readouterr().out.strip() == text.splitlines()[1]
+    assert all(option.max_rate_per_s == 0 for option in read_results(tmp_path / "out").options)
 
 
 @pytest.mark.parametrize(
