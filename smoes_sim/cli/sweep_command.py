@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -34,59 +32,49 @@ def sweep(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Predict every point of a grid or a list; a killed run continues where it was."""
-    from smoes_sim.display.progress import progress
+    from smoes_sim.api.study import sweep as sweep_study
     from smoes_sim.display.tables import as_text
     from smoes_sim.results.write import to_json
-    from smoes_sim.sweeps import Shard, load_sweep, run_sweep
+    from smoes_sim.sweeps import Shard, load_sweep
 
     if scheduler is not None and (backend != "dask" or jobs is not None):
         raise ConfigError(f"--scheduler = {scheduler} goes with --backend dask, and not with --jobs.")
-    part = Shard.parse(shard) if shard is not None else None
+    if shard is not None:
+        Shard.parse(shard)  # a mistake is reported before any work
     loaded = load_sweep(study, overrides or [])
     in_process = backend == "loky" and jobs in {None, 1}
-    with compilation_told(may_compile=in_process), ExitStack() as stack:
-        found = 0
-        advance: Callable[[int], None] | None = None
-
-        def on_progress(done: int, total: int) -> None:
-            """Say how many points were found; the bar is of the others, so that its time left is right."""
-            nonlocal found, advance
-            if advance is None:
-                found = done
-                if found:
-                    show.talk(f"{found} of {total} points are already in {out}")
-                advance = stack.enter_context(progress("points", total - found, "lines"))
-            else:
-                advance(done - found)
-
-        tally = run_sweep(
+    with compilation_told(may_compile=in_process):
+        tally = sweep_study(
             loaded,
-            out,
+            out=out,
             jobs=jobs or 1,
-            shard=part,
+            shard=shard,
             backend=backend,
             scheduler=scheduler,
             sources=sources or (),
-            on_progress=on_progress,
+            on_found=lambda found, total: _tell_found(found, total, out),
+            show_progress="lines",
         )
     _tell(tally, out)
     if tally.result is not None and (plot := _plot(tally.result, out)):
         show.talk(f"plot: {plot}")
     if as_json:
-        typer.echo(to_json(_counts(tally) | {"failures": tally.failures}), nl=False)
+        typer.echo(to_json(tally.to_dict()), nl=False)
     elif tally.result is not None:
         typer.echo(as_text(tally.result.tables()), nl=False)
     if tally.failed:
         raise typer.Exit(1)
 
 
-def _counts(tally: Tally) -> dict[str, Any]:
-    return {name: getattr(tally, name) for name in ("points", "done", "skipped", "failed", "missing")}
+def _tell_found(found: int, total: int, out: Path) -> None:
+    """Say how many points need not be computed."""
+    if found:
+        show.talk(f"{found} of {total} points are already in {out}")
 
 
 def _tell(tally: Tally, out: Path) -> None:
     """Print what happened."""
-    show.talk(", ".join(f"{count} {name}" for name, count in _counts(tally).items()))
+    show.talk(tally.counted)
     for name, error in tally.failures.items():
         show.talk(f"failed: {name}: {error}")
     if tally.result is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import Scenario
@@ -17,6 +17,7 @@ from smoes_sim.sweeps.study import Point, Sweep
 from smoes_sim.sweeps.workers import on_dask, on_this_machine
 
 Backend = Literal["loky", "dask"]
+_COUNTED = ("points", "done", "skipped", "failed", "missing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Shard:
         return cls(number=int(match[1]), of=int(match[2]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Tally:
     """What a run of a sweep did; ``points = done + skipped + failed``.
 
@@ -64,6 +65,19 @@ class Tally:
     missing: int
     failures: Mapping[str, str]
     result: SweepResult | None
+
+    @property
+    def counted(self) -> str:
+        """The numbers of points in one line."""
+        return ", ".join(f"{getattr(self, name)} {name}" for name in _COUNTED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of ``sweep --json``."""
+        return {name: getattr(self, name) for name in _COUNTED} | {"failures": dict(self.failures)}
+
+    def __repr__(self) -> str:
+        lines = [self.counted, *(f"failed: {name}: {error}" for name, error in self.failures.items())]
+        return "\n".join(lines if self.result is None else [*lines, "", repr(self.result)])
 
 
 def run_sweep(

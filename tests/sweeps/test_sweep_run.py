@@ -58,6 +58,13 @@ def test_rows_are_the_predictions_of_the_points(alone):
     assert tally.result.to_polars().equals(table)
 
 
+def test_a_tally_prints_its_counts_and_the_table(alone):
+    _, _, tally = alone
+    first, _, *rest = repr(tally).splitlines()
+    assert first == "6 points, 6 done, 0 skipped, 0 failed, 0 missing"
+    assert rest == repr(tally.result).splitlines()
+
+
 def test_processes_give_the_same_bytes(alone, tmp_path):
     sweep, out, _ = alone
     steps = []
