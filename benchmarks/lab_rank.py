@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.lab_cases import Group, exchange_groups
 from smoes_sim.distributed.bench import BenchOptions, run_bench
-from smoes_sim.distributed.rows import write_run
 from smoes_sim.distributed.run import execute
+from smoes_sim.distributed.run_files import write_run
 from smoes_sim.distributed.run_result import summarise
 from smoes_sim.distributed.runnable import SCENARIO
 from smoes_sim.scenario import load_scenario

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smoes_sim.exchanges.bandwidth import relative_error
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.scenario import load_scenario
 from smoes_sim.serving.step_cost import StepBatch, StepCosts

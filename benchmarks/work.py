@@ -21,7 +21,7 @@ from benchmarks.case import Case, topology_spec
 from smoes_sim.errors import SmoesError
 from smoes_sim.network import Flows, Network, exchange_time, phases_of
 from smoes_sim.network.fifo.exchange import fifo_exchange_time
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.simulate import predict
 from smoes_sim.scenario import Scenario
 from smoes_sim.topology import build

@@ -20,7 +20,8 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time, phases_of
 from smoes_sim.placement import EXPERT_RULES, ExpertRule
 from smoes_sim.prediction.constants import interval
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.scenario import ExpertFile, Scenario
 from smoes_sim.step.build import Step

@@ -143,7 +143,8 @@ class Adaptation(Result):
 
     def plot(self) -> alt.TopLevelMixin:
         """Time of a step by window, one line per policy, above the share of vision tokens."""
-        return adaptation_chart(self)
+        title = f"{self.name}: {self.rule}, {self.spare} spare slots per rank"
+        return adaptation_chart(self.records(), [policy.name for policy in self.policies], title=title)
 
 
 def _percent(row: PolicyTotals, key: str) -> str:

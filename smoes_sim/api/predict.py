@@ -15,7 +15,8 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.placement import ExpertPlacement, ExpertRule, place_experts
 from smoes_sim.prediction.comparison import Candidate, Comparison
 from smoes_sim.prediction.comparison import compare as compare_candidates
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.prediction.router import synthesize_trace
 from smoes_sim.prediction.simulate import middle_conditions, num_passes, predict

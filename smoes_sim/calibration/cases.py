@@ -15,9 +15,9 @@ from smoes_sim.compute import ComputeTimes, compute_times
 from smoes_sim.errors import MeasurementError
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
-from smoes_sim.prediction.conditions import Conditions
 from smoes_sim.prediction.constants import network_under
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.scenario import load_scenario
 from smoes_sim.step.build import Step
 from smoes_sim.step.timeline import MicroBatch, step_time

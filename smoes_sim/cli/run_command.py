@@ -93,8 +93,8 @@ def _take_part(
     as_json: bool,
 ) -> None:
     """Run as one of the ranks that ``torchrun`` or :func:`_launch` started; rank 0 writes and prints."""
-    from smoes_sim.distributed.rows import write_run
     from smoes_sim.distributed.run import execute
+    from smoes_sim.distributed.run_files import write_run
     from smoes_sim.distributed.run_result import summarise
     from smoes_sim.results.write import to_json
     from smoes_sim.scenario import load_scenario

@@ -55,7 +55,7 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Let requests arrive: TTFT, TPOT, goodput; or the largest rate that keeps an objective."""
-    from smoes_sim.prediction.deployment import deploy
+    from smoes_sim.prediction.deploy import deploy
     from smoes_sim.results.write import to_json, write_results
     from smoes_sim.scenario import load_scenario
     from smoes_sim.serving import Objective, limits_of

@@ -9,9 +9,8 @@ import numpy as np
 
 from smoes_sim.calibration.cases import phase_time
 from smoes_sim.compute import compute_times
-from smoes_sim.prediction.conditions import Conditions
 from smoes_sim.prediction.constants import interval
-from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.step.build import Step
 

@@ -33,7 +33,8 @@ from smoes_sim.distributed.prediction import PHASES
 from smoes_sim.distributed.rows import Measured, RunFacts, RunRow
 from smoes_sim.distributed.runnable import as_executed, check_memory, check_runnable
 from smoes_sim.errors import ConfigError, SimulationError
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import Scenario
 from smoes_sim.step.build import Step, decode_steps

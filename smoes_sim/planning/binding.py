@@ -9,8 +9,8 @@ import numpy as np
 
 from smoes_sim.compute import RankLoad
 from smoes_sim.network import Network
-from smoes_sim.prediction.conditions import Conditions
-from smoes_sim.prediction.deployment import Deployment, assemble
+from smoes_sim.prediction.deploy import assemble
+from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.times import throughput
 from smoes_sim.step.build import Step
 from smoes_sim.topology import Topology

@@ -14,7 +14,8 @@ from smoes_sim.planning.binding import resource_label, sensitivity
 from smoes_sim.planning.plan_answer import PlanOption
 from smoes_sim.planning.plan_file import Offer, Plan, PlanFile, Serving, Slo
 from smoes_sim.prediction.constants import interval
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.prediction.simulate import middle_conditions, predict

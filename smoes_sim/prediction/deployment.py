@@ -1,27 +1,27 @@
-"""A scenario made concrete: routing, placement, traffic and the work of each rank, before any time is known."""
+"""A scenario made concrete, and the same under one set of constants."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.errors import ConfigError, PlacementError, TopologyError
+from smoes_sim.compute import ComputeRates, Range, compute_times, find_device, vision_time
+from smoes_sim.compute.cores import shared_finish
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
-from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place_experts, read_placement
-from smoes_sim.prediction.conditions import Conditions, conditions_of
-from smoes_sim.prediction.router import tokens_and_routing
+from smoes_sim.placement import ExpertPlacement
+from smoes_sim.prediction.constants import network_under
 from smoes_sim.routing import (
     RoutingTrace,
 )
-from smoes_sim.routing.trace import PREFILL
-from smoes_sim.scenario import ExpertFile, Scenario
-from smoes_sim.step.build import RoutedExperts, Step, StepParts, decode_steps, make_step, prefill_chunks
-from smoes_sim.topology import Topology, build, find_topology
+from smoes_sim.scenario import Scenario
+from smoes_sim.step.build import Step, StepParts
+from smoes_sim.step.timeline import MicroBatch, StepTime, step_time
+from smoes_sim.topology import Topology
 from smoes_sim.workload import Workload
 
 
@@ -82,128 +82,111 @@ class Deployment:
         return self.parts.home
 
 
-def deploy(scenario: Scenario) -> Deployment:
-    """Make a scenario concrete.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What :meth:`~smoes_sim.prediction.deployment.Deployment.under` returns.
 
-    Raises:
-        ConfigError: If its parts do not fit together.
+    Attributes:
+        deployment: The deployment.
+        network: Its network under the constants.
+        rates: Its compute rates under the constants.
+        per_prefill: Seconds of a prefill of the whole batch outside the layers, where they are measured or given; else None.
     """
-    model = scenario.model_shape
-    topology = topology_of(scenario)
-    network = Network.on(
-        topology,
-        per_message=scenario.communication.per_message,
-        per_exchange=scenario.communication.per_exchange,
-        send_buffer=scenario.communication.send_buffer,
-        seed=scenario.seed,
-    )
-    tensor = scenario.parallelism.tensor
-    if topology.num_ranks % tensor:
-        raise ConfigError(
-            f"parallelism.tensor = {tensor} does not divide the {topology.num_ranks} ranks of {topology.name}. "
-            "Use a divisor."
+
+    deployment: Deployment
+    network: Network
+    rates: ComputeRates
+    per_prefill: float | None
+
+    @property
+    def outside(self) -> float:
+        """Seconds of a prefill of the whole batch outside the layers."""
+        return self.outside_of(None)
+
+    def outside_of(self, images: int | None) -> float:
+        """Seconds of a prefill outside the layers: the given ``per_prefill``, or the vision tower by roofline.
+
+        Args:
+            images: Number of images of the workload's size; None for those of the whole batch. A given ``per_prefill``
+                holds for the whole batch and is divided in proportion to the images.
+        """
+        spec = self.deployment.scenario.workload
+        if spec.is_from_trace:
+            return self.per_prefill or 0.0
+        full = spec.filled()
+        of_batch = (full.images or 0) * full.batch
+        if self.per_prefill is not None:
+            return self.per_prefill if images is None or not of_batch else self.per_prefill * images / of_batch
+        return vision_time(
+            self.deployment.model,
+            self.rates,
+            images=of_batch if images is None else images,
+            width=full.image_width or 0,
+            height=full.image_height or 0,
+            num_ranks=self.deployment.topology.num_ranks,
         )
-    _check_placement(scenario, model, topology)
-    workload, trace = tokens_and_routing(scenario, model)
-    experts = None
-    is_prompt = workload.phase == PREFILL
-    home = sequence_homes(workload.sequence_id, is_prompt, num_ranks=topology.num_ranks, tensor=tensor)
-    if trace is not None:
-        try:
-            placement = _place(scenario, model, trace, topology.num_ranks)
-        except PlacementError as error:
-            raise error.at(f"{model.name} on {topology.name}") from None
-        experts = RoutedExperts(trace=trace, placement=placement)
-        if tensor == 1:
-            home = home_tokens(scenario.placement.tokens, trace, placement)
-    parts = StepParts(
-        model=model,
-        network=network,
-        workload=workload,
-        experts=experts,
-        home=home,
-        communication=scenario.communication,
-        parallelism=scenario.parallelism,
-        overlap=scenario.overlap,
-    )
-    return assemble(scenario, parts)
 
+    def time(self, step: Step, *, record_links: bool = False, expert_network: Network | None = None) -> StepTime:
+        """The simulated times of one forward pass.
 
-def topology_of(scenario: Scenario) -> Topology:
-    """The ranks that take part, and what they are wired to.
-
-    Raises:
-        ConfigError: If the topology has fewer ranks than are asked for.
-    """
-    asked = scenario.topology
-    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name=asked.kind)
-    if scenario.ranks is None:
-        return topology
-    try:
-        return topology.first(scenario.ranks)
-    except TopologyError as error:
-        raise error.at(f"ranks = {scenario.ranks}") from None
-
-
-def assemble(scenario: Scenario, parts: StepParts) -> Deployment:
-    """The steps of a deployment from what they share; another network in ``parts`` gives the same traffic on it."""
-    chunks, decode = prefill_chunks(parts), decode_steps(parts.workload)
-    prefill = make_step(parts, np.flatnonzero(parts.workload.phase == PREFILL))
-    is_cut = scenario.parallelism.prefill_chunk is not None
-    mixed = None
-    if is_cut and decode:
-        mixed = make_step(parts, np.concatenate([chunks[len(chunks) // 2], decode[len(decode) // 2]]))
-    return Deployment(
-        scenario=scenario,
-        topology=parts.network.topology,
-        parts=parts,
-        prefill=prefill,
-        chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut else [prefill],
-        decode=[make_step(parts, tokens) for tokens in decode],
-        mixed=mixed,
-    )
-
-
-def sequence_homes(
-    sequence: NDArray[np.integer], is_prompt: NDArray[np.bool_], *, num_ranks: int, tensor: int
-) -> NDArray[np.int64]:
-    """Home rank of each token where every sequence stays in one attention group, (T,).
-
-    Groups take sequences in turn; inside a group the tokens of a prompt are dealt out one by one, and decoded sequences too.
-
-    Args:
-        sequence: Sequence of each token, shape (T,).
-        is_prompt: Whether it belongs to a prompt, shape (T,); otherwise it is decoded.
-        num_ranks: Number of ranks.
-        tensor: Ranks of an attention group.
-    """
-    number = sequence.astype(np.int64)
-    groups = num_ranks // tensor
-    dealt = np.where(is_prompt, np.arange(len(number)), number // groups)
-    return number % groups * tensor + dealt % tensor
-
-
-def _check_placement(scenario: Scenario, model: ModelShape, topology: Topology) -> None:
-    """Refuse experts that do not fit on the ranks, before the work of routing."""
-    rule = scenario.expert_rule
-    if not model.experts or isinstance(rule, ExpertFile):
-        return
-    try:
-        check_slots(rule, model.experts, num_ranks=topology.num_ranks, spare=scenario.placement.spare)
-    except PlacementError as error:
-        raise error.at(f"{model.name} on {topology.name}") from None
-
-
-def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:
-    rule = scenario.expert_rule
-    if isinstance(rule, ExpertFile):
-        if scenario.placement.spare:
-            raise ConfigError(
-                f"placement.spare = {scenario.placement.spare}: the file says what is in its slots. Leave it out."
+        Args:
+            step: What is sent and computed.
+            record_links: Keep the utilisation of every link over time.
+            expert_network: Carries dispatch and combine instead of the network of these conditions.
+        """
+        scenario = self.deployment.scenario
+        batches = [
+            MicroBatch(
+                times=compute_times(self.deployment.model, batch.load, self.rates, tensor=scenario.parallelism.tensor),
+                exchanges=batch.exchanges,
+                group=batch.group,
             )
-        return read_placement(
-            Path(rule.file), moe_layers=model.moe_layer_indices, num_experts=model.experts, num_ranks=num_ranks
+            for batch in step.batches
+        ]
+        return step_time(
+            self.deployment.model,
+            batches,
+            self.network,
+            overlap=scenario.overlap,
+            record_links=record_links,
+            tolerance=scenario.communication.tolerance,
+            shared_cores=scenario.compute.shared_cores,
+            expert_network=expert_network,
         )
-    return place_experts(
-        rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]), spare=scenario.placement.spare
+
+    def slowest(self, work: NDArray[np.float64]) -> float:
+        """Seconds until the slowest rank finishes; all start together.
+
+        Args:
+            work: Compute seconds of each rank on a device of its own, shape (R,).
+        """
+        cores = self.deployment.scenario.compute.shared_cores
+        return float((work if cores is None else shared_finish(work, num_cores=cores)).max())
+
+
+def conditions_of(deployment: Deployment, constants: Mapping[str, float]) -> Conditions:
+    """A deployment under a set of constants; what the set does not name stays as the scenario says."""
+    spec = deployment.scenario.compute
+    return Conditions(
+        deployment=deployment,
+        network=network_under(deployment.network, constants),
+        rates=ComputeRates(
+            device=find_device(spec.device),
+            flops_efficiency=constants.get("flops_efficiency", efficiency_range(deployment, "flops_efficiency").value),
+            memory_efficiency=constants.get("memory_efficiency", efficiency_range(deployment, "memory_efficiency").value),
+            launch=constants.get("launch", spec.launch),
+            per_layer=constants.get("per_layer", spec.per_layer),
+            weights=spec.weights,
+            cache=spec.cache,
+        ),
+        per_prefill=constants.get("per_prefill", spec.per_prefill),
     )
+
+
+def efficiency_range(deployment: Deployment, name: Literal["flops_efficiency", "memory_efficiency"]) -> Range:
+    """The range of a share of the device's peak: that of the scenario, or that of the device."""
+    spec = deployment.scenario.compute
+    found: float | Range | None = getattr(spec, name)
+    if found is None:
+        found = getattr(find_device(spec.device), name)
+    return found if isinstance(found, Range) else Range(low=found, value=found, high=found)

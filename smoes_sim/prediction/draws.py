@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from smoes_sim.prediction.conditions import efficiency_range
 from smoes_sim.prediction.constants import NUM_STATED, load_calibration
-from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.deployment import Deployment, efficiency_range
 
 _STATED = tuple(part / (NUM_STATED - 1) for part in range(NUM_STATED))
 """Quantiles of a prediction without calibration: both efficiencies at the low end, the middle, the high end."""

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from smoes_sim.display.tables import Interval
-from smoes_sim.prediction.conditions import Conditions
 from smoes_sim.prediction.constants import interval, load_calibration
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.describe import describe
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.prediction.prediction import Prediction

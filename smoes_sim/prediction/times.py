@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from smoes_sim.network import ExchangeTime, Flows, Network, exchange_time
-from smoes_sim.prediction.conditions import Conditions
-from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.step.build import Step
 
 

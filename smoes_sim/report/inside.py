@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from smoes_sim.network import Flows, link_load
 from smoes_sim.network.hot import HotLinks, hot_links
 from smoes_sim.placement import ExpertPlacement
-from smoes_sim.prediction.conditions import Conditions
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.prediction.times import ExchangeTimes, times_under
 from smoes_sim.routing import RoutingTrace

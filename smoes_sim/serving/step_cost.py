@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from smoes_sim.compute import ComputeTimes, RankLoad, attention_times, compute_times
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time
-from smoes_sim.prediction.conditions import Conditions
+from smoes_sim.prediction.deployment import Conditions
 from smoes_sim.serving.step_grid import Node, around_count, around_delay, around_places, around_tokens, delay_at
 from smoes_sim.serving.step_tokens import Floats, Ints, StepTokens
 from smoes_sim.step.build import group_exchanges, halves, layer_exchanges

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.placement import home_tokens
-from smoes_sim.prediction.deployment import Deployment, sequence_homes
+from smoes_sim.prediction.deploy import sequence_homes
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.routing.trace import DECODE, PREFILL
 
 Ints = NDArray[np.int64]

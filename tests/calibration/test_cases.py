@@ -9,7 +9,7 @@ from smoes_sim.compute import compute_times
 from smoes_sim.errors import ConfigError, MeasurementError
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import exchange_time
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.results.write import resolved_yaml
 from smoes_sim.scenario import load_scenario
 

@@ -13,7 +13,8 @@ from smoes_sim.distributed.dispatch import Transport, local_experts, plan_layer
 from smoes_sim.distributed.experts import GroupedExperts, seeded_experts
 from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
-from smoes_sim.prediction.deployment import Deployment, deploy
+from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.scenario import Scenario
 

@@ -8,7 +8,7 @@ from layer_cases import Case, scenario_of
 
 from smoes_sim.distributed.prediction import predict_layers
 from smoes_sim.network import exchange_time
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.times import ExchangeTimes, times_under
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import save_trace

@@ -16,7 +16,7 @@ from smoes_sim.distributed.prediction import predict_layers
 from smoes_sim.distributed.runnable import as_executed
 from smoes_sim.lab.namespaces import why_not
 from smoes_sim.measurements import read_measurements
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.scenario import load_scenario
 from smoes_sim.yaml_files import write_bytes
 

@@ -11,7 +11,7 @@ from smoes_sim.distributed.hosts import RankFacts, SystemFacts, network_words
 from smoes_sim.distributed.prediction import PHASES
 from smoes_sim.distributed.rows import Measured, RunFacts, RunRow
 from smoes_sim.distributed.run_result import RunResult, summarise
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 
 SYSTEM = SystemFacts(
     smoes_sim="1", python="3", torch="2", kernel="6", backend="gloo", nccl=None, ranks=4, nodes=1, timeout_s=60.0,

@@ -15,7 +15,7 @@ from smoes_sim.distributed.runnable import (
     write_scenario,
 )
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import Scenario, load_scenario
 

@@ -14,7 +14,7 @@ import tiny_models
 
 from smoes_sim.cli import main
 from smoes_sim.learning.capture import capture
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.routing import save_trace
 from smoes_sim.scenario import load_scenario
 

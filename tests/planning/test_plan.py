@@ -15,7 +15,7 @@ from smoes_sim.planning import PlanOption, load_plan, make_plan, plan_names
 from smoes_sim.planning.binding import resource_label, sensitivity
 from smoes_sim.planning.options import Option, margins_of, wins
 from smoes_sim.planning.plan_file import Slo
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.topology import find_topology
 

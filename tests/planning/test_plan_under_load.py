@@ -14,7 +14,7 @@ from smoes_sim.cli import main
 from smoes_sim.planning import load_plan
 from smoes_sim.planning.options import margins_of
 from smoes_sim.planning.plan_file import Serving, Slo
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.prediction import NOMINAL
 from smoes_sim.results.read import read_results
 from smoes_sim.serving import Objective, largest_rates, limits_of

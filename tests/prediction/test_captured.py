@@ -11,7 +11,7 @@ import pytest
 
 from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.routing import RoutingTrace, save_trace
 from smoes_sim.scenario import load_scenario
 

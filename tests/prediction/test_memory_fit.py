@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from small_scenario import small
 
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.memory_fit import memory
 
 # an expert of 3 * 8192 * 32768 parameters is 1.61 GB in bf16; 8 of them in each of 3 MoE layers: 38.7 GB

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.router import synthesize_trace
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.scenario import load_scenario

@@ -14,7 +14,7 @@ from small_scenario import small
 from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.comparison import Candidate, compare
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.report.inline import with_own_ids
 from smoes_sim.report.inside import look_inside, modality_of_slots

@@ -7,7 +7,7 @@ import pytest
 from small_scenario import small
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.serving import Objective, Request, forecast, forecast_curve, limits_of, poisson_requests
 from smoes_sim.serving.forecast import SHARES, cost_of

@@ -7,7 +7,7 @@ import pytest
 from small_scenario import small
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.serving import Request, poisson_requests, read_requests
 
 

@@ -9,7 +9,7 @@ import pytest
 from small_scenario import small
 
 from benchmarks.serving import Figure, main, predict_figure, read_figures
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.scenario import load_scenario
 from smoes_sim.serving.step_cost import StepBatch, StepCosts
 

@@ -5,7 +5,7 @@ import pytest
 from small_scenario import small
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.serving.step_cost import StepBatch, StepCosts
 

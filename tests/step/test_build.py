@@ -5,7 +5,7 @@ import pytest
 from small_scenario import small
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deployment import deploy
+from smoes_sim.prediction.deploy import deploy
 
 DENSE = "model=olmoe-1b-7b-dense-active"
 FIVE = "workload={batch: 2, text_tokens: 5, output_tokens: 4}"

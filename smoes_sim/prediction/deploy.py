@@ -1,0 +1,149 @@
+"""Make a scenario concrete: routing, placement, traffic and the work of each rank, before any time is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.errors import ConfigError, PlacementError, TopologyError
+from smoes_sim.models import ModelShape
+from smoes_sim.network import Network
+from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place_experts, read_placement
+from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.router import tokens_and_routing
+from smoes_sim.routing import (
+    RoutingTrace,
+)
+from smoes_sim.routing.trace import PREFILL
+from smoes_sim.scenario import ExpertFile, Scenario
+from smoes_sim.step.build import RoutedExperts, StepParts, decode_steps, make_step, prefill_chunks
+from smoes_sim.topology import Topology, build, find_topology
+
+
+def deploy(scenario: Scenario) -> Deployment:
+    """Make a scenario concrete.
+
+    Raises:
+        ConfigError: If its parts do not fit together.
+    """
+    model = scenario.model_shape
+    topology = topology_of(scenario)
+    network = Network.on(
+        topology,
+        per_message=scenario.communication.per_message,
+        per_exchange=scenario.communication.per_exchange,
+        send_buffer=scenario.communication.send_buffer,
+        seed=scenario.seed,
+    )
+    tensor = scenario.parallelism.tensor
+    if topology.num_ranks % tensor:
+        raise ConfigError(
+            f"parallelism.tensor = {tensor} does not divide the {topology.num_ranks} ranks of {topology.name}. "
+            "Use a divisor."
+        )
+    _check_placement(scenario, model, topology)
+    workload, trace = tokens_and_routing(scenario, model)
+    experts = None
+    is_prompt = workload.phase == PREFILL
+    home = sequence_homes(workload.sequence_id, is_prompt, num_ranks=topology.num_ranks, tensor=tensor)
+    if trace is not None:
+        try:
+            placement = _place(scenario, model, trace, topology.num_ranks)
+        except PlacementError as error:
+            raise error.at(f"{model.name} on {topology.name}") from None
+        experts = RoutedExperts(trace=trace, placement=placement)
+        if tensor == 1:
+            home = home_tokens(scenario.placement.tokens, trace, placement)
+    parts = StepParts(
+        model=model,
+        network=network,
+        workload=workload,
+        experts=experts,
+        home=home,
+        communication=scenario.communication,
+        parallelism=scenario.parallelism,
+        overlap=scenario.overlap,
+    )
+    return assemble(scenario, parts)
+
+
+def topology_of(scenario: Scenario) -> Topology:
+    """The ranks that take part, and what they are wired to.
+
+    Raises:
+        ConfigError: If the topology has fewer ranks than are asked for.
+    """
+    asked = scenario.topology
+    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name=asked.kind)
+    if scenario.ranks is None:
+        return topology
+    try:
+        return topology.first(scenario.ranks)
+    except TopologyError as error:
+        raise error.at(f"ranks = {scenario.ranks}") from None
+
+
+def assemble(scenario: Scenario, parts: StepParts) -> Deployment:
+    """The steps of a deployment from what they share; another network in ``parts`` gives the same traffic on it."""
+    chunks, decode = prefill_chunks(parts), decode_steps(parts.workload)
+    prefill = make_step(parts, np.flatnonzero(parts.workload.phase == PREFILL))
+    is_cut = scenario.parallelism.prefill_chunk is not None
+    mixed = None
+    if is_cut and decode:
+        mixed = make_step(parts, np.concatenate([chunks[len(chunks) // 2], decode[len(decode) // 2]]))
+    return Deployment(
+        scenario=scenario,
+        topology=parts.network.topology,
+        parts=parts,
+        prefill=prefill,
+        chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut else [prefill],
+        decode=[make_step(parts, tokens) for tokens in decode],
+        mixed=mixed,
+    )
+
+
+def sequence_homes(
+    sequence: NDArray[np.integer], is_prompt: NDArray[np.bool_], *, num_ranks: int, tensor: int
+) -> NDArray[np.int64]:
+    """Home rank of each token where every sequence stays in one attention group, (T,).
+
+    Groups take sequences in turn; inside a group the tokens of a prompt are dealt out one by one, and decoded sequences too.
+
+    Args:
+        sequence: Sequence of each token, shape (T,).
+        is_prompt: Whether it belongs to a prompt, shape (T,); otherwise it is decoded.
+        num_ranks: Number of ranks.
+        tensor: Ranks of an attention group.
+    """
+    number = sequence.astype(np.int64)
+    groups = num_ranks // tensor
+    dealt = np.where(is_prompt, np.arange(len(number)), number // groups)
+    return number % groups * tensor + dealt % tensor
+
+
+def _check_placement(scenario: Scenario, model: ModelShape, topology: Topology) -> None:
+    """Refuse experts that do not fit on the ranks, before the work of routing."""
+    rule = scenario.expert_rule
+    if not model.experts or isinstance(rule, ExpertFile):
+        return
+    try:
+        check_slots(rule, model.experts, num_ranks=topology.num_ranks, spare=scenario.placement.spare)
+    except PlacementError as error:
+        raise error.at(f"{model.name} on {topology.name}") from None
+
+
+def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:
+    rule = scenario.expert_rule
+    if isinstance(rule, ExpertFile):
+        if scenario.placement.spare:
+            raise ConfigError(
+                f"placement.spare = {scenario.placement.spare}: the file says what is in its slots. Leave it out."
+            )
+        return read_placement(
+            Path(rule.file), moe_layers=model.moe_layer_indices, num_experts=model.experts, num_ranks=num_ranks
+        )
+    return place_experts(
+        rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]), spare=scenario.placement.spare
+    )
