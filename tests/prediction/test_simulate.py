@@ -110,7 +110,7 @@ def test_a_job_on_some_ranks_of_a_cluster_is_that_of_a_topology_of_so_many(tmp_p
 
 
 def test_more_ranks_than_the_topology_has_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"^ranks = 5: scenario: has 4 ranks, not 5\. Use 1\.\.4\.$"):
+    with pytest.raises(ConfigError, match=r"^ranks = 5: star: has 4 ranks, not 5\. Use 1\.\.4\.$"):
         values(tmp_path, "ranks=5")
 
 
