@@ -7,14 +7,19 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from smoes_sim.display.result import Result
+from smoes_sim.display.tables import Table
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import Scenario
 from smoes_sim.sweeps.result import SweepResult, result_of
 from smoes_sim.sweeps.store import Outcome, Store, digest_of_point
 from smoes_sim.sweeps.study import Point, Sweep
 from smoes_sim.sweeps.workers import on_dask, on_this_machine
+
+if TYPE_CHECKING:
+    import altair as alt
 
 Backend = Literal["loky", "dask"]
 _COUNTED = ("points", "done", "skipped", "failed", "missing")
@@ -44,8 +49,8 @@ class Shard:
         return cls(number=int(match[1]), of=int(match[2]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Tally:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Tally(Result):
     """What a run of a sweep did; ``points = done + skipped + failed``.
 
     Attributes:
@@ -75,9 +80,24 @@ class Tally:
         """The JSON document of ``sweep --json``."""
         return {name: getattr(self, name) for name in _COUNTED} | {"failures": dict(self.failures)}
 
-    def __repr__(self) -> str:
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of the result; none while points are missing."""
+        return [] if self.result is None else self.result.records()
+
+    def tables(self) -> list[Table]:
+        """The numbers of points and the failures, then the tables of the result."""
         lines = [self.counted, *(f"failed: {name}: {error}" for name, error in self.failures.items())]
-        return "\n".join(lines if self.result is None else [*lines, "", repr(self.result)])
+        return [Table(notes=lines), *([] if self.result is None else self.result.tables())]
+
+    def plot(self) -> alt.TopLevelMixin:
+        """The picture that the study asks for.
+
+        Raises:
+            ConfigError: If points are missing, or the plotting libraries are not installed.
+        """
+        if self.result is None:
+            raise ConfigError(f"{self.missing} points are missing. Run the other shards with the same folder first.")
+        return self.result.plot()
 
 
 def run_sweep(
