@@ -69,7 +69,7 @@ class Candidate(Spec):
     @classmethod
     def _numbers_differ(cls, numbers: list[int]) -> list[int]:
         if len(set(numbers)) < len(numbers):
-            raise ValueError(f"{numbers}: a number stands there twice. Leave one out.")
+            raise ValueError(f"{numbers}: a number is given twice. Leave one out.")
         return numbers
 
     @property

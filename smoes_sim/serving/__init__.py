@@ -12,6 +12,7 @@ from smoes_sim.serving.forecast import forecast, forecast_curve, largest_rates, 
 from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests, read_requests
 from smoes_sim.serving.search import WANTED
+from smoes_sim.serving.serve_results import ServedRequests, ServedSystem, ServiceCurve, ServiceResult
 from smoes_sim.serving.service import Service, run_service
 
 __all__ = [
@@ -19,7 +20,11 @@ __all__ = [
     "Limits",
     "Objective",
     "Request",
+    "ServedRequests",
+    "ServedSystem",
     "Service",
+    "ServiceCurve",
+    "ServiceResult",
     "forecast",
     "forecast_curve",
     "largest_rates",

@@ -7,7 +7,7 @@ The rules are those of vLLM's V1 scheduler (vllm/v1/core/sched/scheduler.py, rea
    goes to the head of the queue and later computes its prompt *and* its answer so far again (recompute, vLLM's way).
 3. Waiting sequences are admitted while tokens and places are left and all that is known of the sequence fits into free
    blocks (vLLM's ``scheduler_reserve_full_isl``). Blocks are taken as tokens are computed. A step that preempts admits
-   nobody: the preempted sequence heads the queue and needs at least the blocks that it lost, some of which are taken.
+   no sequence: the preempted sequence heads the queue and needs at least the blocks that it lost, some of which are taken.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Sequence:
         return self.generated > 0 and self.missing == 1
 
 
-Plan = list[tuple[Sequence, int]]
+StepPlan = list[tuple[Sequence, int]]
 """Sequences of a step and how many tokens each takes."""
 
 
@@ -87,7 +87,7 @@ class Group:
     Attributes:
         waiting: Not admitted, next first.
         running: Admitted, oldest first.
-        free: Blocks that nobody holds.
+        free: Number of blocks that are not in use.
         preemptions: How often a sequence lost its blocks.
     """
 
@@ -98,9 +98,9 @@ class Group:
         self.free = limits.cache_blocks
         self.preemptions = 0
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepPlan:
         """Choose the tokens of the next step, admit and preempt; empty if there is nothing to do."""
-        plan: Plan = []
+        plan: StepPlan = []
         tokens, prompts = self._limits.max_batch_tokens, self._limits.prefill_chunk
         place = 0
         while place < len(self.running) and tokens > 0:
@@ -116,7 +116,7 @@ class Group:
         self._admit(plan, tokens, prompts)
         return plan
 
-    def _admit(self, plan: Plan, tokens: int, prompts: int) -> None:
+    def _admit(self, plan: StepPlan, tokens: int, prompts: int) -> None:
         """Add waiting sequences to the plan."""
         while self.waiting and min(tokens, prompts) > 0 and len(self.running) < self._limits.max_sequences:
             sequence = self.waiting[0]
@@ -151,7 +151,7 @@ class Group:
         self.free += sequence.blocks
         sequence.blocks = 0
 
-    def complete(self, plan: Plan, now: float) -> int:
+    def complete(self, plan: StepPlan, now: float) -> int:
         """Enter what a step computed; returns how many sequences ended with it."""
         ended = 0
         for sequence, number in plan:

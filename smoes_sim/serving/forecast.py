@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from smoes_sim.serving.batching import BLOCK, Limits
 from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests
 from smoes_sim.serving.search import WANTED, largest_rate
+from smoes_sim.serving.serve_results import ServedRequests
 from smoes_sim.serving.service import Cost, run_service
 from smoes_sim.serving.step_cost import StepBatch, StepCosts
 from smoes_sim.serving.step_tokens import StepTokens
@@ -29,11 +29,10 @@ SETTLED = 0.5
 _IDLE = 1e-3
 """Requests per second times seconds of a request at which requests are alone."""
 _SPAN = 20
-"""A service is steady if it takes at least so many times as long as a request."""
+"""A service is steady if it takes at least this many times as long as a request."""
 _MOST, _GROWING = 16, 0.1
 """It counts as overloaded if it is not steady with twice the requests that this would take without load while more than a
 tenth of them wait at a time, or with 16 times as many."""
-Row = dict[str, Any]
 
 
 def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: int) -> Limits:
@@ -129,8 +128,8 @@ def forecast(
     costs: Sequence[Cost] | None = None,
     settled: float = 0.0,
     on_run: Callable[[], None] = lambda: None,
-) -> Row:
-    """Serve the same requests with every set of constants: medians by JSON key, and ``intervals`` as ``simulate`` has them.
+) -> ServedRequests:
+    """Figures of a service of the same requests under every set of constants: medians, and intervals as of ``simulate``.
 
     Args:
         deployment: The system.
@@ -152,14 +151,31 @@ def forecast(
         rows.append(measure(run_service(requests, limits, cost), objective, settled=settled))
         on_run()
     series = {key: [row[key] for row in rows] for key in rows[0]}
-    values: Row = {key: float(np.median(numbers)) for key, numbers in series.items()}
+    values = {key: float(np.median(numbers)) for key, numbers in series.items()}
     intervals = {key: list(interval(numbers)) for key, numbers in series.items()} if len(rows) > 1 else {}
-    return {"requests": len(requests)} | values | {"intervals": intervals}
+    return ServedRequests(requests=len(requests), **values, intervals=intervals)
 
 
 def _costs(deployment: Deployment) -> list[Cost]:
     tokens = StepTokens(deployment)
     return [cost_of(deployment, constants, tokens) for constants in constant_sets(deployment)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRates:
+    """What :func:`forecast_curve` returns.
+
+    Attributes:
+        max_rate_per_s: The largest rate that keeps the objective.
+        intervals: Its 80% interval by its key; empty with one set of constants.
+        rates: Rates of the services around it.
+        rows: Their figures.
+    """
+
+    max_rate_per_s: float
+    intervals: dict[str, list[float]]
+    rates: list[float]
+    rows: list[ServedRequests]
 
 
 def forecast_curve(
@@ -169,7 +185,7 @@ def forecast_curve(
     *,
     number: int,
     on_run: Callable[[], None] = lambda: None,
-) -> Row:
+) -> FoundRates:
     """The largest rate that keeps an objective for 90% of requests, and a row of :func:`forecast` at rates around it.
 
     The search is done with every set of constants: ``max_rate_per_s`` is the median, 0 where even requests that are alone
@@ -189,13 +205,13 @@ def forecast_curve(
     found = [search.largest(idle) for search in searches]
     rate = float(np.median(found))
     number = max(search.number for search in searches)
+    rates = [share * rate for share in SHARES] if rate else [idle]
     rows = []
-    for offered in [share * rate for share in SHARES] if rate else [idle]:
+    for offered in rates:
         requests = poisson_requests(deployment, offered, number=number)
-        row = forecast(deployment, requests, limits, objective, costs=costs, settled=SETTLED, on_run=on_run)
-        rows.append({"rate_per_s": offered} | row)
+        rows.append(forecast(deployment, requests, limits, objective, costs=costs, settled=SETTLED, on_run=on_run))
     intervals = {"max_rate_per_s": list(interval(found))} if len(found) > 1 else {}
-    return {"max_rate_per_s": rate, "intervals": intervals, "rows": rows}
+    return FoundRates(max_rate_per_s=rate, intervals=intervals, rates=rates, rows=rows)
 
 
 def largest_rates(deployment: Deployment, limits: Limits, objective: Objective, *, number: int) -> list[float]:
@@ -239,37 +255,37 @@ class _Search:
     def largest(self, idle: float) -> float:
         """The largest rate that keeps the objective, 0 if even ``idle`` does not."""
         alone = self._serve(idle, self.number)
-        if alone["attainment"] < WANTED:
+        if (alone.attainment or 0.0) < WANTED:
             return 0.0
         least, taken = self.number, {}
 
         def attainment(rate: float) -> float:
-            number = max(least, round(_SPAN * rate * alone["e2e_mean_s"]))
+            number = max(least, round(_SPAN * rate * alone.e2e_mean_s))
             most = _MOST * number
             row = self._serve(rate, number)
-            while row["attainment"] >= WANTED and not _is_steady(row):
+            while (row.attainment or 0.0) >= WANTED and not _is_steady(row):
                 if number == most:
                     return 0.0
                 number *= 2
                 row = self._serve(rate, number)
-                if not _is_steady(row) and row["waiting_max"] > _GROWING * number:
+                if not _is_steady(row) and row.waiting_max > _GROWING * number:
                     return 0.0
             taken[rate] = number
-            return float(row["attainment"])
+            return row.attainment or 0.0
 
-        rate = largest_rate(attainment, 1 / alone["e2e_mean_s"])
+        rate = largest_rate(attainment, 1 / alone.e2e_mean_s)
         self.number = taken[rate]
         return rate
 
-    def _serve(self, rate: float, number: int) -> Row:
+    def _serve(self, rate: float, number: int) -> ServedRequests:
         requests = poisson_requests(self.deployment, rate, number=number)
         row = forecast(self.deployment, requests, self.limits, self.objective, costs=[self.cost], settled=SETTLED)
         self.on_run()
         return row
 
 
-def _is_steady(row: Row) -> bool:
-    return bool(_SPAN * row["e2e_mean_s"] <= row["makespan_s"])
+def _is_steady(row: ServedRequests) -> bool:
+    return bool(_SPAN * row.e2e_mean_s <= row.makespan_s)
 
 
 def runs_of_curve(deployment: Deployment) -> int:

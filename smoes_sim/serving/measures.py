@@ -35,7 +35,7 @@ class Objective:
         """Read ``ttft=2s,tpot=50ms``.
 
         Raises:
-            ConfigError: If a name is unknown or stands there twice, or a time is none or zero.
+            ConfigError: If a name is unknown or is given twice, or a time is none or zero.
         """
         times: dict[str, float] = {}
         for part in text.split(","):
@@ -45,7 +45,7 @@ class Objective:
                     f'--slo: unknown name "{name}". {nearest(name, _NAMES)} Write for example ttft=2s,tpot=50ms.'
                 )
             if name in times:
-                raise ConfigError(f"--slo: {name} stands there twice. Leave one out.")
+                raise ConfigError(f"--slo: {name} is given twice. Leave one out.")
             try:
                 times[name] = parse_duration(value)
             except ValueError as error:

@@ -54,8 +54,8 @@ def poisson_requests(
     Args:
         deployment: The system; its workload says what a request is.
         rate: Requests per second.
-        number: How many arrive; or
-        duration: all that arrive in so many seconds.
+        number: Number of requests; or
+        duration: seconds in which requests arrive; all of them count.
 
     Raises:
         ConfigError: If none arrives.
@@ -116,7 +116,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise ConfigError(f"{path}:{reader.line_num}: is not CSV: {error}. Mend the row that ends here.") from None
+        raise ConfigError(f"{path}:{reader.line_num}: is not CSV: {error}. Fix the row that ends here.") from None
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -134,7 +134,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _request(place: str, row: Mapping[str, Any]) -> Request:
     if None in row or None in row.values():
-        raise ConfigError(f"{place}: has another number of cells than the header. Mend the row.")
+        raise ConfigError(f"{place}: has another number of cells than the header. Fix the row.")
     for name in _NEEDED:
         if name not in row:
             raise ConfigError(f"{place}: {name} is missing. Needed: {', '.join(_NEEDED)}; images may follow.")
@@ -150,7 +150,7 @@ def _request(place: str, row: Mapping[str, Any]) -> Request:
 
 
 def _number(place: str, row: Mapping[str, Any], name: str) -> float:
-    """A value that is finite, not too small and, but for the arrival, whole."""
+    """A value that is finite, not too small and, except for the arrival, whole."""
     least, is_whole = _LEAST[name], name != "arrival_s"
     try:
         value = math.nan if isinstance(row[name], bool) else float(row[name])
@@ -158,5 +158,5 @@ def _number(place: str, row: Mapping[str, Any], name: str) -> float:
         value = math.nan
     if not (math.isfinite(value) and value >= least) or (is_whole and value != int(value)):
         kind = "a whole number" if is_whole else "a number of seconds"
-        raise ConfigError(f"{place}: {name} = {row[name]!r}: must be {kind} of at least {least}. Mend the value.")
+        raise ConfigError(f"{place}: {name} = {row[name]!r}: must be {kind} of at least {least}. Fix the value.")
     return value

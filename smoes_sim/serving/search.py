@@ -13,8 +13,8 @@ PRECISION = 0.02
 def largest_rate(attainment: Callable[[float], float], start: float) -> float:
     """The largest rate that keeps :data:`WANTED`, to within :data:`PRECISION`, by doubling or halving, then bisection.
 
-    The rate returned was tried and keeps it. Attainment must not grow with the rate but for noise; it must be enough at some
-    rate below ``start`` and too small at some above, or this does not end.
+    The rate returned was tried and keeps it. Except for noise, attainment must not grow with the rate; it must be enough at
+    some rate below ``start`` and too small at some above, or this does not end.
 
     Args:
         attainment: Share of requests that meet the objective at a rate.

@@ -11,7 +11,7 @@ import simpy
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.serving.batching import BLOCK, Group, Limits, Plan
+from smoes_sim.serving.batching import BLOCK, Group, Limits, StepPlan
 from smoes_sim.serving.batching import Sequence as Going
 from smoes_sim.serving.requests import Request
 from smoes_sim.serving.step_cost import StepBatch
@@ -19,7 +19,7 @@ from smoes_sim.serving.step_cost import StepBatch
 Cost = Callable[[StepBatch], float]
 Process = Generator[simpy.Event, None, None]
 _WAITING_WEIGHS = 4
-"""A waiting sequence counts as so many running ones when a group is chosen (vLLM's balancer: 4 * waiting + running)."""
+"""Weight of a waiting sequence when a group is chosen (vLLM's balancer: 4 * waiting + running)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class _Watch:
         self.most = [0, 0, 0]
 
     def note(self, moment: float, waiting: int, running: int, blocks: int) -> None:
-        """From this moment on there are so many."""
+        """Record the numbers that hold from this moment on."""
         now = (waiting, running, blocks)
         if now == self._now:
             return
@@ -182,7 +182,7 @@ class _Run:
         )
 
 
-def _batch_of(plans: Sequence[Plan]) -> StepBatch:
+def _batch_of(plans: Sequence[StepPlan]) -> StepBatch:
     """What all groups compute together."""
     parts = [part for plan in plans for part in plan]
     return StepBatch(

@@ -39,7 +39,7 @@ def test_a_plan_end_to_end_and_its_page(tmp_path, capsys):
         ("ttft: 500 us, tokens_per_s: 40000", "", r"nothing is asked for"),
         ("ttft: 500 us", "ttft: 0 s", r"a time of 0 s cannot be met"),
         ("ttft: 500 us", "ttft: 1", r"has no unit of time"),
-        ("replicas: [1, 2]", "replicas: [2, 2]", r"a number stands there twice"),
+        ("replicas: [1, 2]", "replicas: [2, 2]", r"a number is given twice"),
         ("cost_per_hour: 5", "cost_per_hour: 0", r"cost_per_hour"),
         ("cost_per_hour: 5", "cost: 5", r'unknown key "cost"'),
         (

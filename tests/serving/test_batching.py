@@ -62,7 +62,7 @@ def test_a_sequence_waits_until_its_whole_prompt_fits_although_a_chunk_of_it_wou
     assert steps(one, 4) == [[(20, 20)], [(20, 1)], [(40, 20)], [(40, 20)]]
 
 
-def test_nobody_overtakes_the_head_of_the_queue():
+def test_no_sequence_overtakes_the_head_of_the_queue():
     one = group(blocks=4)
     one.waiting.extend([sequence(20, 9), sequence(40, 1), sequence(3, 1)])
     assert steps(one, 2) == [[(20, 20)], [(20, 1)]]
@@ -92,7 +92,7 @@ def test_who_is_preempted_goes_before_those_who_never_ran():
     assert list(one.waiting) == [young, new]
 
 
-def test_a_step_that_preempts_admits_nobody():
+def test_a_step_that_preempts_admits_no_sequence():
     # whoever lost its blocks heads the queue and needs them all again, and some of them are taken
     rng, preempting = np.random.default_rng(0), 0
     for _ in range(50):

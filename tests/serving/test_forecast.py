@@ -65,10 +65,10 @@ def test_a_request_that_is_alone_takes_its_own_steps(deployment, limits):
     steps = StepCosts(deployment.under({}))
     first = steps.seconds(StepBatch(prefill=((100, 0),)))
     later = [steps.seconds(StepBatch(decode=(context,))) for context in (101, 102)]
-    assert row["ttft_p50_s"] == pytest.approx(first)
-    assert row["tpot_p50_s"] == pytest.approx(sum(later) / 2, rel=0.01)
-    low, high = row["intervals"]["ttft_p50_s"]
-    assert low < row["ttft_p50_s"] < high
+    assert row.ttft_p50_s == pytest.approx(first)
+    assert row.tpot_p50_s == pytest.approx(sum(later) / 2, rel=0.01)
+    low, high = row.intervals["ttft_p50_s"]
+    assert low < row.ttft_p50_s < high
 
 
 def test_images_without_a_size_are_refused(deployment, limits):
@@ -81,13 +81,13 @@ def test_more_load_means_more_waiting_and_never_more_attainment(deployment, limi
     rows = [
         forecast(deployment, poisson_requests(deployment, rate, number=200), limits, objective) for rate in (10.0, 5e3, 1e6)
     ]
-    assert rows[0]["ttft_p90_s"] < rows[1]["ttft_p90_s"] < rows[2]["ttft_p90_s"]
-    assert rows[0]["attainment"] >= rows[1]["attainment"] > rows[2]["attainment"]
+    assert rows[0].ttft_p90_s < rows[1].ttft_p90_s < rows[2].ttft_p90_s
+    assert rows[0].attainment >= rows[1].attainment > rows[2].attainment
     for row in rows:
-        assert row["requests"] == 200
+        assert row.requests == 200
         # Little's law once more; each figure is a median of its own over the sets of constants
-        spent = row["requests_per_s"] * row["e2e_mean_s"]
-        assert row["waiting_mean"] + row["running_mean"] == pytest.approx(spent, rel=0.01)
+        spent = row.requests_per_s * row.e2e_mean_s
+        assert row.waiting_mean + row.running_mean == pytest.approx(spent, rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -106,31 +106,31 @@ def exact(tmp_path_factory):
 def test_the_curve_ends_where_the_objective_breaks(exact, few):
     curve, again = (forecast_curve(exact, few, Objective(ttft=5e-3), number=50) for _ in range(2))
     assert again == curve
-    rows = curve["rows"]
-    assert [row["rate_per_s"] / curve["max_rate_per_s"] for row in rows] == pytest.approx(SHARES)
-    assert rows[0]["attainment"] == 1.0
-    assert rows[SHARES.index(1.0)]["attainment"] >= 0.9 > rows[-1]["attainment"]
+    rows = curve.rows
+    assert [rate / curve.max_rate_per_s for rate in curve.rates] == pytest.approx(SHARES)
+    assert rows[0].attainment == 1.0
+    assert rows[SHARES.index(1.0)].attainment >= 0.9 > rows[-1].attainment
     # steady: requests come for at least 20 times as long as one takes
     row = rows[SHARES.index(1.0)]
-    assert row["makespan_s"] >= 20 * row["e2e_mean_s"]
+    assert row.makespan_s >= 20 * row.e2e_mean_s
 
 
 def test_a_lenient_objective_ends_at_what_can_be_served(exact, few):
     # a minute is never exceeded by so few requests: only the growing queue says that the rate is too high
     curve = forecast_curve(exact, few, Objective(ttft=60.0), number=50)
     crowd = forecast(exact, poisson_requests(exact, 1e9, number=2000), few)
-    assert curve["max_rate_per_s"] == pytest.approx(crowd["requests_per_s"], rel=0.15)
+    assert curve.max_rate_per_s == pytest.approx(crowd.requests_per_s, rel=0.15)
 
 
 def test_each_set_of_constants_has_its_own_largest_rate(deployment, few):
     curve = forecast_curve(deployment, few, Objective(ttft=1e-3), number=20)
-    low, high = curve["intervals"]["max_rate_per_s"]
-    assert low < curve["max_rate_per_s"] < high
+    low, high = curve.intervals["max_rate_per_s"]
+    assert low < curve.max_rate_per_s < high
 
 
-def test_an_objective_that_nobody_meets_gives_rate_zero_and_how_it_is_alone(deployment, limits):
+def test_an_objective_that_no_request_meets_gives_rate_zero_and_how_it_is_alone(deployment, limits):
     curve = forecast_curve(deployment, limits, Objective(ttft=1e-7), number=20)
-    assert curve["max_rate_per_s"] == 0.0
-    (row,) = curve["rows"]
-    assert row["attainment"] == 0.0
-    assert row["waiting_max"] == 1.0
+    assert curve.max_rate_per_s == 0.0
+    (row,) = curve.rows
+    assert row.attainment == 0.0
+    assert row.waiting_max == 1.0

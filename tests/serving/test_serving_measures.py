@@ -75,7 +75,7 @@ def test_an_objective_is_printed_as_it_is_written():
         ("ttfft=2s", r'unknown name "ttfft"\. Did you mean "ttft"'),
         ("", r'unknown name ""'),
         ("ttft=2", r'ttft = "2" has no unit of time'),
-        ("ttft=2s,ttft=3s", r"ttft stands there twice"),
+        ("ttft=2s,ttft=3s", r"ttft is given twice"),
         ("tpot=0 s", r"tpot = 0 s: no request can meet it"),
     ],
 )
