@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from smoes_sim.api.learn import capture, train
     from smoes_sim.api.measure import calibrate, read_measurements, validate
     from smoes_sim.api.predict import compare, place, simulate, synthesize
+    from smoes_sim.api.service import plan, serve
     from smoes_sim.api.study import adapt, sweep
     from smoes_sim.calibration.fit_result import CalibrationFit
     from smoes_sim.errors import ConfigError, SmoesError
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from smoes_sim.measurements import Measurements
     from smoes_sim.models import ModelShape as Model
     from smoes_sim.placement import ExpertPlacement as Placement
+    from smoes_sim.planning import PlanAnswer
     from smoes_sim.prediction.comparison import Comparison
     from smoes_sim.prediction.constants import Calibration
     from smoes_sim.prediction.prediction import Prediction
     from smoes_sim.routing import RoutingTrace as Trace
     from smoes_sim.scenario import Scenario
+    from smoes_sim.serving import ServiceCurve, ServiceResult
     from smoes_sim.sweeps import Tally
     from smoes_sim.topology import Topology
     from smoes_sim.validation import Validation
@@ -51,8 +54,11 @@ _HOME = {
     "Measurements": "measurements:Measurements",
     "Model": "models:ModelShape",
     "Placement": "placement:ExpertPlacement",
+    "PlanAnswer": "planning:PlanAnswer",
     "Prediction": "prediction.prediction:Prediction",
     "Scenario": "scenario:Scenario",
+    "ServiceCurve": "serving:ServiceCurve",
+    "ServiceResult": "serving:ServiceResult",
     "SmoesError": "errors:SmoesError",
     "Tally": "sweeps:Tally",
     "Topology": "topology:Topology",
@@ -66,7 +72,9 @@ _HOME = {
     "catalogue": "api.catalogue:catalogue",
     "compare": "api.predict:compare",
     "place": "api.predict:place",
+    "plan": "api.service:plan",
     "read_measurements": "api.measure:read_measurements",
+    "serve": "api.service:serve",
     "simulate": "api.predict:simulate",
     "sweep": "api.study:sweep",
     "synthesize": "api.predict:synthesize",
@@ -86,8 +94,11 @@ __all__ = [
     "Measurements",
     "Model",
     "Placement",
+    "PlanAnswer",
     "Prediction",
     "Scenario",
+    "ServiceCurve",
+    "ServiceResult",
     "SmoesError",
     "Tally",
     "Topology",
@@ -102,7 +113,9 @@ __all__ = [
     "catalogue",
     "compare",
     "place",
+    "plan",
     "read_measurements",
+    "serve",
     "simulate",
     "sweep",
     "synthesize",

@@ -20,14 +20,15 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Find the cheapest system on a price list that meets an SLO, and what holds each back."""
+    from smoes_sim.api.service import plan as make_plan
     from smoes_sim.display.tables import as_text
-    from smoes_sim.planning import load_plan, make_plan
+    from smoes_sim.planning import load_plan
     from smoes_sim.results.write import resolved_yaml, to_json, write_tables
     from smoes_sim.yaml_files import write_bytes
 
     loaded = load_plan(file, overrides or [])
-    with compilation_told(may_compile=True), show.progress("offers", len(loaded.offers)) as advance:
-        found = make_plan(loaded, on_progress=lambda done, _: advance(done))
+    with compilation_told(may_compile=True):
+        found = make_plan(loaded, show_progress="lines")
     document = found.to_dict()
     if out is not None:
         scenarios = [(row.point.name, row.point.scenario) for row in loaded.offers]
