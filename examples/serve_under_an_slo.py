@@ -1,20 +1,14 @@
-"""Let requests arrive at a deployment: waiting times, percentiles, and how many meet an SLO.
-
-This calls the command: smoes-sim serve olmoe-two-orin topology=8x-h100 ... --rate 20/s --slo ttft=4ms,tpot=10ms
-"""
+"""Let requests arrive at a deployment: waiting times, percentiles, and how many meet an SLO."""
 
 from __future__ import annotations
 
-import sys
+import smoes_sim as ss
 
-from smoes_sim.cli import main
-
-DEPLOYMENT = [
+found = ss.serve(
     "olmoe-two-orin",
-    "topology=8x-h100",
-    "compute.device=h100-sxm",
-    "calibration=null",
-    "workload.output_tokens=8",
-]
-
-sys.exit(main(["serve", *DEPLOYMENT, "--rate", "20/s", "--slo", "ttft=4ms,tpot=10ms", "--requests", "40"]))
+    {"topology": "8x-h100", "compute.device": "h100-sxm", "calibration": None, "workload.output_tokens": 8},
+    rate="20/s",
+    slo="ttft=4ms,tpot=10ms",
+    requests=40,
+)
+print(found)
