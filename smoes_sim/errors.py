@@ -21,7 +21,16 @@ from typing import Self
 
 
 class SmoesError(Exception):
-    """Base of all exceptions that smoes_sim raises on purpose."""
+    """Base of all exceptions that smoes_sim raises on purpose.
+
+    Example:
+        >>> from smoes_sim import SmoesError, simulate
+        >>> try:
+        ...     simulate("olmoe-two-orin", "seed=-1")
+        ... except SmoesError as error:
+        ...     print(error)
+        "seed=-1": seed = -1: input should be greater than or equal to 0.
+    """
 
     def at(self, place: str) -> Self:
         """The same error with ``place`` prepended to the message."""
@@ -29,7 +38,16 @@ class SmoesError(Exception):
 
 
 class ConfigError(SmoesError, ValueError):
-    """A file, an override or an argument breaks a rule."""
+    """A file, an override or an argument breaks a rule.
+
+    Example:
+        >>> from smoes_sim import ConfigError, Topology
+        >>> try:
+        ...     Topology.load("8x-h10")
+        ... except ConfigError as error:
+        ...     print(error)
+        topology "8x-h10" is neither shipped nor a file. Did you mean "8x-h100"?
+    """
 
 
 class TopologyError(ConfigError):

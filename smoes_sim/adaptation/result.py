@@ -83,6 +83,14 @@ class Adaptation(Result):
         expert_bytes: Bytes of one expert's weights in one layer.
         policies: Totals of each policy; ``never`` is the first, ``oracle`` the last.
         over_time: Each policy in each window.
+
+    Example:
+        >>> from smoes_sim import adapt
+        >>> small = {"workload": {"preset": "mmbench", "batch": 2, "output_tokens": 1}, "calibration": None}
+        >>> found = adapt("olmoe-two-orin", small, placement__experts="bins", windows=2, every=[1])
+        >>> [policy.name for policy in found.policies]
+        ['never', 'every 100', 'oracle']
+
     """
 
     name: str

@@ -42,6 +42,11 @@ class Catalogue(Result):
     Attributes:
         kind: What they are.
         entries: One each, sorted by name.
+
+    Example:
+        >>> catalogue("scenarios").entries[0].name
+        'olmoe-two-orin'
+
     """
 
     kind: Kind

@@ -48,6 +48,10 @@ def train(
 
     Example:
         ``train("tiny-vlm", "training.steps=100", out="results/study", jobs=2)``
+
+        >>> train("tiny-vlm", "training.step=100")
+        Traceback (most recent call last):
+        smoes_sim.errors.ConfigError: "training.step=100": unknown key "step". Did you mean "steps"?
     """
     from smoes_sim.learning.study_file import load_study
 
@@ -89,7 +93,11 @@ def capture(
         TraceError: If the model has no routers that can be captured.
 
     Example:
-        ``capture("models/Qwen3-VL-30B-A3B", "prompts.jsonl").save("trace.npz")``
+        ``capture("models/Qwen3-VL-30B-A3B", "prompts.jsonl").save("trace.npz")``; ``examples/capture_a_tiny_model.py`` runs.
+
+        >>> capture("models/Qwen3-VL-30B-A3B", "prompts.jsonl")
+        Traceback (most recent call last):
+        smoes_sim.errors.ConfigError: prompts.jsonl: cannot be read (No such file or directory). Check the path and ...
     """
     try:
         from smoes_sim.learning.capture import capture as capture_model

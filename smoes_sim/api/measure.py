@@ -70,6 +70,10 @@ def calibrate(
 
     Example:
         ``calibrate("rows.csv", fit=["mode=sendrecv", "bytes_per_rank=1 MiB"], out="machine.json")``
+
+        >>> calibrate("rows.csv")
+        Traceback (most recent call last):
+        smoes_sim.errors.ConfigError: rows.csv: cannot be read (No such file or directory). Check the path and its rights.
     """
     rows = _rows(measurements)
     if scenario is not None:
@@ -107,6 +111,10 @@ def validate(
 
     Example:
         ``validate("rows.csv", calibration="machine.json").to_polars()``
+
+        >>> table = read_measurements("published")
+        >>> len(validate(table.with_rows(table.rows[:2])).rows)
+        2
     """
     if measurements is None:
         if calibration is not None:

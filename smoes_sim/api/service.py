@@ -69,7 +69,10 @@ def serve(
         ConfigError: If arguments contradict each other, or the scenario breaks a rule.
 
     Example:
-        ``serve("olmoe-two-orin", rate="0.05/s", requests=20).served.ttft_p90_s``
+        >>> small = {"workload": {"text_tokens": 8, "output_tokens": 2, "batch": 2}, "calibration": None}
+        >>> found = serve("olmoe-two-orin", small, rate="1/s", requests=4)
+        >>> found.served.requests, found.served.ttft_p50_s <= found.served.ttft_p90_s
+        (4, True)
     """
     _check(rate=rate, arrivals=arrivals, slo=slo, requests=requests, duration=duration)
     per_second = None if rate is None else _parsed("rate", rate, parse_arrivals)
@@ -174,6 +177,10 @@ def plan(
 
     Example:
         ``plan("document-chat", "slo.ttft=2 s").to_polars()``
+
+        >>> plan("document-chat", "slo.tfft=2 s")
+        Traceback (most recent call last):
+        smoes_sim.errors.ConfigError: "slo.tfft=2 s": unknown key "tfft". Did you mean "ttft"?
     """
     loaded = file if isinstance(file, Plan) else load_plan(str(file), assignments(overrides, settings))
     with progress("offers", len(loaded.offers), show_progress) as advance:

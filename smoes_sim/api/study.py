@@ -53,6 +53,10 @@ def sweep(
 
     Example:
         ``sweep("paper", out="results/paper", jobs=2).result.to_polars()``
+
+        >>> sweep("paper", shard="3/2")
+        Traceback (most recent call last):
+        smoes_sim.errors.ConfigError: shard = "3/2" is not i/n with 1 <= i <= n. Write for example 1/4, 2/4, 3/4 and 4/4.
     """
     if scheduler is not None and backend != "dask":
         raise ConfigError(f"scheduler = {scheduler} goes with backend dask. Remove it, or write backend dask.")
@@ -113,7 +117,10 @@ def adapt(
         ConfigError: If the scenario breaks a rule, or a number does not fit.
 
     Example:
-        ``adapt("olmoe-two-orin", "placement.experts=eplb", windows=8, every=[1, 2]).to_polars()``
+        >>> small = {"workload": {"preset": "mmbench", "batch": 2, "output_tokens": 1}, "calibration": None}
+        >>> found = adapt("olmoe-two-orin", small, placement__experts="bins", windows=3, every=[1, 2])
+        >>> found.to_polars()["name"].unique(maintain_order=True).to_list()
+        ['never', 'every 100', 'every 200', 'oracle']
     """
     numbers = sorted(set(every))
     if not numbers or not 1 <= numbers[0] <= numbers[-1] < windows:

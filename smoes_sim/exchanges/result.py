@@ -135,6 +135,13 @@ class Alltoall(Result):
         times: The exchanges, one per size.
         is_sweep: Whether sizes were swept.
         names_links: Whether the busiest links were asked for.
+
+    Example:
+        >>> from smoes_sim import alltoall
+        >>> found = alltoall("8x-h100", size="64M")
+        >>> f"{found.rows[0].busbw_GBps:.0f} GB/s"
+        '450 GB/s'
+
     """
 
     topology: str

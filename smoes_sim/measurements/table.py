@@ -179,6 +179,13 @@ class Measurements(Result, Sequence[Measurement]):
         rows: One measured operation each.
         path: The file they were read from; None where they were made in Python.
         data_hash: SHA-256 of that file, so that a calibration can say what it was fitted on; "" without a file.
+
+    Example:
+        >>> from smoes_sim import read_measurements
+        >>> table = read_measurements("published")
+        >>> table[0].op, table.to_polars().height == len(table)
+        ('alltoall', True)
+
     """
 
     rows: tuple[Measurement, ...]

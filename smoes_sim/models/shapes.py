@@ -135,6 +135,10 @@ class ModelShape(Spec):
 
         Raises:
             ConfigError: If no model has the name.
+
+        Example:
+            >>> ModelShape.load("olmoe-1b-7b").experts
+            64
         """
         return find_model(name)
 

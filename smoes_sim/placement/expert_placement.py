@@ -18,6 +18,11 @@ class ExpertPlacement:
         physical_to_logical_map: Expert in each slot, shape (L, S), the form that EPLB and SGLang read.
         slot_rank: Rank of each slot within its group, shape (S,).
         num_groups: EP groups, each of which holds all experts; a token uses those of the group of its home rank.
+
+    Example:
+        >>> ExpertPlacement(physical_to_logical_map=np.array([[0, 1, 2, 3]]), slot_rank=np.array([0, 0, 1, 1]))
+        <placement of 4 experts in 4 slots on 2 ranks, 1 layers>
+
     """
 
     physical_to_logical_map: NDArray[np.int64]

@@ -81,6 +81,16 @@ class Comparison(Result):
         changes: Relative changes of each row from the baseline, by JSON key.
         candidates: What was compared.
         baseline: Index of the row that the others are compared with.
+
+    Example:
+        >>> from smoes_sim import compare
+        >>> small = {"workload": {"text_tokens": 8, "output_tokens": 2, "batch": 2}, "calibration": None}
+        >>> found = compare("olmoe-two-orin", small, seed=[0, 1])
+        >>> found.labels()
+        ['seed 0', 'seed 1']
+        >>> found.changes[0]["ttft_s"].value
+        0.0
+
     """
 
     rows: list[Prediction]

@@ -98,6 +98,10 @@ class Calibration(Spec):
 
         Raises:
             ConfigError: If there is none, or it breaks a rule.
+
+        Example:
+            >>> Calibration.load("two-orin-baseline").num_draws
+            16
         """
         return load_calibration(str(name))
 

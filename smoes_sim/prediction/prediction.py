@@ -67,6 +67,17 @@ class Prediction(Result):
         fidelity: Network model.
         intervals: 80% interval of each time (without a calibration the range of stated efficiencies).
         draws: Values of each time under every set of constants.
+
+    Example:
+        >>> from smoes_sim import simulate
+        >>> small = {"workload": {"text_tokens": 8, "output_tokens": 2, "batch": 2}, "calibration": None}
+        >>> found = simulate("olmoe-two-orin", small)
+        >>> found.ranks, found.memory.fits, found.calibration
+        (2, True, None)
+        >>> low, high = found.interval("ttft_s")
+        >>> low <= found.ttft_s <= high
+        True
+
     """
 
     model: str

@@ -41,6 +41,13 @@ class RoutingTrace:
         expert_weights: Routing weight of each slot, float16 (T, L, K), or None.
         modality_score: Soft text score of each token, float16 (T, L), or None.
         metadata: Model, source, seed and parameters, JSON values.
+
+    Example:
+        >>> from smoes_sim import synthesize
+        >>> trace = synthesize("olmoe-two-orin", "workload.batch=1", "workload.decode_batch=1")
+        >>> trace
+        <routing trace of ... tokens in 16 MoE layers, top-8 of 64 experts>
+
     """
 
     expert_ids: NDArray[np.int16]

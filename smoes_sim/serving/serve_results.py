@@ -127,6 +127,14 @@ class ServiceResult(Result):
         rate_per_s: Rate of Poisson arrivals; None for a file.
         arrivals: File of the requests; None for Poisson arrivals.
         served: Its figures.
+
+    Example:
+        >>> from smoes_sim import serve
+        >>> small = {"workload": {"text_tokens": 8, "output_tokens": 2, "batch": 2}, "calibration": None}
+        >>> found = serve("olmoe-two-orin", small, rate="1/s", requests=4)
+        >>> found.served.requests
+        4
+
     """
 
     system: ServedSystem
@@ -189,6 +197,16 @@ class ServiceCurve(Result):
         intervals: Its 80% interval by its key; empty with one set of constants.
         rates: Requests per second of each service.
         rows: The figures of each service.
+
+    Example:
+        Without a rate ``serve`` finds the largest one that keeps the objective.
+
+        >>> from smoes_sim import serve
+        >>> small = {"workload": {"text_tokens": 8, "output_tokens": 2, "batch": 2}, "calibration": None}
+        >>> found = serve("olmoe-two-orin", small, slo="ttft=1us", requests=4)
+        >>> found.max_rate_per_s
+        0.0
+
     """
 
     system: ServedSystem

@@ -45,7 +45,7 @@ class Shard:
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise ConfigError(f'--shard = "{text}" is not i/n with 1 <= i <= n. Write for example 1/4, 2/4, 3/4 and 4/4.')
+            raise ConfigError(f'shard = "{text}" is not i/n with 1 <= i <= n. Write for example 1/4, 2/4, 3/4 and 4/4.')
         return cls(number=int(match[1]), of=int(match[2]))
 
 
@@ -61,6 +61,11 @@ class Tally(Result):
         missing: Number of points of the whole sweep that no run has tried yet.
         failures: The error of each failed point, by its settings.
         result: The whole sweep; None while points are missing.
+
+    Example:
+        >>> Tally(points=2, done=2, skipped=0, failed=0, missing=0, failures={}, result=None)
+        2 points, 2 done, 0 skipped, 0 failed, 0 missing
+
     """
 
     points: int

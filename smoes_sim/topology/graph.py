@@ -46,6 +46,11 @@ class Topology:
         incast_flows: Number of flows above which a link delivers less; infinite where none, shape (H,).
         incast_efficiency: Share of its capacity that such a link then delivers; 1 where none, shape (H,).
         device: Accelerator of every rank, a name of ``compute.devices``; None where any may be used.
+
+    Example:
+        >>> Topology.load("gb200-nvl72").num_ranks
+        72
+
     """
 
     name: str

@@ -66,6 +66,13 @@ class Validation(Result):
         skipped: Rows that cannot be predicted.
         repeatability: Median relative scatter of the repeats of one row; None where no row has repeats.
         calibrated_on: What the constants were fitted on; None if links are at their nominal rates.
+
+    Example:
+        >>> from smoes_sim import read_measurements, validate
+        >>> table = read_measurements("published")
+        >>> len(validate(table.with_rows(table.rows[:2])).rows)
+        2
+
     """
 
     families: Mapping[str, ErrorSummary]
