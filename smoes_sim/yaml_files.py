@@ -141,7 +141,7 @@ class Document:
     def put(self, key: str, value: Any, *, assignment: str) -> None:
         """Set the value at ``a.b``; ``assignment`` names it in errors.
 
-        Below a key of :attr:`sections` whose value is a name, the named document is loaded in its place first.
+        Below a key of ``sections`` whose value is a name, the named document is loaded in its place first.
 
         Raises:
             ConfigError: If a part of the key is a value and not a mapping, or the named document cannot be read.

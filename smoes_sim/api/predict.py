@@ -13,7 +13,7 @@ from smoes_sim.api.inputs import Override, ScenarioLike, assignments, resolve
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
 from smoes_sim.placement import ExpertPlacement, ExpertRule, place_experts
-from smoes_sim.prediction.comparison import Candidate, Comparison
+from smoes_sim.prediction.comparison import ComparedScenario, Comparison
 from smoes_sim.prediction.comparison import compare as compare_candidates
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.deployment import Deployment
@@ -133,10 +133,10 @@ def _choices(override: Override) -> list[str]:
     return assignments([{key: value} for value in several], {})
 
 
-def _candidate(scenario: ScenarioLike, chosen: Sequence[str]) -> Candidate:
+def _candidate(scenario: ScenarioLike, chosen: Sequence[str]) -> ComparedScenario:
     name, loaded = resolve(scenario, chosen)
     varied = {key.strip(): value for key, _, value in (text.partition("=") for text in chosen)}
-    return Candidate(name=" ".join([name, *chosen]), scenario=loaded, varied=varied)
+    return ComparedScenario(name=" ".join([name, *chosen]), scenario=loaded, varied=varied)
 
 
 def synthesize(scenario: ScenarioLike, *overrides: Override, **settings: object) -> RoutingTrace:

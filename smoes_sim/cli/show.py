@@ -1,27 +1,21 @@
-"""Print documents for people: tables on stdout, talk and progress on stderr."""
+"""Print documents for people: tables on stdout, notes and progress on stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from smoes_sim.display.progress import progress as display_progress
 from smoes_sim.display.tables import Table, as_text
-from smoes_sim.display.tables import pairs as display_pairs
 from smoes_sim.errors import ConfigError
-from smoes_sim.units import parse_bandwidth, parse_duration, parse_size
-
-if TYPE_CHECKING:
-    pass
-
-Row = dict[str, Any]
+from smoes_sim.units import parse_bandwidth, parse_duration
 
 
 def talk(text: str) -> None:
-    """Say something that is not data."""
+    """Print a line on stderr: something that is not the answer."""
     typer.echo(text, err=True)
 
 
@@ -29,14 +23,6 @@ def duration(option: str, text: str) -> float:
     """A duration given as an option, in seconds."""
     try:
         return parse_duration(text)
-    except ValueError as error:
-        raise ConfigError(f"{option} = {error}") from None
-
-
-def size(option: str, text: str) -> float:
-    """A number of bytes given as an option."""
-    try:
-        return parse_size(text)
     except ValueError as error:
         raise ConfigError(f"{option} = {error}") from None
 
@@ -59,19 +45,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
     return as_text([Table(header=header, rows=rows, left=left)])
 
 
-def columns(rows: Sequence[Row]) -> str:
-    """Dictionaries of equal keys as a table of words."""
+def columns(rows: Sequence[dict[str, Any]]) -> str:
+    """Dictionaries with the same keys as a table of text."""
     return table(list(rows[0]), [[str(value) for value in row.values()] for row in rows], left=len(rows[0]))
-
-
-def pairs(document: Row) -> str:
-    """A dictionary as one line per key."""
-    return as_text([display_pairs({key: _plain(value) for key, value in document.items()})])
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return " ".join(_plain(part) for part in value)
-    return str(value)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from smoes_sim.learning.trained_study import TrainedStudy
     from smoes_sim.learning.unit_result import UnitResult
 
-_EXTRA = ("torch", "safetensors", "easy_vqa", "PIL")
-
 
 def train(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Shipped study or path of a study file.")],

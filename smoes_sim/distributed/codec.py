@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smoes_sim.traffic.copies import FP8_BLOCK, ElementType, copy_bytes
+from smoes_sim.traffic.copies import FP8_BLOCK, ElementType
 
 _FP8 = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FP8).max
@@ -36,11 +36,6 @@ class RowCodec:
 
     element: ElementType
     hidden: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row, B."""
-        return copy_bytes(self.hidden, self.element)
 
     def encode(self, rows: Tensor) -> Tensor:
         """Rows (N, D) of any real type as uint8 (N, B)."""

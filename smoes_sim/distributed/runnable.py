@@ -72,7 +72,8 @@ def num_ranks_of(scenario: Scenario) -> int:
 def as_executed(scenario: Scenario, *, send_buffer: float | None = None) -> Scenario:
     """The scenario as it is executed, so that its prediction describes the run: messages wait for their receivers.
 
-    ``send_buffer`` is what the kernel buffers of each message, where that is known (:func:`facts.fixed_send_buffer`).
+    ``send_buffer`` is the number of bytes of each message that the kernel buffers, where that is known
+    (:func:`~smoes_sim.distributed.facts.fixed_send_buffer`).
 
     ``two_hop`` under ``node`` deduplication becomes ``direct``: each of its two stages (to the rank of the own index in the
     other node, then inside the node) is an exchange of its own, the second begun when the first is done. The simulator's

@@ -20,7 +20,6 @@ from smoes_sim.learning.selection import Selection
 NUM_VISION_TOKENS = 64
 FEATURES = 96
 """Channels of a vision token at the output of the encoder."""
-IMAGE_SIDE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

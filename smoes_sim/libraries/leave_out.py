@@ -1,7 +1,8 @@
 """Cross-validation: predict whole systems, kinds of hardware, sizes and node counts that were left out of the fit.
 
-A *system* is a hardware with its software, at any number of ranks and nodes (:attr:`SystemCase.system`): H100 at 2, 4 and 8
-ranks is one system and leaves together. *Hardware* is the transport class inside its nodes: all A100 boxes leave together.
+A *system* (:attr:`~smoes_sim.libraries.system.SystemCase.system`) is a hardware with its software, at any number of ranks
+and nodes: H100 at 2, 4 and 8 ranks is one system, left out as a whole. *Hardware* is the transport class inside its nodes:
+all A100 servers are left out together.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _Z80 = NormalDist().inv_cdf(0.9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class CasePrediction:
     """A prediction beside its measurement.
 
     Attributes:
@@ -61,10 +62,10 @@ class Outcome:
         return math.log(self.seconds / self.measured) / self.deviation
 
 
-def outcome_of(fitted: FittedPool, prepared: PreparedCase) -> Outcome:
+def outcome_of(fitted: FittedPool, prepared: PreparedCase) -> CasePrediction:
     """The prediction for a case."""
     seconds, deviation = fitted.predict(prepared)
-    return Outcome(prepared=prepared, fitted=fitted, seconds=seconds, deviation=deviation)
+    return CasePrediction(prepared=prepared, fitted=fitted, seconds=seconds, deviation=deviation)
 
 
 Key = Callable[[PreparedCase], Hashable]
@@ -86,7 +87,7 @@ def _ignore() -> None:
 
 def leave_out(
     cases: Sequence[PreparedCase], key: Key, *, full: FittedPool, on_fit: Callable[[], None] = _ignore
-) -> list[Outcome]:
+) -> list[CasePrediction]:
     """Predictions for each group of cases with constants fitted on the other cases of the pool.
 
     Args:
@@ -95,7 +96,7 @@ def leave_out(
         full: A fit to all cases, from which each fit starts.
         on_fit: Called after every fit.
     """
-    found: list[Outcome] = []
+    found: list[CasePrediction] = []
     for group in _groups(cases, key):
         fitted = fit([prepared for prepared in cases if key(prepared) != group], start=full.deviations)
         found += [outcome_of(fitted, prepared) for prepared in cases if key(prepared) == group]
@@ -137,7 +138,7 @@ def _series(prepared: PreparedCase) -> Hashable:
     return prepared.case.system, prepared.family.name
 
 
-def scale_of(outcomes: Sequence[Outcome]) -> float:
+def scale_of(outcomes: Sequence[CasePrediction]) -> float:
     """Factor on the standard deviations with which 80% intervals cover 80% of the outcomes.
 
     The weight of a system is the square root of its number of rows. One synthetic system is added that is exactly normal
@@ -157,7 +158,7 @@ def scale_of(outcomes: Sequence[Outcome]) -> float:
     return float(scores[order][min(place, len(scores) - 1)]) / _Z80
 
 
-def scaled(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def scaled(outcomes: Sequence[CasePrediction]) -> list[CasePrediction]:
     """The same predictions with intervals scaled by the outcomes of all other systems."""
     found = []
     factors: dict[Hashable, float] = {}
@@ -181,7 +182,7 @@ def fit_scaled(cases: Sequence[PreparedCase]) -> FittedPool:
     )
 
 
-Splits = Mapping[str, list[Outcome]]
+Splits = Mapping[str, list[CasePrediction]]
 
 
 def num_fits(cases: Sequence[PreparedCase]) -> int:

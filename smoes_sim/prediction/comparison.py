@@ -31,7 +31,7 @@ _NAMED = {"routing.policy": "routing", "placement.experts": "experts", "placemen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class ComparedScenario:
     """A deployment to compare: the name that results carry, the scenario, and what it was varied in.
 
     ``varied`` has the text of each override by its key, such as ``{"placement.spare": "2"}``.
@@ -43,7 +43,7 @@ class Candidate:
 
 
 def compare(
-    candidates: Sequence[Candidate], *, baseline: int = 0, on_row: Callable[[int], None] = lambda _: None
+    candidates: Sequence[ComparedScenario], *, baseline: int = 0, on_row: Callable[[int], None] = lambda _: None
 ) -> Comparison:
     """The predictions of several deployments, and the change of each from the baseline.
 
@@ -95,7 +95,7 @@ class Comparison(Result):
 
     rows: list[Prediction]
     changes: list[dict[str, Change]]
-    candidates: list[Candidate]
+    candidates: list[ComparedScenario]
     baseline: int
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.display.tables import Table
 from smoes_sim.libraries.families import prepare_cases
-from smoes_sim.libraries.leave_out import Outcome, evaluate, num_fits
+from smoes_sim.libraries.leave_out import CasePrediction, evaluate, num_fits
 from smoes_sim.libraries.pooling import PreparedCase
 from smoes_sim.libraries.published import LARGE, PUBLISHED, RowPrediction, by_pool, doubt_of
 from smoes_sim.measurements import Measurements, read_measurements
@@ -104,7 +104,7 @@ def published_errors(measurements: Measurements | None = None, *, show_progress:
     """
     measurements = read_measurements(PUBLISHED) if measurements is None else measurements
     table = prepare_cases(measurements)
-    found: dict[str, list[Outcome]] = {name: [] for name in SPLITS}
+    found: dict[str, list[CasePrediction]] = {name: [] for name in SPLITS}
     pools = by_pool(table.cases).values()
     finished = count(1)
     with progress("fits", sum(map(num_fits, pools)), show_progress) as advance:
@@ -137,11 +137,11 @@ def _split(rows: Sequence[PublishedRow]) -> SplitErrors:
     return SplitErrors(families=errors_by(rows, lambda row: row.groups), systems=errors_by(rows, lambda row: [row.series]))
 
 
-def _rows(outcomes: Iterable[Outcome], *, is_fitted: bool) -> list[PublishedRow]:
+def _rows(outcomes: Iterable[CasePrediction], *, is_fitted: bool) -> list[PublishedRow]:
     return [_row(outcome, is_fitted=is_fitted) for outcome in outcomes]
 
 
-def _row(outcome: Outcome, *, is_fitted: bool) -> PublishedRow:
+def _row(outcome: CasePrediction, *, is_fitted: bool) -> PublishedRow:
     prepared = outcome.prepared
     answer = RowPrediction(
         seconds=outcome.seconds,

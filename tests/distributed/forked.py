@@ -10,10 +10,8 @@ import os
 import sys
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext
-from pathlib import Path
 from unittest import mock
 
-_HERE = Path(__file__).parent
 _PRELOADED = ["pytest", "torch.distributed", "four_ranks", "layer_cases", "clock_checks", "smoes_sim.distributed.journal"]
 
 

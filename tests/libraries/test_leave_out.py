@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smoes_sim.libraries.leave_out import (
-    Outcome,
+    CasePrediction,
     class_of,
     evaluate,
     leave_out,
@@ -65,10 +65,11 @@ def test_only_the_largest_node_count_is_left_out() -> None:
     assert [key(member) is not None for member in members[:4]] == [False, False, True, False]
 
 
-def outcomes_of(system: str, scores: list[float]) -> list[Outcome]:
+def outcomes_of(system: str, scores: list[float]) -> list[CasePrediction]:
     member = prepared(system, 1024.0, seconds=1e-5)
     return [
-        Outcome(prepared=member, fitted=NOTHING, seconds=1e-5 * math.exp(0.1 * score), deviation=0.1) for score in scores
+        CasePrediction(prepared=member, fitted=NOTHING, seconds=1e-5 * math.exp(0.1 * score), deviation=0.1)
+        for score in scores
     ]
 
 

@@ -13,7 +13,7 @@ from small_scenario import small
 
 from smoes_sim.cli import main
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.comparison import Candidate, compare
+from smoes_sim.prediction.comparison import ComparedScenario, compare
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.simulate import simulate
 from smoes_sim.report.inline import with_own_ids
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
         )
         for name, scenario in scenarios
     ]
-    candidates = [Candidate(name=name, scenario=scenario, varied={}) for name, scenario in hostile]
+    candidates = [ComparedScenario(name=name, scenario=scenario, varied={}) for name, scenario in hostile]
     write_results(path / "out", compare(candidates).row_dicts(), hostile)
     return path / "out"
 
