@@ -20,7 +20,7 @@ from smoes_sim.topology.shipped import topology_document
 from smoes_sim.traffic.copies import Deduplicate, ElementType
 from smoes_sim.units import Duration, Size
 from smoes_sim.workload import WorkloadSpec
-from smoes_sim.yaml_files import Document, MappingDocument, NamedSection, Place, Spec, named_document
+from smoes_sim.yaml_files import Document, MappingDocument, NamedSection, Override, Place, Spec, assignments, named_document
 
 __all__ = [
     "CommunicationSpec",
@@ -269,17 +269,17 @@ class Scenario(Spec):
         return self
 
     @classmethod
-    def load(cls, name: str | Path, *overrides: str) -> Scenario:
-        """A shipped scenario, or that of a file, with ``a.b=value`` overrides.
+    def load(cls, name: str | Path, *overrides: Override, **settings: object) -> Scenario:
+        """A shipped scenario, or that of a file, with overrides as for ``simulate``.
 
         Raises:
             ConfigError: If there is none, or it breaks a rule.
 
         Example:
-            >>> Scenario.load("olmoe-two-orin", "workload.batch=4").workload.batch
+            >>> Scenario.load("olmoe-two-orin", "workload.batch=4", ranks=1).workload.batch
             4
         """
-        return load_scenario(str(name), overrides)
+        return load_scenario(str(name), assignments(overrides, settings))
 
     @property
     def model_shape(self) -> ModelShape:

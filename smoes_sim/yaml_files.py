@@ -11,12 +11,13 @@ import copy
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
+import orjson
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, PlainSerializer, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -31,8 +32,10 @@ __all__ = [
     "Document",
     "MappingDocument",
     "NamedSection",
+    "Override",
     "Place",
     "Spec",
+    "assignments",
     "load",
     "named_document",
     "nearest",
@@ -304,6 +307,55 @@ def load(path: Path, model: type[S], *, overrides: Sequence[str] = ()) -> S:
     for assignment in overrides:
         document.override(assignment)
     return document.validate(model)
+
+
+Override = str | Mapping[str, object]
+"""``"routing.policy=smoes"``, or ``{"routing.policy": "smoes"}``."""
+
+
+def assignments(overrides: Iterable[Override], settings: Mapping[str, object]) -> list[str]:
+    """Overrides as ``a.b=value``.
+
+    Args:
+        overrides: Strings and mappings, as they were given.
+        settings: Keywords; two underscores stand for the dot: ``routing__policy="smoes"``.
+    """
+    found: list[str] = []
+    for override in overrides:
+        if isinstance(override, str):
+            found.append(override)
+        elif isinstance(override, Mapping):
+            found += [assignment(key, value) for key, value in override.items()]
+        else:
+            raise ConfigError(
+                f"{override!r} is no override. Write for example 'routing.policy=smoes' or {{'routing.policy': 'smoes'}}."
+            )
+    return found + [assignment(key.replace("__", "."), value) for key, value in settings.items()]
+
+
+def assignment(key: str, value: object) -> str:
+    """``key=value`` as the command line takes it; text that would read as something else is quoted.
+
+    Example:
+        >>> assignment("seed", 1), assignment("routing.policy", "smoes"), assignment("model", {"layers": 2})
+        ('seed=1', 'routing.policy=smoes', 'model={"layers":2}')
+    """
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str) and _reads_as_text(value):
+        return f"{key}={value}"
+    try:
+        return f"{key}={orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()}"
+    except TypeError:
+        raise ConfigError(f"{key} = {value!r}: is not text, a number, a list or a mapping. Give one of these.") from None
+
+
+def _reads_as_text(text: str) -> bool:
+    """Whether YAML reads the text as itself, not as a number, a date or a list."""
+    try:
+        return bool(Document(f"a: {text}", name="").data == {"a": text})
+    except ConfigError:
+        return False
 
 
 @contextmanager

@@ -84,6 +84,9 @@ def test_names_paths_and_objects_give_the_same(tmp_path):
     by_object = ss.simulate(scenario, {"calibration": None})
     assert by_object.ttft_s == by_name.ttft_s
     assert by_object.calibration is None
+    document = scenario.model_dump(mode="json", by_alias=True, exclude_unset=True) | {"calibration": None}
+    assert ss.simulate(document).ttft_s == by_name.ttft_s
+    assert ss.Scenario.load("olmoe-two-orin", {"workload.batch": 4}, workload__decode_batch=2, ranks=1).workload.batch == 4
 
 
 def test_every_value_of_a_list_is_compared_and_shown():

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smoes_sim.api.inputs import Override, assignments
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RoutingTrace
+from smoes_sim.yaml_files import Override, assignments
 
 if TYPE_CHECKING:
     from collections.abc import Callable

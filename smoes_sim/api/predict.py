@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smoes_sim.api.inputs import Override, ScenarioLike, assignments, resolve
+from smoes_sim.api.inputs import ScenarioLike, resolve
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
 from smoes_sim.placement import ExpertPlacement, ExpertRule, place_experts
@@ -22,6 +22,7 @@ from smoes_sim.prediction.router import synthesize_trace
 from smoes_sim.prediction.simulate import middle_conditions, num_passes, predict
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.step.perfetto import write_chrome_trace
+from smoes_sim.yaml_files import Override, assignments
 
 
 def simulate(

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from smoes_sim.api.inputs import Override, ScenarioLike, assignments, resolve
+from smoes_sim.api.inputs import ScenarioLike, resolve
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
 from smoes_sim.planning import Plan, PlanAnswer, load_plan, make_plan
@@ -28,6 +28,7 @@ from smoes_sim.serving import (
     runs_of_curve,
 )
 from smoes_sim.units import parse_arrivals, parse_duration
+from smoes_sim.yaml_files import Override, assignments
 
 NUM_REQUESTS = 400
 """Number of requests of a run when neither a number nor a duration is given."""

@@ -9,11 +9,12 @@ from typing import Literal
 
 from smoes_sim.adaptation.adapt import adapt as adapt_scenario
 from smoes_sim.adaptation.result import Adaptation
-from smoes_sim.api.inputs import Override, ScenarioLike, assignments, resolve
+from smoes_sim.api.inputs import ScenarioLike, resolve
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.constants import NUM_STATED, load_calibration
 from smoes_sim.sweeps import Shard, Sweep, Tally, load_sweep, run_sweep
+from smoes_sim.yaml_files import Override, assignments
 
 
 def sweep(
