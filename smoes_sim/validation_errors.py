@@ -1,7 +1,7 @@
 """One line for what a pydantic model refuses: where, what with the value, the rule, what to do.
 
-Only the kind and the place of a problem come from pydantic. The names that are allowed there are read from the model, so
-that its English may change.
+Only the kind and the place of a problem come from pydantic. The allowed names are read from the model, so
+messages do not depend on the wording of pydantic.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _children(annotation: Any, part: str | int) -> Iterator[Any]:
 
 
 def _chosen(annotations: Sequence[Any], value: Any) -> Iterator[Any]:
-    """Of models that a ``kind`` tells apart the one that the value names, or all."""
+    """The model that the value names by its ``kind``; all models where it names none."""
     tag = value.get(DISCRIMINATOR) if isinstance(value, dict) else None
     matching = [annotation for annotation in annotations if tag in _tags(annotation)]
     yield from matching or annotations

@@ -117,7 +117,7 @@ class BusiestLinks(Result):
             "# busy: bytes at full rate; first, last: in use; full: at 99.9% of capacity or more",
         ]
         if self.is_windowed and last.hot[-1].full is not None:
-            titles.append("# first, last and full are accurate to a window in large cases; --tolerance 0 is exact")
+            titles.append("# first, last and full are accurate to a window in large cases; tolerance 0 is exact")
         header = ["link", "kind", "bytes", "capacity", "busy", "busy(%)", "first", "last", "full"]
         return [Table(title="\n".join(titles), header=header, rows=[_cells(hot, form) for hot in last.hot], left=2)]
 

@@ -56,12 +56,12 @@ class AlltoallOptions:
             ConfigError: With the option and the way out.
         """
         if self.schedule == "low_latency" and self.message_size is None:
-            raise ConfigError("--schedule low_latency sends one message a copy. Give --message-size, such as 14 KiB.")
-        for name, value in (("--message-size", self.message_size), ("--window", self.window), ("--chunk", self.chunk)):
+            raise ConfigError("schedule low_latency sends one message per copy. Give message_size, such as 14 KiB.")
+        for name, value in (("message_size", self.message_size), ("window", self.window), ("chunk", self.chunk)):
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} = {value:g} B: must be more than 0 bytes. Write for example 64 KiB.")
         if not 0 <= self.tolerance <= 0.1:
-            raise ConfigError(f"--tolerance = {self.tolerance}: must be between 0 (exact) and 0.1. Write for example 1e-4.")
+            raise ConfigError(f"tolerance = {self.tolerance}: must be between 0 (exact) and 0.1. Write for example 1e-4.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def deploy(scenario: Scenario) -> Deployment:
 
 
 def topology_of(scenario: Scenario) -> Topology:
-    """The ranks that take part, and what they are wired to.
+    """The topology of the ranks that take part.
 
     Raises:
         ConfigError: If the topology has fewer ranks than are asked for.
@@ -109,7 +109,7 @@ def sequence_homes(
 ) -> NDArray[np.int64]:
     """Home rank of each token where every sequence stays in one attention group, (T,).
 
-    Groups take sequences in turn; inside a group the tokens of a prompt are dealt out one by one, and decoded sequences too.
+    Groups take sequences in turn; inside a group the tokens of a prompt are spread one by one, and so are decoded sequences.
 
     Args:
         sequence: Sequence of each token, shape (T,).

@@ -83,7 +83,7 @@ def describe(deployment: Deployment) -> Description:
 
 
 def _known(value: float) -> float | None:
-    """The value; None for NaN, which stands for a mean over nothing."""
+    """The value; None for NaN, the mean over nothing."""
     return None if np.isnan(value) else value
 
 

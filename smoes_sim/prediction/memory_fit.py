@@ -19,7 +19,7 @@ _MOST_RANKS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFit:
-    """What the busiest rank needs, and what it has.
+    """Memory that the busiest rank needs, and memory that it has.
 
     Attributes:
         need: Bytes by part.

@@ -1,4 +1,4 @@
-"""The answer of ``simulate``: what a deployment sends, holds and takes, with an interval for every time."""
+"""The answer of ``simulate``: traffic, memory and times of a deployment, with an interval for every time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _OPTIONAL = ("mixed_step_s", "decode_imbalance")
 NOMINAL = (
     "nominal: links at their full rated bandwidth, no software cost; communication times are lower bounds (no calibration)"
 )
-"""What the first lines of an uncalibrated answer say."""
+"""First line of an uncalibrated answer."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction(Result):
-    """What a deployment does.
+    """The predicted traffic, memory and times of a deployment.
 
     Times are in seconds, sizes in bytes; each time is the median over the sets of constants (``draws``). See the page on
     metrics for every formula.
@@ -44,7 +44,7 @@ class Prediction(Result):
         decode_imbalance: The same in decode; None without decode.
         transmission_rate: Shares of (token, layer) pairs that need another rank; None for a dense model.
         msi: Mean modality specialisation index; None for a dense model.
-        memory: Whether it fits.
+        memory: Memory needed and available on the busiest rank.
         not_counted: What the times leave out.
         calibration: Name of the calibration; None for nominal rates.
         warnings: What the user should check.
@@ -63,7 +63,7 @@ class Prediction(Result):
         tokens_per_s: Output tokens per second of the batch.
         tpot_s: Time per output token; None without decode.
         mixed_step_s: A step with a chunk of prefill and a decode step; None where prefill is not in chunks.
-        decode_step_s: These and the following: as above, of a decode step; None without decode.
+        decode_step_s: Time of a decode step; this and the following ``decode_*`` are as above, None without decode.
         fidelity: Network model.
         intervals: 80% interval of each time (without a calibration the range of stated efficiencies).
         draws: Values of each time under every set of constants.

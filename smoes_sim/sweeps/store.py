@@ -59,7 +59,7 @@ class Store:
             self._points.mkdir(parents=True, exist_ok=True)
             stream = lock.open("w")
         except OSError as error:
-            raise ConfigError(f"{lock}: cannot be written ({error.strerror}). Choose another --out.") from None
+            raise ConfigError(f"{lock}: cannot be written ({error.strerror}). Choose another folder.") from None
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
