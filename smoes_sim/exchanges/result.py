@@ -1,4 +1,4 @@
-"""The result of an all-to-all prediction: nccl-tests' columns, the busiest links, and what the times rest on."""
+"""The result of an all-to-all prediction: nccl-tests' columns, the busiest links, and the assumptions."""
 
 from __future__ import annotations
 

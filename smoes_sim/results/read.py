@@ -1,4 +1,4 @@
-"""Read a folder of results: what was asked, what came out, and the scenarios behind it."""
+"""Read a folder of results: predictions, changes, and the scenarios that were predicted."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from smoes_sim.yaml_files import write_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a point: a prediction, or the error in one line."""
+    """The outcome of a point: a prediction, or the error in one line."""
 
     prediction: Prediction | None = None
     error: str | None = None

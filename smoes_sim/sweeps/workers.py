@@ -37,7 +37,7 @@ def run_point(digest: str, scenario: Scenario) -> Outcome:
             )
     except SmoesError as error:
         return Outcome(error=" ".join(str(error).split()))
-    except Exception as error:  # a bug, or no memory left: the other points go on
+    except Exception as error:  # a bug, or no memory left: the other points are still computed
         return Outcome(error=" ".join(f"{type(error).__name__}: {error}".split()))
     return Outcome(prediction=prediction)
 
