@@ -325,8 +325,15 @@ def with_named_sections(document: Document) -> Document:
     return document
 
 
+def _topology_document(name: str) -> Document:
+    document = topology_document(name)
+    document.data.setdefault("name", Path(name).stem)
+    return document
+
+
 def _note_in_topology(topology: dict[str, Any], key: str, override: str) -> None:
-    """Replace the source of overridden numbers by the override."""
+    """Replace the source of overridden numbers by the override, and add it to the name."""
+    topology["name"] = f"{topology['name']} with {override.removeprefix('topology.')}"
     sources = topology.get("sources")
     if not isinstance(sources, dict) or key.partition(".")[0] == "sources":
         return
@@ -349,6 +356,6 @@ def _model_document(name: str) -> Document:
 
 
 _NAMED_SECTIONS: Mapping[Place, NamedSection] = {
-    ("topology",): NamedSection(load=topology_document, note_change=_note_in_topology),
+    ("topology",): NamedSection(load=_topology_document, note_change=_note_in_topology),
     ("model",): NamedSection(load=_model_document, note_change=_note_in_model),
 }

@@ -1,7 +1,7 @@
 """One line for what a pydantic model refuses: where, what with the value, the rule, what to do.
 
-Only the kind and the place of a problem come from pydantic. The allowed names are read from the model, so
-messages do not depend on the wording of pydantic.
+Only the kind and the place of a problem come from pydantic. The names that are allowed there are read from the model, so
+that its English may change.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def _rule(problem: ErrorDetails, name: str) -> str:
     """A broken rule of a value or a section, with its name."""
     if problem["type"] != "value_error":
         message = problem["msg"]
+        if problem["type"] in {"model_type", "dict_type"}:
+            return f"{name} = {problem['input']!r}: is a section, not a value. Write its keys, as in {name}.KEY=VALUE."
         return f"{name and f'{name} = '}{problem['input']!r}: {message[0].lower()}{message[1:]}."
     message = str(problem["ctx"]["error"])
     if isinstance(problem["input"], dict):
@@ -178,7 +180,7 @@ def _children(annotation: Any, part: str | int) -> Iterator[Any]:
 
 
 def _chosen(annotations: Sequence[Any], value: Any) -> Iterator[Any]:
-    """The model that the value names by its ``kind``; all models where it names none."""
+    """Of models that a ``kind`` tells apart the one that the value names, or all."""
     tag = value.get(DISCRIMINATOR) if isinstance(value, dict) else None
     matching = [annotation for annotation in annotations if tag in _tags(annotation)]
     yield from matching or annotations

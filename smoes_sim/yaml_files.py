@@ -95,7 +95,7 @@ def read_text(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedSection:
-    """A key whose value may be the name of a shipped thing or a file, so that overrides can change single keys of it.
+    """A key whose value may be the name of a shipped thing or a file, so that overrides can go below the name.
 
     Attributes:
         load: Returns the document of a name.
@@ -175,7 +175,7 @@ class Document:
         return copy.deepcopy(self._loaded[place].data)
 
     def fork(self, *sections: str) -> Document:
-        """An independent copy of the document, or of a mapping inside it; errors keep their place in the file."""
+        """A copy, of the document or of a mapping inside it, to change on its own; errors keep their place in the file."""
         fork = copy.copy(self)
         for section in sections:
             fork._tree = fork._tree[section]

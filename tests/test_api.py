@@ -98,6 +98,27 @@ def test_every_value_of_a_list_is_compared_and_shown():
     assert found.changes[0]["ttft_s"].value == 0.0
 
 
+def test_several_scenarios_are_named_and_compared():
+    scenario = ss.Scenario.load("olmoe-two-orin", SMALL, calibration=None)
+    found = ss.compare([scenario, "olmoe-two-orin"], SMALL, calibration=None)
+    assert [row.name.split(" ")[0] for row in found.rows] == ["scenario", "olmoe-two-orin"]
+    assert found.rows[0].ttft_s == found.rows[1].ttft_s
+
+
+def test_a_calibration_of_another_system_is_a_warning():
+    found = ss.simulate("olmoe-two-orin", SMALL, topology="8x-h100", compute__device="h100-sxm")
+    assert "calibration = two-orin-baseline was fitted on two-orin-10gbe with jetson-agx-orin-64gb" in repr(found)
+
+
+def test_wrong_words_are_refused_with_the_right_one():
+    with pytest.raises(ss.ConfigError, match='schedule = "dircet" is unknown. Did you mean "direct"'):
+        ss.alltoall("8x-h100", size="1M", schedule="dircet")
+    with pytest.raises(ss.ConfigError, match='rule = "bin" is unknown. Did you mean "bins"'):
+        ss.place("bin", "t.npz", ranks=2)
+    with pytest.raises(ss.ConfigError, match='"ttft" is no quantity of a prediction. Did you mean "ttft_s"'):
+        ss.simulate("olmoe-two-orin", SMALL).interval("ttft")
+
+
 def test_frames_of_both_kinds_hold_the_same():
     pandas = pytest.importorskip("pandas")
     found = ss.alltoall("two-orin-10gbe", sweep="1K:4K")

@@ -14,6 +14,7 @@ from smoes_sim.learning.study_file import load_study, study_names
 from smoes_sim.libraries.published import load_libraries
 from smoes_sim.models import find_model, model_names
 from smoes_sim.planning import load_plan, plan_names
+from smoes_sim.prediction.constants import calibration_names, load_calibration
 from smoes_sim.routing import published
 from smoes_sim.scenario import load_scenario, scenario_names
 from smoes_sim.sweeps import load_sweep, sweep_names
@@ -22,7 +23,17 @@ from smoes_sim.workload.workload import find_preset, preset_names
 from smoes_sim.yaml_files import nearest
 
 Kind = Literal[
-    "models", "devices", "workloads", "topologies", "scenarios", "libraries", "routing", "plans", "sweeps", "studies"
+    "models",
+    "devices",
+    "workloads",
+    "topologies",
+    "scenarios",
+    "calibrations",
+    "libraries",
+    "routing",
+    "plans",
+    "sweeps",
+    "studies",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -77,8 +88,8 @@ def catalogue(kind: str) -> Catalogue:
     """What is shipped of a kind, by name.
 
     Args:
-        kind: ``models``, ``devices``, ``workloads``, ``topologies``, ``scenarios``, ``libraries``, ``routing``, ``plans``,
-            ``sweeps`` or ``studies``.
+        kind: ``models``, ``devices``, ``workloads``, ``topologies``, ``scenarios``, ``calibrations``, ``libraries``,
+            ``routing``, ``plans``, ``sweeps`` or ``studies``.
 
     Raises:
         ConfigError: If there is no such kind.
@@ -89,7 +100,7 @@ def catalogue(kind: str) -> Catalogue:
         ['h100-sxm']
     """
     if kind not in KINDS:
-        raise ConfigError(f'"{kind}" is no kind of shipped things. {nearest(kind, KINDS)}')
+        raise ConfigError(f'"{kind}" is no kind of shipped things. {nearest(str(kind), KINDS)}')
     entries = [Entry(name=name, description=text) for name, text in _described(kind)]
     return Catalogue(kind=kind, entries=entries)
 
@@ -106,9 +117,11 @@ def _described(kind: Kind) -> Iterator[tuple[str, str]]:
         yield from ((name, find_spec(name).description) for name in topology_names())
     elif kind == "scenarios":
         yield from ((name, load_scenario(name).description) for name in scenario_names())
+    elif kind == "calibrations":
+        yield from ((name, f"fitted on {load_calibration(name).scenario}") for name in calibration_names())
     elif kind == "libraries":
         yield from (
-            (name, f"constants fitted on {pool.rows} rows of {len(pool.systems)} systems")
+            (name, f"for validate: constants fitted on {pool.rows} rows of {_counted(len(pool.systems), 'system')}")
             for name, pool in sorted(load_libraries().pools.items())
         )
     elif kind == "routing":
@@ -119,6 +132,10 @@ def _described(kind: Kind) -> Iterator[tuple[str, str]]:
         yield from ((name, load_sweep(name).file.description) for name in sweep_names())
     else:
         yield from ((name, load_study(name).description) for name in study_names())
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _model(name: str) -> str:
@@ -135,8 +152,9 @@ def _device(name: str) -> str:
 
 def _workload(name: str) -> str:
     preset = find_preset(name)
-    plural = "image" if preset.images == 1 else "images"
-    images = f"{preset.images:g} {plural} of {preset.image_width} x {preset.image_height}, " if preset.images else ""
+    images = (
+        f"{_counted(int(preset.images), 'image')} of {preset.image_width} x {preset.image_height}, " if preset.images else ""
+    )
     return f"{images}{preset.text_tokens:g} text tokens, {preset.output_tokens:g} output tokens per sequence"
 
 

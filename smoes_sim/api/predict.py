@@ -12,7 +12,7 @@ import numpy as np
 from smoes_sim.api.inputs import ScenarioLike, resolve
 from smoes_sim.display.progress import Progress, progress
 from smoes_sim.errors import ConfigError
-from smoes_sim.placement import ExpertPlacement, ExpertRule, place_experts
+from smoes_sim.placement import EXPERT_RULES, ExpertPlacement, ExpertRule, place_experts
 from smoes_sim.prediction.comparison import ComparedScenario, Comparison
 from smoes_sim.prediction.comparison import compare as compare_candidates
 from smoes_sim.prediction.deploy import deploy
@@ -21,7 +21,9 @@ from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.prediction.router import synthesize_trace
 from smoes_sim.prediction.simulate import middle_conditions, num_passes, predict
 from smoes_sim.routing import RoutingTrace
+from smoes_sim.scenario import Scenario
 from smoes_sim.step.perfetto import write_chrome_trace
+from smoes_sim.validation_errors import nearest
 from smoes_sim.yaml_files import Override, assignments
 
 
@@ -53,6 +55,8 @@ def simulate(
         >>> found.policy, found.token_placement, f"{found.bytes_remote / 1e9:.3f} GB"
         ('smoes', 'modality', '0.236 GB')
     """
+    if timeline is not None and not str(timeline).endswith((".json", ".json.gz")):
+        raise ConfigError(f"timeline = {timeline}: a Chrome trace is .json or .json.gz. Write for example step.json.gz.")
     name, loaded = resolve(scenario, assignments(overrides, settings))
     deployment = deploy(loaded)
     prediction = replace(_predict(deployment, show_progress), name=name)
@@ -100,7 +104,7 @@ def compare(
         >>> [f"{row.bytes_remote / 1e9:.3f} GB" for row in found.rows]
         ['0.743 GB', '0.236 GB']
     """
-    several = [scenarios] if isinstance(scenarios, ScenarioLike) else list(scenarios)
+    several = [scenarios] if isinstance(scenarios, str | Path | Scenario | Mapping) else list(scenarios)
     if not several:
         raise ConfigError("compare: no scenario is named. Name at least one.")
     choices = [_choices(override) for override in _single(overrides, settings)]
@@ -130,6 +134,8 @@ def _choices(override: Override) -> list[str]:
             return [override]
         return [f"{key}={value}" for value in text.split(",")]
     ((key, values),) = override.items()
+    if isinstance(values, list | tuple) and not values:
+        raise ConfigError(f"{key} = []: there is no value to try. Give at least one.")
     several = values if isinstance(values, list | tuple) else [values]
     return assignments([{key: value} for value in several], {})
 
@@ -162,12 +168,15 @@ def synthesize(scenario: ScenarioLike, *overrides: Override, **settings: object)
     return synthesize_trace(resolve(scenario, assignments(overrides, settings))[1])
 
 
-def place(rule: ExpertRule, trace: RoutingTrace, *, ranks: int, spare: int = 0, seed: int = 0) -> ExpertPlacement:
+def place(
+    rule: ExpertRule, trace: RoutingTrace | str | Path, *, ranks: int, spare: int = 0, seed: int = 0
+) -> ExpertPlacement:
     """Place experts on ranks, decided by the routing of a trace.
 
     Args:
         rule: ``contiguous``, ``random``, ``bins`` (SMoES), ``eplb``, ``coactivation`` or ``optimal`` (small cases).
-        trace: The routing that decides; for ``contiguous`` and ``random`` only its numbers of layers and experts count.
+        trace: The routing that decides, or the path of its file; for ``contiguous`` and ``random`` only its numbers of
+            layers and experts count.
         ranks: Number of ranks.
         spare: Slots of each rank for replicas, in addition to its share of the experts.
         seed: Random seed of ``random``.
@@ -184,4 +193,8 @@ def place(rule: ExpertRule, trace: RoutingTrace, *, ranks: int, spare: int = 0, 
         >>> place("bins", trace, ranks=2)
         <placement of 64 experts in 64 slots on 2 ranks, 16 layers>
     """
+    if rule not in EXPERT_RULES:
+        raise ConfigError(f'rule = "{rule}" is unknown. {nearest(str(rule), EXPERT_RULES)}')
+    if not isinstance(trace, RoutingTrace):
+        trace = RoutingTrace.load(trace)
     return place_experts(rule, trace, num_ranks=ranks, rng=np.random.default_rng(seed), spare=spare)

@@ -45,7 +45,7 @@ def select_rows(rows: Sequence[Measurement], expressions: Sequence[str]) -> list
         wanted = [_condition(expression, part) for part in expression.split(",")]
         found = {row.id: row for row in rows if all(_meets(row, column, text) for column, text in wanted)}
         if not found:
-            raise ConfigError(f'fit "{expression}": no row meets it. Rows have for example {_example(rows[0], wanted)}.')
+            raise ConfigError(f'--fit "{expression}": no row meets it. Rows have for example {_example(rows[0], wanted)}.')
         chosen |= found
     return [row for row in rows if row.id in chosen] if expressions else list(rows)
 
@@ -53,9 +53,9 @@ def select_rows(rows: Sequence[Measurement], expressions: Sequence[str]) -> list
 def _condition(expression: str, part: str) -> tuple[str, str]:
     column, separator, text = (word.strip() for word in part.partition("="))
     if not separator:
-        raise ConfigError(f'fit "{expression}": "{part}" is not COLUMN=VALUE. Write for example mode=sendrecv.')
+        raise ConfigError(f'--fit "{expression}": "{part}" is not COLUMN=VALUE. Write for example mode=sendrecv.')
     if column not in COLUMNS:
-        raise ConfigError(f'fit "{expression}": unknown column "{column}". {nearest(column, COLUMNS)}')
+        raise ConfigError(f'--fit "{expression}": unknown column "{column}". {nearest(column, COLUMNS)}')
     return column, text
 
 
@@ -66,7 +66,7 @@ def _meets(row: Measurement, column: str, text: str) -> bool:
     try:
         wanted = float(text) if text.replace(".", "", 1).isdigit() else parse_size(text)
     except ValueError as error:
-        raise ConfigError(f"fit: {column} = {error}") from None
+        raise ConfigError(f"--fit {column} = {error}") from None
     return value is not None and math.isclose(value, wanted, rel_tol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""``smoes-sim alltoall``: the times of an all-to-all in the columns of nccl-tests."""
+"""``smoes-sim alltoall``: nccl-tests for a cluster that is not there."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def alltoall(
     fidelity: Annotated[
         Literal["bound", "fluid", "fifo", "packet"],
         option(
-            "bound: no schedule beats it; fluid: links are shared fairly; fifo: message order counts; packet: every "
-            "packet, small cases.",
+            "bound: no timing of these messages is faster; fluid: links are shared fairly; fifo: message order counts; "
+            "packet: every packet, small cases.",
             _MODEL,
         ),
     ] = "fluid",
@@ -99,7 +99,7 @@ def alltoall(
         Optional[str], option("fifo: bytes served together. [a packet, or more in large cases]", _MODEL, metavar="SIZE")
     ] = None,
     seed: Annotated[
-        int, option("Random seed of the skew, the order and the choice among equal routes.", _MODEL, min=0, metavar="N")
+        int, option("Of the skew, the random order and the choice between equal routes.", _MODEL, min=0, metavar="N")
     ] = 0,
     links: Annotated[Optional[int], option("Name the busiest links, this many lines.", _OUTPUT, min=1, metavar="K")] = None,
     plot: Annotated[
@@ -144,13 +144,13 @@ def alltoall(
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was given on the command line."""
+    """Whether an option stands on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def _tell_what_is_ignored(context: typer.Context, *, counts_messages: bool) -> None:
-    """Warn of options that have no effect on this model."""
+    """Warn of options that were given but do not count."""
     fidelity = context.params["fidelity"]
     for name, fidelities in _USED_BY.items():
         if _is_given(context, name) and fidelity not in fidelities:

@@ -1,4 +1,4 @@
-"""The message on the first use, when numba compiles the network core."""
+"""What a user is told the first time that numba compiles the network core."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _MESSAGE = "compiling this model of the network, once per installation: about 10
 def compilation_told(*, may_compile: bool) -> Iterator[None]:
     """Say on a terminal, once, that numba compiles; silent in a pipe and whenever numba's cache holds the code.
 
-    numba reports when it compiles (its event ``numba:compile``), so no file of its cache has to be inspected, which may be
-    stale, in another place or for another processor.
+    numba says itself when it compiles (its event ``numba:compile``), so a cache that is stale, elsewhere or for another
+    processor is told from a good one without a look at its files.
 
     Args:
         may_compile: Whether the case is large enough for compiled code; if not, numba is not even imported.

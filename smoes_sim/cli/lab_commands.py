@@ -157,7 +157,7 @@ def _plan(topology: str, *, scale: float | None, seed: int) -> LabPlan:
 
 
 def _check(lab: Lab) -> LabCheck:
-    """Measure the links; exit code 1 if the lab misses its rates."""
+    """Measure the links; a lab that misses its rates is exit code 1."""
     from smoes_sim.lab.check import check_lab
 
     checked = check_lab(lab)

@@ -12,7 +12,8 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="models, devices, workloads, topologies, scenarios, libraries, routing, plans, sweeps or studies.",
+            help="models, devices, workloads, topologies, scenarios, calibrations, libraries, routing, plans, sweeps, "
+            "studies.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

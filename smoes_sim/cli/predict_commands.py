@@ -52,7 +52,7 @@ def compare(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="SCENARIO... [KEY=VALUE[,VALUE]...]...",
+            metavar="SCENARIO|KEY=VALUE,VALUE",
             help="Shipped scenarios or paths of files, then changes; every combination of their values is one row.",
         ),
     ],

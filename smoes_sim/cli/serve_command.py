@@ -1,4 +1,4 @@
-"""``smoes-sim serve``: how long requests wait, and how many per second a deployment can serve."""
+"""``smoes-sim serve``: how long users wait, and how many a deployment can serve."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def serve(
         Optional[str],
         typer.Option(help="Objective, such as ttft=2s,tpot=50ms; with neither rate nor arrivals the largest rate is found."),
     ] = None,
-    requests: Annotated[Optional[int], typer.Option(min=1, help=f"Number of requests to simulate. [{_NUMBER}]")] = None,
-    duration: Annotated[Optional[str], typer.Option(help='All requests that arrive in this time: "60 s".')] = None,
-    max_batch_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens of a group per step.")] = 8192,
-    max_sequences: Annotated[int, typer.Option(min=1, help="Largest number of running sequences of a group.")] = 256,
+    requests: Annotated[Optional[int], typer.Option(min=1, help=f"How many arrive. [{_NUMBER}]")] = None,
+    duration: Annotated[Optional[str], typer.Option(help='All that arrive in this time, such as "60 s".')] = None,
+    max_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an attention group in a step.")] = 8192,
+    max_sequences: Annotated[int, typer.Option(min=1, help="Sequences of a group that run at a time.")] = 256,
     out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON, the scenario and the plot.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

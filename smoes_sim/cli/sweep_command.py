@@ -31,7 +31,7 @@ def sweep(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Predict every point of a grid or a list; an interrupted run can be continued."""
+    """Predict every point of a grid or a list; a killed run continues where it was."""
     from smoes_sim.api.study import sweep as sweep_study
     from smoes_sim.display.tables import as_text
     from smoes_sim.results.write import to_json

@@ -1,5 +1,5 @@
-"""How are results printed and drawn?
+"""How do results look?
 
-``tables`` prints numbers and words as text or HTML, ``progress`` shows how far long work has come, ``result`` is the base of
-what public functions return, ``charts`` loads the plotting library and saves charts. Knows nothing of experts or networks.
+``tables`` sets numbers and words as text or HTML, ``result`` is the base of what public functions return, ``charts`` loads
+the plotting library and saves what it draws. Knows nothing of experts, networks or files of results.
 """

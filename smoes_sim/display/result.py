@@ -1,4 +1,4 @@
-"""What every public function returns: typed fields, and the same ways to print, plot and convert."""
+"""What every public function returns: typed fields, and the same ways to print, plot and hand on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Result(ABC):
 
     @abstractmethod
     def records(self) -> list[dict[str, Any]]:
-        """The rows of :meth:`to_polars`, one flat dictionary each; units are in the names."""
+        """The rows of :meth:`to_polars`, one flat dictionary each; units stand in the names."""
 
     @abstractmethod
     def tables(self) -> Sequence[Table]:

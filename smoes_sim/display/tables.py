@@ -16,15 +16,15 @@ _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table with the lines above and below it.
+    """A table and what stands above and below it.
 
     Attributes:
         header: Names of the columns; empty for a list of pairs.
         rows: Cells, one sequence per row, as many as the header has names.
-        title: Lines above the table; empty: none.
+        title: Lines above; none where empty.
         left: Number of leading columns that are aligned to the left.
         words: Number of trailing columns that are aligned to the left too.
-        notes: Lines below the table.
+        notes: Lines below.
     """
 
     header: Sequence[str] = ()
@@ -39,7 +39,7 @@ def as_text(parts: Iterable[Table], *, width: int = WIDTH) -> str:
     """Tables one below the other, an empty line between them, ending with a newline.
 
     If a table is wider than ``width`` columns, its last column of words is wrapped; without such a column its rows are
-    numbered, and a list above the table gives the label of each number.
+    numbered, below a list of what the numbers stand for.
     """
     return "\n".join(_text_of(part, width=width) for part in parts)
 
@@ -71,7 +71,7 @@ def _wrapped(part: Table, *, width: int) -> list[str]:
 
 
 def _numbered(part: Table) -> list[str]:
-    """Lines of two tables: the label of each row number, then the numbered rows."""
+    """The labels of the rows as a table of their own, then the numbers."""
     left, numbers = part.left, [str(number) for number in range(1, len(part.rows) + 1)]
     labels = [[number, *row[:left]] for number, row in zip(numbers, part.rows, strict=True)]
     values = [[number, *row[left:]] for number, row in zip(numbers, part.rows, strict=True)]

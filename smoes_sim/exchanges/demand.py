@@ -55,24 +55,24 @@ class Demand:
     trace: Path | None = None
 
     def check(self) -> None:
-        """Check that the arguments agree.
+        """Check that the options agree.
 
         Raises:
-            ConfigError: If arguments exclude each other, or one needs another.
+            ConfigError: If options exclude each other, or one needs another.
         """
         if sum(given is not None for given in (self.size, self.sweep, self.matrix)) > 1:
-            raise ConfigError("size (--bytes), sweep and matrix exclude each other. Give one of them.")
+            raise ConfigError("--bytes, --sweep and --matrix exclude each other. Give one of them.")
         names = ("matrix", "zipf", "lognormal", "workload", "trace")
-        given = [name for name in names if getattr(self, name) is not None]
+        given = [f"--{name}" for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)} each say who sends what. Give one of them.")
         if self.per_source and self.zipf is None:
-            raise ConfigError("per_source says how zipf is drawn. Give zipf too.")
+            raise ConfigError("--per-source says how --zipf is drawn. Give --zipf too.")
         if self.step is not None and self.workload is None:
-            raise ConfigError("step picks a step of a workload. Give workload too.")
-        for name, value in (("zipf", self.zipf), ("lognormal", self.lognormal)):
+            raise ConfigError("--step picks a step of --workload. Give --workload too.")
+        for name, value in (("--zipf", self.zipf), ("--lognormal", self.lognormal)):
             if value is not None and not 0 <= value < math.inf:
-                raise ConfigError(f"{name} = {value}: must be a number >= 0, such as 1. Fix the value.")
+                raise ConfigError(f"{name} = {value}: must be a number >= 0. Write for example {name} 1.")
 
     @property
     def is_uniform(self) -> bool:
@@ -112,7 +112,8 @@ def sweep_sizes(low: float, high: float) -> list[float]:
     """
     if not 0 < low <= high:
         raise ConfigError(
-            f'sweep = {low:.0f} B to {high:.0f} B is empty: the first size must be > 0 and <= the last. Write "1 KiB:1 GiB".'
+            f"--sweep = {low:.0f} B to {high:.0f} B is empty: the first size must be > 0 and <= the last. "
+            'Write "1 KiB:1 GiB".'
         )
     return (low * 2.0 ** np.arange(int(np.floor(np.log2(high / low))) + 1)).tolist()
 
@@ -128,11 +129,11 @@ def sizes_of(size: str | float | None, sweep: str | None) -> list[float]:
         ([1024.0, 2048.0, 4096.0], [67108864.0])
     """
     if sweep is None:
-        return [_size("size", "64 MiB" if size is None else size)]
+        return [_size("--bytes", "64 MiB" if size is None else size)]
     low, separator, high = sweep.partition(":")
     if not separator:
-        raise ConfigError(f'sweep = "{sweep}" is not LOW:HIGH. Write "1 KiB:1 GiB".')
-    return sweep_sizes(_size("sweep", low), _size("sweep", high))
+        raise ConfigError(f'--sweep = "{sweep}" is not LOW:HIGH. Write "1 KiB:1 GiB".')
+    return sweep_sizes(_size("--sweep", low), _size("--sweep", high))
 
 
 def choose_matrices(num_ranks: int, demand: Demand, *, seed: int) -> list[Matrix]:
@@ -184,8 +185,8 @@ def _checked(matrix: Matrix, num_ranks: int) -> Matrix:
     return matrix.astype(np.float64)
 
 
-def _size(name: str, text: str | float) -> float:
+def _size(option: str, text: str | float) -> float:
     try:
         return parse_message_size(text)
     except ValueError as error:
-        raise ConfigError(f"{name} = {error}") from None
+        raise ConfigError(f"{option} = {error}") from None

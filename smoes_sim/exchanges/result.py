@@ -1,4 +1,4 @@
-"""The result of an all-to-all prediction: nccl-tests' columns, the busiest links, and the assumptions."""
+"""The result of an all-to-all prediction: nccl-tests' columns, the busiest links, and what the times rest on."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class AlltoallSettings:
         window = "no window" if self.window == "inf" else f"window {self.window or _TCP_WINDOW}"
         queues = f"{self.order} order, {self.injection} injection, {window}"
         meaning = {
-            "bound": "a lower bound for any schedule",
+            "bound": "no order or timing of these messages is faster",
             "fluid": "links shared max-min fairly, no packets, no queues",
             "fifo": f"chunks through ports, {queues}",
             "packet": f"every packet, {queues}",
@@ -110,14 +110,14 @@ class BusiestLinks(Result):
         """The busiest links at the last size, and when they were busy."""
         last = self.times[-1]
         if not last.hot:
-            return [Table(title="# no link carries anything")]
+            return [Table(title="# no links are recorded: ask for them with links=8, or --links 8")]
         unit, form = time_column(value for hot in last.hot for value in (hot.busy, hot.first, hot.last, hot.full))
         titles = [
             f"# busiest links at size {last.row.size_bytes:.0f} B, times in {unit}",
             "# busy: bytes at full rate; first, last: in use; full: at 99.9% of capacity or more",
         ]
         if self.is_windowed and last.hot[-1].full is not None:
-            titles.append("# first, last and full are accurate to a window in large cases; tolerance 0 is exact")
+            titles.append("# first, last and full are accurate to a window in large cases; --tolerance 0 is exact")
         header = ["link", "kind", "bytes", "capacity", "busy", "busy(%)", "first", "last", "full"]
         return [Table(title="\n".join(titles), header=header, rows=[_cells(hot, form) for hot in last.hot], left=2)]
 

@@ -90,7 +90,7 @@ def alltoall(
         matrix=Path(matrix) if isinstance(matrix, str) else matrix, trace=None if trace is None else Path(trace),
     )  # fmt: skip
     if calibration is not None and per_message is not None:
-        raise ConfigError("calibration already says the sender's time per message. Leave per_message out.")
+        raise ConfigError("--calibration already says the sender's time per message. Leave --per-message out.")
     constants = load_calibration(calibration) if isinstance(calibration, str) else calibration
     name = calibration if isinstance(calibration, str) else None if calibration is None else "a given calibration"
     settings = AlltoallSettings(
@@ -100,7 +100,7 @@ def alltoall(
     options = replace(options_of(settings), num_hot=links or 0, record_links=links is not None)
     options.check()
     built = find_topology(topology) if isinstance(topology, str) else topology
-    network = Network.on(built, per_message=_parsed("per_message", settings.per_message, parse_duration), seed=seed)
+    network = Network.on(built, per_message=_parsed("--per-message", settings.per_message, parse_duration), seed=seed)
     times: list[AlltoallTime] = []
     for one in choose_matrices(built.num_ranks, demand, seed=seed):
         if constants is None:
@@ -127,25 +127,25 @@ def options_of(settings: AlltoallSettings) -> AlltoallOptions:
         ConfigError: If a size has no unit.
     """
 
-    def size(name: str, text: str | None) -> float | None:
-        return None if text is None else _parsed(name, text, parse_size)
+    def size(option: str, text: str | None) -> float | None:
+        return None if text is None else _parsed(option, text, parse_size)
 
-    window = math.inf if settings.window == "inf" else size("window", settings.window)
+    window = math.inf if settings.window == "inf" else size("--window", settings.window)
     return AlltoallOptions(
         schedule=settings.schedule,
         order=settings.order,
-        message_size=size("message_size", settings.message_size),
+        message_size=size("--message-size", settings.message_size),
         fidelity=settings.fidelity,
         tolerance=settings.tolerance,
         injection=settings.injection,
         window=TCP_WINDOW if window is None else window,
-        chunk=size("chunk", settings.chunk),
+        chunk=size("--chunk", settings.chunk),
         seed=settings.seed,
     )
 
 
-def _parsed(name: str, text: str, parse: Callable[[str], float]) -> float:
+def _parsed(option: str, text: str, parse: Callable[[str], float]) -> float:
     try:
         return parse(text)
     except ValueError as error:
-        raise ConfigError(f"{name} = {error}") from None
+        raise ConfigError(f"{option} = {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from smoes_sim.network.fifo.exchange import TCP_WINDOW, Injection, fifo_exchange
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
 from smoes_sim.prediction.constants import Calibration, interval_of, network_under
+from smoes_sim.validation_errors import nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +56,21 @@ class AlltoallOptions:
         Raises:
             ConfigError: With the option and the way out.
         """
+        for option, word, known in (
+            ("schedule", self.schedule, get_args(Schedule)),
+            ("order", self.order, get_args(Order)),
+            ("fidelity", self.fidelity, get_args(Fidelity)),
+            ("injection", self.injection, get_args(Injection)),
+        ):
+            if word not in known:
+                raise ConfigError(f'{option} = "{word}" is unknown. {nearest(str(word), known)}')
         if self.schedule == "low_latency" and self.message_size is None:
-            raise ConfigError("schedule low_latency sends one message per copy. Give message_size, such as 14 KiB.")
-        for name, value in (("message_size", self.message_size), ("window", self.window), ("chunk", self.chunk)):
+            raise ConfigError("--schedule low_latency sends one message a copy. Give --message-size, such as 14 KiB.")
+        for name, value in (("--message-size", self.message_size), ("--window", self.window), ("--chunk", self.chunk)):
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} = {value:g} B: must be more than 0 bytes. Write for example 64 KiB.")
         if not 0 <= self.tolerance <= 0.1:
-            raise ConfigError(f"tolerance = {self.tolerance}: must be between 0 (exact) and 0.1. Write for example 1e-4.")
+            raise ConfigError(f"--tolerance = {self.tolerance}: must be between 0 (exact) and 0.1. Write for example 1e-4.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

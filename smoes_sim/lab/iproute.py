@@ -82,7 +82,7 @@ def addresses_and_routes(plan: LabPlan, vertex: int) -> str:
 
 
 def _exceptions(plan: LabPlan, vertex: int, usual: dict[int, int]) -> Iterator[str]:
-    """Rules for pairs that leave a switch by another wire than most with the same destination (equal routes)."""
+    """Pairs that leave a switch by another wire than most sources with the same destination: equal routes, by hash."""
     tables = set()
     for (here, source, destination), wire in sorted(plan.next_wire.items()):
         if here != vertex or usual[destination] == wire:

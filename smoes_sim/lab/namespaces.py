@@ -1,4 +1,4 @@
-"""Network namespaces of this machine: enter, list, delete. Ours share one prefix; others are never touched."""
+"""Network namespaces of this machine: enter, list, delete. All of ours share one prefix; no other is touched."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _matched(namespace: str) -> re.Match[str]:
 
 
 def _file(namespace: str) -> Path:
-    """The file of a namespace of ours; any other name is refused."""
+    """The file that stands for a namespace of ours; no other name leads to a file."""
     return _FOLDER / _matched(namespace).string
 
 
@@ -190,7 +190,7 @@ def processes_in(namespaces: Iterable[str]) -> list[int]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a namespace; None if it does not exist."""
+    """Device and inode of a namespace; None if there is none, or no more."""
     try:
         found = path.stat()
     except OSError:

@@ -35,7 +35,7 @@ def choose_scale(
     :data:`COMFORTABLE`.
 
     Raises:
-        TopologyError: If the load is more than the machine can carry, or the slowest link would be too slow.
+        TopologyError: If the load is more than the box pushes, or the slowest link would be too slow.
     """
     bandwidth = np.array([narrowest(topology, segment) for segment in segments])
     load = _busiest(bandwidth, crossing)

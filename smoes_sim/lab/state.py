@@ -101,7 +101,7 @@ def _make_folder() -> None:
 
 
 def _check_folder(handle: int) -> None:
-    """Check that root owns the folder and no other user could write to it; remove read access, which version 0.1 gave.
+    """Check that root owns the folder and nobody else could write to it; remove read access, which version 0.1 gave.
 
     Raises:
         LabError: If another user owns the folder or could have written to it.

@@ -100,7 +100,7 @@ def load_model(name: str, *, may_download: bool, device: str, dtype: str) -> Loa
         advice = (
             ""
             if may_download
-            else " Give a folder with config.json, safetensors and tokenizer (for images: processor), or allow the download."
+            else " Give a folder with config.json, safetensors and tokenizer (for images: processor), or allow --download."
         )
         raise ConfigError(f"{name}: cannot be loaded ({reason}).{advice}") from None
     tokenizer = loaded.tokenizer

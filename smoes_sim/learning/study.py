@@ -91,7 +91,7 @@ def run_study(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{out}: cannot be created ({error.strerror}). Choose another folder.") from None
+        raise ConfigError(f"{out}: cannot be created ({error.strerror}). Choose another --out.") from None
     torch.set_num_threads(1)
     train_encoder(study, out / "encoder.safetensors", on_steps)
     every = [(name, seed) for name in study.variants for seed in study.seeds]

@@ -265,7 +265,7 @@ def load_tensors(path: Path, fingerprint: str | None = None) -> tuple[dict[str, 
         raise ConfigError(f"{path}: cannot be read as safetensors ({error}). Delete it to start again.") from None
     if fingerprint is not None and written != fingerprint:
         raise ConfigError(
-            f"{path}: was trained under other settings. Choose another folder, or delete the file to start again."
+            f"{path}: was trained under other settings. Choose another --out, or delete the file to start again."
         )
     return tensors, int(step)
 

@@ -174,7 +174,7 @@ def capture_run(folder: Path, key: str) -> RoutingTrace:
         known = [f"{variant}-{seed}" for seed in study.seeds for variant in study.variants]
         raise ConfigError(f"{folder}: is not a run of {out / 'study.json'}. {nearest(folder.name, known)}")
     if key not in study.sets:
-        raise ConfigError(f"test set {key}: {out / 'study.json'} has no such test set. {nearest(key, study.sets)}")
+        raise ConfigError(f"--set {key}: {out / 'study.json'} has no such test set. {nearest(key, study.sets)}")
     if not study.has_router(name):
         raise ConfigError(f"{folder}: {name} is a dense model, which routes nothing. Choose a variant with experts.")
     trained = study.variants[name].trained_as or name

@@ -1,4 +1,4 @@
-"""How large is a model (layers, experts, parameters, bytes), and how many tokens is an image?
+"""How large is a model: layers, experts, parameters, bytes, and the number of tokens of an image?
 
 Main type: :class:`~smoes_sim.models.shapes.ModelShape`; :func:`~smoes_sim.models.shapes.find_model` resolves a shipped
 name. Neighbours: ``workload`` turns a shape and a batch into tokens, ``compute`` turns work on tokens into seconds.

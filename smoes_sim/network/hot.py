@@ -78,7 +78,7 @@ class HotLinks:
     full: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The row of the JSON document; units are in the names."""
+        """A row of a table, with the units in the names."""
         return {
             "link": self.group.label,
             "kind": self.kind,

@@ -1,7 +1,7 @@
-"""Which system on a price list is the cheapest that is fast enough?
+"""Which system is the cheapest that is fast enough: a price list of topologies, each tried with the routings asked for.
 
-``plan_file`` reads objectives, candidates with prices, and routings to try; ``options`` predicts every offer, ``binding``
-names the resource that limits it, ``answer`` ranks them and names options that the constants do not separate.
+``plan_file`` reads what is wanted and what is on offer, ``options`` predicts every offer, ``binding`` tells what holds it
+back, ``answer`` ranks them and says what cannot be told apart.
 """
 
 from __future__ import annotations

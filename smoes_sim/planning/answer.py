@@ -1,4 +1,4 @@
-"""The answer of a plan: the cheapest option that meets the objectives, and how certain it is."""
+"""The answer of a plan: the cheapest option that meets what is asked, and what could be said against it."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _nothing_meets(plan: PlanAnswer) -> str:
 
 
 def _limit(row: PlanOption) -> str:
-    """The quantity nearest to its limit, and the resource that limits it, in words."""
+    """The thing that is nearest to its limit, and what holds it back."""
     key = row.tightest
     if key is None or row.margin is None:
         return "nothing was predicted"
@@ -162,12 +162,12 @@ def _limit(row: PlanOption) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits, or all digits before the decimal point."""
+    """Three digits, or all before the point."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _asked(plan: PlanAnswer) -> str:
-    """The objectives in words."""
+    """What must be reached, in words."""
     words = {"ttft": "TTFT <= {}", "tpot": "TPOT <= {}", "tokens_per_s": "{:g} tokens/s"}
     text = ", ".join(words[key].format(value) for key, value in plan.slo.items())
     if plan.serving is None:

@@ -1,4 +1,4 @@
-"""Which resource limits a deployment: how much its time falls when one resource takes half as long."""
+"""What holds a deployment back: how much shorter its time gets when one resource takes half as long."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ class Option:
     """One offer in one number of replicas.
 
     Attributes:
-        row: The option as it is printed and written.
-        margin: The smallest of limit / time and rate / limit, per draw of the constants, shape (D,); 1 or more meets all
-            objectives; empty where nothing was predicted.
+        row: What is printed and handed on.
+        margin: How far it is inside what is asked, per draw of the constants, shape (D,): the smallest of limit / time and
+            rate / limit, so that it meets everything where it is 1 or more; empty where nothing was predicted.
     """
 
     row: PlanOption
@@ -89,7 +89,7 @@ def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
 
 
 def _nothing(_: str) -> Row:
-    """The limiting resource of an offer that was not predicted: none."""
+    """What binds an offer that was not predicted."""
     return {}
 
 
@@ -150,7 +150,7 @@ def _series(prediction: Prediction) -> dict[str, Series]:
 
 
 def margins_of(slo: Slo, draws: Mapping[str, Series], replicas: int, *, serving: Serving | None = None) -> dict[str, Series]:
-    """Margin of each objective per draw, shape (D,) each: 1 is just met, 2 is twice as good.
+    """How far each thing that is asked is exceeded, per draw, shape (D,) each: 1 is just met, 2 is twice as good.
 
     A batch without a token after the first has no TPOT and meets any. Where requests arrive one by one there is one margin,
     the largest rate that keeps the times over the rate that is asked.

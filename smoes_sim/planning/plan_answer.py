@@ -29,10 +29,10 @@ class PlanOption:
         tried: Its index.
         scenario: Index of the offer.
         replicas: Number of replicas.
-        ranks: Number of ranks of all replicas; None where it is not known.
-        ranks_per_replica: Number of ranks of one replica; None where it is not known.
+        ranks: Ranks of all replicas; None where it is not known.
+        ranks_per_replica: Ranks of one.
         cost_per_hour: Price of all replicas.
-        cost_source: Source of the price, with its date.
+        cost_source: Who asks that price, and when.
         settings: Keys of the scenario that the offer sets.
         ttft_s: Time to first token, like all times and rates the median over the draws; None where nothing was predicted.
         tpot_s: Time per output token; None where answers have one token.
@@ -42,7 +42,7 @@ class PlanOption:
         meets_slo: Whether it meets what is asked in the median over the draws.
         meets_share: Share of the draws in which it does.
         margin: Smallest of limit / time and rate / limit.
-        tightest: Key of the quantity with the smallest margin.
+        tightest: Key of the quantity that has it.
         binds: The resource that holds this quantity back, in words.
         sensitivity: Relative gain with each resource twice as fast.
         fits: Whether it fits into memory; None where it is not known.
@@ -123,14 +123,14 @@ class CheapestOfTry:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PlanAnswer(Result):
-    """The answer to a plan, as :func:`~smoes_sim.planning.make_plan` returns it.
+    """What :func:`~smoes_sim.planning.make_plan` returns.
 
     Attributes:
-        description: Description of the plan file.
-        slo: Objectives by name.
+        description: That of the plan file.
+        slo: What is asked, by name.
         serving: How requests arrive; None where a batch arrives together.
-        currency: Currency of all prices.
-        options: All options, in the order of the file.
+        currency: Of all prices.
+        options: In the order of the file.
         cheapest: Index of the cheapest option that meets everything; None if none does.
         runner_up: Index of the next option on another topology, or on more of the same.
         safe: Index of the cheapest option that meets everything in all draws.

@@ -1,4 +1,4 @@
-"""The plan file: objectives, candidates with prices, and the routings and placements to try."""
+"""The plan file: what must be reached, what is on offer at which price, what is tried on it."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def plan_names() -> list[str]:
 def load_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     """A shipped plan or a file; ``a.b=value`` overrides change the plan, such as ``slo.ttft='2 s'``.
 
-    An offer that breaks a rule of scenarios is kept with its problem; the others are still predicted.
+    An offer that breaks a rule of scenarios is kept with its problem, so that the others can go on.
 
     Raises:
         ConfigError: If the file breaks a rule, or no offer is a valid scenario.

@@ -1,4 +1,4 @@
-"""How one prediction differs from another, draw by draw, so that unknowns common to both cancel."""
+"""How one prediction differs from another, draw by draw, so that what is unknown in both cancels."""
 
 from __future__ import annotations
 

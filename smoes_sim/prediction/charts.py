@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from smoes_sim.display.charts import COLOURS, load_altair
-from smoes_sim.display.tables import Interval
-from smoes_sim.prediction.prediction import Prediction
 
 if TYPE_CHECKING:
     import altair as alt
@@ -22,18 +20,18 @@ _PANELS = (
 """Quantity, title of its panel, factor from the SI unit to that of the title."""
 
 
-def comparison_chart(predictions: Sequence[Prediction], labels: Sequence[str]) -> alt.HConcatChart:
+def comparison_chart(predictions: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> alt.HConcatChart:
     """One panel per quantity, one bar per prediction; whiskers are intervals.
 
     Args:
-        predictions: What to show.
+        predictions: JSON documents of predictions.
         labels: A different name for each.
 
     Raises:
         ConfigError: If the plotting libraries are not installed.
     """
     alt = load_altair()
-    policies = list(dict.fromkeys(row.policy for row in predictions))
+    policies = list(dict.fromkeys(row["policy"] for row in predictions))
     panels: list[Any] = []
     for key, title, factor in _PANELS:
         data = [_bar(row, label, key, factor) for row, label in zip(predictions, labels, strict=True)]
@@ -56,16 +54,13 @@ def comparison_chart(predictions: Sequence[Prediction], labels: Sequence[str]) -
     return alt.hconcat(*panels, spacing=14).configure_view(stroke=None)
 
 
-def _bar(row: Prediction, label: str, key: str, factor: float) -> dict[str, Any]:
-    ends: Interval | None = None
-    if key == "prefill_rate":
-        value = None if row.transmission_rate is None else row.transmission_rate.prefill
-    else:
-        value, ends = getattr(row, key), row.interval(key)
+def _bar(row: Mapping[str, Any], label: str, key: str, factor: float) -> dict[str, Any]:
+    value = (row["transmission_rate"] or {}).get("prefill") if key == "prefill_rate" else row.get(key)
+    ends = row["intervals"].get(key)
     low, high = (None, None) if ends is None else (factor * ends[0], factor * ends[1])
     return {
         "row": label,
-        "policy": row.policy,
+        "policy": row["policy"],
         "value": None if value is None else value * factor,
         "low": low,
         "high": high,

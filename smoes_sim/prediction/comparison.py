@@ -32,7 +32,7 @@ _NAMED = {"routing.policy": "routing", "placement.experts": "experts", "placemen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedScenario:
-    """A scenario to compare: its name in the results, the scenario, and its overrides.
+    """A deployment to compare: the name that results carry, the scenario, and what it was varied in.
 
     ``varied`` has the text of each override by its key, such as ``{"placement.spare": "2"}``.
     """
@@ -116,7 +116,7 @@ class Comparison(Result):
 
     def plot(self) -> alt.HConcatChart:
         """Bars of every row: traffic, imbalance, TTFT, TPOT; whiskers are intervals."""
-        return comparison_chart(self.rows, self.labels())
+        return comparison_chart([row.to_dict() for row in self.rows], self.labels())
 
     def varied(self) -> list[str]:
         """Keys that were given more than one value, in the order in which they were given."""
@@ -129,7 +129,7 @@ class Comparison(Result):
         return [", ".join(f"{name} {cell}" for name, cell in zip(header, row, strict=True)) for row in cells]
 
     def _leading(self) -> tuple[list[str], list[list[str]]]:
-        """Columns that distinguish the rows: routing, experts and tokens, and every other key that varies."""
+        """Columns that tell the rows apart: routing, experts and tokens, and every other key that varies."""
         columns: dict[str, list[str]] = {
             "routing": [row.policy for row in self.rows],
             "experts": [row.expert_placement for row in self.rows],
@@ -145,7 +145,7 @@ class Comparison(Result):
         return list(many), [list(cells) for cells in zip(*many.values(), strict=True)]
 
     def _shortest(self, header: list[str], cells: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-        """The leading columns without that of the experts, if the others still distinguish all rows."""
+        """The leading columns without that of the experts, where the rest still tells all rows apart."""
         kept = [index for index, name in enumerate(header) if name != "experts"]
         short = [[row[index] for index in kept] for row in cells]
         if not kept or len({tuple(row) for row in short}) < len(cells):
@@ -231,6 +231,6 @@ def _with_ends(rows: Iterable[Prediction], key: str) -> list[float | None]:
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """The last part of a key; the whole key where two keys have the same last part."""
+    """The last part of a key, or all of it where two keys end alike."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key

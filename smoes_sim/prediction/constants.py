@@ -150,6 +150,11 @@ def calibration_file(name: str) -> Path | None:
     return path if path.is_file() and "/" not in name else None
 
 
+def calibration_names() -> list[str]:
+    """Names of the shipped calibrations, sorted."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.json"))
+
+
 def load_calibration(name: str) -> Calibration:
     """A shipped calibration or a file.
 

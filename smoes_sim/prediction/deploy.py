@@ -70,13 +70,13 @@ def deploy(scenario: Scenario) -> Deployment:
 
 
 def topology_of(scenario: Scenario) -> Topology:
-    """The topology of the ranks that take part.
+    """The ranks that take part, and what they are wired to.
 
     Raises:
         ConfigError: If the topology has fewer ranks than are asked for.
     """
     asked = scenario.topology
-    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name=asked.kind)
+    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name=asked.name or asked.kind)
     if scenario.ranks is None:
         return topology
     try:
@@ -109,7 +109,7 @@ def sequence_homes(
 ) -> NDArray[np.int64]:
     """Home rank of each token where every sequence stays in one attention group, (T,).
 
-    Groups take sequences in turn; inside a group the tokens of a prompt are spread one by one, and so are decoded sequences.
+    Groups take sequences in turn; inside a group the tokens of a prompt are dealt out one by one, and decoded sequences too.
 
     Args:
         sequence: Sequence of each token, shape (T,).

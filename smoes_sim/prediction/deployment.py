@@ -27,15 +27,15 @@ from smoes_sim.workload import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Deployment:
-    """Everything that a prediction needs except the constants.
+    """Everything that a prediction needs but the constants.
 
     Attributes:
-        scenario: The scenario.
-        topology: Devices, switches and links of its ranks.
-        parts: What all steps have in common.
+        scenario: What was asked.
+        topology: What is wired to what.
+        parts: What the steps share.
         prefill: The whole prefill as one step, for its traffic.
         chunks: The steps that prefill takes, one after the other.
-        decode: The simulated decode steps, evenly spaced over all.
+        decode: Some decode steps.
         mixed: A middle chunk of prefill and a decode step in one; None where prefill is not cut into chunks.
     """
 
@@ -63,17 +63,17 @@ class Deployment:
 
     @property
     def workload(self) -> Workload:
-        """The tokens of the batch."""
+        """The tokens."""
         return self.parts.workload
 
     @property
     def trace(self) -> RoutingTrace | None:
-        """Routing of the tokens; None for a dense model."""
+        """Their routing; None for a dense model."""
         return None if self.parts.experts is None else self.parts.experts.trace
 
     @property
     def placement(self) -> ExpertPlacement | None:
-        """Placement of the experts; None for a dense model."""
+        """Where the experts are; None for a dense model."""
         return None if self.parts.experts is None else self.parts.experts.placement
 
     @property
@@ -84,7 +84,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """A deployment under one set of constants, as :meth:`Deployment.under` returns it.
+    """What :meth:`~smoes_sim.prediction.deployment.Deployment.under` returns.
 
     Attributes:
         deployment: The deployment.
@@ -130,7 +130,7 @@ class Conditions:
         """The simulated times of one forward pass.
 
         Args:
-            step: The forward pass: messages and work.
+            step: What is sent and computed.
             record_links: Keep the utilisation of every link over time.
             expert_network: Carries dispatch and combine instead of the network of these conditions.
         """
@@ -158,7 +158,7 @@ class Conditions:
         """Seconds until the slowest rank finishes; all start together.
 
         Args:
-            work: Compute seconds of each rank on a dedicated device, shape (R,).
+            work: Compute seconds of each rank on a device of its own, shape (R,).
         """
         cores = self.deployment.scenario.compute.shared_cores
         return float((work if cores is None else shared_finish(work, num_cores=cores)).max())

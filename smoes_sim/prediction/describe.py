@@ -6,9 +6,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from smoes_sim.prediction.constants import load_calibration
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.memory_fit import MemoryFit, memory
 from smoes_sim.routing import modality_specialisation
+from smoes_sim.scenario import Scenario, load_scenario, scenario_names
 from smoes_sim.traffic.copies import transmission_rate
 
 
@@ -59,6 +61,7 @@ def describe(deployment: Deployment) -> Description:
         found = transmission_rate(trace, placement, deployment.home)
         rates = TransmissionRates(**{part.name: _known(getattr(found, part.name)) for part in fields(TransmissionRates)})
         msi = _known(float(np.mean(modality_specialisation(trace))))
+    fit = memory(deployment)
     balances = [step.traffic.imbalance() for step in decode if step.traffic]
     return Description(
         model=deployment.model.name,
@@ -75,15 +78,15 @@ def describe(deployment: Deployment) -> Description:
         decode_imbalance=float(np.mean(balances)) if balances else None,
         transmission_rate=rates,
         msi=msi,
-        memory=memory(deployment),
+        memory=fit,
         not_counted=_not_counted(deployment),
         calibration=scenario.calibration,
-        warnings=_warnings(deployment),
+        warnings=_warnings(deployment, fit),
     )
 
 
 def _known(value: float) -> float | None:
-    """The value; None for NaN, the mean over nothing."""
+    """The value; None for NaN, which stands for a mean over nothing."""
     return None if np.isnan(value) else value
 
 
@@ -97,15 +100,36 @@ def _not_counted(deployment: Deployment) -> list[str]:
     return [*vision, "keys and values between ranks", "sampling"]
 
 
-def _warnings(deployment: Deployment) -> list[str]:
+def _warnings(deployment: Deployment, fit: MemoryFit) -> list[str]:
     """What the user should check: one sentence each."""
+    found = []
     has, asked = deployment.topology.device, deployment.scenario.compute.device
-    if has is None or has == asked:
-        return []
-    return [
-        f"compute.device = {asked}, but the ranks of {deployment.topology.name} are {has}: "
-        "the network of one system with the compute of another. Change one if that is not meant."
-    ]
+    if has is not None and has != asked:
+        found.append(
+            f"compute.device = {asked}, but the ranks of {deployment.topology.name} are {has}: "
+            "the network of one system with the compute of another. Change one if that is not meant."
+        )
+    if (other := _calibrated_elsewhere(deployment.scenario)) is not None:
+        found.append(
+            f"calibration = {deployment.scenario.calibration} was fitted on {other}, not on this system. "
+            "Write calibration=null for nominal rates, or calibrate this one."
+        )
+    return found if fit.fits else [*found, str(fit)]
+
+
+def _calibrated_elsewhere(scenario: Scenario) -> str | None:
+    """The topology and device that a calibration was fitted on, where they are known and not those of the scenario."""
+    if scenario.calibration is None:
+        return None
+    name = load_calibration(scenario.calibration).scenario
+    if name not in scenario_names():
+        return None
+    fitted = load_scenario(name)
+    if (fitted.topology, fitted.compute.device) == (scenario.topology, scenario.compute.device):
+        return None
+    same_device = fitted.compute.device == scenario.compute.device
+    in_place = not isinstance(scenario.topology, str)
+    return None if same_device and in_place else f"{fitted.topology} with {fitted.compute.device}"
 
 
 def _policy(deployment: Deployment) -> str:

@@ -19,7 +19,7 @@ _MOST_RANKS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFit:
-    """Memory that the busiest rank needs, and memory that it has.
+    """What the busiest rank needs, and what it has.
 
     Attributes:
         need: Bytes by part.

@@ -1,15 +1,21 @@
-"""The answer of ``simulate``: traffic, memory and times of a deployment, with an interval for every time."""
+"""The answer of ``simulate``: what a deployment sends, holds and takes, with an interval for every time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from smoes_sim.display.result import Result, flat
 from smoes_sim.display.tables import Interval, Table, pairs, percent, ranged, seconds, size
+from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.charts import comparison_chart
 from smoes_sim.prediction.describe import TransmissionRates
 from smoes_sim.prediction.memory_fit import MemoryFit
+from smoes_sim.validation_errors import nearest
+
+if TYPE_CHECKING:
+    import altair as alt
 
 _NESTED = ("transmission_rate", "memory", "intervals", "draws")
 """Fields that are not written as they are."""
@@ -18,12 +24,12 @@ _OPTIONAL = ("mixed_step_s", "decode_imbalance")
 NOMINAL = (
     "nominal: links at their full rated bandwidth, no software cost; communication times are lower bounds (no calibration)"
 )
-"""First line of an uncalibrated answer."""
+"""What the first lines of an uncalibrated answer say."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction(Result):
-    """The predicted traffic, memory and times of a deployment.
+    """What a deployment does.
 
     Times are in seconds, sizes in bytes; each time is the median over the sets of constants (``draws``). See the page on
     metrics for every formula.
@@ -44,7 +50,7 @@ class Prediction(Result):
         decode_imbalance: The same in decode; None without decode.
         transmission_rate: Shares of (token, layer) pairs that need another rank; None for a dense model.
         msi: Mean modality specialisation index; None for a dense model.
-        memory: Memory needed and available on the busiest rank.
+        memory: Whether it fits.
         not_counted: What the times leave out.
         calibration: Name of the calibration; None for nominal rates.
         warnings: What the user should check.
@@ -63,7 +69,7 @@ class Prediction(Result):
         tokens_per_s: Output tokens per second of the batch.
         tpot_s: Time per output token; None without decode.
         mixed_step_s: A step with a chunk of prefill and a decode step; None where prefill is not in chunks.
-        decode_step_s: Time of a decode step; this and the following ``decode_*`` are as above, None without decode.
+        decode_step_s: These and the following: as above, of a decode step; None without decode.
         fidelity: Network model.
         intervals: 80% interval of each time (without a calibration the range of stated efficiencies).
         draws: Values of each time under every set of constants.
@@ -127,7 +133,14 @@ class Prediction(Result):
     draws: dict[str, list[float]] = field(default_factory=dict)
 
     def interval(self, key: str) -> Interval | None:
-        """The interval of a time, such as ``ttft_s``; None where one set of constants is all that is known."""
+        """The interval of a time, such as ``ttft_s``; None where one set of constants is all that is known.
+
+        Raises:
+            ConfigError: If there is no quantity of that name.
+        """
+        known = {part.name for part in fields(self)}
+        if key not in known:
+            raise ConfigError(f'"{key}" is no quantity of a prediction. {nearest(key, known)}')
         return self.intervals.get(key)
 
     def values(self) -> dict[str, Any]:
@@ -175,6 +188,14 @@ class Prediction(Result):
         head += [] if self.calibration else [NOMINAL]
         return [*([Table(notes=head)] if head else []), pairs(self._lines())]
 
+    def plot(self) -> alt.HConcatChart:
+        """Bars of traffic, imbalance, TTFT and TPOT; whiskers are intervals.
+
+        Raises:
+            ConfigError: If the plotting libraries are not installed.
+        """
+        return comparison_chart([self.to_dict()], [self.name or self.policy])
+
     def _lines(self) -> dict[str, str]:
         rates = asdict(self.transmission_rate) if self.transmission_rate else {}
         shares = ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in rates.items())
@@ -208,7 +229,8 @@ class Prediction(Result):
 
     def _exposed(self, phase: str) -> str:
         share = ranged(getattr(self, f"{phase}ep_overhead"), self.interval(f"{phase}ep_overhead"), percent)
-        return f"{self._ranged(f'{phase}ep_exposed_s')} = {share} % of the pass"
+        whole = seconds(getattr(self, f"{phase}step_s"))
+        return f"{self._ranged(f'{phase}ep_exposed_s')} = {share} % of the {whole} in the layers"
 
     def _network_error(self) -> str:
         error = max(self.network_error, self.decode_network_error or 0.0)

@@ -26,7 +26,7 @@ from smoes_sim.scenario import RoutingSpec, Scenario
 from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_of_tokens
 
 REFERENCE_WORKLOAD = WorkloadSpec(preset="mmmu", batch=8, decode_batch=1)
-"""The workload of the published figures, on which a synthetic router is fitted to them."""
+"""The workload on which a synthetic router is fitted to published figures: theirs."""
 
 
 def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
@@ -74,7 +74,7 @@ def route(routing: RoutingSpec, tokens: Tokens, model: ModelShape, seed: int) ->
 
 
 def skipped(trace: RoutingTrace, routing: RoutingSpec, *, name: str) -> RoutingTrace:
-    """The trace without the slots that the scenario leaves out; ``name`` is its name in errors.
+    """The trace without the slots that the scenario leaves out; ``name`` is what errors say of it.
 
     Raises:
         TraceError: If the trace has no weights, or too much shall be skipped.
@@ -114,7 +114,7 @@ def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[Syn
     """The synthetic router of a policy on a model.
 
     It is fitted on the workload of the published figures whatever the scenario's own workload is: a router does not
-    change with its input. Policies that choose by groups have the scores of the standard router.
+    change with what it is asked. Policies that choose by groups have the scores of the standard router.
 
     Raises:
         ConfigError: If the policy cannot choose among the model's experts.

@@ -81,11 +81,11 @@ class Times:
 
     @property
     def tpot_s(self) -> float | None:
-        """Seconds of a decode step; None without decode."""
+        """Seconds of a decode step; None where there is none."""
         return None if self.decode is None else self.decode.step_s
 
     def flat(self) -> dict[str, float]:
-        """The times by JSON key; keys without a value are left out."""
+        """The times by JSON key; keys of what does not exist are left out."""
         flat = asdict(self.prefill) | {
             "ttft_s": self.ttft_s,
             "outside_s": self.outside_s,

@@ -165,7 +165,7 @@ def _parts(conditions: Conditions, name: str, steps: Sequence[Step]) -> list[Pas
 
 
 def _busiest(time: StepTime) -> int:
-    """The rank that computes longest among those that end within 1% of the last."""
+    """The rank with most work of its own among those that end within 1% of the last."""
     work = np.zeros(len(time.finish))
     for span in time.spans:
         if span.name not in _EXCHANGES:

@@ -1,5 +1,5 @@
-"""How are results written to a folder and read back?
+"""What is in a folder of results?
 
-``write`` writes summary, tables and the resolved scenario; ``read`` reads them back as typed rows; ``expected`` checks the
-keys of a summary.
+``write`` writes summary, tables and the resolved scenario; ``read`` reads them back as typed rows; ``expected`` says what a
+summary must hold.
 """

@@ -1,4 +1,4 @@
-"""Read a folder of results: predictions, changes, and the scenarios that were predicted."""
+"""Read a folder of results: what was asked, what came out, and the scenarios behind it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from smoes_sim.results.expected import (
 from smoes_sim.scenario import Scenario
 from smoes_sim.yaml_files import read_text
 
-_FOLDER = "Name a folder that simulate, compare, sweep or plan wrote."
+_FOLDER = "Name the --out folder of simulate, compare, sweep or plan."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class StoredPlanResults:
 
 
 def read_results(folder: Path) -> StoredResults | StoredPlanResults:
-    """The content of a folder that ``simulate``, ``compare``, ``sweep`` or ``plan`` wrote.
+    """The content of the --out folder of ``simulate``, ``compare``, ``sweep`` or ``plan``.
 
     Raises:
         ConfigError: If it is of no such command, is damaged, or holds no prediction.

@@ -110,7 +110,9 @@ def import_routed_experts(path: Path, *, source: str, tokens: TokensFile, tokens
             token and layer, or do not fit ``tokens``.
     """
     if tokens.num_experts is None:
-        raise TraceError(f"{path}: the number of experts is not in the arrays. Give num_experts in {tokens_name}.")
+        raise TraceError(
+            f"{path}: the number of experts is not in the arrays. Give --num-experts, or num_experts in {tokens_name}."
+        )
     arrays = _read_arrays(path)
     asked = tokens.sequences or [SequenceTokens()] * len(arrays)
     if len(asked) != len(arrays):

@@ -26,8 +26,8 @@ def expert_counts(trace: RoutingTrace, tokens: NDArray[np.bool_] | None = None) 
 def text_share(trace: RoutingTrace) -> NDArray[np.float64]:
     """Text share of each expert's attribution, normalised by modality, shape (L, E); NaN for an unused expert.
 
-    ``c_m = C_m / sum_e C_m`` and ``c_text / (c_text + c_vision)``: our reading of Eq. 18 of the SMoES paper, which the
-    project's notes give only in words. An expert that takes 1% of text and 3% of vision tokens has share 0.25.
+    ``c_m = C_m / sum_e C_m`` and ``c_text / (c_text + c_vision)``: our reading of Eq. 18 of the SMoES paper, of which the
+    project's notes have only the words. An expert that takes 1% of text and 3% of vision tokens has share 0.25.
     """
     text = expert_counts(trace, trace.modality == TEXT).astype(np.float64)
     vision = expert_counts(trace, trace.is_vision).astype(np.float64)

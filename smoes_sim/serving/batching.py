@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from smoes_sim.serving.requests import Request
 
 BLOCK = 16
-"""Number of tokens per block of the KV cache (vLLM's default)."""
+"""Tokens of a block of the KV cache (vLLM's default)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +26,11 @@ class Limits:
     """What bounds the batch of an attention group.
 
     Attributes:
-        groups: Number of attention groups; each has its own queue and cache, and all take their steps together.
-        cache_blocks: Number of blocks of the KV cache of a group.
-        max_batch_tokens: Largest number of tokens of a group in a step.
-        max_sequences: Largest number of sequences of a group that run at a time.
-        prefill_chunk: Largest number of prompt tokens of a group in a step.
+        groups: Attention groups; each has its own queue and cache, and all take their steps together.
+        cache_blocks: Blocks of the KV cache of a group.
+        max_batch_tokens: Tokens of a group in a step.
+        max_sequences: Sequences of a group that run at a time.
+        prefill_chunk: Prompt tokens of a group in a step.
     """
 
     groups: int
@@ -41,16 +41,16 @@ class Limits:
 
 
 class Sequence:
-    """A request that is being served.
+    """A request on its way.
 
     Attributes:
-        request: The request.
-        computed: Number of tokens whose keys and values are in the cache.
-        generated: Number of tokens of the answer so far.
-        blocks: Number of blocks of the cache that it holds.
+        request: What was asked.
+        computed: Tokens whose keys and values are in the cache.
+        generated: Tokens of the answer so far.
+        blocks: Blocks of the cache that it holds.
         is_encoded: Whether its images have been encoded; a recompute does not encode them again (vLLM keeps the results).
-        first_token: Time of its first token, seconds; nan before.
-        finish: Time of its last token, seconds; nan before.
+        first_token: Seconds when its first token was there; nan before.
+        finish: Seconds when its last token was there; nan before.
     """
 
     __slots__ = ("blocks", "computed", "finish", "first_token", "generated", "is_encoded", "request")
@@ -63,12 +63,12 @@ class Sequence:
 
     @property
     def known(self) -> int:
-        """Number of tokens of prompt and answer so far."""
+        """Tokens of prompt and answer so far."""
         return self.request.prompt_tokens + self.generated
 
     @property
     def missing(self) -> int:
-        """Number of known tokens that are not in the cache; 1 where the next step decodes."""
+        """Known tokens that are not in the cache; 1 where the next step decodes."""
         return self.known - self.computed
 
     @property
@@ -85,10 +85,10 @@ class Group:
     """Queue, running sequences and cache of one attention group.
 
     Attributes:
-        waiting: Sequences that are not admitted, the next one first.
-        running: Admitted sequences, the oldest first.
+        waiting: Not admitted, next first.
+        running: Admitted, oldest first.
         free: Number of blocks that are not in use.
-        preemptions: Number of times that a sequence lost its blocks.
+        preemptions: How often a sequence lost its blocks.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -152,7 +152,7 @@ class Group:
         sequence.blocks = 0
 
     def complete(self, plan: StepPlan, now: float) -> int:
-        """Record what a step computed; returns the number of sequences that ended with it."""
+        """Enter what a step computed; returns how many sequences ended with it."""
         ended = 0
         for sequence, number in plan:
             sequence.computed += number

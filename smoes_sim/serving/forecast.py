@@ -1,4 +1,4 @@
-"""A deployment as a service: its memory limits the batch, its step costs give the time of a step."""
+"""A deployment as a service: its memory bounds the batch, its step model says how long a step takes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: i
     if blocks < 1:
         raise ConfigError(
             f"{deployment.model.name} on {deployment.topology.name}: weights and the buffers of a step of "
-            f"{max_batch_tokens} tokens leave no room for a KV cache. Use more ranks or a smaller max_batch_tokens."
+            f"{max_batch_tokens} tokens leave no room for a KV cache. Use more ranks or fewer --max-batch-tokens."
         )
     return Limits(
         groups=num_ranks // (tensor * members),
@@ -135,7 +135,7 @@ def forecast(
         deployment: The system.
         requests: In the order of their arrival.
         limits: What bounds a batch.
-        objective: The objective that goodput and attainment refer to.
+        objective: What goodput is about.
         costs: A cost function for each set of constants, where they are known already.
         settled: Share of the requests that come first and are served, but not judged.
         on_run: Called after each service.
@@ -220,8 +220,8 @@ def largest_rates(deployment: Deployment, limits: Limits, objective: Objective, 
     Its arguments are those of :func:`forecast_curve`, its median is the ``max_rate_per_s`` of that.
 
     Example:
-        Every request takes one step of 1 s alone, TTFT is at most 1 s: a request that finds another one in service misses
-        it, a share of rate * 1 s of all requests. A tenth of them may: 0.1 requests per second.
+        Every request takes one step of 1 s alone, TTFT is at most 1 s: who finds another one in service misses it, which is
+        a share of rate * 1 s of all. A tenth may: 0.1 requests per second.
     """
     idle, searches = _searches(deployment, limits, objective, _costs(deployment), number=number, on_run=lambda: None)
     return [search.largest(idle) for search in searches]
@@ -289,11 +289,11 @@ def _is_steady(row: ServedRequests) -> bool:
 
 
 def runs_of_curve(deployment: Deployment) -> int:
-    """Approximate number of services of a curve: two ends, a search of some ten rates, the curve, per set of constants."""
+    """About how many services a curve takes: two ends, a search of some ten rates and the curve, per set of constants."""
     return len(constant_sets(deployment)) * (12 + len(SHARES))
 
 
 def _alone_seconds(deployment: Deployment, limits: Limits, cost: Cost) -> float:
-    """Seconds that the first request of the workload takes alone."""
+    """How long the first request of the workload takes alone."""
     request = poisson_requests(deployment, 1.0, number=1)
     return measure(run_service(request, limits, cost))["e2e_mean_s"]

@@ -18,7 +18,7 @@ _NAMES = ("ttft", "tpot", "e2e")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """A service level objective: a request meets it if it exceeds none of these times.
+    """A service level objective: a request meets it if none of these times is exceeded.
 
     Attributes:
         ttft: Seconds from arrival to the first token; None: any.
@@ -42,25 +42,25 @@ class Objective:
             name, _, value = (piece.strip() for piece in part.partition("="))
             if name not in _NAMES:
                 raise ConfigError(
-                    f'slo: unknown name "{name}". {nearest(name, _NAMES)} Write for example ttft=2s,tpot=50ms.'
+                    f'--slo: unknown name "{name}". {nearest(name, _NAMES)} Write for example ttft=2s,tpot=50ms.'
                 )
             if name in times:
-                raise ConfigError(f"slo: {name} is given twice. Leave one out.")
+                raise ConfigError(f"--slo: {name} is given twice. Leave one out.")
             try:
                 times[name] = parse_duration(value)
             except ValueError as error:
-                raise ConfigError(f"slo: {name} = {error}") from None
+                raise ConfigError(f"--slo: {name} = {error}") from None
             if times[name] == 0:
-                raise ConfigError(f"slo: {name} = {value}: no request can meet it. Give a time above zero.")
+                raise ConfigError(f"--slo: {name} = {value}: no request can meet it. Give a time above zero.")
         return cls(**times)
 
     def __str__(self) -> str:
-        """The objective as it is written: ``ttft=2s,tpot=50ms``."""
+        """As it is written."""
         known = ((name, getattr(self, name)) for name in _NAMES)
         return ",".join(f"{name}={print_duration(value)}" for name, value in known if value is not None)
 
     def met(self, service: Service) -> NDArray[np.bool_]:
-        """Whether each request meets it, shape (N,); an answer of one token has no TPOT and meets any."""
+        """Which requests meet it; one output token has no TPOT to miss."""
         result = np.ones(len(service.arrival), dtype=np.bool_)
         for name, times in request_times(service).items():
             limit = getattr(self, name)

@@ -54,8 +54,8 @@ def poisson_requests(
     Args:
         deployment: The system; its workload says what a request is.
         rate: Requests per second.
-        number: Number of requests. Give either this or ``duration``.
-        duration: All requests that arrive in this time, seconds.
+        number: Number of requests; or
+        duration: seconds in which requests arrive; all of them count.
 
     Raises:
         ConfigError: If none arrives.

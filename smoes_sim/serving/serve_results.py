@@ -75,7 +75,7 @@ class ServedRequests:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedSystem:
-    """The system that serves the requests.
+    """What serves the requests.
 
     Attributes:
         scenario: Its name.
@@ -108,7 +108,7 @@ class ServedSystem:
         return [] if self.calibration else [Table(notes=[NOMINAL])]
 
     def lines(self) -> dict[str, str]:
-        """Lines of the table: the deployment and its batching."""
+        """What it is, and how it batches."""
         limits = self.limits
         cache = f"a KV cache of {limits.cache_blocks} blocks of {BLOCK} tokens"
         return {
@@ -123,7 +123,7 @@ class ServiceResult(Result):
     """One service.
 
     Attributes:
-        system: The system that serves the requests.
+        system: What serves.
         rate_per_s: Rate of Poisson arrivals; None for a file.
         arrivals: File of the requests; None for Poisson arrivals.
         served: Its figures.
@@ -151,7 +151,7 @@ class ServiceResult(Result):
         return [flat(self.to_dict())]
 
     def tables(self) -> list[Table]:
-        """What was served, then the times that users waited."""
+        """What was served, then what users waited."""
         return [*self.system.head(), pairs(self.system.lines() | self._lines()), self._times()]
 
     def _lines(self) -> dict[str, str]:
@@ -192,7 +192,7 @@ class ServiceCurve(Result):
     """The largest rate that keeps an objective, and services at rates around it.
 
     Attributes:
-        system: The system that serves the requests.
+        system: What serves.
         max_rate_per_s: The largest rate; 0 where even requests that are alone miss the objective.
         intervals: Its 80% interval by its key; empty with one set of constants.
         rates: Requests per second of each service.

@@ -28,13 +28,13 @@ class Service:
 
     Attributes:
         arrival: Seconds, float64 [N].
-        first_token: Time of the first token, seconds, float64 [N].
-        finish: Time of the last token, seconds, float64 [N].
+        first_token: Seconds when the first token was there, float64 [N].
+        finish: Seconds when the last token was there, float64 [N].
         prompt_tokens: int64 [N].
         output_tokens: int64 [N].
-        steps: Number of steps.
+        steps: Steps taken.
         busy: Seconds during which a step ran.
-        preemptions: Number of times that a sequence lost its cache.
+        preemptions: How often a sequence lost its cache.
         waiting: Waiting requests, mean over time from the first arrival to the last finish.
         most_waiting: Largest number of them.
         running: Running requests, mean over time.
@@ -66,8 +66,8 @@ def run_service(requests: Sequence[Request], limits: Limits, cost: Cost) -> Serv
     """Serve requests until the last is answered.
 
     An arriving request joins the attention group with the smallest 4 * waiting + running. All groups take their steps
-    together, as dispatch and combine join their ranks; a request that arrives during a step waits for
-    its end. Between steps no time passes: what the engine's host does counts only if ``cost`` contains it.
+    together, as dispatch and combine join their ranks; whoever arrives during a step waits for its end. Between steps no
+    time passes: what the engine's host does counts only if ``cost`` contains it.
 
     Args:
         requests: In the order of their arrival.
@@ -85,7 +85,7 @@ def run_service(requests: Sequence[Request], limits: Limits, cost: Cost) -> Serv
         if request.prompt_tokens + request.output_tokens - 1 > room:
             raise ConfigError(
                 f"a request of {request.prompt_tokens} + {request.output_tokens} tokens: the KV cache of an attention group "
-                f"holds {room}. Use shorter requests, more ranks, or a smaller max_batch_tokens."
+                f"holds {room}. Use shorter requests, more ranks, or a smaller --max-batch-tokens."
             )
     return _Run(requests, limits, cost).result()
 
@@ -183,7 +183,7 @@ class _Run:
 
 
 def _batch_of(plans: Sequence[StepPlan]) -> StepBatch:
-    """The batch that all groups compute together in a step."""
+    """What all groups compute together."""
     parts = [part for plan in plans for part in plan]
     return StepBatch(
         prefill=[(number, going.computed) for going, number in parts if not going.is_decoding],

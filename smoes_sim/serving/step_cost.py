@@ -1,8 +1,8 @@
-"""Duration of a step for any mixed batch, fast enough to be called ten thousand times.
+"""Duration of a step for any mixed batch, cheap enough to be asked ten thousand times.
 
 ``cost = local + rest``. *Local* is what ranks compute by themselves (attention, router, shared and dense experts, head),
-each part on its busiest rank: closed form, for this exact batch. *Rest* is what dispatch, routed experts, combine and
-waiting add: simulated on a grid of prompt tokens, decoded tokens and places that prompts occupy, and interpolated between.
+each part on its busiest rank: closed form, for the very batch. *Rest* is what dispatch, routed experts, combine and waiting
+add: simulated on a grid of prompt tokens, decoded tokens and places that prompts occupy, and interpolated in between.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _FEW_LAYERS = 24
 _SAMPLE = 8
 """MoE layers of a larger model that are simulated, evenly spread, once and twice over: a step grows linearly with depth."""
 _MOST_TOKENS = 16384
-"""Largest number of tokens of a simulated step; in a larger step each represents several."""
+"""Most tokens of a simulated step; in a larger step each stands for several."""
 _DRAWN = 8
 """Decoded tokens that are simulated at least, in several steps where a batch has fewer."""
 _MOST_DRAWS = 8
-"""Largest number of those steps."""
+"""Most of those steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepBatch:
-    """The tokens that pass the model together.
+    """What goes through the model together.
 
     Attributes:
         prefill: For each sequence in prefill its prompt tokens in this step, and those that earlier steps took.
@@ -55,7 +55,7 @@ class StepBatch:
 class StepCosts:
     """The durations of steps of a deployment under one set of constants; what has been simulated is kept.
 
-    Batches are distributed as in the simulator. Under ``data_parallel`` prompts go to the attention group with fewest
+    The batch is dealt out as the simulator does it. Under ``data_parallel`` prompts go to the attention group with fewest
     tokens, longest first, and decoded sequences to groups in turn, longest first. Under another token placement every rank
     has the share of the batch that the placement gives it of as many prompts of the workload. Routing is that of the
     deployment's tokens, repeated where a step has more: give the workload a few tokens per expert at least. The first calls
@@ -116,7 +116,7 @@ class StepCosts:
         return sums
 
     def _loads(self, batch: StepBatch, dealt: Floats) -> list[RankLoad]:
-        """The work of each rank without communication, in one batch or in the two halves of ``two_batch``."""
+        """What each rank has to do by itself, in one batch or in the two halves of ``two_batch``."""
         contexts = -np.sort(-np.asarray(batch.decode, dtype=np.int64))
         if self._is_by_sequence:
             turn = np.arange(len(contexts)) % self._groups
@@ -164,7 +164,7 @@ class StepCosts:
         return self._others[key]
 
     def _rest(self, prefill: int, decode: int, places: float, delay: float) -> float:
-        """Seconds of the rest, interpolated linearly between the surrounding nodes of the grid."""
+        """Interpolated between the nodes around; straight in each direction."""
         if not prefill:
             corners = product([(0, 1.0)], around_count(decode), [(0, 1.0)], around_delay(delay))
         else:
@@ -242,10 +242,10 @@ class StepCosts:
         """Some tokens of the workload as a micro-batch.
 
         Args:
-            tokens: Indices of the tokens.
-            home: Home rank of each token.
-            repeat: Number of tokens that each represents.
-            delay: Seconds added to attention.
+            tokens: Which.
+            home: Home rank of each.
+            repeat: How many tokens each stands for.
+            delay: Seconds that attention takes longer.
         """
         deployment = self._deployment
         parts = replace(deployment.parts, network=self._conditions.network)

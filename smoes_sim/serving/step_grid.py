@@ -12,13 +12,13 @@ Weights = list[tuple[int, float]]
 
 
 class Node(NamedTuple):
-    """A simulated step: one point of the grid.
+    """A step that is simulated.
 
     Attributes:
         prefill: Prompt tokens.
         decode: Decoded tokens.
         places: Attention groups that the prompts occupy; 0 without prompts.
-        delay: Index of the delay of attention; see :func:`delay_at`.
+        delay: Which of the delays attention has; see :func:`delay_at`.
     """
 
     prefill: int
@@ -39,7 +39,7 @@ def around_tokens(value: int) -> Weights:
 
 
 def around_count(value: int) -> Weights:
-    """Powers of two and one and a half times those around a number, with 0: the cost of few sequences is less linear.
+    """Powers of two and one and a half times those around a number, with 0: what few sequences cost is less straight.
 
     Example:
         >>> around_count(5), around_count(7)
@@ -90,7 +90,7 @@ def around_delay(value: float) -> Weights:
 
 
 def _between(value: float, below: int, above: int, *, low: float | None = None, high: float | None = None) -> Weights:
-    """Two values and their interpolation weights; ``low`` and ``high``: their positions, if they differ from the values."""
+    """Two values and their weights; ``low`` and ``high`` say where they lie, if not at themselves."""
     start, end = below if low is None else low, above if high is None else high
     part = (value - start) / (end - start)
     return [(below, 1 - part), (above, part)]

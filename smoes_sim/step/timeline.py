@@ -116,7 +116,7 @@ def step_time(
         record_links: Record the utilisation of links over time.
         tolerance: Relative error to aim at in large exchanges; 0 is exact.
         expert_network: Network of dispatch and combine, apart from ``network``. Default: the same network.
-        shared_cores: Number of cores that all ranks share. Default: each rank has its own device.
+        shared_cores: Number of cores that all ranks share. Default: each rank has a device of its own.
 
     Returns:
         Finish times and activities of all ranks.
@@ -215,7 +215,7 @@ class _Step:
     def _shared(
         self, rank: int, work: _Work, around: tuple[_Opened, _Opened] | None, *, before: list[_Work]
     ) -> Generator[simpy.Event, object, list[_Work]]:
-        """Work that a group may share, between a gather and a scatter; returns the work that remains after it."""
+        """Work that a group may share, between a gather and a scatter; returns the work that remains to be done after it."""
         if around is None:
             return [*before, work]
         yield from self._exchange(rank, work.layer, "gather", around[0], before=before)
@@ -278,7 +278,7 @@ class _Step:
             yield self.env.timeout(start - self.env.now)
 
     def _share_cores(self, rank: int, work: Sequence[_Work], cores: Cores) -> Processes:
-        """Work on shared cores; its end is not known in advance."""
+        """Work on shared cores, whose end is known only when it has come."""
         for part in work:
             start = self.env.now
             yield from cores.work(part.duration)

@@ -171,7 +171,7 @@ def _complete(sweep: Sweep, known: Sequence[Outcome | None]) -> SweepResult | No
 def _existing(folder: Path) -> Store:
     """The store of a folder that must exist."""
     if not (folder / "points").is_dir():
-        raise ConfigError(f"{folder}: holds no points of a sweep. Name the folder of another sweep.")
+        raise ConfigError(f"--from {folder}: holds no points of a sweep. Name the --out folder of another run.")
     return Store(folder)
 
 

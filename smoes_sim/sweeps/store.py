@@ -26,7 +26,7 @@ from smoes_sim.yaml_files import write_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The outcome of a point: a prediction, or the error in one line."""
+    """What came of a point: a prediction, or the error in one line."""
 
     prediction: Prediction | None = None
     error: str | None = None
@@ -59,7 +59,7 @@ class Store:
             self._points.mkdir(parents=True, exist_ok=True)
             stream = lock.open("w")
         except OSError as error:
-            raise ConfigError(f"{lock}: cannot be written ({error.strerror}). Choose another folder.") from None
+            raise ConfigError(f"{lock}: cannot be written ({error.strerror}). Choose another --out.") from None
         with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

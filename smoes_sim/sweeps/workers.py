@@ -37,7 +37,7 @@ def run_point(digest: str, scenario: Scenario) -> Outcome:
             )
     except SmoesError as error:
         return Outcome(error=" ".join(str(error).split()))
-    except Exception as error:  # a bug, or no memory left: the other points are still computed
+    except Exception as error:  # a bug, or no memory left: the other points go on
         return Outcome(error=" ".join(f"{type(error).__name__}: {error}".split()))
     return Outcome(prediction=prediction)
 
@@ -56,7 +56,7 @@ def on_this_machine(tasks: Mapping[str, Scenario], jobs: int) -> Generator[tuple
             yield from parallel(delayed(_labelled)(digest, scenario) for digest, scenario in tasks.items())
         except BrokenProcessPool:
             raise SimulationError(
-                "a worker was killed from outside (out of memory?). Run the command again, perhaps with fewer jobs; "
+                "a worker was killed from outside (out of memory?). Run the command again, perhaps with fewer --jobs; "
                 "it continues with the points that are missing."
             ) from None
 
@@ -85,7 +85,7 @@ def on_dask(tasks: Mapping[str, Scenario], jobs: int, scheduler: str | None) -> 
     try:
         from distributed import Client, LocalCluster, as_completed  # noqa: PLC0415  an extra, imported when asked for
     except ImportError:
-        raise ConfigError("backend dask needs the dask extra. Install it with: pip install 'smoes-sim[dask]'") from None
+        raise ConfigError("--backend dask needs the dask extra. Install it with: pip install 'smoes-sim[dask]'") from None
     with ExitStack() as stack:
         if scheduler is None:
             cluster = LocalCluster(
@@ -95,7 +95,7 @@ def on_dask(tasks: Mapping[str, Scenario], jobs: int, scheduler: str | None) -> 
         try:
             client = stack.enter_context(Client(scheduler))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"scheduler {scheduler}: cannot be reached ({error}). Check the address.") from None
+            raise ConfigError(f"--scheduler {scheduler}: cannot be reached ({error}). Check the address.") from None
         futures = {
             client.submit(run_point, digest, scenario, key=f"smoes-sim-{digest}"): digest
             for digest, scenario in tasks.items()

@@ -31,7 +31,7 @@ class Topology:
     Attributes:
         name: Shipped name, or the stem of the file.
         kind: Kind of the spec it was built from.
-        routing: ``hash``: a flow takes one of several equally short routes by a seeded hash; ``split``: over all.
+        routing: Whether a flow takes one of several equally short routes by a seeded hash, or is split evenly over them.
         vertex_names: Name of every vertex, shape (V,).
         vertex_kinds: ``device``, ``nic`` or ``switch``, shape (V,).
         node_of_rank: Node (or rack) of each rank, shape (R,).

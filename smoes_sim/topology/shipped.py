@@ -83,7 +83,8 @@ def find_topology(name: str) -> Topology:
         8
     """
     try:
-        return build(find_spec(name), name=Path(name).stem)
+        spec = find_spec(name)
+        return build(spec, name=spec.name or Path(name).stem)
     except TopologyError as error:
         raise error.at(name) if Path(name).exists() else error from None
 

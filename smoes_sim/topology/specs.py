@@ -91,6 +91,11 @@ class FabricSpec(Spec):
 
 
 class _TopologySpec(Spec):
+    name: str | None = Field(
+        None,
+        description="Name in results. Default: that of the file, or the kind of a topology written in place.",
+        examples=["two-orin-10gbe"],
+    )
     description: str = Field(
         "", description="What it is, in one line, for lists. Default empty.", examples=["Two nodes of 8 H100 SXM"]
     )

@@ -118,7 +118,7 @@ class Validation(Result):
         notes = self._notes()
         if not self.families:
             title = "Every predicted row was fitted, so these rows cannot tell how wrong predictions are."
-            remedy = "Hold rows out by giving fit to calibrate, or validate with rows that were measured later."
+            remedy = "Hold rows out with calibrate --fit, or validate with rows that were measured later."
             tables = [Table(title=title, notes=wrapped([remedy, *notes]))]
         else:
             what = "at nominal link rates; nothing is fitted" if known is None else "of rows that were not fitted"

@@ -1,4 +1,4 @@
-"""Which requests does the model serve, and which of their tokens are image or text, prefill or decode?
+"""Which requests does the model serve: how many sequences, and which tokens are image or text, prefill or decode?
 
 Main types: :class:`~smoes_sim.workload.workload.WorkloadSpec`, the section of a scenario, and
 :class:`~smoes_sim.workload.workload.Workload`, its tokens. Neighbours: ``models`` counts the tokens of an image,

@@ -87,13 +87,13 @@ def test_a_shard_says_that_tables_come_with_the_last_one(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shard", "0/4"], 'shard = "0/4" is not i/n'),
+        (["--shard", "0/4"], '--shard = "0/4" is not i/n'),
         (["--scheduler", "tcp://here:1"], "--scheduler = tcp://here:1 goes with --backend dask"),
         (
             ["--scheduler", "tcp://here:1", "--backend", "dask", "--jobs", "2"],
             "with --backend dask, and not with --jobs",
         ),
-        (["--from", "nowhere"], "nowhere: holds no points of a sweep"),
+        (["--from", "nowhere"], "--from nowhere: holds no points of a sweep"),
         (["--jobs", "0"], "Invalid value for '--jobs'"),
         (["--backend", "ray"], "Invalid value for '--backend'"),
         (["workload.batch=3"], '"workload.batch=3": workload.batch is swept by '),

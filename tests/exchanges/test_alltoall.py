@@ -63,15 +63,15 @@ def test_sizes_double_up_to_the_last(low, high, count):
 @pytest.mark.parametrize(
     ("demand", "message"),
     [
-        (Demand(size="1 B", sweep="1 B:2 B"), r"size \(--bytes\), sweep and matrix exclude each other"),
-        (Demand(size="1 B", matrix=Path("m")), r"size \(--bytes\), sweep and matrix exclude each other"),
-        (Demand(matrix=Path("m"), zipf=1.0), "matrix and zipf each say who sends what"),
-        (Demand(lognormal=1.0, zipf=1.0), "zipf and lognormal each say who sends what"),
-        (Demand(workload="W0", trace=Path("t")), "workload and trace each say who sends what"),
-        (Demand(per_source=True), "per_source says how zipf is drawn"),
-        (Demand(step=1), "step picks a step of a workload"),
-        (Demand(zipf=float("nan")), "zipf = nan: must be a number >= 0"),
-        (Demand(lognormal=-1.0), r"lognormal = -1\.0: must be a number >= 0"),
+        (Demand(size="1 B", sweep="1 B:2 B"), "--bytes, --sweep and --matrix exclude each other"),
+        (Demand(size="1 B", matrix=Path("m")), "--bytes, --sweep and --matrix exclude each other"),
+        (Demand(matrix=Path("m"), zipf=1.0), "--matrix and --zipf each say who sends what"),
+        (Demand(lognormal=1.0, zipf=1.0), "--zipf and --lognormal each say who sends what"),
+        (Demand(workload="W0", trace=Path("t")), "--workload and --trace each say who sends what"),
+        (Demand(per_source=True), "--per-source says how --zipf is drawn"),
+        (Demand(step=1), "--step picks a step of --workload"),
+        (Demand(zipf=float("nan")), "--zipf = nan: must be a number >= 0"),
+        (Demand(lognormal=-1.0), r"--lognormal = -1\.0: must be a number >= 0"),
         (Demand(workload="W8"), 'workload = "W8" is unknown'),
     ],
 )
@@ -99,12 +99,12 @@ def test_a_demand_says_what_it_is(demand, words, is_uniform):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (AlltoallOptions(schedule="low_latency"), "low_latency sends one message per copy. Give message_size"),
-        (AlltoallOptions(schedule="low_latency", message_size=0.0), "message_size = 0 B: must be more than 0"),
-        (AlltoallOptions(fidelity="fifo", window=0.0), "window = 0 B: must be more than 0"),
-        (AlltoallOptions(fidelity="fifo", chunk=0.0), "chunk = 0 B: must be more than 0"),
-        (AlltoallOptions(tolerance=float("nan")), "tolerance = nan: must be between 0"),
-        (AlltoallOptions(tolerance=0.2), r"tolerance = 0\.2: must be between 0"),
+        (AlltoallOptions(schedule="low_latency"), "low_latency sends one message a copy. Give --message-size"),
+        (AlltoallOptions(schedule="low_latency", message_size=0.0), "--message-size = 0 B: must be more than 0"),
+        (AlltoallOptions(fidelity="fifo", window=0.0), "--window = 0 B: must be more than 0"),
+        (AlltoallOptions(fidelity="fifo", chunk=0.0), "--chunk = 0 B: must be more than 0"),
+        (AlltoallOptions(tolerance=float("nan")), "--tolerance = nan: must be between 0"),
+        (AlltoallOptions(tolerance=0.2), r"--tolerance = 0\.2: must be between 0"),
     ],
 )
 def test_options_that_break_a_rule_are_refused(options, message):
@@ -250,7 +250,7 @@ def test_an_interval_is_printed_where_it_has_a_width_only():
 
 
 def test_a_calibration_and_a_cost_per_message_exclude_each_other():
-    with pytest.raises(ConfigError, match="calibration already says the sender's time per message"):
+    with pytest.raises(ConfigError, match="--calibration already says the sender's time per message"):
         alltoall("lab-star-4", calibration=calibration(0.5), per_message="1 us")
 
 

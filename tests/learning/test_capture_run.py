@@ -68,7 +68,7 @@ def test_a_run_captured_again_gives_the_bytes_that_training_left(
         (["--checkpoint", "RUNS/dense-0"], "runs/dense-0: dense is a dense model, which routes nothing."),
         (
             ["--checkpoint", "RUNS/smoes-0", "--set", "tests"],
-            'test set tests: OUT/study.json has no such test set. Did you mean "test"?',
+            '--set tests: OUT/study.json has no such test set. Did you mean "test"?',
         ),
     ],
 )

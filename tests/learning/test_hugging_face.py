@@ -140,7 +140,7 @@ def test_missing_or_broken_input_is_refused_in_one_line(
     out = ["-o", str(tmp_path / "t.npz")]
     line = refusal(capsys, "--hf", str(tmp_path / "none"), "--prompts", good, *out)
     assert "none: cannot be loaded" in line
-    assert "or allow the download" in line
+    assert "or allow --download" in line
     wrong = prompts_file(tmp_path / "w.jsonl", {"text": "a"}, {"words": "b"})
     assert "w.jsonl:2: is not" in refusal(capsys, "--hf", str(folder), "--prompts", wrong, *out)
     picture = prompts_file(tmp_path / "i.jsonl", {"text": "a", "images": ["no.png"]})

@@ -98,4 +98,4 @@ def test_a_finished_folder_is_loaded_as_a_result(trained: Any) -> None:
 def test_weights_of_other_settings_are_refused_in_one_line(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*trained.arguments, "training.steps=7"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "dense-0/model.safetensors: was trained under other settings. Choose another folder" in error
+    assert "dense-0/model.safetensors: was trained under other settings. Choose another --out" in error

@@ -122,7 +122,7 @@ def test_seeds_differ_and_other_settings_are_refused(
     first, second = start(study, seed=0), start(study, seed=1)
     assert first.advance(data, encoder) != second.advance(data, encoder)
     first.save(tmp_path / "run.safetensors", with_optimiser=True)
-    with pytest.raises(ConfigError, match=r"run\.safetensors: was trained under other settings\. Choose another folder"):
+    with pytest.raises(ConfigError, match=r"run\.safetensors: was trained under other settings\. Choose another --out"):
         second.restore(tmp_path / "run.safetensors")
     (tmp_path / "run.safetensors").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"run\.safetensors: cannot be read as safetensors"):

@@ -153,7 +153,7 @@ def refused(folder, tmp_path, capsys):
 def test_a_row_that_lacks_something_is_refused(simulated, tmp_path, capsys, key):
     line = refused(broken(simulated, tmp_path, lambda document: document["rows"][0].pop(key)), tmp_path, capsys)
     assert "summary.json: " in line
-    assert "Run the command again" in line or "Name a folder" in line
+    assert "Run the command again" in line or "Name the --out folder" in line
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def one(**changes: Any) -> TokensFile:
 @pytest.mark.parametrize(
     ("array", "tokens", "message"),
     [
-        (SECOND, TokensFile(), r"one\.npy: the number of experts is not in the arrays\. Give num_experts"),
+        (SECOND, TokensFile(), r"one\.npy: the number of experts is not in the arrays\. Give --num-experts"),
         (SECOND, TOKENS, r"tokens\.json: describes 2 sequences, but .*one\.npy holds 1"),
         (SECOND, TokensFile(num_experts=5), r"one holds expert 5; with 5 experts ids go from 0 to 4"),
         (SECOND, one(prompt_tokens=5), r"one holds 4 tokens; prompt_tokens = 5 must be 1\.\.4"),

@@ -100,7 +100,7 @@ def test_a_scheduler_that_is_not_there_is_one_line(alone, tmp_path):
     sweep, _, _ = alone
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "100ms"}),
-        pytest.raises(ConfigError, match=r"scheduler tcp://127\.0\.0\.1:1: cannot be reached .*Check the address"),
+        pytest.raises(ConfigError, match=r"--scheduler tcp://127\.0\.0\.1:1: cannot be reached .*Check the address"),
     ):
         run_sweep(sweep, tmp_path, backend="dask", scheduler="tcp://127.0.0.1:1")
 
@@ -127,7 +127,7 @@ def test_shards_in_folders_of_their_own_are_gathered(alone, tmp_path):
     tally = run_sweep(sweep, tmp_path / "all", sources=folders[:2])
     assert counts(tally) == (6, 2, 4, 0, 0)  # the third shard was never run
     assert contents(tmp_path / "all") == contents(out)
-    with pytest.raises(ConfigError, match=r"3: holds no points of a sweep"):
+    with pytest.raises(ConfigError, match=r"--from .*3: holds no points of a sweep"):
         run_sweep(sweep, tmp_path / "all", sources=folders)
 
 
@@ -216,6 +216,6 @@ def test_workers_that_are_killed_are_one_line_and_what_was_finished_stays(alone,
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", ""])
 def test_a_shard_is_i_of_n(text):
-    with pytest.raises(ConfigError, match=r"shard = .* is not i/n with 1 <= i <= n"):
+    with pytest.raises(ConfigError, match=r"--shard = .* is not i/n with 1 <= i <= n"):
         Shard.parse(text)
     assert Shard.parse("3/4") == Shard(number=3, of=4)

@@ -65,5 +65,5 @@ def test_incomplete_files_are_removed_by_a_run_that_is_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "points").write_text("a file")
-    with pytest.raises(ConfigError, match=r"points.*cannot be written .*Choose another folder"), Store(tmp_path).open():
+    with pytest.raises(ConfigError, match=r"points.*cannot be written .*Choose another --out"), Store(tmp_path).open():
         pass

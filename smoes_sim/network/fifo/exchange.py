@@ -67,7 +67,7 @@ def fifo_exchange_time(
 ) -> ExchangeTime:
     """Simulate one exchange that all ranks enter at the same time, with FIFO ports.
 
-    Arguments and errors are those of :func:`fifo_times`.
+    Arguments as in :func:`fifo_times`, errors too, and:
 
     Raises:
         SimulationError: If the time is below the bound or bytes are lost, which is a bug.
@@ -162,7 +162,7 @@ def check_routes(network: Network, phases: Sequence[Flows]) -> None:
         if is_there:
             raise ConfigError(
                 f"{what} in the topology needs fidelity fluid: fifo and packet send a message along one route through "
-                "endless queues. Use fidelity fluid, or take it out of the topology."
+                "endless queues. Use --fidelity fluid, or take it out of the topology."
             )
 
 
