@@ -111,11 +111,11 @@ def test_a_calibration_of_another_system_is_a_warning():
 
 
 def test_wrong_words_are_refused_with_the_right_one():
-    with pytest.raises(ss.ConfigError, match='schedule = "dircet" is unknown. Did you mean "direct"'):
+    with pytest.raises(ss.ConfigError, match=r'schedule = "dircet" is unknown\. Did you mean "direct"'):
         ss.alltoall("8x-h100", size="1M", schedule="dircet")
-    with pytest.raises(ss.ConfigError, match='rule = "bin" is unknown. Did you mean "bins"'):
+    with pytest.raises(ss.ConfigError, match=r'rule = "bin" is unknown\. Did you mean "bins"'):
         ss.place("bin", "t.npz", ranks=2)
-    with pytest.raises(ss.ConfigError, match='"ttft" is no quantity of a prediction. Did you mean "ttft_s"'):
+    with pytest.raises(ss.ConfigError, match=r'"ttft" is no quantity of a prediction\. Did you mean "ttft_s"'):
         ss.simulate("olmoe-two-orin", SMALL).interval("ttft")
 
 
