@@ -273,7 +273,7 @@ def random_case(seed: int) -> tuple[Network, list[Flows]]:
     wires = KINDS[seed % len(KINDS)]
     network = Network.on(wires, per_message=float(rng.choice([0.0, 3e-7])), per_exchange=float(rng.choice([0.0, 4e-6])))
     shape = (wires.num_ranks, wires.num_ranks)
-    stages = [rng.integers(1, 400_000, shape) * (rng.random(shape) < 0.8) for _ in range(int(rng.integers(1, 3)))]
+    stages = [rng.integers(1, 200_000, shape) * (rng.random(shape) < 0.8) for _ in range(int(rng.integers(1, 3)))]
     schedule = str(rng.choice(["direct", "pairwise", "two_hop", "hierarchical"] if len(stages) == 1 else ["direct"]))
     return network, phases_of(
         network, stages, schedule=schedule, order=str(rng.choice(["naive", "shifted", "rail", "random"]))
