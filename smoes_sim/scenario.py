@@ -333,7 +333,8 @@ def _topology_document(name: str) -> Document:
 
 def _note_in_topology(topology: dict[str, Any], key: str, override: str) -> None:
     """Replace the source of overridden numbers by the override, and add it to the name."""
-    topology["name"] = f"{topology['name']} with {override.removeprefix('topology.')}"
+    if "name" in topology:  # loaded by its name, not written in place
+        topology["name"] += f" with {override.removeprefix('topology.')}"
     sources = topology.get("sources")
     if not isinstance(sources, dict) or key.partition(".")[0] == "sources":
         return

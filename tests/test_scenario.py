@@ -170,7 +170,8 @@ def test_an_override_below_the_name_of_a_topology_changes_one_number_of_it(tmp_p
     changed = load_scenario("olmoe-two-orin", ["topology.link.bandwidth=25 Gb/s"]).topology
     shipped = find_spec("two-orin-10gbe")
     assert changed.link.bandwidth == 25e9 / 8
-    assert changed.model_copy(update={"link": shipped.link, "sources": shipped.sources}) == shipped
+    assert changed.model_copy(update={"link": shipped.link, "sources": shipped.sources, "name": None}) == shipped
+    assert changed.name == "two-orin-10gbe with link.bandwidth=25 Gb/s"
     assert changed.sources == shipped.sources | {"link.bandwidth": "override topology.link.bandwidth=25 Gb/s"}
     # a file of one's own, by its path
     (tmp_path / "mine.yaml").write_text("kind: star\nranks: 2\nlink: {bandwidth: 1 GB/s}\n")
@@ -205,9 +206,9 @@ def test_an_override_below_the_name_of_a_model_changes_its_shape_and_says_so():
 
 def test_the_last_override_of_a_name_wins_over_what_was_below_the_old_name():
     overrides = ["topology.link.bandwidth=25 Gb/s", "topology=4x8-p5-efa", "topology.nodes=2"]
-    assert load_scenario("olmoe-two-orin", overrides).topology == find_spec("4x8-p5-efa").model_copy(
-        update={"nodes": 2, "sources": load_scenario("olmoe-two-orin", overrides).topology.sources}
-    )
+    found = load_scenario("olmoe-two-orin", overrides).topology
+    changed = {"nodes": 2, "sources": found.sources, "name": "4x8-p5-efa with nodes=2"}
+    assert found == find_spec("4x8-p5-efa").model_copy(update=changed)
 
 
 def test_hugging_face_names_in_a_model_are_answered_with_all_names_at_once(tmp_path):
