@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+from shared_predictions import predictions_made_once
 
 PACKAGE = Path(__file__).parents[1] / "smoes_sim"
 NEEDS_TORCH = (["learning"], ["distributed"])
@@ -21,6 +22,7 @@ def name_of(path: Path) -> str:
 def test_examples_of_a_module_print_what_they_say(name):
     if name.split(".")[1:2] in NEEDS_TORCH:
         pytest.importorskip("torch")
-    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    with predictions_made_once():
+        found = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert found.attempted > 0
     assert found.failed == 0

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from shared_predictions import predictions_made_once
 from shown_output import Shown, blocks
 
 ROOT = Path(__file__).parent.parent
@@ -41,5 +42,6 @@ def test_the_readme_shows_output() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", MARKED)
 def test_commands_print_what_the_page_shows(name: str) -> None:
-    for block in blocks(ROOT / name):
-        assert_shown(block)
+    with predictions_made_once():
+        for block in blocks(ROOT / name):
+            assert_shown(block)
