@@ -63,6 +63,7 @@ def test_nothing_can_be_synthesized_of_a_dense_model() -> None:
 def test_every_library_and_deduplication_runs_on_two_nodes(library: str, deduplicate: str) -> None:
     overrides = [
         "topology=2x8-h100-ndr400",
+        "model.layers=2",
         "compute.device=h100-sxm",
         "compute.flops_efficiency=0.5",  # values instead of ranges: one pass instead of three
         "compute.memory_efficiency=0.8",
