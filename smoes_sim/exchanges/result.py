@@ -140,7 +140,7 @@ class Alltoall(Result):
         >>> from smoes_sim import alltoall
         >>> found = alltoall("8x-h100", size="64M")
         >>> f"{found.rows[0].busbw_GBps:.0f} GB/s"
-        '450 GB/s'
+        '448 GB/s'
 
     """
 
