@@ -137,7 +137,7 @@ def test_alltoall_names_the_busiest_links(capsys: pytest.CaptureFixture[str]) ->
         ("", "# model fluid: links shared max-min fairly, no packets, no queues"),
         ("", "# no calibration: links at nominal bandwidth, software costs nothing"),
         ("--per-message 2us", "# no calibration: links at nominal bandwidth, software costs 2us per message"),
-        ("--fidelity bound", "# model bound: a lower bound for any schedule"),
+        ("--fidelity bound", "# model bound: no order or timing of these messages is faster"),
         ("--fidelity fifo --order naive --window 64KiB", "naive order, fifo injection, window 64KiB"),
         ("--fidelity fifo", "shifted order, fifo injection, window 65535 B (TCP)"),
         ("--fidelity fifo --window inf", "shifted order, fifo injection, no window"),

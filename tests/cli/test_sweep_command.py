@@ -87,7 +87,7 @@ def test_a_shard_says_that_tables_come_with_the_last_one(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--shard", "0/4"], '--shard = "0/4" is not i/n'),
+        (["--shard", "0/4"], 'shard = "0/4" is not i/n'),
         (["--scheduler", "tcp://here:1"], "--scheduler = tcp://here:1 goes with --backend dask"),
         (
             ["--scheduler", "tcp://here:1", "--backend", "dask", "--jobs", "2"],

@@ -216,6 +216,6 @@ def test_workers_that_are_killed_are_one_line_and_what_was_finished_stays(alone,
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", ""])
 def test_a_shard_is_i_of_n(text):
-    with pytest.raises(ConfigError, match=r"--shard = .* is not i/n with 1 <= i <= n"):
+    with pytest.raises(ConfigError, match=r"shard = .* is not i/n with 1 <= i <= n"):
         Shard.parse(text)
     assert Shard.parse("3/4") == Shard(number=3, of=4)
