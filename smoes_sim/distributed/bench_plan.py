@@ -67,7 +67,7 @@ def choose_cases(
     Raises:
         ConfigError: If the demand contradicts itself, or nothing would be sent.
     """
-    matrices = choose_matrices(num_ranks, demand, seed=seed)
+    matrices = list(choose_matrices(num_ranks, demand, seed=seed))
     if operation == "sendrecv":
         if not demand.is_uniform:
             raise ConfigError("sendrecv sends one message there and back. Give only --bytes or --sweep.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,8 +136,8 @@ def sizes_of(size: str | float | None, sweep: str | None) -> list[float]:
     return sweep_sizes(_size("--sweep", low), _size("--sweep", high))
 
 
-def choose_matrices(num_ranks: int, demand: Demand, *, seed: int) -> list[Matrix]:
-    """The traffic matrices of a demand in bytes, one per size, shape (R, R) each.
+def choose_matrices(num_ranks: int, demand: Demand, *, seed: int) -> Iterator[Matrix]:
+    """The traffic matrices of a demand in bytes, one per size, shape (R, R) each; each is made when it is asked for.
 
     Args:
         num_ranks: Number of ranks, R.
@@ -149,11 +149,10 @@ def choose_matrices(num_ranks: int, demand: Demand, *, seed: int) -> list[Matrix
     """
     demand.check()
     if isinstance(demand.matrix, np.ndarray):
-        return [_checked(demand.matrix, num_ranks)]
+        return iter([_checked(demand.matrix, num_ranks)])
     if demand.matrix is not None:
-        return [read_matrix(demand.matrix, num_ranks)]
-    matrix_of = _matrix_of(num_ranks, demand, seed)
-    return [matrix_of(size) for size in sizes_of(demand.size, demand.sweep)]
+        return iter([read_matrix(demand.matrix, num_ranks)])
+    return map(_matrix_of(num_ranks, demand, seed), sizes_of(demand.size, demand.sweep))
 
 
 def _matrix_of(num_ranks: int, demand: Demand, seed: int) -> Callable[[float], Matrix]:
@@ -164,7 +163,8 @@ def _matrix_of(num_ranks: int, demand: Demand, seed: int) -> Callable[[float], M
     if sigma is not None:
         return lambda size: lognormal_matrix(num_ranks, size, sigma=sigma, seed=seed)
     if workload is not None:
-        return lambda size: workload_matrix(workload, num_ranks, size, seed=seed, step=demand.step or 0)
+        name = full_workload_name(workload)
+        return lambda size: workload_matrix(name, num_ranks, size, seed=seed, step=demand.step or 0)
     if trace is not None:
         routing = load_trace(trace)
         try:

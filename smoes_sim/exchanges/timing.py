@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
 from smoes_sim.exchanges.demand import Matrix
 from smoes_sim.network import Fidelity, Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
+from smoes_sim.network.compilation import ARRAYS_ONLY
+from smoes_sim.network.even import even_exchange_time
 from smoes_sim.network.fifo.exchange import TCP_WINDOW, Injection, fifo_exchange_time
+from smoes_sim.network.flows import link_load
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
 from smoes_sim.prediction.constants import Calibration, interval_of, network_under
@@ -140,17 +144,9 @@ def time_alltoall(network: Network, matrix: Matrix, options: AlltoallOptions) ->
         ConfigError: If a case is too large for ``packet``.
     """
     started = time.perf_counter()
-    phases = phases_of(
-        network,
-        [matrix],
-        schedule=options.schedule,
-        order=options.order,
-        seed=options.seed,
-        message_size=options.message_size,
-    )
-    bound = lower_bound(network, phases)
-    duration, error, link_use = _time(network, phases, options)
-    hot = hot_links(network, phases, duration=duration, most=options.num_hot, link_use=link_use)
+    exchange = _even(network, matrix, options) or _by_flows(network, matrix, options)
+    duration, link_use = exchange.duration, exchange.link_use
+    hot = hot_links(network, exchange.load, duration=duration, most=options.num_hot, link_use=link_use)
     size = float(max(matrix.sum(axis=0).max(), matrix.sum(axis=1).max()))
     algbw, busbw = alltoall_bandwidth(size, duration, network.topology.num_ranks)
     row = AlltoallRow(
@@ -159,11 +155,11 @@ def time_alltoall(network: Network, matrix: Matrix, options: AlltoallOptions) ->
         time_s=duration,
         algbw_GBps=algbw / 1e9,
         busbw_GBps=busbw / 1e9,
-        bound_s=bound,
-        flows=sum(len(flows) for flows in phases),
-        messages=int(sum(flows.messages.sum() for flows in phases)),
+        bound_s=exchange.bound,
+        flows=exchange.num_flows,
+        messages=exchange.num_messages,
         links=network.topology.num_links,
-        error_bound=error,
+        error_bound=exchange.error_bound,
     )
     use = {entry.group.label: use_over_time(entry.group.links, link_use, duration) for entry in hot if link_use}
     return AlltoallTime(row=row, hot=hot, use=use, wall=time.perf_counter() - started)
@@ -185,6 +181,63 @@ def time_calibrated(network: Network, matrix: Matrix, options: AlltoallOptions, 
     algbw, busbw = alltoall_bandwidth(nearest.row.size_bytes, middle, network.topology.num_ranks)
     row = replace(nearest.row, time_s=middle, low_s=low, high_s=high, algbw_GBps=algbw / 1e9, busbw_GBps=busbw / 1e9)
     return replace(nearest, row=row, wall=sum(one.wall for one in timed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Exchange:
+    """What a model says of one exchange: seconds, counts, bytes on each link (H,), and the use of links over time."""
+
+    duration: float
+    bound: float
+    error_bound: float
+    num_flows: int
+    num_messages: int
+    load: NDArray[np.float64]
+    link_use: tuple[LinkUse, ...]
+
+
+def _even(network: Network, matrix: Matrix, options: AlltoallOptions) -> _Exchange | None:
+    """Equal blocks between equal ranks, without a list of flows; None where that does not apply."""
+    fits = options.schedule == "direct" and options.fidelity in {"bound", "fluid"}
+    block, num_ranks = float(matrix[0, -1]), len(matrix)
+    if not fits or num_ranks * (num_ranks - 1) <= ARRAYS_ONLY or not block > 0 or (matrix != block).any():
+        return None
+    found = even_exchange_time(network, block, record_links=options.record_links)
+    if found is None:
+        return None
+    is_bound = options.fidelity == "bound"
+    return _Exchange(
+        duration=found.bound if is_bound else found.duration,
+        bound=found.bound,
+        error_bound=0.0,
+        num_flows=found.num_flows,
+        num_messages=found.num_flows,
+        load=found.load,
+        link_use=() if is_bound else found.link_use,
+    )
+
+
+def _by_flows(network: Network, matrix: Matrix, options: AlltoallOptions) -> _Exchange:
+    """Any exchange, flow by flow."""
+    phases = phases_of(
+        network,
+        [matrix],
+        schedule=options.schedule,
+        order=options.order,
+        seed=options.seed,
+        message_size=options.message_size,
+    )
+    duration, error, link_use = _time(network, phases, options)
+    num_links = network.topology.num_links
+    return _Exchange(
+        duration=duration,
+        bound=lower_bound(network, phases),
+        error_bound=error,
+        num_flows=sum(len(flows) for flows in phases),
+        num_messages=int(sum(flows.messages.sum() for flows in phases)),
+        load=sum((link_load(flows, num_links) for flows in phases), np.zeros(num_links)),
+        link_use=link_use,
+    )
 
 
 def _time(network: Network, phases: list[Flows], options: AlltoallOptions) -> tuple[float, float, tuple[LinkUse, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.flows import Flows, Network, link_load
+from smoes_sim.network.flows import Network
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.topology import Topology
 
@@ -94,13 +94,13 @@ class HotLinks:
 
 
 def hot_links(
-    network: Network, phases: Sequence[Flows], *, duration: float, most: int, link_use: Sequence[LinkUse] = ()
+    network: Network, load: NDArray[np.float64], *, duration: float, most: int, link_use: Sequence[LinkUse] = ()
 ) -> list[HotLinks]:
     """The shared links that need longest for their bytes, busiest first; equally busy links are grouped.
 
     Args:
         network: Capacities and names of links.
-        phases: Messages of the exchange.
+        load: Bytes on each link, shape (H,).
         duration: Seconds that it took.
         most: Largest number of entries to return.
         link_use: Use of every link over time, if recorded.
@@ -110,9 +110,6 @@ def hot_links(
         3 * 16777216 B or 1.006633 ms of work on each link, utilisation 1.
     """
     topology = network.topology
-    load = np.zeros(topology.num_links)
-    for flows in phases:
-        load += link_load(flows, topology.num_links)
     found = []
     for group in islice(link_groups(topology, load / network.capacity, tolerance=_EQUAL), most):
         link = int(group.links[0])

@@ -112,7 +112,7 @@ def look_inside(
     return Inside(
         deployment=deployment,
         busy=load / network.capacity,
-        hot=hot_links(network, phases, duration=times.prefill.step_s, most=_HOT),
+        hot=hot_links(network, load, duration=times.prefill.step_s, most=_HOT),
         parts=parts,
         modality=[] if trace is None or placement is None else modality_of_slots(trace, placement),
         step_s=times.prefill.step_s,

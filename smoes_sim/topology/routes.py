@@ -109,6 +109,12 @@ class Router:
             )
         return self._hashed(src, dst)
 
+    def has_choice(self, source: NDArray[np.integer], destination: NDArray[np.integer]) -> bool:
+        """Whether any of these pairs of different ranks, shape (F,) each, has several equally short routes."""
+        splitter = self._splitter or Splitter(self._core)
+        *_, share = splitter.spread(source.astype(np.int64), destination.astype(np.int64))
+        return bool((share < 1).any())
+
     def _hashed(self, src: Ints, dst: Ints) -> Routes:
         num_flows = len(src)
         salt = _mix(src * self._num_ranks + dst, np.uint64(self.seed))

@@ -48,7 +48,7 @@ def test_each_kind_of_skew_gives_its_matrix(demand, matrix):
 
 @pytest.mark.parametrize("skew", [{}, {"zipf": 1.0}, {"lognormal": 1.0}, {"workload": "W1"}])
 def test_a_sweep_scales_one_matrix(skew):
-    matrices = choose_matrices(4, Demand(sweep="1 KiB:8 KiB", **skew), seed=0)
+    matrices = list(choose_matrices(4, Demand(sweep="1 KiB:8 KiB", **skew), seed=0))
     assert [matrix.sum() / 4 for matrix in matrices] == pytest.approx([1024, 2048, 4096, 8192])
     assert matrices[3] == pytest.approx(8 * matrices[0], rel=1e-12)
 

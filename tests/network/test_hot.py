@@ -15,10 +15,16 @@ def on_star(ranks, *, latency="0 us"):
     return Network.on(topology(star(ranks, bandwidth="10 B/s", latency=latency)))
 
 
+def load_of(network, phases):
+    return np.sum([link_load(flows, network.topology.num_links) for flows in phases], axis=0)
+
+
 def busiest(network, matrix, *, most=99, **options):
     phases = phases_of(network, [np.asarray(matrix, dtype=np.float64)], **options)
     result = exchange_time(network, phases, record_links=True)
-    return hot_links(network, phases, duration=result.duration, most=most, link_use=result.link_use), result
+    return hot_links(
+        network, load_of(network, phases), duration=result.duration, most=most, link_use=result.link_use
+    ), result
 
 
 def test_equal_links_are_one_entry_for_each_direction():
@@ -83,7 +89,7 @@ def test_links_come_into_use_get_full_and_fall_idle():
 def test_without_use_over_time_nothing_is_said_about_when():
     network = on_star(3)
     phases = phases_of(network, [np.ones((3, 3))])
-    (hot, *_) = hot_links(network, phases, duration=4.0, most=1)
+    (hot, *_) = hot_links(network, load_of(network, phases), duration=4.0, most=1)
     assert (hot.first, hot.last, hot.full) == (None, None, None)
     assert hot.utilisation == pytest.approx(2 / 10 / 4)
     assert use_over_time(hot.group.links, (), 4.0) == []
@@ -97,14 +103,13 @@ def test_of_a_group_the_shortest_full_time_counts():
     for link, last in zip(ways_in, (2, 3, 4), strict=True):
         for moment in range(1, last):
             use[moment][1][link] = 1.0
-    hot = next(
-        entry for entry in hot_links(network, phases, duration=5.0, most=2, link_use=use) if "-> sw" in entry.group.name
-    )
+    both = hot_links(network, load_of(network, phases), duration=5.0, most=2, link_use=use)
+    hot = next(entry for entry in both if "-> sw" in entry.group.name)
     assert (hot.first, hot.last, hot.full) == (1, 4, 1)
 
 
 def test_nothing_sent_has_no_hot_link():
-    assert hot_links(on_star(3), [], duration=0.0, most=5) == []
+    assert hot_links(on_star(3), np.zeros(6), duration=0.0, most=5) == []
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
@@ -129,8 +134,8 @@ def test_every_link_in_use_is_in_one_group_and_the_busiest_come_first(kind, seed
     R = network.topology.num_ranks
     matrix = np.where(rng.random((R, R)) < density, rng.integers(1, 4, (R, R)) * 1e6, 0.0)
     phases = phases_of(network, [matrix])
-    load = sum((link_load(flows, network.topology.num_links) for flows in phases), np.zeros(network.topology.num_links))
-    hot = hot_links(network, phases, duration=1.0, most=len(load))
+    load = load_of(network, phases)
+    hot = hot_links(network, load, duration=1.0, most=len(load))
     links = np.concatenate([np.empty(0, dtype=int), *(entry.group.links for entry in hot)])
     assert sorted(links) == np.flatnonzero(load).tolist()
     assert all(load[entry.group.links] == pytest.approx(entry.size, rel=1e-12) for entry in hot)
