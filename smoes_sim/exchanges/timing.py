@@ -14,11 +14,10 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
 from smoes_sim.exchanges.demand import Matrix
 from smoes_sim.network import Fidelity, Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
-from smoes_sim.network.compilation import ARRAYS_ONLY
 from smoes_sim.network.even import even_exchange_time
 from smoes_sim.network.fifo.exchange import TCP_WINDOW, Injection, fifo_exchange_time
 from smoes_sim.network.flows import link_load
-from smoes_sim.network.fluid.solve import LinkUse
+from smoes_sim.network.fluid.solve import FEW_FLOWS, LinkUse
 from smoes_sim.network.hot import HotLinks, hot_links, use_over_time
 from smoes_sim.prediction.constants import Calibration, interval_of, network_under
 from smoes_sim.validation_errors import nearest
@@ -200,7 +199,7 @@ def _even(network: Network, matrix: Matrix, options: AlltoallOptions) -> _Exchan
     """Equal blocks between equal ranks, without a list of flows; None where that does not apply."""
     fits = options.schedule == "direct" and options.fidelity in {"bound", "fluid"}
     block, num_ranks = float(matrix[0, -1]), len(matrix)
-    if not fits or num_ranks * (num_ranks - 1) <= ARRAYS_ONLY or not block > 0 or (matrix != block).any():
+    if not fits or num_ranks * (num_ranks - 1) <= FEW_FLOWS or not block > 0 or (matrix != block).any():
         return None
     found = even_exchange_time(network, block, record_links=options.record_links)
     if found is None:

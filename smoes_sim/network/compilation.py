@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
 Fidelity = Literal["bound", "fluid", "fifo", "packet"]
 """Models of the network, from a lower bound to every packet; see docs/explanation/models.md."""
-ARRAYS_ONLY = 500
-"""Up to this many flows NumPy alone is fast enough: no search for symmetry, and numba is not imported."""
+_ARRAYS_ONLY = 12
+"""Up to this many flows, all pairs of four ranks, NumPy alone is fast enough and numba is not imported: an exchange takes
+about 1 ms, and importing numba as long as some hundred of them."""
 
 
 def uses_compiled(num_flows: int) -> bool:
-    """Whether the fluid model uses code compiled by numba for ``num_flows`` flows: above 500, if numba is installed.
+    """Whether the fluid model uses code compiled by numba for ``num_flows`` flows: above 12, if numba is installed.
 
     Example:
-        >>> uses_compiled(500)
+        >>> uses_compiled(12)
         False
     """
-    return num_flows > ARRAYS_ONLY and find_spec("numba") is not None
+    return num_flows > _ARRAYS_ONLY and _has_numba()
+
+
+@cache
+def _has_numba() -> bool:
+    """Whether numba is installed; looked up on disk once."""
+    return find_spec("numba") is not None
 
 
 def may_compile(num_ranks: int, *, fidelity: Fidelity = "fluid") -> bool:
@@ -28,9 +36,9 @@ def may_compile(num_ranks: int, *, fidelity: Fidelity = "fluid") -> bool:
     cannot know, so the answer is True; ``bound`` and ``packet`` compile nothing.
 
     Example:
-        22 ranks have 22 * 21 = 462 flows at most, 23 have 506:
+        4 ranks have 4 * 3 = 12 flows at most:
 
-        >>> may_compile(22), may_compile(22, fidelity="fifo"), may_compile(1000, fidelity="packet")
+        >>> may_compile(4), may_compile(4, fidelity="fifo"), may_compile(1000, fidelity="packet")
         (False, True, False)
     """
     if fidelity == "fluid":

@@ -3,7 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from build_from import star, topology
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import random_problem, side_by_side
 
+from smoes_sim.errors import SimulationError
 from smoes_sim.network import Network, exchange_time, phases_of
 from smoes_sim.network.fluid.solve import fluid_times, last_difference
 from smoes_sim.topology import find_topology
@@ -73,6 +77,37 @@ def test_compiled_loops_and_arrays_agree():
     size = np.concatenate([flows.size, flows.size * 1.5, flows.size * 0.3])
     fast, slow = (fluid_times(offsets, both[0], size, network.capacity, compiled=compiled) for compiled in (True, False))
     np.testing.assert_allclose(fast.drained, slow.drained, rtol=1e-9)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_the_compiled_loop_over_all_events_agrees_with_arrays(seed):
+    rng = np.random.default_rng(seed)
+    options = {"orders": int(rng.choice([0, 2])), "is_split": bool(rng.integers(2))}
+    problem = side_by_side([random_problem(rng, most_flows=20, most_links=8, **options) for _ in range(4)])
+    fast, slow = (problem.solve(compiled=compiled) for compiled in (True, False))
+    np.testing.assert_allclose(fast.drained, slow.drained, rtol=1e-12)
+
+
+def test_a_given_window_solves_once_and_measures_no_error():
+    # 6320 messages; of the solutions that a tolerance takes three or more of, the first has the window 0.4
+    network = Network.on(topology(star(80)))
+    (flows,) = phases_of(network, [zipf_matrix(80, 1e6, exponent=0.5, seed=3, per_source=True)])
+    once, often = solve(network, flows, window=0.4), solve(network, flows, tolerance=1e-3)
+    assert np.isnan(once.error_bound)
+    assert once.solves < often.solves
+    assert once.makespan == pytest.approx(often.makespan, rel=1e-2)
+
+
+def test_a_given_window_of_few_flows_is_exact():
+    network, flows = exchange("2x8-h100-ndr400", zipf_matrix(16, 1e7, exponent=0.5, seed=1, per_source=True))
+    wide, exact = solve(network, flows, window=0.4), solve(network, flows)  # 240 messages
+    assert wide.error_bound == 0
+    assert wide.drained.tobytes() == exact.drained.tobytes()
+
+
+def test_a_negative_window_is_refused():
+    with pytest.raises(SimulationError, match=r"window = -0.4: .* >= 0"):
+        fluid_times(np.array([0, 1]), np.array([0]), np.array([1.0]), np.array([1.0]), window=-0.4)
 
 
 def test_windows_stay_within_the_tolerance_of_the_exact_makespan():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, Ids, Longs, Reals
+from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, CompiledWaterfill, Ids, Longs, Reals
 
 Mask = NDArray[np.bool_]
 _SAME_INSTANT = 1e-12
@@ -184,6 +184,34 @@ class ActiveFlows:
             self._num_active -= len(event.places)
         self._rate = event.rate
         self.clock = until
+
+    def follow(self) -> tuple[Longs, Reals]:
+        """Follow every rate change in one compiled loop, while no more flows run than are always followed exactly.
+
+        Nothing happens without compiled code, or where links deliver less under many flows. No flow may be added meanwhile.
+
+        Returns:
+            Ids of the flows that ended, and seconds when they did.
+        """
+        self._merge_new()
+        running = np.count_nonzero((self._remaining > 0) & (self.ready[self._ids] <= self.clock * (1 + _SAME_INSTANT)))
+        most = len(self._ids) if self._window == 0 else self._exact_below
+        if not isinstance(self._tool, CompiledWaterfill) or self._has_incast or running > most:
+            return np.empty(0, np.int64), np.empty(0)
+        followed = self._tool.follow(
+            self._routes,
+            self._local.capacity,
+            self._remaining,
+            ready=self.ready[self._ids],
+            ceiling=self._ceiling,
+            clock=self.clock,
+            most=most,
+        )
+        places = np.flatnonzero(~np.isnan(followed.drained))
+        self._remaining, self.clock = followed.remaining, followed.clock
+        self._num_active -= len(places)
+        self.solves += followed.changes
+        return self._ids[places], followed.drained[places]
 
     def loads(self, rate: Reals) -> Reals:
         """B/s on every link for given rates of the flows in flight, shape (H,)."""

@@ -1,90 +1,27 @@
-"""The loops of water-filling, compiled by numba; imported only when a problem is large enough.
+"""Water-filling and the events of the exact solution, compiled by numba; imported only when a problem is large enough.
 
-Importing this module compiles for some seconds once, or loads the cache on disk (see ``network.compilation``). Every
-function has a counterpart in ``waterfill`` written with arrays only. Shapes: F flows in flight, H links in use, N sum of
-route lengths.
+Importing this module compiles for some seconds once, or loads the cache on disk (see ``network.compilation``). Functions
+that call each other stay in one module, because numba's cache does not notice a change in another one. ``fill`` has a
+counterpart in ``waterfill`` written with arrays only. Shapes: F flows in flight, H links in use, N sum of route lengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar, cast
-
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
-Reals = NDArray[np.float64]
-Longs = NDArray[np.int64]
-Ids = NDArray[np.int32]
+from smoes_sim.network.fluid.jit import Ids, Longs, Reals, jit
 
 _STALE = 1e-14
 """A link whose share rose by more than this, relatively, since it was queued is queued again."""
 _PASSES = 6
 """Sweeps that settle flows below their fair share before the queue starts; a sweep with few hits is the last."""
+_SAME_INSTANT = 1e-12
+"""Times closer than this, relative to the clock, count as equal."""
+_SLACK = 1e-9
+"""Rates below the level up to which nothing changes by less than this, relatively, are computed again."""
 
 
-def _jit(signature: str) -> Callable[[_Function], _Function]:
-    """Compile a function, from the cache on disk if there is a place for one."""
-
-    def compiled(function: _Function) -> _Function:
-        try:
-            result = numba.njit(signature, cache=True, nogil=True, error_model="numpy")(function)
-        except RuntimeError:  # numba finds no directory that it may write to
-            result = numba.njit(signature, nogil=True, error_model="numpy")(function)
-        return cast(_Function, result)
-
-    return compiled
-
-
-@_jit("(i8[::1], i4[::1], f8[::1], i8[::1], i8)")
-def select(offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> tuple[Longs, Ids, Reals, Longs]:
-    """Routes of some flows over links renumbered 0, 1, ... in order of appearance; the last array has the old ids."""
-    start = np.zeros(len(flows) + 1, np.int64)
-    for i in range(len(flows)):
-        start[i + 1] = start[i] + offsets[flows[i] + 1] - offsets[flows[i]]
-    is_weighted = len(weight) > 1
-    local = np.empty(start[-1], np.int32)
-    heavy = np.empty(start[-1] if is_weighted else 1, np.float64)
-    if len(weight) == 1:
-        heavy[0] = weight[0]  # an assignment of slices would take seconds to compile
-    new = np.full(num_links, -1, np.int32)
-    old = np.empty(num_links, np.int64)
-    count, at = 0, 0
-    for i in range(len(flows)):
-        for edge in range(offsets[flows[i]], offsets[flows[i] + 1]):
-            link = links[edge]
-            if new[link] < 0:
-                new[link] = count
-                old[count] = link
-                count += 1
-            local[at] = new[link]
-            if is_weighted:
-                heavy[at] = weight[edge]
-            at += 1
-    return start, local, heavy, old[:count].copy()
-
-
-@_jit("(i8[::1], i4[::1], i8)")
-def transpose(start: Longs, local: Ids, num_links: int) -> tuple[Longs, Ids]:
-    """Flows of each link: offsets, shape (H + 1,), and flow ids, shape (N,)."""
-    first = np.zeros(num_links + 1, np.int64)
-    for link in local:
-        first[link + 1] += 1
-    for link in range(num_links):
-        first[link + 1] += first[link]
-    cursor = first[:-1].copy()
-    members = np.empty(len(local), np.int32)
-    for flow in range(len(start) - 1):
-        for edge in range(start[flow], start[flow + 1]):
-            link = local[edge]
-            members[cursor[link]] = flow
-            cursor[link] += 1
-    return first, members
-
-
-@_jit("(f8[::1], i8[::1], i8, i8)")
+@jit("(f8[::1], i8[::1], i8, i8)")
 def _sift(keys: Reals, owner: Longs, at: int, size: int) -> None:
     """Let an entry of the queue sink below smaller ones."""
     key, link = keys[at], owner[at]
@@ -101,7 +38,7 @@ def _sift(keys: Reals, owner: Longs, at: int, size: int) -> None:
     keys[at], owner[at] = key, link
 
 
-@_jit("(i8, f8, f8, i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1])")
+@jit("(i8, f8, f8, i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1])")
 def _freeze(
     flow: int, value: float, share: float, start: Longs, local: Ids, weight: Reals,
     rate: Reals, residual: Reals, count: Reals, left: Longs,
@@ -117,7 +54,7 @@ def _freeze(
         left[link] -= 1
 
 
-@_jit("(i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1])")
+@jit("(i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1])")
 def _settle(
     start: Longs, local: Ids, weight: Reals, part: Reals,
     rate: Reals, residual: Reals, count: Reals, left: Longs, share: Reals,
@@ -145,7 +82,7 @@ def _settle(
             break
 
 
-@_jit("(i8, i8[::1], i4[::1], i8[::1], f8[::1])")
+@jit("(i8, i8[::1], i4[::1], i8[::1], f8[::1])")
 def _drop(link: int, first: Longs, members: Ids, last: Longs, rate: Reals) -> None:
     """Move flows of a link that are frozen behind ``last``; without branches, so that reads of memory overlap."""
     kept = first[link]
@@ -157,7 +94,7 @@ def _drop(link: int, first: Longs, members: Ids, last: Longs, rate: Reals) -> No
     last[link] = kept
 
 
-@_jit("(i8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], i8[::1])")
+@jit("(i8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], i8[::1])")
 def _fetch(link: int, start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, ahead: Longs) -> None:
     """Prefetch the routes of a link's flows into the cache, without branches, so that reads of memory overlap."""
     begin = first[link]
@@ -167,7 +104,7 @@ def _fetch(link: int, start: Longs, local: Ids, first: Longs, members: Ids, last
         ahead[at] = local[ahead[at]]
 
 
-@_jit("(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1])")
+@jit("(i8, f8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1])")
 def _sweep(
     link: int, level: float, start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, weight: Reals,
     part: Reals, rate: Reals, residual: Reals, count: Reals, left: Longs,
@@ -180,37 +117,24 @@ def _sweep(
             _freeze(flow, -rate[flow], part[flow * step], start, local, weight, rate, residual, count, left)
 
 
-@_jit("(i8[::1], i4[::1], i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
-def fill(
-    start: Longs, local: Ids, first: Longs, members: Ids, weight: Reals,
-    capacity: Reals, limit: Reals, part: Reals, rate: Reals, level: Reals,
+@jit("(i8[::1], i4[::1], i8[::1], i4[::1], i8[::1], f8[::1], f8[::1], b1, f8, f8[::1], f8[::1], f8[::1], i8[::1], f8[::1])")
+def _pour(
+    start: Longs, local: Ids, first: Longs, members: Ids, last: Longs, weight: Reals, part: Reals, is_limited: bool,
+    floor: float, rate: Reals, residual: Reals, count: Reals, left: Longs, level: Reals,
 ) -> None:  # fmt: skip
-    """Max-min rates into ``rate`` and the level at which each link fills into ``level`` (inf where it does not).
+    """Freeze all open flows, whose rate holds the negative of their limit; levels lie above ``floor``.
 
-    Links wait in a heap by a lower bound of their level, which only rises; the first that is up to date fills. Until a
-    flow is frozen, its rate holds the negative of its limit: one array for both keeps random reads of memory few.
+    Links wait in a heap by a lower bound of their level, which only rises; the first that is up to date fills.
     """
-    num_links = len(capacity)
-    heavy_step, part_step = (1 if len(weight) > 1 else 0), (1 if len(part) > 1 else 0)
-    residual, count, left = capacity.copy(), np.zeros(num_links), np.zeros(num_links, np.int64)
-    is_limited = False
-    for flow in range(len(rate)):
-        rate[flow] = 0.0
-        if limit[flow] > 0.0:
-            rate[flow] = -limit[flow]
-            is_limited |= limit[flow] < np.inf
-            for edge in range(start[flow], start[flow + 1]):
-                count[local[edge]] += weight[edge * heavy_step] * part[flow * part_step]
-                left[local[edge]] += 1
+    num_links, part_step = len(residual), (1 if len(part) > 1 else 0)
     if is_limited:
         _settle(start, local, weight, part, rate, residual, count, left, level)
-    last = first[1:].copy()
     keys, owner, size, most = np.empty(num_links), np.empty(num_links, np.int64), 0, 0
     for link in range(num_links):
         level[link] = np.inf
-        most = max(most, first[link + 1] - first[link])
         if left[link] > 0:
-            keys[size], owner[size] = max(residual[link] / count[link], 0.0), link
+            most = max(most, last[link] - first[link])
+            keys[size], owner[size] = max(residual[link] / count[link], floor), link
             size += 1
     ahead = np.empty(most, np.int64)
     for at in range(size // 2 - 1, -1, -1):
@@ -242,80 +166,157 @@ def fill(
         _sift(keys, owner, 0, size)
 
 
-@_jit("(i8[::1], i4[::1], f8[::1], f8[::1], i8)")
-def loads(start: Longs, local: Ids, weight: Reals, value: Reals, num_links: int) -> Reals:
-    """Sum over flows of a value (bytes, or a rate) on each link, shape (H,)."""
-    total = np.zeros(num_links)
-    step = 1 if len(weight) > 1 else 0
-    for flow in range(len(value)):
-        if value[flow] > 0.0:
-            for edge in range(start[flow], start[flow + 1]):
-                total[local[edge]] += weight[edge * step] * value[flow]
-    return total
+@jit("(i8[::1], i4[::1], i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
+def fill(
+    start: Longs, local: Ids, first: Longs, members: Ids, weight: Reals,
+    capacity: Reals, limit: Reals, part: Reals, rate: Reals, level: Reals,
+) -> None:  # fmt: skip
+    """Max-min rates into ``rate`` and the level at which each link fills into ``level`` (inf where it does not).
 
-
-@_jit("(i8[::1], i4[::1], f8[::1], i8)")
-def peaks(start: Longs, local: Ids, value: Reals, num_links: int) -> Reals:
-    """Largest value of any flow on each link, shape (H,)."""
-    top = np.zeros(num_links)
-    for flow in range(len(value)):
-        for edge in range(start[flow], start[flow + 1]):
-            top[local[edge]] = max(top[local[edge]], value[flow])
-    return top
-
-
-@_jit("(i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1])")
-def held_back(
-    start: Longs, local: Ids, weight: Reals, level: Reals, rate: Reals, part: Reals, held: Reals, shares: Reals
-) -> Longs:  # fmt: skip
-    """Entry of each route whose link has the smallest level; adds the rates and parts of running flows to those links."""
-    result = np.empty(len(start) - 1, np.int64)
-    heavy_step, part_step = (1 if len(weight) > 1 else 0), (1 if len(part) > 1 else 0)
-    for flow in range(len(start) - 1):
-        best = start[flow]
-        for entry in range(start[flow] + 1, start[flow + 1]):
-            if level[local[entry]] < level[local[best]]:
-                best = entry
-        result[flow] = best
-        if rate[flow] > 0.0:
-            heavy = weight[best * heavy_step]
-            held[local[best]] += heavy * rate[flow]
-            shares[local[best]] += heavy * part[flow * part_step]
-    return result
-
-
-@_jit("(i8[::1], i4[::1], i8[::1], i4[::1], f8[::1])")
-def redundant(start: Longs, local: Ids, first: Longs, members: Ids, capacity: Reals) -> NDArray[np.bool_]:
-    """Links that cannot be a bottleneck, as the links just before (or after) them on all their routes are narrower.
-
-    A link goes only if the sum of the capacities of kept neighbours is at most its own, so the feasible rates stay.
+    Until a flow is frozen, its rate holds the negative of its limit: one array for both keeps random reads of memory few.
     """
-    gone = np.zeros(len(capacity), np.bool_)
-    seen = np.full(len(capacity), -1, np.int64)
+    num_links = len(capacity)
+    heavy_step, part_step = (1 if len(weight) > 1 else 0), (1 if len(part) > 1 else 0)
+    residual, count, left = capacity.copy(), np.zeros(num_links), np.zeros(num_links, np.int64)
+    is_limited = False
+    for flow in range(len(rate)):
+        rate[flow] = 0.0
+        if limit[flow] > 0.0:
+            rate[flow] = -limit[flow]
+            is_limited |= limit[flow] < np.inf
+            for edge in range(start[flow], start[flow + 1]):
+                count[local[edge]] += weight[edge * heavy_step] * part[flow * part_step]
+                left[local[edge]] += 1
+    last = first[1:].copy()
+    _pour(start, local, first, members, last, weight, part, is_limited, 0.0, rate, residual, count, left, level)
+
+
+@jit("(i8[::1], i8, i8, i8[::1], i4[::1], f8[::1], f8[::1], f8[::1])")
+def _least_share(
+    running: Longs, old: int, num: int, start: Longs, local: Ids, weight: Reals, capacity: Reals, count: Reals
+) -> float:  # fmt: skip
+    """Least equal share of a link on the routes of flows ``running[old:num]``: levels below it are as without them."""
+    step = 1 if len(weight) > 1 else 0
+    count[:] = 0.0
+    for at in range(num):
+        for edge in range(start[running[at]], start[running[at] + 1]):
+            count[local[edge]] += weight[edge * step]
+    least = np.inf
+    for at in range(old, num):
+        for edge in range(start[running[at]], start[running[at] + 1]):
+            least = min(least, capacity[local[edge]] / count[local[edge]])
+    return least
+
+
+@jit(
+    "(i8[::1], i8, f8, f8, i8[::1], i4[::1], f8[::1], f8[::1],"
+    " f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1])"
+)
+def _reopen(
+    running: Longs, num: int, floor: float, clock: float, start: Longs, local: Ids, weight: Reals, capacity: Reals,
+    ceiling: Reals, rate: Reals, remaining: Reals, since: Reals, residual: Reals, count: Reals, left: Longs,
+) -> bool:  # fmt: skip
+    """Advance running flows with a rate of at least ``floor``, or none yet, to the clock and open them for water-filling.
+
+    Takes the rates of the others from their links. Returns whether an open flow has a ceiling.
+    """
+    step = 1 if len(weight) > 1 else 0
+    is_limited = False
     for link in range(len(capacity)):
-        for direction in (-1, 1):
-            total, mark = 0.0, 2 * link + (direction > 0)
-            for at in range(first[link], first[link + 1]):
-                flow = members[at]
-                if at > first[link] and members[at - 1] == flow:  # crosses it twice
-                    total = np.inf
-                    break
-                here = start[flow]
-                while local[here] != link:
-                    here += 1
-                here += direction
-                while start[flow] <= here < start[flow + 1] and gone[local[here]]:
-                    here += direction
-                if not start[flow] <= here < start[flow + 1]:
-                    total = np.inf
-                    break
-                near = local[here]
-                if seen[near] != mark:
-                    seen[near] = mark
-                    total += capacity[near]
-                if total > capacity[link]:
-                    break
-            if total <= capacity[link]:
-                gone[link] = True
-                break
-    return gone
+        residual[link], count[link], left[link] = capacity[link], 0.0, 0
+    for at in range(num):
+        flow = running[at]
+        if rate[flow] == 0.0 or rate[flow] >= floor:
+            remaining[flow] -= rate[flow] * (clock - since[flow])
+            since[flow] = clock
+            rate[flow] = -ceiling[flow]
+            is_limited |= ceiling[flow] < np.inf
+            for edge in range(start[flow], start[flow + 1]):
+                count[local[edge]] += weight[edge * step]
+                left[local[edge]] += 1
+        else:
+            for edge in range(start[flow], start[flow + 1]):
+                residual[local[edge]] -= weight[edge * step] * rate[flow]
+    return is_limited
+
+
+@jit("(i8, i8[::1], i4[::1], i8[::1], i4[::1], i8[::1])")
+def _leave(flow: int, start: Longs, local: Ids, first: Longs, members: Ids, stop: Longs) -> None:
+    """Take a flow off the lists of its links, which end at ``stop``."""
+    for edge in range(start[flow], start[flow + 1]):
+        link = local[edge]
+        at = first[link]
+        while members[at] != flow:
+            at += 1
+        stop[link] -= 1
+        members[at], members[stop[link]] = members[stop[link]], members[at]
+
+
+@jit("(i8[::1], i4[::1], i8[::1], i4[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], i8[::1], f8, i8, f8[::1])")
+def follow(
+    start: Longs, local: Ids, first: Longs, members: Ids, weight: Reals, capacity: Reals, remaining: Reals,
+    ready: Reals, ceiling: Reals, order: Longs, clock: float, most: int, drained: Reals,
+) -> tuple[float, int]:  # fmt: skip
+    """Follow every rate change until all flows have ended or over ``most`` run; returns the clock and the number of changes.
+
+    Writes the ends into ``drained`` and the bytes left into ``remaining``; ``order`` sorts the flows that have bytes by
+    ``ready``. When flows end or start, only rates of at least the smallest rate that ended, or the least equal share of a
+    link of a flow that starts, can change: up to that level water-filling runs as before.
+    """
+    num_flows, num_links = len(remaining), len(capacity)
+    rate, since, end = np.zeros(num_flows), np.full(num_flows, clock), np.full(num_flows, np.inf)
+    residual, count, level = np.empty(num_links), np.empty(num_links), np.empty(num_links)
+    left, stop, part = np.empty(num_links, np.int64), first[1:].copy(), np.ones(1)
+    running, num, at, changes, floor = np.empty(num_flows, np.int64), 0, 0, 0, np.inf
+    while True:
+        old = num
+        while at < len(order) and ready[order[at]] <= clock * (1 + _SAME_INSTANT):
+            running[num], since[order[at]] = order[at], clock
+            at, num = at + 1, num + 1
+        if num > most or (num == 0 and at == len(order)):
+            break
+        if num == 0:
+            clock = ready[order[at]]
+            continue
+        if num > old:
+            floor = min(floor, _least_share(running, old, num, start, local, weight, capacity, count))
+        floor *= 1 - _SLACK
+        is_limited = _reopen(
+            running,
+            num,
+            floor,
+            clock,
+            start,
+            local,
+            weight,
+            capacity,
+            ceiling,
+            rate,
+            remaining,
+            since,
+            residual,
+            count,
+            left,
+        )
+        _pour(start, local, first, members, stop.copy(), weight, part, is_limited, floor, rate, residual, count, left, level)
+        changes += 1
+        moment = ready[order[at]] if at < len(order) else np.inf
+        for i in range(num):
+            flow = running[i]
+            if since[flow] == clock:
+                end[flow] = clock + max(remaining[flow], 0.0) / rate[flow]
+            moment = min(moment, end[flow])
+        clock, kept, floor = moment, 0, np.inf
+        for i in range(num):
+            flow = running[i]
+            if end[flow] <= clock * (1 + _SAME_INSTANT):
+                drained[flow], remaining[flow], floor = end[flow], 0.0, min(floor, rate[flow])
+                rate[flow] = 0.0
+                _leave(flow, start, local, first, members, stop)
+            else:
+                running[kept] = flow
+                kept += 1
+        num = kept
+    for i in range(num):
+        remaining[running[i]] -= rate[running[i]] * (clock - since[running[i]])
+    return clock, changes

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import SimulationError
-from smoes_sim.network.compilation import ARRAYS_ONLY
 from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links
 from smoes_sim.network.fluid.symmetry import collapse
 from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, Longs, Reals, backend
 
+FEW_FLOWS = 500
+"""Up to this many flows the search for symmetry takes longer than what it saves."""
 _TAIL = 512
 """Number of last flows that are followed exactly."""
 _FIRST_WINDOW, _LAST_WINDOW = 0.4, 1 / 640
@@ -42,7 +43,8 @@ class FluidTimes:
         drained: Seconds when the last byte of each flow leaves, shape (F,).
         error_bound: 0 if exact. Otherwise the largest relative difference of the makespan to those of the two solutions
             with windows twice and four times as wide, and at least 1e-4. It is measured, not proven, and holds for the
-            makespan only: single flows that end inside a window may be off by more.
+            makespan only: single flows that end inside a window may be off by more. nan if it was not measured, because
+            the ``window`` was given.
         solves: Number of times that the max-min rates were recomputed, in all solutions tried.
         lower_bound: Lower bound of the makespan, seconds.
         link_use: Use of the links from each rate change on; empty unless recorded.
@@ -81,13 +83,14 @@ def fluid_times(
     incast_flows: NDArray[np.floating] | None = None,
     incast_efficiency: NDArray[np.floating] | None = None,
     tolerance: float = 0.0,
+    window: float | None = None,
     compiled: bool = True,
     record_links: bool = False,
 ) -> FluidTimes:
     """Finish times of flows that share links max-min fairly.
 
     ``d remaining[f] / dt = -rate[f]`` from ``ready[f]`` on, with the ``max_min_rates`` of the flows in flight. No packets,
-    no order at the sender, no round trips. Symmetric problems are first reduced, exactly, to one flow per class. Up to 500
+    no order at the sender, no round trips. Symmetric problems are first reduced, exactly, to one flow per class. Up to 12
     flows use NumPy only; larger problems import numba, which compiles for some seconds once (``network.compilation``).
 
     Args:
@@ -102,6 +105,9 @@ def fluid_times(
         incast_efficiency: Share of its capacity that such a link delivers, shape (H,).
         tolerance: Relative error of the makespan to aim at; 0 is exact. Above 0 and with more than 512 flows, windows
             are halved until three successive makespans agree within it (``FluidTimes.error_bound``).
+        window: Width of all windows as a share of the least time that the flows in flight still need, for one solution
+            whose error is not measured; 0 is exact. Default: widths that follow from ``tolerance``, which is ignored
+            otherwise. Exact, with error 0, up to 512 flows.
         compiled: False to use NumPy only, whatever the size.
         record_links: Record the use of every link over time.
 
@@ -127,28 +133,33 @@ def fluid_times(
     )
     whole = _Problem(flows=flows, ready=np.zeros(num_flows) if ready is None else _reals(ready), links=links)
     _check(whole)
+    if window is not None and not 0 <= window < math.inf:
+        raise SimulationError(f"window = {window}: a share of a time is finite and >= 0. Use 0.4, or 0 for the exact times.")
     drained, low = whole.ready + _alone(flows), _lower_bound(whole)
     sharing = np.flatnonzero((flows.size > 0) & (np.diff(flows.offsets) > 0))
     if not len(sharing):
         return FluidTimes(drained=drained, error_bound=0.0, solves=0, lower_bound=low)
     problem = whole if len(sharing) == num_flows else _part_of(whole, sharing)
     flow_class, link_class = np.arange(len(sharing)), np.arange(len(capacity))
-    if len(sharing) > ARRAYS_ONLY and share is None and not links.is_limited.any():
+    if len(sharing) > FEW_FLOWS and share is None and not links.is_limited.any():
         problem, flow_class, link_class = _collapsed(problem)
     tool = backend(len(problem.ready), compiled=compiled)
-    times, error, solves, use = _solved(problem, tool, tolerance, record_links)
+    times, error, solves, use = _solved(problem, tool, tolerance, window, record_links)
     drained[sharing] = times[flow_class]
     whole_use = tuple((moment, load[link_class]) for moment, load in use)
     return FluidTimes(drained=drained, error_bound=error, solves=solves, lower_bound=low, link_use=whole_use)
 
 
 def _solved(
-    problem: _Problem, tool: ArrayWaterfill, tolerance: float, record_links: bool
+    problem: _Problem, tool: ArrayWaterfill, tolerance: float, given: float | None, record_links: bool
 ) -> tuple[Reals, float, int, list[LinkUse]]:
     """Finish times, relative difference to the solutions before, number of solves, use of the links."""
-    if tolerance == 0 or len(problem.ready) <= _TAIL:
+    if (tolerance if given is None else given) == 0 or len(problem.ready) <= _TAIL:
         times, solves, use = _run(problem, tool, window=0.0, record_links=record_links)
         return times, 0.0, solves, use
+    if given is not None:
+        times, solves, use = _run(problem, tool, window=given, record_links=record_links)
+        return times, math.nan, solves, use
     window, total, makespans = _FIRST_OF_MANY if len(problem.ready) > _MANY else _FIRST_WINDOW, 0, []
     while True:
         times, solves, use = _run(problem, tool, window=window, record_links=record_links)
@@ -182,7 +193,13 @@ def _run(problem: _Problem, tool: ArrayWaterfill, *, window: float, record_links
     active.add(problem.flows)
     active.ready[:] = problem.ready
     drained, use = np.empty(len(problem.ready)), []
-    while (event := active.next_event()) is not None:
+    while True:
+        if not record_links:
+            ids, times = active.follow()
+            drained[ids] = times
+        event = active.next_event()
+        if event is None:
+            break
         drained[event.ids] = event.times
         if record_links:
             use.append((active.clock, active.loads(event.rate) / problem.links.capacity))

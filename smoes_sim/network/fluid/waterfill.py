@@ -44,6 +44,23 @@ class CompactRoutes:
     members: Ids
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What :meth:`CompiledWaterfill.follow` returns.
+
+    Attributes:
+        drained: Seconds when each flow ended, shape (F,); nan for those that did not.
+        remaining: Bytes left, shape (F,).
+        clock: Seconds up to which rate changes were followed.
+        changes: Number of times that rates were recomputed.
+    """
+
+    drained: Reals
+    remaining: Reals
+    clock: float
+    changes: int
+
+
 class ArrayWaterfill:
     """Water-filling with NumPy alone, for small problems and where numba is not installed."""
 
@@ -149,14 +166,14 @@ class CompiledWaterfill(ArrayWaterfill):
     """Water-filling with compiled loops; every method as in ``ArrayWaterfill``, with another order of additions."""
 
     def __init__(self) -> None:
-        from smoes_sim.network.fluid import compiled  # noqa: PLC0415 - compiles or loads a cache
+        from smoes_sim.network.fluid import compiled, compiled_routes  # noqa: PLC0415 - compiles or loads a cache
 
-        self._loops = compiled
+        self._loops, self._on_routes = compiled, compiled_routes
 
     def select(self, offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> CompactRoutes:
         """Routes of some flows over the links that they use, which are renumbered."""
-        start, local, heavy, old = self._loops.select(offsets, links, weight, flows, num_links)
-        first, members = self._loops.transpose(start, local, len(old))
+        start, local, heavy, old = self._on_routes.select(offsets, links, weight, flows, num_links)
+        first, members = self._on_routes.transpose(start, local, len(old))
         return CompactRoutes(start=start, local=local, weight=heavy, links=old, first=first, members=members)
 
     def fill(self, routes: CompactRoutes, capacity: Reals, limit: Reals, part: Reals) -> tuple[Reals, Reals]:
@@ -167,25 +184,67 @@ class CompiledWaterfill(ArrayWaterfill):
         )
         return rate, level
 
+    def follow(
+        self,
+        routes: CompactRoutes,
+        capacity: Reals,
+        remaining: Reals,
+        *,
+        ready: Reals,
+        ceiling: Reals,
+        clock: float = 0.0,
+        most: int | None = None,
+    ) -> Followed:
+        """Follow every rate change from ``clock`` on until all flows have ended, or more than ``most`` are running.
+
+        Args:
+            routes: Links of each flow.
+            capacity: B/s, shape (H,), > 0; links that deliver less under many flows are not allowed.
+            remaining: Bytes left of each flow, shape (F,); 0 or less of flows that have ended.
+            ready: Seconds when each flow may start, shape (F,); infinite while that is unknown.
+            ceiling: Largest rate of each flow on its own, B/s, shape (F,).
+            clock: Seconds.
+            most: Number of running flows above which to stop; default any number.
+        """
+        order = np.argsort(ready, kind="stable")
+        order = order[(remaining[order] > 0) & (ready[order] < np.inf)]
+        left, drained = remaining.copy(), np.full(len(remaining), np.nan)
+        now, changes = self._loops.follow(
+            routes.start,
+            routes.local,
+            routes.first,
+            routes.members.copy(),  # the order in which a loop leaves them would change the next sums in the last digit
+            routes.weight,
+            capacity,
+            left,
+            ready,
+            ceiling,
+            order,
+            clock,
+            len(order) if most is None else most,
+            drained,
+        )
+        return Followed(drained=drained, remaining=left, clock=now, changes=changes)
+
     def loads(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Sum over flows of ``weight * value`` on each link, shape (H,)."""
-        return self._loops.loads(routes.start, routes.local, routes.weight, value, len(routes.links))
+        return self._on_routes.loads(routes.start, routes.local, routes.weight, value, len(routes.links))
 
     def peaks(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Largest value of any flow on each link, shape (H,)."""
-        return self._loops.peaks(routes.start, routes.local, value, len(routes.links))
+        return self._on_routes.peaks(routes.start, routes.local, value, len(routes.links))
 
     def held_back(self, routes: CompactRoutes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
         """Bottleneck of each flow, and the rates and parts that each link holds back."""
         held, shares = np.zeros(len(routes.links)), np.zeros(len(routes.links))
-        entry = self._loops.held_back(routes.start, routes.local, routes.weight, level, rate, part, held, shares)
+        entry = self._on_routes.held_back(routes.start, routes.local, routes.weight, level, rate, part, held, shares)
         return entry, held, shares
 
     def redundant(self, routes: CompactRoutes, capacity: Reals) -> NDArray[np.bool_]:
         """Whether each link has neighbours on every route that are together no wider, so that it never fills first, (H,)."""
         if len(routes.weight) > 1:
             return np.zeros(len(capacity), dtype=bool)
-        return self._loops.redundant(routes.start, routes.local, routes.first, routes.members, capacity)
+        return self._on_routes.redundant(routes.start, routes.local, routes.first, routes.members, capacity)
 
 
 def backend(num_flows: int, *, compiled: bool = True) -> ArrayWaterfill:
