@@ -246,6 +246,19 @@ class Scenario(Spec):
         "Not given: nominal rates.",
         examples=["two-orin-baseline"],
     )
+    engine: Literal["auto", "fast", "exact"] = Field(
+        "auto",
+        description="How a forward pass is timed: every event of the network in turn (exact); one fluid solution for each "
+        "exchange (fast); or the fast engine wherever it can time the pass and is within 1% of the exact one on its first "
+        "layers (auto).",
+        examples=["exact"],
+    )
+    sampling: Literal["auto", "none"] = Field(
+        "auto",
+        description="Whether large models and batches are routed and simulated in part (auto), with the error of the sample "
+        "in the interval, or in all layers and all but a few decode steps (none).",
+        examples=["none"],
+    )
     seed: int = Field(0, ge=0, description="Seed of all random numbers.", examples=[1])
 
     @field_validator("model")

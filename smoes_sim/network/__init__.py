@@ -1,7 +1,8 @@
 """How long do messages between ranks take?
 
 Main types: :class:`Network` (a topology with routes and constants) and :class:`Flows` (the messages of one phase).
-``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone, ``fluid`` and ``fifo`` are models of
+``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone, ``staggered`` one that ranks enter
+at different times, ``fluid`` and ``fifo`` are models of
 the network and ``packet`` judges them, ``hot`` names the busiest links, ``compilation`` tells when code is compiled.
 Neighbours: ``topology`` below, ``step`` and ``exchanges`` above. Independent of experts and tokens.
 """
@@ -13,6 +14,7 @@ from smoes_sim.network.fluid.engine import ActivePhase, Engine
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
+from smoes_sim.network.staggered import StaggeredExchange, is_one_phase
 
 __all__ = [
     "ActivePhase",
@@ -25,9 +27,11 @@ __all__ = [
     "Order",
     "Processes",
     "Schedule",
+    "StaggeredExchange",
     "enter_exchange",
     "exchange_time",
     "finish_exchange",
+    "is_one_phase",
     "link_load",
     "lower_bound",
     "max_min_rates",

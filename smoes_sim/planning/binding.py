@@ -9,8 +9,9 @@ import numpy as np
 
 from smoes_sim.compute import RankLoad
 from smoes_sim.network import Network
-from smoes_sim.prediction.deploy import assemble
 from smoes_sim.prediction.deployment import Conditions, Deployment
+from smoes_sim.prediction.engine import EngineChoice, choose_engine
+from smoes_sim.prediction.phase import pass_seconds
 from smoes_sim.prediction.times import throughput
 from smoes_sim.step.build import Step
 from smoes_sim.topology import Topology
@@ -34,8 +35,9 @@ def sensitivity(base: Conditions, *, quantity: str) -> dict[str, float]:
     Example:
         1 s of compute, then 3 s on links, no overlap: compute 0.125, links 0.375.
     """
-    before = _seconds(base, quantity)
-    return {name: 1 - _seconds(changed, quantity) / before for name, changed in _variants(base)}
+    choice = choose_engine(base.deployment, [base])
+    before = _seconds(base, quantity, choice)
+    return {name: 1 - _seconds(changed, quantity, choice) / before for name, changed in _variants(base)}
 
 
 def resource_label(name: str, topology: Topology) -> str:
@@ -56,9 +58,7 @@ def _variants(base: Conditions) -> Iterator[tuple[str, Conditions]]:
     for kind in deployment.topology.count_kinds():
         if kind != _HOST_BUS:
             faster = _with_faster_links(network, kind)
-            other = assemble(
-                deployment.scenario, replace(deployment.parts, network=_with_faster_links(deployment.network, kind))
-            )
+            other = deployment.on(_with_faster_links(deployment.network, kind))
             yield f"link.{kind}", replace(base, deployment=other, network=faster)
     device = rates.device
     peaks = {"peak_bf16": 2 * device.peak_bf16, "peak_fp8": device.peak_fp8 and 2 * device.peak_fp8}
@@ -77,12 +77,12 @@ def _variants(base: Conditions) -> Iterator[tuple[str, Conditions]]:
     yield "imbalance", replace(base, deployment=_with_even_work(deployment))
 
 
-def _seconds(case: Conditions, quantity: str) -> float:
+def _seconds(case: Conditions, quantity: str, choice: EngineChoice) -> float:
     """Seconds of the first token, of a token after it, or per token of the whole batch."""
     deployment = case.deployment
 
     def total(steps: Sequence[Step]) -> float:
-        return sum(case.time(step).duration for step in steps)
+        return sum(pass_seconds(choice, case, step) for step in steps)
 
     middle = len(deployment.decode) // 2
     tpot = 0.0 if quantity == "ttft_s" else total(deployment.decode[middle : middle + 1])

@@ -18,7 +18,7 @@ from smoes_sim.routing import (
 )
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import ExpertFile, Scenario
-from smoes_sim.step.build import RoutedExperts, StepParts, decode_steps, make_step, prefill_chunks
+from smoes_sim.step.build import RoutedExperts, StepParts, decode_steps, make_step, num_decode_steps, prefill_chunks
 from smoes_sim.topology import Topology, build, find_topology
 
 
@@ -45,6 +45,7 @@ def deploy(scenario: Scenario) -> Deployment:
         )
     _check_placement(scenario, model, topology)
     workload, trace = tokens_and_routing(scenario, model)
+    moe_layers = np.array(model.moe_layer_indices, dtype=np.int64)
     experts = None
     is_prompt = workload.phase == PREFILL
     home = sequence_homes(workload.sequence_id, is_prompt, num_ranks=topology.num_ranks, tensor=tensor)
@@ -66,7 +67,7 @@ def deploy(scenario: Scenario) -> Deployment:
         parallelism=scenario.parallelism,
         overlap=scenario.overlap,
     )
-    return assemble(scenario, parts)
+    return assemble(scenario, parts, moe_layers=moe_layers)
 
 
 def topology_of(scenario: Scenario) -> Topology:
@@ -85,8 +86,14 @@ def topology_of(scenario: Scenario) -> Topology:
         raise error.at(f"ranks = {scenario.ranks}") from None
 
 
-def assemble(scenario: Scenario, parts: StepParts) -> Deployment:
-    """The steps of a deployment from what they share; another network in ``parts`` gives the same traffic on it."""
+def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int64]) -> Deployment:
+    """The steps of a deployment from what they share; another network in ``parts`` gives the same traffic on it.
+
+    Args:
+        scenario: What was asked.
+        parts: What the steps share.
+        moe_layers: Indices in the model of the MoE layers that are routed.
+    """
     chunks, decode = prefill_chunks(parts), decode_steps(parts.workload)
     prefill = make_step(parts, np.flatnonzero(parts.workload.phase == PREFILL))
     is_cut = scenario.parallelism.prefill_chunk is not None
@@ -100,7 +107,11 @@ def assemble(scenario: Scenario, parts: StepParts) -> Deployment:
         prefill=prefill,
         chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut else [prefill],
         decode=[make_step(parts, tokens) for tokens in decode],
+        num_chunks=len(chunks),
+        num_decode_steps=num_decode_steps(parts.workload),
         mixed=mixed,
+        moe_layers=moe_layers,
+        simulated=np.arange(len(moe_layers)),
     )
 
 

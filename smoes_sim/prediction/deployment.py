@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from smoes_sim.routing import (
 )
 from smoes_sim.scenario import Scenario
 from smoes_sim.step.build import Step, StepParts
+from smoes_sim.step.layers import PassLayer, pass_layers, some_layers
 from smoes_sim.step.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.topology import Topology
 from smoes_sim.workload import Workload
@@ -34,9 +35,13 @@ class Deployment:
         topology: What is wired to what.
         parts: What the steps share.
         prefill: The whole prefill as one step, for its traffic.
-        chunks: The steps that prefill takes, one after the other.
-        decode: Some decode steps.
+        chunks: The steps that prefill takes, one after the other, or an evenly spaced sample of them.
+        decode: An evenly spaced sample of the decode steps.
+        num_chunks: Number of steps that prefill takes.
+        num_decode_steps: Number of all decode steps.
         mixed: A middle chunk of prefill and a decode step in one; None where prefill is not cut into chunks.
+        moe_layers: Indices in the model of the MoE layers that are routed; the rows of traffic and exchanges.
+        simulated: Rows of those whose exchanges are simulated, ascending.
     """
 
     scenario: Scenario
@@ -45,16 +50,38 @@ class Deployment:
     prefill: Step
     chunks: Sequence[Step]
     decode: Sequence[Step]
+    num_chunks: int
+    num_decode_steps: int
     mixed: Step | None
+    moe_layers: NDArray[np.int64]
+    simulated: NDArray[np.int64]
 
     def under(self, constants: Mapping[str, float]) -> Conditions:
         """This deployment under one set of constants."""
         return conditions_of(self, constants)
 
+    def on(self, network: Network) -> Deployment:
+        """The same tokens, routing and placement on another network between the same ranks."""
+        parts = replace(self.parts, network=network)
+        return replace(
+            self,
+            parts=parts,
+            topology=network.topology,
+            prefill=self.prefill.on(parts),
+            chunks=[step.on(parts) for step in self.chunks],
+            decode=[step.on(parts) for step in self.decode],
+            mixed=None if self.mixed is None else self.mixed.on(parts),
+        )
+
     @property
     def model(self) -> ModelShape:
         """The model's shape."""
         return self.parts.model
+
+    @property
+    def layers_simulated(self) -> list[PassLayer]:
+        """Layers of a simulated pass: the dense ones and the sample of the MoE layers, in order."""
+        return some_layers(pass_layers(self.model, self.moe_layers.tolist()), self.simulated.tolist())
 
     @property
     def network(self) -> Network:
@@ -126,33 +153,51 @@ class Conditions:
             num_ranks=self.deployment.topology.num_ranks,
         )
 
-    def time(self, step: Step, *, record_links: bool = False, expert_network: Network | None = None) -> StepTime:
-        """The simulated times of one forward pass.
-
-        Args:
-            step: What is sent and computed.
-            record_links: Keep the utilisation of every link over time.
-            expert_network: Carries dispatch and combine instead of the network of these conditions.
-        """
-        scenario = self.deployment.scenario
-        batches = [
+    def micro_batches(self, step: Step) -> list[MicroBatch]:
+        """The micro-batches of a step with their compute times."""
+        tensor = self.deployment.scenario.parallelism.tensor
+        return [
             MicroBatch(
-                times=compute_times(self.deployment.model, batch.load, self.rates, tensor=scenario.parallelism.tensor),
+                times=compute_times(self.deployment.model, batch.load, self.rates, tensor=tensor),
                 exchanges=batch.exchanges,
                 group=batch.group,
             )
             for batch in step.batches
         ]
+
+    def time(
+        self,
+        step: Step,
+        *,
+        record_links: bool = False,
+        expert_network: Network | None = None,
+        layers: Sequence[PassLayer] | None = None,
+    ) -> StepTime:
+        """The simulated times of one forward pass, by the exact engine.
+
+        Args:
+            step: What is sent and computed.
+            record_links: Keep the utilisation of every link over time.
+            expert_network: Carries dispatch and combine instead of the network of these conditions.
+            layers: Layers of the pass. Default: all that the deployment has routed.
+        """
+        scenario, deployment = self.deployment.scenario, self.deployment
         return step_time(
-            self.deployment.model,
-            batches,
+            deployment.model,
+            self.micro_batches(step),
             self.network,
             overlap=scenario.overlap,
             record_links=record_links,
             tolerance=scenario.communication.tolerance,
-            shared_cores=scenario.compute.shared_cores,
+            shared_cores=self.shared_cores,
             expert_network=expert_network,
+            layers=pass_layers(deployment.model, deployment.moe_layers.tolist()) if layers is None else layers,
         )
+
+    @property
+    def shared_cores(self) -> int | None:
+        """Number of cores that all ranks share; None if each has a device of its own."""
+        return self.deployment.scenario.compute.shared_cores
 
     def slowest(self, work: NDArray[np.float64]) -> float:
         """Seconds until the slowest rank finishes; all start together.
@@ -160,7 +205,7 @@ class Conditions:
         Args:
             work: Compute seconds of each rank on a device of its own, shape (R,).
         """
-        cores = self.deployment.scenario.compute.shared_cores
+        cores = self.shared_cores
         return float((work if cores is None else shared_finish(work, num_cores=cores)).max())
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +17,13 @@ from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.describe import describe
 from smoes_sim.prediction.draws import constant_sets
+from smoes_sim.prediction.engine import choose_engine
 from smoes_sim.prediction.prediction import Prediction
-from smoes_sim.prediction.times import ExchangeTimes, times_under
+from smoes_sim.prediction.times import all_times
 from smoes_sim.scenario import Scenario
+
+_IN_INTERVAL = 1.2816
+"""Standard errors on either side of an 80% interval."""
 
 
 def simulate(scenario: Scenario, *, name: str = "") -> Prediction:
@@ -35,31 +40,46 @@ def predict(deployment: Deployment, *, on_pass: Callable[[], None] = lambda: Non
 
     Args:
         deployment: What to predict.
-        on_pass: Called after each of :func:`num_passes` simulated forward passes.
+        on_pass: Called after each of the :func:`num_passes` forward passes.
     """
-    alone = ExchangeTimes(deployment.scenario.communication.tolerance)
-    sets = constant_sets(deployment)
-    timed = [times_under(deployment.under(constants), alone, on_pass=on_pass).flat() for constants in sets]
-    draws = {key: [values[key] for values in timed] for key in timed[0]}
+    sets = [deployment.under(constants) for constants in constant_sets(deployment)]
+    choice = choose_engine(deployment, sets)
+    timed = all_times(deployment, sets, choice, on_pass=on_pass)
+    flat = [times.flat() for times in timed]
+    draws = {key: [values[key] for values in flat] for key in flat[0]}
     medians = {key: float(np.median(series)) for key, series in draws.items()}
+    errors = timed[len(timed) // 2].sampling()
     return Prediction(
         **describe(deployment).values(),  # type: ignore[arg-type]  # fields by name, of the same types
         **medians,  # type: ignore[arg-type]
-        intervals=_intervals(draws, is_calibrated=deployment.scenario.calibration is not None),
+        intervals=_intervals(draws, errors, is_calibrated=deployment.scenario.calibration is not None),
         draws=draws,
     )
 
 
-def _intervals(draws: dict[str, list[float]], *, is_calibrated: bool) -> dict[str, Interval]:
-    """Intervals over the draws; none of zero width where no calibration says that a time is known so well."""
-    found = {key: interval(series) for key, series in draws.items() if len(series) > 1}
-    return {key: ends for key, ends in found.items() if is_calibrated or ends[0] < ends[1]}
+def _intervals(draws: Mapping[str, list[float]], errors: Mapping[str, float], *, is_calibrated: bool) -> dict[str, Interval]:
+    """Intervals over the draws and the sample; none of zero width where no calibration says that a time is so well known.
+
+    The half-widths of the draws and of the sample are independent and add in squares.
+
+    Args:
+        draws: Values under each set of constants, by key.
+        errors: Relative standard error of the sample, by key.
+        is_calibrated: Whether the constants were fitted.
+    """
+    found = {}
+    for key, series in draws.items():
+        middle, error = float(np.median(series)), _IN_INTERVAL * errors.get(key, 0.0)
+        low, high = interval(series)
+        low, high = (middle + side * math.hypot(end - middle, error * middle) for side, end in ((-1, low), (1, high)))
+        if (len(series) > 1 and is_calibrated) or low < high:
+            found[key] = (low, high)
+    return found
 
 
 def num_passes(deployment: Deployment) -> int:
-    """Number of forward passes that :func:`predict` simulates: prefill and some decode steps, for each set of constants."""
-    steps = len(deployment.chunks) + len(deployment.decode) + (deployment.mixed is not None)
-    return steps * len(constant_sets(deployment))
+    """Number of forward passes that :func:`predict` simulates, each under all sets of constants."""
+    return len(deployment.chunks) + len(deployment.decode) + (deployment.mixed is not None)
 
 
 def middle_conditions(deployment: Deployment, prediction: Prediction) -> Conditions:

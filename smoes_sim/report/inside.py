@@ -14,7 +14,8 @@ from smoes_sim.placement import ExpertPlacement
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.draws import constant_sets
-from smoes_sim.prediction.times import ExchangeTimes, times_under
+from smoes_sim.prediction.engine import choose_engine
+from smoes_sim.prediction.times import all_times
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import Scenario
@@ -94,11 +95,11 @@ def look_inside(
     """
     deployment = deploy(scenario)
     sets = constant_sets(deployment)
-    alone = ExchangeTimes(deployment.scenario.communication.tolerance)
-    known = [times_under(deployment.under(constants), alone) for constants in sets]
+    under = [deployment.under(constants) for constants in sets]
+    known = all_times(deployment, under, choose_engine(deployment, under))
     figures = {key: value for key, value in (("ttft_s", ttft_s), ("tpot_s", tpot_s)) if value}
     chosen = min(range(len(sets)), key=lambda index: _distance(known[index].flat(), figures, ep_overhead))
-    conditions, times = deployment.under(sets[chosen]), known[chosen]
+    conditions, times = under[chosen], known[chosen]
     network = conditions.network
     phases = [flows for step in deployment.chunks for flows in _flows(deployment, step)]
     load = np.zeros(network.topology.num_links)

@@ -21,7 +21,7 @@ from smoes_sim.network import exchange_time
 from smoes_sim.prediction.deployment import Conditions
 from smoes_sim.serving.step_grid import Node, around_count, around_delay, around_places, around_tokens, delay_at
 from smoes_sim.serving.step_tokens import Floats, Ints, StepTokens
-from smoes_sim.step.build import group_exchanges, halves, layer_exchanges
+from smoes_sim.step.build import Exchanges, group_exchanges, halves
 from smoes_sim.step.timeline import LayerExchanges, MicroBatch, step_time
 from smoes_sim.traffic.copies import count_traffic
 
@@ -252,7 +252,7 @@ class StepCosts:
         count = np.rint(np.bincount(home, minlength=self._num_ranks) * repeat).astype(np.int64)
         none = np.zeros_like(count)
         load = _load_of(np.stack([count, none, none, none, none, none]))
-        exchanges: list[LayerExchanges] = []
+        exchanges: Sequence[LayerExchanges] = []
         if deployment.trace is not None and deployment.placement is not None:
             traffic = count_traffic(
                 deployment.trace.select(tokens),
@@ -261,7 +261,7 @@ class StepCosts:
                 deduplicate=deployment.scenario.communication.deduplicate,
                 topology=deployment.topology,
             )
-            exchanges = layer_exchanges(traffic, parts, repeat=repeat)
+            exchanges = Exchanges(traffic, parts, repeat=repeat)
             slots = np.rint(traffic.slots * repeat).astype(np.int64)
             load = replace(load, slots=slots, active_experts=traffic.active_experts)
         times = compute_times(deployment.model, load, self._conditions.rates, tensor=self._tensor)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from smoes_sim.workload import Workload
 
 _DECODE_STEPS = 8
 """Number of decode steps that are simulated, evenly spaced over all; TPOT is their mean."""
+_MOST_KEPT = 4_000_000
+"""Messages of a step that are kept once they are built: up to about 400 MB where no two layers share their routes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,11 @@ class MicroBatchLoad:
     group: GroupExchanges | None
     load: RankLoad
 
+    def on(self, parts: StepParts) -> MicroBatchLoad:
+        """The same copies and work with the network of other ``parts``."""
+        exchanges = self.exchanges.on(parts) if isinstance(self.exchanges, Exchanges) else self.exchanges
+        return replace(self, exchanges=exchanges, group=group_exchanges(self.load.tokens, parts))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -54,6 +62,10 @@ class Step:
     batches: Sequence[MicroBatchLoad]
     dispatch_bytes: int
     combine_bytes: int
+
+    def on(self, parts: StepParts) -> Step:
+        """The same copies and work with the network of other ``parts``."""
+        return replace(self, batches=[batch.on(parts) for batch in self.batches])
 
     @property
     def bytes_remote(self) -> float:
@@ -120,6 +132,12 @@ def decode_steps(workload: Workload) -> list[NDArray[np.int64]]:
     return [steps[index] for index in chosen]
 
 
+def num_decode_steps(workload: Workload) -> int:
+    """Number of decode steps until every sequence has all its tokens, ``decode_batch`` sequences at a time."""
+    groups = range(0, workload.num_sequences, workload.decode_batch)
+    return sum(int(workload.sequence_output_tokens[first : first + workload.decode_batch].max()) - 1 for first in groups)
+
+
 def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
     """Token indices of each step of prefill: every attention group takes its tokens in order, one chunk per step."""
     tokens = np.flatnonzero(parts.workload.phase == PREFILL)
@@ -172,11 +190,11 @@ def _traffic(parts: StepParts, tokens: NDArray[np.int64]) -> Traffic | None:
 
 def _batch(parts: StepParts, tokens: NDArray[np.int64], traffic: Traffic | None) -> MicroBatchLoad:
     """Messages and work of some tokens."""
-    model, num_ranks = parts.model, parts.network.topology.num_ranks
-    exchanges: list[LayerExchanges] = []
-    slots = active = np.zeros((model.num_moe_layers, num_ranks), dtype=np.int64)
+    num_ranks = parts.network.topology.num_ranks
+    exchanges: Sequence[LayerExchanges] = []
+    slots = active = np.zeros((0, num_ranks), dtype=np.int64)
     if traffic is not None:
-        exchanges = layer_exchanges(traffic, parts)
+        exchanges = Exchanges(traffic, parts)
         slots, active = traffic.slots, traffic.active_experts
     load = _load(parts, tokens, slots=slots, active=active)
     return MicroBatchLoad(exchanges=exchanges, group=group_exchanges(load.tokens, parts), load=load)
@@ -217,36 +235,63 @@ def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.bincount(parts.home[tokens[first]], weights=place[tokens[first]], minlength=num_ranks).astype(np.int64)
 
 
-def layer_exchanges(traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) -> list[LayerExchanges]:
-    """Messages of each MoE layer; combine takes the way of dispatch backwards, last stage first.
+class Exchanges(Sequence[LayerExchanges]):
+    """Messages of each MoE layer, built when they are asked for; kept while there are not too many.
+
+    Combine takes the way of dispatch backwards, last stage first.
 
     Args:
         traffic: Copies of tokens.
         parts: The deployment.
         repeat: Factor on the number of copies.
     """
-    network, communication, hidden = parts.network, parts.communication, parts.model.hidden
 
-    def phases(stages: list[NDArray[np.int64]], size: int) -> list[Flows]:
+    def __init__(self, traffic: Traffic, parts: StepParts, *, repeat: float = 1.0) -> None:
+        self._traffic, self._parts, self._repeat = traffic, parts, repeat
+        self._built: dict[int, LayerExchanges] = {}
+        self._num_built = 0
+
+    def on(self, parts: StepParts) -> Exchanges:
+        """The same copies with the network of other ``parts``."""
+        return Exchanges(self._traffic, parts, repeat=self._repeat)
+
+    def __len__(self) -> int:
+        return len(self._traffic.slots)
+
+    @overload
+    def __getitem__(self, row: int) -> LayerExchanges: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[LayerExchanges]: ...
+
+    def __getitem__(self, row: int | slice) -> LayerExchanges | list[LayerExchanges]:
+        if isinstance(row, slice):
+            return [self[index] for index in range(len(self))[row]]
+        row = range(len(self))[row]
+        if row in self._built:
+            return self._built[row]
+        stages, hidden, communication = self._traffic.stages, self._parts.model.hidden, self._parts.communication
+        built = LayerExchanges(
+            dispatch=self._phases([stage[row] for stage in stages], copy_bytes(hidden, communication.dispatch)),
+            combine=self._phases([stage[row].T for stage in reversed(stages)], copy_bytes(hidden, communication.combine)),
+        )
+        number = sum(len(flows) for flows in (*built.dispatch, *built.combine))
+        if self._num_built + number <= _MOST_KEPT:
+            self._built[row] = built
+            self._num_built += number
+        return built
+
+    def _phases(self, stages: list[NDArray[np.int64]], size: int) -> list[Flows]:
+        network, communication = self._parts.network, self._parts.communication
         return phases_of(
             network,
-            [stage.astype(np.float64) * (size * repeat) for stage in stages],
+            [stage.astype(np.float64) * (size * self._repeat) for stage in stages],
             schedule=communication.library,
             order=communication.order,
             seed=network.seed,
             message_size=size,
             rendezvous=communication.rendezvous,
         )
-
-    return [
-        LayerExchanges(
-            dispatch=phases([stage[layer] for stage in traffic.stages], copy_bytes(hidden, communication.dispatch)),
-            combine=phases(
-                [stage[layer].T for stage in reversed(traffic.stages)], copy_bytes(hidden, communication.combine)
-            ),
-        )
-        for layer in range(len(traffic.slots))
-    ]
 
 
 def group_exchanges(tokens: NDArray[np.int64], parts: StepParts) -> GroupExchanges | None:

@@ -22,6 +22,7 @@ from smoes_sim.compute import ComputeTimes
 from smoes_sim.compute.cores import Cores
 from smoes_sim.models import ModelShape
 from smoes_sim.network import ActivePhase, Engine, Flows, LinkUse, Network, Processes, enter_exchange, finish_exchange
+from smoes_sim.step.layers import PassLayer, pass_layers
 
 Overlap = Literal["none", "shared_expert", "two_batch"]
 
@@ -86,6 +87,7 @@ class StepTime:
         spans: Activities of all ranks.
         link_use: Utilisation of every link from each rate change on; empty unless recorded.
         lateness: Longest wait of a message for the end of a window (see ``Engine``), seconds; 0 if exact.
+        layer_ends: Seconds until the last rank has left each simulated MoE layer, in the order of the pass.
     """
 
     duration: float
@@ -93,6 +95,7 @@ class StepTime:
     spans: tuple[Span, ...]
     link_use: tuple[LinkUse, ...]
     lateness: float
+    layer_ends: NDArray[np.float64]
 
 
 def step_time(
@@ -105,6 +108,7 @@ def step_time(
     tolerance: float = 0.0,
     expert_network: Network | None = None,
     shared_cores: int | None = None,
+    layers: Sequence[PassLayer] | None = None,
 ) -> StepTime:
     """Simulate one step.
 
@@ -117,6 +121,7 @@ def step_time(
         tolerance: Relative error to aim at in large exchanges; 0 is exact.
         expert_network: Network of dispatch and combine, apart from ``network``. Default: the same network.
         shared_cores: Number of cores that all ranks share. Default: each rank has a device of its own.
+        layers: Layers of the pass, in order. Default: all of the model, whose MoE layers the exchanges then are.
 
     Returns:
         Finish times and activities of all ranks.
@@ -126,14 +131,15 @@ def step_time(
         1 + 7 + 3 + 7 = 18 s (``tests/step/test_timeline.py`` has more steps by hand).
     """
     env = simpy.Environment()
-    layers = [layer for batch in batches for layer in batch.exchanges]
-    phases = [flows for layer in layers for flows in (*layer.dispatch, *layer.combine)]
+    layers = pass_layers(model) if layers is None else layers
+    exchanges = [batch.exchanges[layer.moe] for batch in batches for layer in layers if layer.moe is not None]
+    phases = [flows for exchange in exchanges for flows in (*exchange.dispatch, *exchange.combine)]
     groups = [batch.group for batch in batches if batch.group is not None]
     phases += [flows for group in groups for flows in (*group.gather, *group.scatter)]
     engine = Engine(env, network, phases, tolerance=tolerance, record_links=record_links)
     experts = engine if expert_network is None else Engine(env, expert_network, phases, tolerance=tolerance)
     cores = None if shared_cores is None else Cores(env, shared_cores)
-    step = _Step(engine, experts, model=model, overlap=overlap, cores=cores)
+    step = _Step(engine, experts, layers, shares_feed_forward=model.shares_feed_forward, overlap=overlap, cores=cores)
     for batch in batches:
         step.start(batch)
     env.run()
@@ -143,6 +149,7 @@ def step_time(
         spans=tuple(step.spans),
         link_use=tuple(engine.link_use),
         lateness=engine.lateness,
+        layer_ends=step.ends[[layer.moe is not None for layer in layers]],
     )
 
 
@@ -164,52 +171,70 @@ class _Opened(NamedTuple):
 class _Step:
     """The processes of one step: a device per rank, and per rank a process for each of its micro-batches."""
 
-    def __init__(self, engine: Engine, experts: Engine, *, model: ModelShape, overlap: Overlap, cores: Cores | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        experts: Engine,
+        layers: Sequence[PassLayer],
+        *,
+        shares_feed_forward: bool,
+        overlap: Overlap,
+        cores: Cores | None,
+    ) -> None:
         self._cores = cores
         self.env, self.overlap = engine.env, overlap
         self._engine, self._experts = engine, experts
-        self.num_layers, self._shares_feed_forward = model.layers, model.shares_feed_forward
-        self.moe_index = {layer: index for index, layer in enumerate(model.moe_layer_indices)}
+        self._layers, self._shares_feed_forward = layers, shares_feed_forward
         num_ranks = engine.network.topology.num_ranks
         self.finish = np.zeros(num_ranks)
+        self.ends = np.zeros(len(layers))
         self.spans: list[Span] = []
         self._devices = [simpy.Resource(self.env) for _ in range(num_ranks)]
 
     def start(self, batch: MicroBatch) -> None:
         """Start the process of every rank for a micro-batch."""
-        experts = [(_open(self._experts, layer.dispatch), _open(self._experts, layer.combine)) for layer in batch.exchanges]
+        experts = [self._open_experts(batch, layer) for layer in self._layers]
         group = batch.group
         attention = self._open_around(group)
         feed_forward = self._open_around(group if self._shares_feed_forward else None)
         for rank in range(len(self.finish)):
             self.env.process(self._run(rank, batch.times, experts, attention, feed_forward))
 
+    def _open_experts(self, batch: MicroBatch, layer: PassLayer) -> tuple[_Opened, _Opened] | None:
+        if layer.moe is None:
+            return None
+        exchange = batch.exchanges[layer.moe]
+        return _open(self._experts, exchange.dispatch), _open(self._experts, exchange.combine)
+
     def _open_around(self, group: GroupExchanges | None) -> list[tuple[_Opened, _Opened] | None]:
         """A gather and a scatter for each layer; None for each layer without an attention group."""
         if group is None:
-            return [None] * self.num_layers
-        return [(_open(self._engine, group.gather), _open(self._engine, group.scatter)) for _ in range(self.num_layers)]
+            return [None] * len(self._layers)
+        return [(_open(self._engine, group.gather), _open(self._engine, group.scatter)) for _ in self._layers]
 
     def _run(
         self,
         rank: int,
         times: ComputeTimes,
-        experts: Sequence[tuple[_Opened, _Opened]],
+        experts: Sequence[tuple[_Opened, _Opened] | None],
         around_attention: Sequence[tuple[_Opened, _Opened] | None],
         around_feed_forward: Sequence[tuple[_Opened, _Opened] | None],
     ) -> Processes:
         """Process of a micro-batch on one rank; work without an exchange in between is one piece."""
         todo: list[_Work] = []
-        for layer, groups in enumerate(zip(around_attention, around_feed_forward, strict=True)):
-            attention = _Work(layer, "attention", float(times.attention[rank]))
-            todo = yield from self._shared(rank, attention, groups[0], before=todo)
-            if layer not in self.moe_index:
-                dense = _Work(layer, "dense", float(times.dense[rank]))
-                todo = yield from self._shared(rank, dense, groups[1], before=todo)
+        for place, layer in enumerate(self._layers):
+            attention = _Work(layer.number, "attention", float(times.attention[rank]))
+            todo = yield from self._shared(rank, attention, around_attention[place], before=todo)
+            opened = experts[place]
+            if opened is None:
+                dense = _Work(layer.number, "dense", float(times.dense[rank]))
+                todo = yield from self._shared(rank, dense, around_feed_forward[place], before=todo)
                 continue
-            yield from self._experts_of(rank, layer, times, experts[self.moe_index[layer]], before=todo)
+            yield from self._experts_of(rank, layer, times, opened, before=todo)
+            self.ends[place] = max(self.ends[place], self.env.now)
             todo = []
-        yield from self._compute(rank, [*todo, _Work(self.num_layers, "head", float(times.head[rank]))], then=None)
+        last = self._layers[-1].number + 1 if self._layers else 0
+        yield from self._compute(rank, [*todo, _Work(last, "head", float(times.head[rank]))], then=None)
         self.finish[rank] = max(self.finish[rank], self.env.now)
 
     def _shared(
@@ -223,17 +248,18 @@ class _Step:
         return []
 
     def _experts_of(
-        self, rank: int, layer: int, times: ComputeTimes, opened: tuple[_Opened, _Opened], *, before: list[_Work]
+        self, rank: int, layer: PassLayer, times: ComputeTimes, opened: tuple[_Opened, _Opened], *, before: list[_Work]
     ) -> Processes:
         """Gate, dispatch, routed experts and combine, with the shared experts before or during dispatch."""
-        gate = _Work(layer, "gate", float(times.gate[rank]))
-        shared = _Work(layer, "shared", float(times.shared[rank]))
-        routed = _Work(layer, "experts", float(times.experts[self.moe_index[layer], rank]))
+        number = layer.number
+        gate = _Work(number, "gate", float(times.gate[rank]))
+        shared = _Work(number, "shared", float(times.shared[rank]))
+        routed = _Work(number, "experts", float(times.experts[layer.moe, rank]))
         if self.overlap == "shared_expert":
-            yield from self._exchange(rank, layer, "dispatch", opened[0], before=[*before, gate], meanwhile=[shared])
+            yield from self._exchange(rank, number, "dispatch", opened[0], before=[*before, gate], meanwhile=[shared])
         else:
-            yield from self._exchange(rank, layer, "dispatch", opened[0], before=[*before, gate, shared])
-        yield from self._exchange(rank, layer, "combine", opened[1], before=[routed])
+            yield from self._exchange(rank, number, "dispatch", opened[0], before=[*before, gate, shared])
+        yield from self._exchange(rank, number, "combine", opened[1], before=[routed])
 
     def _exchange(
         self,

@@ -1,0 +1,217 @@
+"""Times of the passes of a phase, prefill or decode, from those of its layers and steps that are simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.compute import ComputeTimes
+from smoes_sim.prediction.alone import ExchangesAlone
+from smoes_sim.prediction.deployment import Conditions, Deployment
+from smoes_sim.prediction.engine import EngineChoice, passes
+from smoes_sim.prediction.estimate import Estimate, ratio_total
+from smoes_sim.step.build import Step
+from smoes_sim.step.fast import PassTime
+from smoes_sim.step.layers import PassLayer
+from smoes_sim.step.timeline import MicroBatch
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseTimes:
+    """Times of a forward pass, or of all chunks of a prefill, in seconds; see the page on metrics.
+
+    Attributes:
+        step_s: Duration of the pass.
+        ep_comm_s: Sum of its dispatch and combine exchanges, each timed alone on the network.
+        ep_exposed_s: Time that the pass would save if dispatch and combine took no time.
+        tp_comm_s: Sum of the gathers and scatters of attention groups, each timed alone on the network.
+        bound_s: Lower bound of ``ep_comm_s``.
+        network_error: Largest relative error of an exchange alone (``ExchangeTime.error_bound``); 0 is exact.
+        lateness_s: Longest wait of a message for the next window of the network (see ``Engine``); 0 is exact.
+        sampling: Standard errors of ``step_s``, ``ep_comm_s`` and ``ep_exposed_s`` because not all layers and steps were
+            simulated, seconds; 0 if all were.
+    """
+
+    step_s: float
+    ep_comm_s: float
+    ep_exposed_s: float
+    tp_comm_s: float
+    bound_s: float
+    network_error: float
+    lateness_s: float
+
+    sampling: Mapping[str, float]
+
+    @property
+    def ep_overhead(self) -> float:
+        """Share of the pass that EP communication adds."""
+        return self.ep_exposed_s / self.step_s
+
+    def flat(self) -> dict[str, float]:
+        """The times by JSON key."""
+        return {
+            "step_s": self.step_s,
+            "ep_comm_s": self.ep_comm_s,
+            "ep_exposed_s": self.ep_exposed_s,
+            "tp_comm_s": self.tp_comm_s,
+            "bound_s": self.bound_s,
+            "network_error": self.network_error,
+            "lateness_s": self.lateness_s,
+            "ep_overhead": self.ep_overhead,
+        }
+
+    def relative_errors(self) -> dict[str, float]:
+        """Relative standard errors from the sample, by JSON key."""
+        found = {name: error / getattr(self, name) if error else 0.0 for name, error in self.sampling.items()}
+        return found | {"ep_overhead": found["ep_exposed_s"]}
+
+    def times(self, number: int) -> PhaseTimes:
+        """Times of ``number`` passes run back to back; the errors of the network are unchanged."""
+        return PhaseTimes(
+            step_s=number * self.step_s,
+            ep_comm_s=number * self.ep_comm_s,
+            ep_exposed_s=number * self.ep_exposed_s,
+            tp_comm_s=number * self.tp_comm_s,
+            bound_s=number * self.bound_s,
+            network_error=self.network_error,
+            lateness_s=self.lateness_s,
+            sampling={name: number * error for name, error in self.sampling.items()},
+        )
+
+
+def phase_times(
+    choice: EngineChoice, sets: Sequence[Conditions], steps: Sequence[Step], *, number: int, on_pass: Callable[[], None]
+) -> list[PhaseTimes]:
+    """Mean times of the passes of a phase, under each set of constants.
+
+    Args:
+        choice: The engine.
+        sets: The deployment under each set of constants.
+        steps: The passes that are simulated.
+        number: Number of all passes of the phase.
+        on_pass: Called after each simulated pass.
+    """
+    passed: list[list[_Pass]] = [[] for _ in sets]
+    alone = ExchangesAlone(choice, sets[0].deployment)
+    for step in steps:
+        for known, one in zip(passed, _passes(choice, sets, step, alone), strict=True):
+            known.append(one)
+        on_pass()
+    return [_mean(known, sets[0].deployment, number=number, network_error=alone.error) for known in passed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One simulated pass under one set of constants; L routed MoE layers, S simulated ones.
+
+    Attributes:
+        rest: Seconds of the pass outside its simulated MoE layers.
+        exposed_rest: Seconds of that which EP communication adds.
+        layers: Seconds that each simulated layer adds, (S,).
+        exposed: Seconds of that which EP communication adds, (S,).
+        comm: Seconds of its dispatch and combine, each alone on the network, (S,).
+        bound: Lower bound of that in every routed layer, (L,).
+        control: Lower bound of every routed layer with its work, (L,).
+        tp_comm: Seconds of the gathers and scatters of attention groups.
+        lateness: Longest wait of a message for the next window.
+    """
+
+    rest: float
+    exposed_rest: float
+    layers: Reals
+    exposed: Reals
+    comm: Reals
+    bound: Reals
+    control: Reals
+    tp_comm: float
+    lateness: float
+
+
+def _passes(choice: EngineChoice, sets: Sequence[Conditions], step: Step, alone: ExchangesAlone) -> list[_Pass]:
+    """One step under each set of constants."""
+    deployment = sets[0].deployment
+    gathers = deployment.model.gathers(deployment.scenario.parallelism.tensor)
+    real, free, lateness = passes(choice, sets, step, deployment.layers_simulated)
+    found = []
+    for conditions, time, ideal in zip(sets, real, free, strict=True):
+        comm, bound, around = alone.times(conditions.network, step)
+        batches = conditions.micro_batches(step)
+        dense = _dense(batches)
+        layers, at_no_cost = (_increments(one, deployment.layers_simulated, dense=dense) for one in (time, ideal))
+        rest, free_rest = time.duration - layers.sum(), ideal.duration - at_no_cost.sum()
+        work = sum((_work(batch.times) for batch in batches), np.zeros(len(bound)))
+        found.append(
+            _Pass(
+                rest=float(rest),
+                exposed_rest=float(rest - free_rest),
+                layers=layers,
+                exposed=layers - at_no_cost,
+                comm=comm,
+                bound=bound,
+                control=work + bound,
+                tp_comm=gathers * around,
+                lateness=lateness,
+            )
+        )
+    return found
+
+
+def pass_seconds(choice: EngineChoice, conditions: Conditions, step: Step) -> float:
+    """Seconds of one pass over all layers of the model, from those that are simulated."""
+    deployment = conditions.deployment
+    ((time,), _, _) = passes(choice, [conditions], step, deployment.layers_simulated)
+    dense = _dense(conditions.micro_batches(step))
+    layers = _increments(time, deployment.layers_simulated, dense=dense)
+    left_out = deployment.model.num_moe_layers - len(layers)
+    return time.duration + (left_out * float(layers.mean()) if left_out else 0.0)
+
+
+def _dense(batches: Sequence[MicroBatch]) -> float:
+    """Seconds of a dense layer on its busiest rank."""
+    return sum(float((batch.times.attention + batch.times.dense).max()) for batch in batches)
+
+
+def _increments(time: PassTime, layers: Sequence[PassLayer], *, dense: float) -> Reals:
+    """Seconds that each simulated MoE layer adds to a pass, without the ``dense`` seconds of each dense layer before it."""
+    number = np.cumsum([layer.moe is None for layer in layers])[[layer.moe is not None for layer in layers]]
+    added: Reals = np.diff(time.layer_ends, prepend=0.0) - dense * np.diff(number, prepend=0)
+    return added
+
+
+def _work(times: ComputeTimes) -> Reals:
+    """Seconds of each MoE layer on its busiest ranks, without communication, (L,)."""
+    own = (times.attention + times.gate + times.shared).max()
+    work: Reals = own + times.experts.max(axis=1, initial=0.0)
+    return work
+
+
+def _mean(passed: Sequence[_Pass], deployment: Deployment, *, number: int, network_error: float) -> PhaseTimes:
+    """Mean times over all passes and MoE layers, from those that were simulated."""
+    rows, of_model = deployment.simulated, deployment.model.num_moe_layers
+    routed = len(deployment.moe_layers)
+    deeper = of_model / routed if routed else 1.0
+
+    def mean(sample: Sequence[Reals], controls: Sequence[Reals]) -> Estimate:
+        every = float(np.mean([control.sum() for control in controls])) * deeper * number
+        sampled = [control[rows] for control in controls]
+        return ratio_total(sample, sampled, all_controls=every, number=number * of_model).scaled(1 / number)
+
+    bounds, controls = [one.bound for one in passed], [one.control for one in passed]
+    step = mean([one.layers for one in passed], controls)
+    exposed = mean([one.exposed for one in passed], bounds)
+    comm = mean([one.comm for one in passed], bounds)
+    return PhaseTimes(
+        step_s=step.value + float(np.mean([one.rest for one in passed])),
+        ep_comm_s=comm.value,
+        ep_exposed_s=exposed.value + float(np.mean([one.exposed_rest for one in passed])),
+        tp_comm_s=float(np.mean([one.tp_comm for one in passed])),
+        bound_s=float(np.mean([bound.sum() for bound in bounds])) * deeper,
+        network_error=network_error,
+        lateness_s=max(one.lateness for one in passed),
+        sampling={"step_s": step.error, "ep_comm_s": comm.error, "ep_exposed_s": exposed.error},
+    )

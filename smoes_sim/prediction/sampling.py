@@ -1,0 +1,57 @@
+"""Which layers and steps of a deployment are routed and simulated.
+
+All of them where they are few. Otherwise evenly spaced ones: of the MoE layers those that are *deployed* (routed, placed,
+their bytes counted), and of these the *simulated* ones, whose exchanges are solved; see :mod:`smoes_sim.prediction.estimate`
+for the totals.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MOST_SLOTS = 50_000_000
+"""Routed tokens of all deployed layers together: about a second of routing, and 100 MB."""
+_FEWEST_DEPLOYED = 16
+"""MoE layers that are deployed at least."""
+_MOST_FLOWS = 150_000
+"""Messages of all simulated layers of a pass together, dispatch and combine: about half a second for a set of constants."""
+_FEWEST_SIMULATED = 6
+"""MoE layers that are simulated at least."""
+
+
+def evenly_spaced(number: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` of 0, 1, .., number - 1: all, or the middles of as many equal parts.
+
+    Example:
+        >>> evenly_spaced(3, 8).tolist(), evenly_spaced(48, 6).tolist()
+        ([0, 1, 2], [4, 12, 20, 28, 36, 44])
+    """
+    if number <= most:
+        return np.arange(number)
+    return (2 * np.arange(most) + 1) * number // (2 * most)
+
+
+def deployed_layers(num_layers: int, *, num_tokens: int, top_k: int) -> NDArray[np.int64]:
+    """MoE layers that are routed, as indices among the MoE layers of the model.
+
+    Args:
+        num_layers: Number of MoE layers.
+        num_tokens: Tokens of all steps that are simulated.
+        top_k: Experts of a token.
+    """
+    affordable = _MOST_SLOTS // max(num_tokens * top_k, 1)
+    return evenly_spaced(num_layers, max(affordable, _FEWEST_DEPLOYED))
+
+
+def simulated_layers(num_layers: int, *, num_tokens: int, top_k: int, num_ranks: int) -> NDArray[np.int64]:
+    """Rows of the deployed MoE layers whose exchanges are simulated.
+
+    Args:
+        num_layers: Number of deployed MoE layers.
+        num_tokens: Tokens of the largest step.
+        top_k: Experts of a token.
+        num_ranks: Number of ranks.
+    """
+    flows = 2 * min(num_ranks * (num_ranks - 1), num_tokens * top_k)
+    return evenly_spaced(num_layers, max(_MOST_FLOWS // max(flows, 1), _FEWEST_SIMULATED))

@@ -1,0 +1,140 @@
+"""A pass without an event loop: a recurrence over the layers, with one fluid solution for each exchange.
+
+Between two exchanges a rank only computes, so its entry into the next one is the end of the last plus the work in between.
+Each exchange is solved with these entry times, as if it were alone on the network. The only thing that is lost against the
+timeline on SimPy's clock (:mod:`smoes_sim.step.timeline`) is that messages of one exchange share links with those of the
+next one, which ranks that finish early have entered. Nothing is lost between two ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.compute import ComputeTimes
+from smoes_sim.network import Flows, Network, StaggeredExchange, is_one_phase
+from smoes_sim.step.layers import PassLayer
+from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap
+
+Times = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassTime:
+    """A pass under one set of constants.
+
+    Attributes:
+        duration: Seconds until the last rank has finished.
+        layer_ends: Seconds until the last rank has left each simulated MoE layer, in the order of the pass.
+    """
+
+    duration: float
+    layer_ends: Times
+
+
+def can_be_fast(batches: Sequence[MicroBatch], network: Network, *, shared_cores: int | None) -> bool:
+    """Whether :func:`fast_passes` can time a step: one micro-batch, exchanges of one phase, a device for each rank."""
+    if len(batches) != 1 or shared_cores is not None:
+        return False
+    exchanges: list[Sequence[Flows]] = []
+    if len(batches[0].exchanges):
+        exchanges += [batches[0].exchanges[0].dispatch, batches[0].exchanges[0].combine]
+    return all(is_one_phase(network, phases) for phases in exchanges) and not network.send_buffer
+
+
+def fast_passes(
+    exchanges: Sequence[LayerExchanges],
+    group: GroupExchanges | None,
+    times: Sequence[ComputeTimes],
+    networks: Sequence[Network],
+    layers: Sequence[PassLayer],
+    *,
+    overlap: Overlap,
+    shares_feed_forward: bool = False,
+) -> tuple[list[PassTime], list[PassTime]]:
+    """Times of one pass under several sets of constants, as they are and with dispatch and combine at no cost.
+
+    Args:
+        exchanges: Dispatch and combine of each MoE layer, each of one phase.
+        group: Exchanges around attention; None without attention groups.
+        times: Compute times under each set of constants.
+        networks: The network under each set of constants.
+        layers: Layers of the pass, in order.
+        overlap: What computes while tokens travel: ``none`` or ``shared_expert``.
+        shares_feed_forward: Whether the group also shares dense layers.
+    """
+    num_ranks = networks[0].topology.num_ranks
+    around = None if group is None else _around(group, num_ranks)
+    runs = [
+        _Run(one, network, around, num_ranks=num_ranks, overlap=overlap, at_no_cost=at_no_cost)
+        for at_no_cost in (False, True)
+        for one, network in zip(times, networks, strict=True)
+    ]
+    for layer in layers:
+        if layer.moe is None:
+            for run in runs:
+                run.dense_layer(shares_feed_forward)
+            continue
+        pair = exchanges[layer.moe]
+        dispatch, combine = (StaggeredExchange.of(phases[0], num_ranks) for phases in (pair.dispatch, pair.combine))
+        for run in runs:
+            run.moe_layer(layer.moe, dispatch, combine)
+    found = [run.result() for run in runs]
+    return found[: len(times)], found[len(times) :]
+
+
+def _around(group: GroupExchanges, num_ranks: int) -> tuple[StaggeredExchange, StaggeredExchange]:
+    return StaggeredExchange.of(group.gather[0], num_ranks), StaggeredExchange.of(group.scatter[0], num_ranks)
+
+
+class _Run:
+    """The clocks of all ranks under one set of constants."""
+
+    def __init__(
+        self,
+        times: ComputeTimes,
+        network: Network,
+        around: tuple[StaggeredExchange, StaggeredExchange] | None,
+        *,
+        num_ranks: int,
+        overlap: Overlap,
+        at_no_cost: bool,
+    ) -> None:
+        self._times, self._network, self._around = times, network, around
+        self._overlaps_shared, self._at_no_cost = overlap == "shared_expert", at_no_cost
+        self._clock = np.zeros(num_ranks)
+        self._ends: list[float] = []
+
+    def dense_layer(self, is_shared: bool) -> None:
+        """Attention and the feed-forward layer."""
+        self._shared_work(self._times.attention, True)
+        self._shared_work(self._times.dense, is_shared)
+
+    def moe_layer(self, row: int, dispatch: StaggeredExchange, combine: StaggeredExchange) -> None:
+        """Attention, gate, shared experts, dispatch, routed experts, combine."""
+        self._shared_work(self._times.attention, True)
+        entry = self._clock + self._times.gate
+        if self._overlaps_shared:
+            self._clock = np.maximum(self._travel(dispatch, entry), entry + self._times.shared)
+        else:
+            self._clock = self._travel(dispatch, entry + self._times.shared)
+        self._clock = self._travel(combine, self._clock + self._times.experts[row])
+        self._ends.append(float(self._clock.max()))
+
+    def result(self) -> PassTime:
+        """The pass, with the head at its end."""
+        return PassTime(duration=float((self._clock + self._times.head).max()), layer_ends=np.array(self._ends))
+
+    def _travel(self, exchange: StaggeredExchange, entry: Times) -> Times:
+        return exchange.finish_at_no_cost(entry) if self._at_no_cost else exchange.finish(self._network, entry)
+
+    def _shared_work(self, work: Times, is_shared: bool) -> None:
+        """Work, between a gather and a scatter where a group shares it."""
+        if self._around is None or not is_shared:
+            self._clock = self._clock + work
+            return
+        gather, scatter = self._around
+        self._clock = scatter.finish(self._network, gather.finish(self._network, self._clock) + work)
