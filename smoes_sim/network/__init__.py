@@ -11,6 +11,7 @@ from smoes_sim.network.compilation import Fidelity, may_compile
 from smoes_sim.network.exchange import ExchangeTime, Processes, enter_exchange, exchange_time, finish_exchange
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
 from smoes_sim.network.fluid.engine import ActivePhase, Engine
+from smoes_sim.network.fluid.prepared import PreparedRoutes
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
@@ -25,6 +26,7 @@ __all__ = [
     "LinkUse",
     "Network",
     "Order",
+    "PreparedRoutes",
     "Processes",
     "Schedule",
     "StaggeredExchange",

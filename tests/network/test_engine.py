@@ -10,7 +10,8 @@ import simpy
 from build_from import star, topology
 
 from smoes_sim.network import Engine, Network, enter_exchange, exchange_time, finish_exchange, phases_of
-from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links
+from smoes_sim.network.fluid.active_flows import ActiveFlows
+from smoes_sim.network.fluid.problem import Block, Links
 from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill
 from smoes_sim.traffic.skewed import zipf_matrix
 

@@ -9,6 +9,7 @@ from reference import random_problem, side_by_side
 
 from smoes_sim.errors import SimulationError
 from smoes_sim.network import Network, exchange_time, phases_of
+from smoes_sim.network.fluid.prepared import PreparedRoutes
 from smoes_sim.network.fluid.solve import fluid_times, last_difference
 from smoes_sim.topology import find_topology
 from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
@@ -108,6 +109,52 @@ def test_a_given_window_of_few_flows_is_exact():
 def test_a_negative_window_is_refused():
     with pytest.raises(SimulationError, match=r"window = -0.4: .* >= 0"):
         fluid_times(np.array([0, 1]), np.array([0]), np.array([1.0]), np.array([1.0]), window=-0.4)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_prepared_routes_give_the_same_times_whatever_was_solved_before(seed):
+    rng = np.random.default_rng(seed)
+    problem = side_by_side([random_problem(rng, most_flows=20, most_links=8, is_split=True) for _ in range(4)])
+    offsets, links, size, capacity = problem.arrays()
+    share = np.array([float(part) for flow in problem.share for part in flow])
+    routes = PreparedRoutes(offsets, links, capacity, share=share, ceiling=np.array(problem.ceiling))
+    size[rng.random(len(size)) < 0.2] = 0  # no bytes: ends when it is ready
+    ready = np.array(problem.ready, dtype=float)
+    first = routes.drained(size, ready)
+    routes.drained(rng.random(len(size)))
+    assert routes.drained(size, ready).tobytes() == first.tobytes()
+    np.testing.assert_allclose(first, problem._replace(size=size.tolist()).solve(compiled=False).drained, rtol=1e-12)
+
+
+@pytest.mark.parametrize("has_idle_flows", [False, True])
+def test_prepared_routes_with_windows_give_what_one_solution_gives(has_idle_flows):
+    network = Network.on(topology(star(40)))
+    (flows,) = phases_of(network, [zipf_matrix(40, 1e6, exponent=0.5, seed=3, per_source=True)])
+    size = np.where(np.arange(len(flows)) % 3 > 0, flows.size, 0.0) if has_idle_flows else flows.size
+    routes = PreparedRoutes(flows.routes.offsets, flows.routes.links, network.capacity)
+    drained = fluid_times(flows.routes.offsets, flows.routes.links, size, network.capacity, window=0.4).drained
+    for _ in range(2):
+        np.testing.assert_allclose(routes.drained(size, window=0.4), drained, rtol=1e-12)
+
+
+def test_flows_that_share_no_link_end_after_their_size_over_their_rate():
+    # 40 B over links of 20 and 10 B/s: 4 s. 30 B, half over 5 B/s, ceiling 6 B/s: 5 s after 1 s. No link: ceiling 3 B/s
+    routes = PreparedRoutes(
+        np.array([0, 2, 3, 3]),
+        np.array([0, 1, 2]),
+        np.array([20.0, 10.0, 5.0]),
+        share=np.array([1.0, 1.0, 0.5]),
+        ceiling=np.array([np.inf, 6.0, 3.0]),
+    )
+    assert routes.drained(np.array([40.0, 30.0, 6.0]), np.array([0.0, 1.0, 2.0])).tolist() == [4.0, 6.0, 4.0]
+
+
+def test_prepared_routes_refuse_sizes_that_are_not_numbers():
+    routes = PreparedRoutes(np.array([0, 1]), np.array([0]), np.array([1.0]))
+    with pytest.raises(SimulationError, match=r"size between nan and nan: finite and >= 0"):
+        routes.drained(np.array([np.nan]))
+    with pytest.raises(SimulationError, match=r"2 sizes and 1 ready times: there are 1 flows"):
+        routes.drained(np.ones(2), np.ones(1))
 
 
 def test_windows_stay_within_the_tolerance_of_the_exact_makespan():

@@ -13,11 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, CompiledWaterfill, Ids, Longs, Reals
+from smoes_sim.network.fluid.problem import Block, Links, Mask, usable_routes
+from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, CompactRoutes, CompiledWaterfill, Ids, Longs, Reals
 
-Mask = NDArray[np.bool_]
 _SAME_INSTANT = 1e-12
 """Times closer than this, relative to the clock, count as equal."""
 _LATE = 1e-6
@@ -28,62 +27,6 @@ _NARROWINGS = 4
 """Widths tried for a window; each is the time after which the allowed number of flows has ended."""
 _ENDED_SHARE = 0.15
 """Routes are compacted when this share of the known flows has ended."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Links:
-    """Capacity of the links, and how incast lowers it.
-
-    Attributes:
-        capacity: B/s, shape (H,), > 0.
-        incast_flows: Number of flows above which a link delivers less, shape (H,); infinite where it never does.
-        incast_efficiency: Share of its capacity that such a link delivers, shape (H,).
-    """
-
-    capacity: Reals
-    incast_flows: Reals
-    incast_efficiency: Reals
-
-    @classmethod
-    def without_incast(cls, capacity: Reals) -> Links:
-        """Links that deliver their full capacity to any number of flows."""
-        return cls(
-            capacity=capacity,
-            incast_flows=np.full(len(capacity), np.inf),
-            incast_efficiency=np.ones(len(capacity)),
-        )
-
-    def some(self, links: Longs) -> Links:
-        """The subset ``links``, in that order."""
-        return Links(
-            capacity=self.capacity[links],
-            incast_flows=self.incast_flows[links],
-            incast_efficiency=self.incast_efficiency[links],
-        )
-
-    @property
-    def is_limited(self) -> Mask:
-        """Whether incast can lower the capacity of each link, shape (H,)."""
-        return np.isfinite(self.incast_flows) & (self.incast_efficiency < 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Flows that are added together.
-
-    Attributes:
-        offsets: Flow ``f`` crosses ``links[offsets[f]:offsets[f + 1]]``, at least one link, shape (F + 1,).
-        links: Link ids.
-        weight: Share of the flow that crosses each entry, shape (N,), or (1,) for all.
-        size: Bytes, shape (F,), > 0.
-        ceiling: Largest rate of each flow on its own, B/s, shape (F,).
-    """
-
-    offsets: Longs
-    links: Ids
-    weight: Reals
-    size: Reals
-    ceiling: Reals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,10 +95,17 @@ class ActiveFlows:
         self._num_active = 0
         self._has_incast = False
         self._new: list[tuple[int, Block]] = []
+        self._given: CompactRoutes | None = None
 
-    def add(self, block: Block) -> int:
-        """Add flows, which wait for a ``ready`` time; returns the id of the first one."""
+    def add(self, block: Block, *, routes: CompactRoutes | None = None) -> int:
+        """Add flows, which wait for a ``ready`` time; returns the id of the first one.
+
+        Args:
+            block: Flows.
+            routes: What :func:`usable_routes` makes of the block, if it is known and these are the first flows.
+        """
         first = len(self.ready)
+        self._given = None if first else routes
         self.ready = np.concatenate([self.ready, np.full(len(block.size), np.inf)])
         self._new.append((first, block))
         return first
@@ -356,20 +306,11 @@ class ActiveFlows:
 
     def _compile(self) -> None:
         """Build the routes over the links that are in use and can be a bottleneck."""
-        everything = np.arange(len(self._ids))
-        num_links = len(self._links.capacity)
-        routes = self._tool.select(self._offsets, self._entries, self._weight, everything, num_links)
-        if self._prune:
-            local = self._links.some(routes.links)
-            gone = self._tool.redundant(routes, local.capacity) & (~local.is_limited)
-            if gone.any():
-                kept = ~gone[routes.local]
-                offsets = np.concatenate([[0], np.cumsum(kept)])[routes.start]
-                entries = routes.links[routes.local[kept]].astype(np.int32)
-                weight = routes.weight[kept] if len(routes.weight) > 1 else routes.weight
-                routes = self._tool.select(offsets, entries, weight, everything, num_links)
-        self._routes = routes
-        self._local = self._links.some(routes.links)
+        given, self._given = self._given, None
+        self._routes = given or usable_routes(
+            self._tool, self._offsets, self._entries, self._weight, self._links, prune=self._prune
+        )
+        self._local = self._links.some(self._routes.links)
         self._capacity = self._local.capacity
         self._has_incast = bool(self._local.is_limited.any())
 

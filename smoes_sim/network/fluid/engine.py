@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from simpy.events import EventPriority
 
 from smoes_sim.network.flows import Flows, Network
-from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links, NextEvent
+from smoes_sim.network.fluid.active_flows import ActiveFlows, NextEvent
+from smoes_sim.network.fluid.problem import Block, Links
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.fluid.waterfill import ONE, backend
 

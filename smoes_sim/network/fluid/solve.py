@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import SimulationError
-from smoes_sim.network.fluid.active_flows import ActiveFlows, Block, Links
+from smoes_sim.network.fluid.active_flows import ActiveFlows
+from smoes_sim.network.fluid.problem import Block, Links, Problem, alone, check, least_makespan, part_of, reals
 from smoes_sim.network.fluid.symmetry import collapse
-from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, Longs, Reals, backend
+from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, CompactRoutes, Longs, Reals, backend
 
 FEW_FLOWS = 500
 """Up to this many flows the search for symmetry takes longer than what it saves."""
-_TAIL = 512
+TAIL = 512
 """Number of last flows that are followed exactly."""
 _FIRST_WINDOW, _LAST_WINDOW = 0.4, 1 / 640
 """Widest and narrowest window tried, as a share of the least time that the flows in flight still need."""
@@ -60,15 +61,6 @@ class FluidTimes:
     def makespan(self) -> float:
         """Seconds until the last flow ends; 0 without flows."""
         return float(self.drained.max(initial=0.0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Problem:
-    """Flows with their ready times, and links; some flows may have no bytes or cross no link."""
-
-    flows: Block
-    ready: Reals
-    links: Links
 
 
 def fluid_times(
@@ -121,25 +113,25 @@ def fluid_times(
         A link of 10 B/s with flows of 10 and 30 B: both get 5 B/s until 2 s, then one gets 10 B/s and ends at 4 s.
     """
     num_flows = len(size)
-    links = Links.without_incast(_reals(capacity))
+    links = Links.without_incast(reals(capacity))
     if incast_flows is not None and incast_efficiency is not None:
-        links = replace(links, incast_flows=_reals(incast_flows), incast_efficiency=_reals(incast_efficiency))
+        links = replace(links, incast_flows=reals(incast_flows), incast_efficiency=reals(incast_efficiency))
     flows = Block(
         offsets=np.require(flows_offsets, np.int64, ["C", "W"]),
         links=np.require(flows_links, np.int32, ["C", "W"]),
-        weight=ONE if share is None else _reals(share),
-        size=_reals(size),
-        ceiling=np.full(num_flows, np.inf) if ceiling is None else _reals(ceiling),
+        weight=ONE if share is None else reals(share),
+        size=reals(size),
+        ceiling=np.full(num_flows, np.inf) if ceiling is None else reals(ceiling),
     )
-    whole = _Problem(flows=flows, ready=np.zeros(num_flows) if ready is None else _reals(ready), links=links)
-    _check(whole)
+    whole = Problem(flows=flows, ready=np.zeros(num_flows) if ready is None else reals(ready), links=links)
+    check(whole)
     if window is not None and not 0 <= window < math.inf:
         raise SimulationError(f"window = {window}: a share of a time is finite and >= 0. Use 0.4, or 0 for the exact times.")
-    drained, low = whole.ready + _alone(flows), _lower_bound(whole)
+    drained, low = whole.ready + alone(flows), least_makespan(whole)
     sharing = np.flatnonzero((flows.size > 0) & (np.diff(flows.offsets) > 0))
     if not len(sharing):
         return FluidTimes(drained=drained, error_bound=0.0, solves=0, lower_bound=low)
-    problem = whole if len(sharing) == num_flows else _part_of(whole, sharing)
+    problem = whole if len(sharing) == num_flows else part_of(whole, sharing)
     flow_class, link_class = np.arange(len(sharing)), np.arange(len(capacity))
     if len(sharing) > FEW_FLOWS and share is None and not links.is_limited.any():
         problem, flow_class, link_class = _collapsed(problem)
@@ -151,18 +143,18 @@ def fluid_times(
 
 
 def _solved(
-    problem: _Problem, tool: ArrayWaterfill, tolerance: float, given: float | None, record_links: bool
+    problem: Problem, tool: ArrayWaterfill, tolerance: float, given: float | None, record_links: bool
 ) -> tuple[Reals, float, int, list[LinkUse]]:
     """Finish times, relative difference to the solutions before, number of solves, use of the links."""
-    if (tolerance if given is None else given) == 0 or len(problem.ready) <= _TAIL:
-        times, solves, use = _run(problem, tool, window=0.0, record_links=record_links)
+    if (tolerance if given is None else given) == 0 or len(problem.ready) <= TAIL:
+        times, solves, use = run(problem, tool, window=0.0, record_links=record_links)
         return times, 0.0, solves, use
     if given is not None:
-        times, solves, use = _run(problem, tool, window=given, record_links=record_links)
+        times, solves, use = run(problem, tool, window=given, record_links=record_links)
         return times, math.nan, solves, use
     window, total, makespans = _FIRST_OF_MANY if len(problem.ready) > _MANY else _FIRST_WINDOW, 0, []
     while True:
-        times, solves, use = _run(problem, tool, window=window, record_links=record_links)
+        times, solves, use = run(problem, tool, window=window, record_links=record_links)
         makespans.append(float(times.max()))
         total += solves
         error = last_difference(makespans)
@@ -185,12 +177,17 @@ def last_difference(makespans: Sequence[float]) -> float:
     return max(abs(makespans[-1] - before) for before in makespans[-3:-1]) / makespans[-1]
 
 
-def _run(problem: _Problem, tool: ArrayWaterfill, *, window: float, record_links: bool) -> tuple[Reals, int, list[LinkUse]]:
-    """One solution: finish times, number of solves, use of the links."""
+def run(
+    problem: Problem, tool: ArrayWaterfill, *, window: float, record_links: bool = False, routes: CompactRoutes | None = None
+) -> tuple[Reals, int, list[LinkUse]]:
+    """One solution: finish times, number of solves, use of the links.
+
+    ``routes`` are what ``usable_routes`` makes of the flows, if that is known.
+    """
     active = ActiveFlows(
-        problem.links, tool, window=window, exact_below=_TAIL, most_ended=1.25 * window, prune=not record_links
+        problem.links, tool, window=window, exact_below=TAIL, most_ended=1.25 * window, prune=not record_links
     )
-    active.add(problem.flows)
+    active.add(problem.flows, routes=routes)
     active.ready[:] = problem.ready
     drained, use = np.empty(len(problem.ready)), []
     while True:
@@ -209,7 +206,7 @@ def _run(problem: _Problem, tool: ArrayWaterfill, *, window: float, record_links
     return drained, active.solves, use
 
 
-def _collapsed(problem: _Problem) -> tuple[_Problem, Longs, Longs]:
+def _collapsed(problem: Problem) -> tuple[Problem, Longs, Longs]:
     """One flow per class of equal ones, with the class of each flow and link; unchanged if there are too many classes."""
     flows = problem.flows
     classes = collapse(
@@ -220,80 +217,5 @@ def _collapsed(problem: _Problem) -> tuple[_Problem, Longs, Longs]:
     block = Block(
         offsets=classes.offsets, links=classes.links, weight=classes.weight, size=classes.size, ceiling=classes.ceiling
     )
-    smaller = _Problem(flows=block, ready=classes.ready, links=Links.without_incast(classes.capacity))
+    smaller = Problem(flows=block, ready=classes.ready, links=Links.without_incast(classes.capacity))
     return smaller, classes.flow_class, classes.link_class
-
-
-def _reals(values: NDArray[np.floating]) -> Reals:
-    return np.require(values, np.float64, ["C", "W"])
-
-
-def _check(problem: _Problem) -> None:
-    """Check that arrays have matching lengths and valid values.
-
-    Raises:
-        SimulationError: With the first bad value.
-    """
-    flows, ready, links = problem.flows, problem.ready, problem.links
-    lengths = {len(flows.offsets) - 1, len(flows.size), len(ready), len(flows.ceiling)}
-    if len(lengths) > 1 or (len(ready) and flows.offsets[-1] != len(flows.links)):
-        raise SimulationError(f"arrays of {sorted(lengths)} flows: offsets, size, ready and ceiling must agree.")
-    if len(flows.links) and not 0 <= flows.links.min() <= flows.links.max() < len(links.capacity):
-        raise SimulationError(f"links {flows.links.min()} to {flows.links.max()}: there are {len(links.capacity)}.")
-    rules = {
-        "size": (flows.size, (flows.size >= 0) & np.isfinite(flows.size)),
-        "ready": (ready, (ready >= 0) & np.isfinite(ready)),
-        "ceiling": (flows.ceiling, flows.ceiling > 0),
-        "share": (flows.weight, (flows.weight > 0) & np.isfinite(flows.weight)),
-        "capacity": (links.capacity, (links.capacity > 0) & np.isfinite(links.capacity)),
-        "incast_efficiency": (links.incast_efficiency, (links.incast_efficiency > 0) & (links.incast_efficiency <= 1)),
-    }
-    for name, (values, is_good) in rules.items():
-        if not is_good.all():
-            index = int(np.argmin(is_good))
-            raise SimulationError(
-                f"{name}[{index}] = {values[index]}: sizes and times are finite and >= 0, capacities and shares finite and "
-                "> 0, ceilings > 0, incast efficiencies in (0, 1]."
-            )
-
-
-def _part_of(problem: _Problem, flows: Longs) -> _Problem:
-    """The problem restricted to some of its flows."""
-    block = problem.flows
-    routes = ArrayWaterfill().select(block.offsets, block.links, block.weight, flows, len(problem.links.capacity))
-    return _Problem(
-        flows=Block(
-            offsets=routes.start,
-            links=routes.links[routes.local].astype(np.int32),
-            weight=routes.weight,
-            size=block.size[flows],
-            ceiling=block.ceiling[flows],
-        ),
-        ready=problem.ready[flows],
-        links=problem.links,
-    )
-
-
-def _alone(flows: Block) -> Reals:
-    """Seconds that each flow takes at its ceiling; 0 without one, shape (F,)."""
-    return np.where(np.isfinite(flows.ceiling), flows.size / flows.ceiling, 0.0)
-
-
-def _lower_bound(problem: _Problem) -> float:
-    """Lower bound of the makespan, seconds: each link carries its bytes after the first is ready, each flow its own."""
-    flows, capacity = problem.flows, problem.links.capacity
-    count = np.diff(flows.offsets)
-    weight = np.broadcast_to(flows.weight, len(flows.links))
-    load = np.bincount(flows.links, weights=np.repeat(flows.size, count) * weight, minlength=len(capacity))
-    first = np.zeros(len(load))
-    if problem.ready.any():
-        first[:] = np.inf
-        has_bytes = np.repeat(flows.size > 0, count)
-        np.minimum.at(first, flows.links[has_bytes], np.repeat(problem.ready, count)[has_bytes])
-    by_link = (first + load / capacity)[load > 0].max(initial=0.0)
-    rate = flows.ceiling.copy()
-    filled = np.flatnonzero(count)
-    if len(filled):
-        narrow = np.minimum.reduceat(capacity[flows.links] / weight, flows.offsets[filled])
-        rate[filled] = np.minimum(rate[filled], narrow)
-    return float(max(by_link, (problem.ready + flows.size / rate).max(initial=0.0)))
