@@ -184,7 +184,17 @@ def time_calibrated(network: Network, matrix: Matrix, options: AlltoallOptions, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Exchange:
-    """What a model says of one exchange: seconds, counts, bytes on each link (H,), and the use of links over time."""
+    """What a model says of one exchange.
+
+    Attributes:
+        duration: Seconds.
+        bound: Lower bound of it, seconds.
+        error_bound: Relative error of the solution, not of the model.
+        num_flows: Number of flows on the network.
+        num_messages: Number of messages.
+        load: Bytes on each link, shape (H,); zeros unless busiest links are wanted.
+        link_use: Use of the links over time; empty unless recorded.
+    """
 
     duration: float
     bound: float
@@ -226,29 +236,35 @@ def _by_flows(network: Network, matrix: Matrix, options: AlltoallOptions) -> _Ex
         seed=options.seed,
         message_size=options.message_size,
     )
-    duration, error, link_use = _time(network, phases, options)
-    num_links = network.topology.num_links
+    duration, bound, error, link_use = _time(network, phases, options)
+    load = np.zeros(network.topology.num_links)
+    for flows in phases if options.num_hot else ():
+        load += link_load(flows, len(load))
     return _Exchange(
         duration=duration,
-        bound=lower_bound(network, phases),
+        bound=bound,
         error_bound=error,
         num_flows=sum(len(flows) for flows in phases),
-        num_messages=int(sum(flows.messages.sum() for flows in phases)),
-        load=sum((link_load(flows, num_links) for flows in phases), np.zeros(num_links)),
+        num_messages=int(sum(len(flows) if flows.copies is None else flows.copies.sum() for flows in phases)),
+        load=load,
         link_use=link_use,
     )
 
 
-def _time(network: Network, phases: list[Flows], options: AlltoallOptions) -> tuple[float, float, tuple[LinkUse, ...]]:
-    """Seconds at a fidelity, relative error of the solution (not of the model), and the use of links over time."""
-    if options.fidelity == "bound":
-        return lower_bound(network, phases), 0.0, ()
+def _time(
+    network: Network, phases: list[Flows], options: AlltoallOptions
+) -> tuple[float, float, float, tuple[LinkUse, ...]]:
+    """Seconds at a fidelity, their lower bound, relative error of the solution, and the use of links over time."""
     if options.fidelity == "fluid":
         fluid = exchange_time(network, phases, tolerance=options.tolerance, record_links=options.record_links)
-        return fluid.duration, fluid.error_bound, fluid.link_use
+        return fluid.duration, fluid.bound, fluid.error_bound, fluid.link_use
+    bound = lower_bound(network, phases)
+    if options.fidelity == "bound":
+        return bound, bound, 0.0, ()
     if options.fidelity == "fifo":
         fifo = fifo_exchange_time(network, phases, chunk=options.chunk, window=options.window, injection=options.injection)
-        return fifo.duration, 0.0, ()
+        return fifo.duration, bound, 0.0, ()
     from smoes_sim.network.packet import packet_exchange_time  # noqa: PLC0415 - slow, so rarely asked for
 
-    return packet_exchange_time(network, phases, window=options.window, injection=options.injection).duration, 0.0, ()
+    packet = packet_exchange_time(network, phases, window=options.window, injection=options.injection)
+    return packet.duration, bound, 0.0, ()

@@ -11,6 +11,7 @@ from smoes_sim.errors import SimulationError
 from smoes_sim.network import Network, exchange_time, phases_of
 from smoes_sim.network.fluid.prepared import PreparedRoutes
 from smoes_sim.network.fluid.solve import fluid_times, last_difference
+from smoes_sim.network.fluid.waterfill import ArrayWaterfill, CompiledWaterfill
 from smoes_sim.topology import find_topology
 from smoes_sim.traffic.skewed import uniform_matrix, zipf_matrix
 
@@ -155,6 +156,19 @@ def test_prepared_routes_refuse_sizes_that_are_not_numbers():
         routes.drained(np.array([np.nan]))
     with pytest.raises(SimulationError, match=r"2 sizes and 1 ready times: there are 1 flows"):
         routes.drained(np.ones(2), np.ones(1))
+
+
+@pytest.mark.parametrize("tool", [ArrayWaterfill(), CompiledWaterfill()])
+@pytest.mark.parametrize("has_shares", [False, True])
+def test_a_link_serves_each_of_its_flows_up_to_the_bytes_of_the_one_that_ends(tool, has_shares):
+    rng = np.random.default_rng(3)
+    link, full = rng.integers(0, 5, 40), rng.integers(1, 6, 40) * 1e6  # with ties
+    share = rng.random(40) if has_shares else np.ones(1)
+    each = np.broadcast_to(share, 40)
+    shares = np.bincount(link, weights=each, minlength=5) + 0.5  # and half a flow that does not end
+    same = link[:, None] == link
+    expected = (same * each * np.minimum(full, full[:, None])).sum(axis=1) + 0.5 * full
+    assert tool.served(link, full, share, shares) == pytest.approx(expected, rel=1e-12)
 
 
 def test_windows_stay_within_the_tolerance_of_the_exact_makespan():

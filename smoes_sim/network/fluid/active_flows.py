@@ -249,10 +249,7 @@ class ActiveFlows:
         weight = self._routes.weight[entry] if len(self._routes.weight) > 1 else ONE
         left_for_them = np.maximum(self._capacity - (load - held), held)
         full = self._remaining[ended] / own
-        order = np.lexsort((full, link))
-        share = np.broadcast_to(own * weight, len(ended))
-        served = np.empty(len(ended))
-        served[order] = _served(link[order], full[order], share[order], shares) / left_for_them[link[order]]
+        served = self._tool.served(link, full, own * weight, shares) / left_for_them[link]
         alone = self._remaining[ended] / self._ceiling[ended]
         after = (1 - own) * width + np.maximum(own * served, alone)
         return np.minimum(after, width)
@@ -313,19 +310,6 @@ class ActiveFlows:
         self._local = self._links.some(self._routes.links)
         self._capacity = self._local.capacity
         self._has_incast = bool(self._local.is_limited.any())
-
-
-def _served(link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
-    """Bytes that a link serves until each of its flows has had up to ``full[e]``: sum of share * min(full, full[e]), (E,).
-
-    ``link`` and ``full`` are in ascending order; ``shares`` is the sum over all flows of each link, including those that do
-    not end.
-    """
-    bytes_before, shares_before = np.cumsum(share * full), np.cumsum(share)
-    first = np.searchsorted(link, link, side="left")
-    own = bytes_before - (bytes_before - share * full)[first]
-    passed = shares_before - (shares_before - share)[first]
-    return own + full * (shares[link] - passed)
 
 
 def _joined(weights: list[tuple[Reals, int]]) -> Reals:

@@ -135,3 +135,16 @@ def redundant(start: Longs, local: Ids, first: Longs, members: Ids, capacity: Re
                 gone[link] = True
                 break
     return gone
+
+
+@jit("(i8[::1], i8[::1], f8[::1], f8[::1], f8[::1])")
+def served(order: Longs, link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
+    """Sum of share * min(full, full[e]) over the flows of the link of each flow; ``order`` sorts ``full``."""
+    result, passed, left = np.empty(len(order)), np.zeros(len(shares)), shares.copy()
+    step = 1 if len(share) > 1 else 0
+    for flow in order:
+        here, most = link[flow], full[flow]
+        passed[here] += share[flow * step] * most
+        left[here] -= share[flow * step]
+        result[flow] = passed[here] + most * left[here]
+    return result

@@ -157,6 +157,27 @@ class ArrayWaterfill:
         held = np.bincount(link, weights=weight * rate, minlength=count).astype(np.float64)
         return entry, held, np.bincount(link, weights=running, minlength=count).astype(np.float64)
 
+    def served(self, link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
+        """Bytes that the link of each flow serves until each of its flows has had up to those of this one, shape (E,).
+
+        That is the sum over the flows ``g`` of the link of ``share[g] * min(full[g], full[e])``.
+
+        Args:
+            link: Link of each flow, shape (E,).
+            full: Bytes of each flow, shape (E,).
+            share: Share of each flow in its link, shape (E,) or (1,).
+            shares: Sum of the shares of all flows of each link, shape (H,); those that are not given have more bytes.
+        """
+        order = np.lexsort((full, link))
+        link, full, share = link[order], full[order], np.broadcast_to(share, len(order))[order]
+        bytes_before, shares_before = np.cumsum(share * full), np.cumsum(share)
+        first = np.searchsorted(link, link, side="left")
+        own = bytes_before - (bytes_before - share * full)[first]
+        passed = shares_before - (shares_before - share)[first]
+        result = np.empty(len(order))
+        result[order] = own + full * (shares[link] - passed)
+        return result
+
     def redundant(self, routes: CompactRoutes, capacity: Reals) -> NDArray[np.bool_]:
         """Whether each link can be left out, shape (H,); always False here, as the search pays on large problems only."""
         return np.zeros(len(capacity), dtype=bool)
@@ -239,6 +260,10 @@ class CompiledWaterfill(ArrayWaterfill):
         held, shares = np.zeros(len(routes.links)), np.zeros(len(routes.links))
         entry = self._on_routes.held_back(routes.start, routes.local, routes.weight, level, rate, part, held, shares)
         return entry, held, shares
+
+    def served(self, link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
+        """Bytes that the link of each flow serves until each of its flows has had up to those of this one, shape (E,)."""
+        return self._on_routes.served(np.argsort(full), link, full, share, shares)
 
     def redundant(self, routes: CompactRoutes, capacity: Reals) -> NDArray[np.bool_]:
         """Whether each link has neighbours on every route that are together no wider, so that it never fills first, (H,)."""
