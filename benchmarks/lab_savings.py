@@ -75,4 +75,4 @@ def _counted(folder: Path, label: str) -> int:
 def _traffic(row: Measurement) -> float:
     """Bytes between ranks that the simulator counts for the row's scenario."""
     case = CaseReader().read(row)
-    return float(case.deployment.prefill.bytes_remote)  # type: ignore[union-attr]  # a row with a scenario
+    return float(case.deployment.steps[0].bytes_remote)  # type: ignore[union-attr]  # a row with a scenario

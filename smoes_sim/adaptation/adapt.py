@@ -115,6 +115,8 @@ def _rule(scenario: Scenario) -> ExpertRule:
         raise ConfigError(f"placement.experts = {rule} does not follow the traffic. Use bins, eplb or coactivation.")
     if not scenario.model_shape.experts:
         raise ConfigError(f"model = {scenario.model_shape.name} has no experts to place. Choose a model with experts.")
+    if scenario.workload.phase == "decode":
+        raise ConfigError("workload.phase = decode: adapt simulates whole prefills. Write phase: prefill or both.")
     layout = scenario.parallelism
     if layout.tensor > 1 or layout.prefill_chunk is not None:
         raise ConfigError("parallelism: adapt simulates whole prefills with attention on each rank. Leave the section out.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from smoes_sim.errors import ConfigError
+from smoes_sim.prediction.ranks import workload_of
 from smoes_sim.prediction.router import make_workload, route, skipped
 from smoes_sim.routing import RoutingTrace, Tokens, load_trace
 from smoes_sim.routing.trace import IMAGE, PREFILL, TEXT
@@ -40,7 +41,7 @@ def drifting_windows(scenario: Scenario, *, windows: int, images: tuple[float, f
         ConfigError: If the workload has no images.
     """
     model = scenario.model_shape
-    base = make_workload(scenario.workload, model, scenario.seed)
+    base = make_workload(workload_of(scenario), model, scenario.seed)
     prompt = base.phase == PREFILL
     if not (base.modality[prompt] != TEXT).any():
         raise ConfigError(

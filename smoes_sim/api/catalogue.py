@@ -19,7 +19,7 @@ from smoes_sim.routing import published
 from smoes_sim.scenario import load_scenario, scenario_names
 from smoes_sim.sweeps import load_sweep, sweep_names
 from smoes_sim.topology import find_spec, topology_names
-from smoes_sim.workload.workload import find_preset, preset_names
+from smoes_sim.workload.spec import find_preset, preset_names
 from smoes_sim.yaml_files import nearest
 
 Kind = Literal[

@@ -39,7 +39,8 @@ def simulate(
     Args:
         scenario: A shipped name (``catalogue("scenarios")``), the path of a file, or a :class:`Scenario`.
         overrides: Changes of the scenario, as ``"routing.policy=smoes"`` or ``{"routing.policy": "smoes"}``.
-        timeline: File for a Chrome trace of the prefill (``.json`` or ``.json.gz``), for https://ui.perfetto.dev.
+        timeline: File for a Chrome trace of the prefill (decode alone: of its middle step), ``.json`` or ``.json.gz``, for
+            https://ui.perfetto.dev.
         show_progress: Where to show how far it has come.
         settings: Changes as keywords, two underscores for the dot: ``routing__policy="smoes"``.
 
@@ -61,7 +62,8 @@ def simulate(
     deployment = deploy(loaded)
     prediction = replace(_predict(deployment, show_progress), name=name)
     if timeline is not None:
-        step = middle_conditions(deployment, prediction).time(deployment.prefill, record_links=True)
+        shown = deployment.asked[len(deployment.asked) // 2]
+        step = middle_conditions(deployment, prediction).time(shown, record_links=True)
         write_chrome_trace(step, deployment.topology, Path(timeline))
     return prediction
 

@@ -162,7 +162,10 @@ def _of_links(network: Network, phases: Sequence[Flows]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCase:
-    """A part of a prefill: one phase of one MoE layer, the whole layer, or the whole pass."""
+    """A part of a prefill, or of the first decode step of a scenario that decodes only.
+
+    One phase of one MoE layer, the whole layer, or the whole pass.
+    """
 
     row: Measurement
     deployment: Deployment
@@ -180,7 +183,7 @@ class StepCase:
     @property
     def constants(self) -> tuple[str, ...]:
         """Names of the constants that matter: of the device for computation, of the network for communication."""
-        layer = self.deployment.prefill.batches[0].exchanges[self.row.layer or 0]
+        layer = self.deployment.steps[0].batches[0].exchanges[self.row.layer or 0]
         sends = [
             *_of_software(self.row),
             *_of_links(self.deployment.network, [*layer.dispatch, *layer.combine]),
@@ -192,7 +195,7 @@ class StepCase:
     def duration(self, constants: Mapping[str, float]) -> float:
         """Seconds from the common start until the last rank has finished."""
         conditions = self.deployment.under(constants)
-        step, index, phase = self.deployment.prefill, self.row.layer or 0, self.row.phase
+        step, index, phase = self.deployment.steps[0], self.row.layer or 0, self.row.phase
         if phase == "step":
             return conditions.time(step).duration
         times = [compute_times(self.deployment.model, batch.load, conditions.rates) for batch in step.batches]
@@ -262,7 +265,7 @@ def _step_case(row: Measurement, deployment_of: Callable[[str], Deployment]) -> 
     if row.phase not in PHASES:
         raise MeasurementError(f'phase = "{row.phase}" is unknown. {nearest(row.phase, PHASES)}')
     deployment = deployment_of(str(row.folder / row.scenario))
-    num_layers = len(deployment.prefill.batches[0].exchanges)
+    num_layers = len(deployment.steps[0].batches[0].exchanges)
     if row.phase != "step" and (row.layer is None or row.layer >= num_layers):
         raise MeasurementError(f"layer = {row.layer}: the scenario has the MoE layers 0 to {num_layers - 1}. Fix it.")
     return StepCase(row=row, deployment=deployment)

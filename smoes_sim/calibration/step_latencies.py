@@ -49,12 +49,18 @@ def fit_step_latencies(measurements: Measurements, scenario: Scenario, *, name: 
 
     Raises:
         MeasurementError: If the table lacks one of the two rows.
-        CalibrationError: If no draw can meet both.
+        CalibrationError: If no draw can meet both, or the scenario lacks prefill or decode.
     """
     from scipy.stats import qmc  # noqa: PLC0415  # takes 0.4 s to import; needed only here
 
     ttft, tpot = _measured(measurements, "ttft"), _measured(measurements, "tpot")
     deployment = deploy(scenario.model_copy(update={"calibration": None}))
+    if not deployment.chunks or not deployment.decode:
+        raise CalibrationError(
+            f"{name}: TTFT and TPOT are fitted together, but workload.phase = {scenario.workload.phase} with "
+            f"{deployment.workload.num_decode_tokens} decode tokens has not both. Write phase: both and output_tokens: 2 or "
+            "more."
+        )
     kinds = sorted(set(deployment.topology.link_kinds) - {"host-bus"})
     sampler = qmc.Sobol(d=4, rng=np.random.default_rng(seed))
     solved: list[dict[str, float]] = []

@@ -25,7 +25,8 @@ def simulate(
     ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for Parquet, JSON and the resolved scenario.")] = None,
     timeline: Annotated[
-        Optional[Path], typer.Option(metavar="FILE", help="Chrome trace of the prefill (.json or .json.gz).")
+        Optional[Path],
+        typer.Option(metavar="FILE", help="Chrome trace of the prefill, or of decode alone (.json[.gz])."),
     ] = None,
     as_json: Json = False,
 ) -> None:

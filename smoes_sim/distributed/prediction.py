@@ -28,7 +28,7 @@ class PredictedPhase:
 
 
 def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], PredictedPhase]:
-    """Predictions by (step, MoE layer 0..L-1, phase); steps are the prefill, then the decode steps.
+    """Predictions by (step, MoE layer 0..L-1, phase); steps are those of the deployment, the prefill first.
 
     Attention, gate, dense layers and the head are left out, as the runner leaves them out; everything else is what
     ``simulate`` computes, under the same sets of constants.
@@ -36,7 +36,7 @@ def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predict
     series: dict[tuple[int, int, str], list[float]] = {}
     for constants in constant_sets(deployment):
         conditions = deployment.under(constants)
-        for index, step in enumerate((deployment.prefill, *deployment.decode)):
+        for index, step in enumerate(deployment.steps):
             for key, value in _step(conditions, step).items():
                 series.setdefault((index, *key), []).append(value)
     return {key: _summary(values) for key, values in series.items()}

@@ -18,7 +18,7 @@ class RunRow:
     """One phase of one MoE layer on one rank.
 
     Attributes:
-        step: 0 for the prefill, then the decode steps.
+        step: 0 for the first pass: the prefill, if there is one, then the decode steps.
         layer: MoE layer, 0..L-1.
         phase: ``dispatch``, ``experts``, ``combine``, ``shared``, or ``layer``: all of them, without barriers.
         rank: The rank.
@@ -51,7 +51,7 @@ class LayerRow:
     """One phase of one MoE layer: medians over the repeats, and the prediction.
 
     Attributes:
-        step: 0 for the prefill, then the decode steps.
+        step: 0 for the first pass: the prefill, if there is one, then the decode steps.
         layer: MoE layer, 0..L-1.
         phase: As in :class:`RunRow`.
         measured_s: Median over repeats of the slowest rank's time, seconds.

@@ -128,9 +128,10 @@ class _Stack:
         self.dtype = dtype_of(deployment.scenario.communication.combine)
         nodes = deployment.topology.node_of_rank.tolist()
         self._counted = CountedExchange(exchange(deployment.scenario.communication.library, node_of_rank=nodes))
-        self._steps = (deployment.prefill, *deployment.decode)
+        self._steps = deployment.steps
         workload = deployment.workload
-        self._tokens = [np.flatnonzero(workload.phase == PREFILL), *decode_steps(workload)]
+        prompts = [] if deployment.prefill is None else [np.flatnonzero(workload.phase == PREFILL)]
+        self._tokens = [*prompts, *decode_steps(workload)]
         layers = range(deployment.model.num_moe_layers)
         self._layers = [self._layer(deployment, layer) for layer in layers]
         self._plans = [[self._plan(deployment, tokens, layer) for layer in layers] for tokens in self._tokens]

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def measurements(result: RunResult, *, name: str) -> list[Measurement]:
-    """The prefill's medians as rows of the measurements table, which ``calibrate`` and ``validate`` read.
+    """The medians of the first pass as rows of the measurements table, which ``calibrate`` and ``validate`` read.
+
+    That is the prefill, or the first decode step where only decode was asked for.
 
     Args:
         result: The run.

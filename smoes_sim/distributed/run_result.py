@@ -20,7 +20,7 @@ class ExecutedStep:
     """One forward pass of a run.
 
     Attributes:
-        step: 0 for the prefill, then the decode steps.
+        step: 0, 1, ... in the order of execution: the prefill, if there is one, then the decode steps.
         phase: ``prefill`` or ``decode``.
         tokens: Number of tokens of all ranks.
     """
@@ -186,11 +186,13 @@ def _sums(medians: Sequence[LayerRow], steps: Sequence[ExecutedStep]) -> list[_S
 def summarise(measured: Measured) -> RunResult:
     """The result of a run: what was measured, and the simulator's predictions beside it."""
     deployment = measured.deployment
-    tokens = [sum(step.batches[0].load.tokens.tolist()) for step in (deployment.prefill, *deployment.decode)]
+    tokens = [sum(step.batches[0].load.tokens.tolist()) for step in deployment.steps]
+    phases = [*(["prefill"] if deployment.prefill else []), *("decode" for _ in deployment.decode)]
     return RunResult(
         measured=measured,
         steps=tuple(
-            ExecutedStep(step=step, phase="decode" if step else "prefill", tokens=count) for step, count in enumerate(tokens)
+            ExecutedStep(step=step, phase=phase, tokens=count)
+            for step, (phase, count) in enumerate(zip(phases, tokens, strict=True))
         ),
         medians=tuple(layer_rows(measured.rows, predict_layers(deployment))),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.prediction.deploy import topology_of
 from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.ranks import topology_of
 from smoes_sim.prediction.router import synthesize_trace
 from smoes_sim.results.write import resolved_yaml
 from smoes_sim.routing.trace import save_trace

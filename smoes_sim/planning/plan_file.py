@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import scenario_document, with_named_sections
+from smoes_sim.serving import check_has_prompts
 from smoes_sim.sweeps import Point, in_one_line, make_point
 from smoes_sim.units import Arrivals, Duration
 from smoes_sim.yaml_files import Spec, named_document
@@ -147,7 +148,7 @@ def load_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     An offer that breaks a rule of scenarios is kept with its problem, so that the others can go on.
 
     Raises:
-        ConfigError: If the file breaks a rule, or no offer is a valid scenario.
+        ConfigError: If the file breaks a rule, no offer is a valid scenario, or one asks for decode alone.
     """
     document = named_document(name, _SHIPPED, what="plan")
     for assignment in overrides:
@@ -173,6 +174,12 @@ def load_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     ]
     if all(offer.point.scenario is None for offer in offers):
         raise ConfigError(f"{document.name}: no offer is a valid scenario: {offers[0].point.problem}")
+    for offer in offers:
+        if offer.point.scenario is not None:
+            try:
+                check_has_prompts(offer.point.scenario)
+            except ConfigError as error:
+                raise error.at(document.name) from None
     return Plan(file=file, offers=offers)
 
 

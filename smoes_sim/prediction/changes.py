@@ -15,6 +15,8 @@ from smoes_sim.prediction.prediction import Prediction
 
 CHANGES = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "decode_ep_comm_s", "bytes_remote")
 """Quantities whose change is reported where a prediction has them."""
+_OF_ASKED = {"tokens_per_s", "ep_comm_s", "bytes_remote"}
+"""Those that describe a decode step, or its steady state, where only decode was asked for, and otherwise the whole batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +35,17 @@ def changes(mine: Prediction, base: Prediction) -> dict[str, Change]:
     """Relative changes of :data:`CHANGES`, by name.
 
     With equal numbers of draws the changes are taken draw by draw and have an interval; otherwise the change is that of the
-    medians. Quantities that one of the two lacks, or whose base is 0, are left out.
+    medians. Quantities that one of the two lacks, or whose base is 0, are left out; where only one asks for decode alone, so
+    are those that describe another pass in it.
 
     Example:
         1 s and 2 s under two draws against 2 s and 2 s: -0.5 and 0, so -0.25 [-0.5, 0].
     """
     found: dict[str, Change] = {}
+    same = (mine.phase == "decode") == (base.phase == "decode")
     for key in CHANGES:
+        if key in _OF_ASKED and not same:
+            continue
         here, there = _series(mine, key), _series(base, key)
         if here is None or there is None or (there == 0).any():
             continue

@@ -175,21 +175,24 @@ class Comparison(Result):
         return [f"in every row: {same}"] if same else []
 
     def _counted(self, header: list[str], cells: list[list[str]]) -> Table:
-        names = ("prefill_vision", "prefill_text", "prefill", "decode")
+        shown = {"prefill_vision": "vision", "prefill_text": "text", "prefill": "V+T", "decode": "decode"}
+        if self._is_decode:
+            shown = {"decode": "decode"}
         rows = []
         for row, leading in zip(self.rows, cells, strict=True):
             rates = row.transmission_rate
-            shares = [percent(None if rates is None else getattr(rates, name)) for name in names]
+            shares = [percent(None if rates is None else getattr(rates, name)) for name in shown]
             rows.append([*leading, *shares, f"{row.bytes_remote / 1e9:.3f}", f"{row.imbalance:.2f}"])
         return Table(
-            title="What travels (share of tokens and layers that need another rank, %; bytes between ranks in prefill)",
-            header=[*header, "vision", "text", "V+T", "decode", "GB", "max/mean"],
+            title="What travels (share of tokens and layers that need another rank, %; bytes between ranks in "
+            f"{self._pass()})",
+            header=[*header, *shown.values(), "GB", "max/mean"],
             rows=rows,
             left=len(header),
         )
 
     def _timed(self, header: list[str], cells: list[list[str]]) -> Table:
-        keys = ("ttft_s", "tpot_s")
+        keys = {"tpot_s": "TPOT"} if self._is_decode else {"ttft_s": "TTFT", "tpot_s": "TPOT"}
         units = {key: time_column(_with_ends(self.rows, key)) for key in keys}
         rows = []
         for row, leading in zip(self.rows, cells, strict=True):
@@ -198,10 +201,26 @@ class Comparison(Result):
             rows.append([*leading, *times, rate, ranged(row.ep_overhead, row.interval("ep_overhead"), percent)])
         return Table(
             title="How long it takes" + self._meaning_of_brackets(),
-            header=[*header, f"TTFT ({units['ttft_s'][0]})", f"TPOT ({units['tpot_s'][0]})", "tokens/s", "EP overhead (%)"],
+            header=[
+                *header,
+                *(f"{name} ({units[key][0]})" for key, name in keys.items()),
+                "tokens/s",
+                "EP overhead (%)",
+            ],
             rows=rows,
             left=len(header),
         )
+
+    @property
+    def _is_decode(self) -> bool:
+        """Whether every row asks for decode alone."""
+        return all(row.phase == "decode" for row in self.rows)
+
+    def _pass(self) -> str:
+        """The pass that quantities without the name of a phase describe."""
+        if self._is_decode:
+            return "a decode step"
+        return "prefill, or decode alone" if any(row.phase == "decode" for row in self.rows) else "prefill"
 
     def _meaning_of_brackets(self) -> str:
         if not any(row.intervals for row in self.rows):
@@ -212,10 +231,11 @@ class Comparison(Result):
 
     def _changed(self, header: list[str], cells: list[list[str]]) -> Table:
         rows = []
+        shown = {key: name for key, name in _CHANGED.items() if key != "ttft_s" or not self._is_decode}
         for found, leading in zip(self.changes, cells, strict=True):
-            rows.append([*leading, *(str(found[key]) if key in found else "-" for key in _CHANGED)])
+            rows.append([*leading, *(str(found[key]) if key in found else "-" for key in shown)])
         base = f"row {self.baseline + 1}" if self.baseline else "the first row"
-        return Table(title=f"Change from {base} (%)", header=[*header, *_CHANGED.values()], rows=rows, left=len(header))
+        return Table(title=f"Change from {base} (%)", header=[*header, *shown.values()], rows=rows, left=len(header))
 
     def _constants(self) -> list[Table]:
         names = dict.fromkeys(row.calibration for row in self.rows if row.calibration)

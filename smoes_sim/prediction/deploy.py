@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.errors import ConfigError, PlacementError, TopologyError
+from smoes_sim.errors import ConfigError, PlacementError
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place_experts, read_placement
 from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.ranks import topology_of
 from smoes_sim.prediction.router import tokens_and_routing
 from smoes_sim.routing import (
     RoutingTrace,
@@ -19,7 +20,7 @@ from smoes_sim.routing import (
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import ExpertFile, Scenario
 from smoes_sim.step.build import RoutedExperts, StepParts, decode_steps, make_step, num_decode_steps, prefill_chunks
-from smoes_sim.topology import Topology, build, find_topology
+from smoes_sim.topology import Topology
 
 
 def deploy(scenario: Scenario) -> Deployment:
@@ -44,19 +45,20 @@ def deploy(scenario: Scenario) -> Deployment:
             "Use a divisor."
         )
     _check_placement(scenario, model, topology)
-    workload, trace = tokens_and_routing(scenario, model)
+    routed = tokens_and_routing(scenario, model, topology.num_ranks)
+    workload, trace, deciding = routed.workload, routed.trace, routed.deciding
     moe_layers = np.array(model.moe_layer_indices, dtype=np.int64)
     experts = None
     is_prompt = workload.phase == PREFILL
     home = sequence_homes(workload.sequence_id, is_prompt, num_ranks=topology.num_ranks, tensor=tensor)
-    if trace is not None:
+    if trace is not None and deciding is not None:
         try:
-            placement = _place(scenario, model, trace, topology.num_ranks)
+            placement = _place(scenario, model, deciding, topology.num_ranks)
         except PlacementError as error:
             raise error.at(f"{model.name} on {topology.name}") from None
         experts = RoutedExperts(trace=trace, placement=placement)
         if tensor == 1:
-            home = home_tokens(scenario.placement.tokens, trace, placement)
+            home = home_tokens(scenario.placement.tokens, trace, placement, decide_by=deciding)
     parts = StepParts(
         model=model,
         network=network,
@@ -70,22 +72,6 @@ def deploy(scenario: Scenario) -> Deployment:
     return assemble(scenario, parts, moe_layers=moe_layers)
 
 
-def topology_of(scenario: Scenario) -> Topology:
-    """The ranks that take part, and what they are wired to.
-
-    Raises:
-        ConfigError: If the topology has fewer ranks than are asked for.
-    """
-    asked = scenario.topology
-    topology = find_topology(asked) if isinstance(asked, str) else build(asked, name=asked.name or asked.kind)
-    if scenario.ranks is None:
-        return topology
-    try:
-        return topology.first(scenario.ranks)
-    except TopologyError as error:
-        raise error.at(f"ranks = {scenario.ranks}") from None
-
-
 def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int64]) -> Deployment:
     """The steps of a deployment from what they share; another network in ``parts`` gives the same traffic on it.
 
@@ -95,8 +81,9 @@ def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int
         moe_layers: Indices in the model of the MoE layers that are routed.
     """
     chunks, decode = prefill_chunks(parts), decode_steps(parts.workload)
-    prefill = make_step(parts, np.flatnonzero(parts.workload.phase == PREFILL))
-    is_cut = scenario.parallelism.prefill_chunk is not None
+    prompts = np.flatnonzero(parts.workload.phase == PREFILL)
+    prefill = make_step(parts, prompts) if len(prompts) else None
+    is_cut = scenario.parallelism.prefill_chunk is not None and prefill is not None
     mixed = None
     if is_cut and decode:
         mixed = make_step(parts, np.concatenate([chunks[len(chunks) // 2], decode[len(decode) // 2]]))
@@ -105,7 +92,7 @@ def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int
         topology=parts.network.topology,
         parts=parts,
         prefill=prefill,
-        chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut else [prefill],
+        chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut or prefill is None else [prefill],
         decode=[make_step(parts, tokens) for tokens in decode],
         num_chunks=len(chunks),
         num_decode_steps=num_decode_steps(parts.workload),

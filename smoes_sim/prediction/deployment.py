@@ -34,9 +34,9 @@ class Deployment:
         scenario: What was asked.
         topology: What is wired to what.
         parts: What the steps share.
-        prefill: The whole prefill as one step, for its traffic.
-        chunks: The steps that prefill takes, one after the other, or an evenly spaced sample of them.
-        decode: An evenly spaced sample of the decode steps.
+        prefill: The whole prefill as one step, for its traffic; None where only decode steps are asked for.
+        chunks: The steps that prefill takes, one after the other, or an evenly spaced sample of them; empty without it.
+        decode: An evenly spaced sample of the decode steps; empty where there is none (one output token, phase prefill).
         num_chunks: Number of steps that prefill takes.
         num_decode_steps: Number of all decode steps.
         mixed: A middle chunk of prefill and a decode step in one; None where prefill is not cut into chunks.
@@ -47,7 +47,7 @@ class Deployment:
     scenario: Scenario
     topology: Topology
     parts: StepParts
-    prefill: Step
+    prefill: Step | None
     chunks: Sequence[Step]
     decode: Sequence[Step]
     num_chunks: int
@@ -67,11 +67,27 @@ class Deployment:
             self,
             parts=parts,
             topology=network.topology,
-            prefill=self.prefill.on(parts),
+            prefill=None if self.prefill is None else self.prefill.on(parts),
             chunks=[step.on(parts) for step in self.chunks],
             decode=[step.on(parts) for step in self.decode],
             mixed=None if self.mixed is None else self.mixed.on(parts),
         )
+
+    @property
+    def steps(self) -> list[Step]:
+        """The prefill as a whole, if there is one, then the decode steps."""
+        return [*([] if self.prefill is None else [self.prefill]), *self.decode]
+
+    @property
+    def asked(self) -> Sequence[Step]:
+        """The steps that figures without the name of a phase describe: the prefill, or decode where there is no prefill."""
+        return self.decode if self.prefill is None else [self.prefill]
+
+    @property
+    def imbalance(self) -> float:
+        """Routed tokens of the busiest rank over the mean, in the steps of :attr:`asked`; 1 for a dense model."""
+        found = [step.traffic.imbalance() for step in self.asked if step.traffic]
+        return float(np.mean(found)) if found else 1.0
 
     @property
     def model(self) -> ModelShape:
@@ -127,8 +143,8 @@ class Conditions:
 
     @property
     def outside(self) -> float:
-        """Seconds of a prefill of the whole batch outside the layers."""
-        return self.outside_of(None)
+        """Seconds of a prefill of the whole batch outside the layers; 0 without prefill."""
+        return 0.0 if self.deployment.prefill is None else self.outside_of(None)
 
     def outside_of(self, images: int | None) -> float:
         """Seconds of a prefill outside the layers: the given ``per_prefill``, or the vision tower by roofline.
@@ -141,7 +157,7 @@ class Conditions:
         if spec.is_from_trace:
             return self.per_prefill or 0.0
         full = spec.filled()
-        of_batch = (full.images or 0) * full.batch
+        of_batch = (full.images or 0) * self.deployment.workload.num_sequences
         if self.per_prefill is not None:
             return self.per_prefill if images is None or not of_batch else self.per_prefill * images / of_batch
         return vision_time(

@@ -12,6 +12,7 @@ from smoes_sim.prediction.memory_fit import MemoryFit, memory
 from smoes_sim.routing import modality_specialisation
 from smoes_sim.scenario import Scenario, load_scenario, scenario_names
 from smoes_sim.traffic.copies import transmission_rate
+from smoes_sim.workload import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,9 @@ class TransmissionRates:
 class Description:
     """What is known of a deployment before any time; see :class:`~smoes_sim.prediction.prediction.Prediction`."""
 
+    phase: Phase
+    sequences: int
+    context: float
     model: str
     topology: str
     ranks: int
@@ -55,7 +59,7 @@ class Description:
 def describe(deployment: Deployment) -> Description:
     """Traffic, balance, memory and names of a deployment."""
     scenario, trace, placement = deployment.scenario, deployment.trace, deployment.placement
-    prefill, decode = deployment.prefill, deployment.decode
+    decode, workload = deployment.decode, deployment.workload
     rates, msi = None, None
     if trace is not None and placement is not None:
         found = transmission_rate(trace, placement, deployment.home)
@@ -64,6 +68,9 @@ def describe(deployment: Deployment) -> Description:
     fit = memory(deployment)
     balances = [step.traffic.imbalance() for step in decode if step.traffic]
     return Description(
+        phase=scenario.workload.phase,
+        sequences=workload.num_sequences,
+        context=float(workload.sequence_prompt_tokens.mean()),
         model=deployment.model.name,
         topology=deployment.topology.name,
         ranks=deployment.topology.num_ranks,
@@ -71,10 +78,10 @@ def describe(deployment: Deployment) -> Description:
         token_placement=scenario.placement.tokens if trace is not None else "data_parallel",
         expert_placement=str(scenario.expert_rule) if trace is not None else "replicated",
         deduplicate=scenario.communication.deduplicate,
-        bytes_total=prefill.bytes_total,
-        bytes_remote=prefill.bytes_remote,
+        bytes_total=float(np.mean([step.bytes_total for step in deployment.asked])),
+        bytes_remote=float(np.mean([step.bytes_remote for step in deployment.asked])),
         decode_bytes_remote=float(np.mean([step.bytes_remote for step in decode])) if decode else 0.0,
-        imbalance=prefill.traffic.imbalance() if prefill.traffic else 1.0,
+        imbalance=deployment.imbalance,
         decode_imbalance=float(np.mean(balances)) if balances else None,
         transmission_rate=rates,
         msi=msi,
@@ -94,7 +101,8 @@ def _not_counted(deployment: Deployment) -> list[str]:
     """What the times leave out."""
     vision: list[str] = []
     scenario = deployment.scenario
-    if deployment.workload.sequence_vision_tokens.any() and scenario.compute.per_prefill is None:
+    has_images = deployment.prefill is not None and deployment.workload.sequence_vision_tokens.any()
+    if has_images and scenario.compute.per_prefill is None:
         unknown = deployment.model.vision is None or scenario.workload.is_from_trace
         vision = ["vision encoder"] if unknown and scenario.calibration is None else []
     return [*vision, "keys and values between ranks", "sampling"]
@@ -114,6 +122,9 @@ def _warnings(deployment: Deployment, fit: MemoryFit) -> list[str]:
             f"calibration = {deployment.scenario.calibration} was fitted on {other}, not on this system. "
             "Write calibration=null for nominal rates, or calibrate this one."
         )
+    chunk = deployment.scenario.parallelism.prefill_chunk
+    if chunk is not None and deployment.prefill is None:
+        found.append(f"parallelism.prefill_chunk = {chunk} has no effect: workload.phase = decode has no prefill.")
     return found if fit.fits else [*found, str(fit)]
 
 

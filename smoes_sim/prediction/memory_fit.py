@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smoes_sim.compute import MemoryNeed, StepSize, find_device, memory_of_rank
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.traffic.copies import copy_bytes
+from smoes_sim.workload import Workload
 
 _MOST_RANKS = 4096
 """Largest number of ranks that is tried."""
@@ -78,8 +80,9 @@ class MemoryFit:
 def memory(deployment: Deployment) -> MemoryFit:
     """The memory that a deployment needs on its busiest rank, against what its device has.
 
-    need = weights + buffers of the largest step + cache of every token of the batch; available = memory * memory_share. For
-    other numbers of ranks, sequences and experts are assumed to be distributed evenly.
+    need = weights + buffers of the largest step + cache of every token of the batch, prompts included whatever the phase;
+    available = memory * memory_share. For other numbers of ranks, sequences and experts are assumed to be distributed
+    evenly; where the workload gives ``sequences_per_rank``, every rank has as many sequences on any number of ranks.
 
     Example:
         DeepSeek-V3 in bf16 has 1.31 TB of experts: 41 GB each on 32 ranks, beside 34 GB that every rank holds: not on 80 GB.
@@ -132,19 +135,34 @@ def _step_size(deployment: Deployment, num_ranks: int) -> StepSize:
     """The largest step on ``num_ranks``: a prefill or its chunk, or a decode step; all of the batch is kept."""
     scenario, workload = deployment.scenario, deployment.workload
     tensor, chunk = scenario.parallelism.tensor, scenario.parallelism.prefill_chunk
+    if scenario.workload.sequences_per_rank is not None:
+        num_ranks = deployment.topology.num_ranks
     groups = num_ranks // tensor
     group = workload.sequence_id.astype(np.int64) % groups
     if num_ranks == deployment.topology.num_ranks:
         group = deployment.home // tensor
-    prompts = int(np.bincount(group[workload.phase == PREFILL]).max())
+    is_prompt = workload.phase == PREFILL
+    prompts = int(np.bincount(group[is_prompt]).max(initial=0))
     sequences = -(-workload.num_sequences // groups)
     prefill = prompts if chunk is None else min(prompts, chunk + -(-workload.decode_batch // groups))
     communication, hidden = scenario.communication, deployment.model.hidden
     return StepSize(
         tokens=-(-max(prefill, sequences) // tensor),
         outputs=sequences,
-        cached=int(np.bincount(group).max()),
-        imbalance=deployment.prefill.traffic.imbalance() if deployment.prefill.traffic else 1.0,
+        cached=_cached(workload, group),
+        imbalance=deployment.imbalance,
         copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
-        has_images=bool(workload.sequence_vision_tokens.any()),
+        has_images=deployment.prefill is not None and bool(workload.sequence_vision_tokens.any()),
     )
+
+
+def _cached(workload: Workload, group: NDArray[np.int64]) -> int:
+    """Tokens in the cache of the fullest attention group, where ``group`` is that of each token, shape (T,).
+
+    Prompts that are no tokens of the workload are with the first decode token of their sequence.
+    """
+    cached = np.bincount(group).astype(np.float64)
+    if not workload.num_prefill_tokens:
+        sequences, first = np.unique(workload.sequence_id, return_index=True)
+        cached += np.bincount(group[first], weights=workload.sequence_prompt_tokens[sequences], minlength=len(cached))
+    return int(cached.max())

@@ -13,6 +13,7 @@ from smoes_sim.prediction.charts import comparison_chart
 from smoes_sim.prediction.describe import TransmissionRates
 from smoes_sim.prediction.memory_fit import MemoryFit
 from smoes_sim.validation_errors import nearest
+from smoes_sim.workload import Phase
 
 if TYPE_CHECKING:
     import altair as alt
@@ -43,6 +44,10 @@ class Prediction(Result):
         token_placement: Rule that gives tokens their home ranks.
         expert_placement: Rule that gives experts their slots.
         deduplicate: Whether a token is sent once per rank or per node.
+        phase: What was asked for: ``both``, ``prefill`` or ``decode``. Where this list says prefill, the same key describes
+            a decode step if only decode was asked for.
+        sequences: Number of sequences of all ranks; None where an earlier version did not say.
+        context: Mean number of tokens of a sequence before its first decode step; None as above.
         bytes_total: Bytes of dispatch and combine in prefill, with those that stay on their rank.
         bytes_remote: Bytes of dispatch and combine in prefill from rank to rank.
         decode_bytes_remote: The same in a decode step.
@@ -61,12 +66,12 @@ class Prediction(Result):
         bound_s: Lower bound of ``ep_comm_s``.
         network_error: Largest relative error of an exchange; 0 is exact.
         lateness_s: Longest wait of a message for the next window of the network; 0 is exact.
-        ttft_s: Time to the first token.
+        ttft_s: Time to the first token; None without prefill, as the next and ``tokens_per_s_prefill...``.
         outside_s: Part of the prefill outside the layers (vision encoder).
         ep_overhead: ``ep_exposed_s / step_s``.
         tokens_per_s_prefill: Prompt tokens per second.
         tokens_per_s_prefill_per_rank: The same per rank.
-        tokens_per_s: Output tokens per second of the batch.
+        tokens_per_s: Output tokens per second of the batch; decode alone: sequences / TPOT.
         tpot_s: Time per output token; None without decode.
         mixed_step_s: A step with a chunk of prefill and a decode step; None where prefill is not in chunks.
         decode_step_s: These and the following: as above, of a decode step; None without decode.
@@ -93,6 +98,9 @@ class Prediction(Result):
     token_placement: str
     expert_placement: str
     deduplicate: str
+    phase: Phase = "both"
+    sequences: int | None = None
+    context: float | None = None
     bytes_total: float
     bytes_remote: float
     decode_bytes_remote: float
@@ -108,11 +116,11 @@ class Prediction(Result):
     bound_s: float
     network_error: float
     lateness_s: float
-    ttft_s: float
-    outside_s: float
+    ttft_s: float | None = None
+    outside_s: float | None = None
     ep_overhead: float
-    tokens_per_s_prefill: float
-    tokens_per_s_prefill_per_rank: float
+    tokens_per_s_prefill: float | None = None
+    tokens_per_s_prefill_per_rank: float | None = None
     tokens_per_s: float
     tpot_s: float | None = None
     mixed_step_s: float | None = None
@@ -197,16 +205,26 @@ class Prediction(Result):
         return comparison_chart([self.to_dict()], [self.name or self.policy])
 
     def _lines(self) -> dict[str, str]:
-        rates = asdict(self.transmission_rate) if self.transmission_rate else {}
+        rates = {} if self.transmission_rate is None else asdict(self.transmission_rate)
+        if self.phase != "both":
+            rates = {name: value for name, value in rates.items() if name.startswith(self.phase)}
         shares = ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in rates.items())
+        has_prefill, has_decode = self.phase != "decode", self.decode_step_s is not None
+        remote, balance = [], []
+        if has_prefill:
+            remote, balance = [f"{size(self.bytes_remote)} in prefill"], [f"{self.imbalance:.3f} in prefill"]
+        if self.phase != "prefill":
+            remote.append(f"{size(self.decode_bytes_remote)} per decode step")
+            balance.append(f"{self.decode_imbalance or 1.0:.3f} in decode")
         lines = {
             "deployment": f"{self.model} on {self.topology} ({self.ranks} ranks), routing {self.policy}",
+            "workload": self._asked(),
             "constants": f"calibration {self.calibration}" if self.calibration else "nominal",
             "expert placement": self.expert_placement,
             "token placement": f"{self.token_placement}, deduplication {self.deduplicate}",
             "transmission rate (%)": shares or "-",
-            "bytes between ranks": f"{size(self.bytes_remote)} in prefill, {size(self.decode_bytes_remote)} per decode step",
-            "imbalance (max/mean)": f"{self.imbalance:.3f} in prefill, {self.decode_imbalance or 1.0:.3f} in decode",
+            "bytes between ranks": ", ".join(remote),
+            "imbalance (max/mean)": ", ".join(balance),
             "TTFT": self._ranged("ttft_s"),
             "TPOT": self._ranged("tpot_s"),
             "output tokens/s": ranged(self.tokens_per_s, self.interval("tokens_per_s"), "{:.4g}".format),
@@ -214,15 +232,26 @@ class Prediction(Result):
             "EP exposed, prefill": self._exposed(""),
             "EP communication, decode": f"{self._ranged('decode_ep_comm_s')}, lower bound {seconds(self.decode_bound_s)}",
             "EP exposed, decode": self._exposed("decode_"),
-            "TP communication, prefill": self._ranged("tp_comm_s"),
+            f"TP communication, {'prefill' if has_prefill else 'decode'}": self._ranged("tp_comm_s"),
             "mixed step": self._ranged("mixed_step_s"),
             "memory": str(self.memory),
             "network error": self._network_error(),
             "not counted": ", ".join(self.not_counted),
         }
-        gone = {"TP communication, prefill": not self.tp_comm_s, "mixed step": self.mixed_step_s is None}
-        gone |= {f"EP {what}, decode": self.decode_step_s is None for what in ("communication", "exposed")}
-        return {key: line for key, line in lines.items() if not gone.get(key)}
+        gone = {f"TP communication, {phase}" for phase in ("prefill", "decode") if not self.tp_comm_s}
+        gone |= set() if self.mixed_step_s is not None else {"mixed step"}
+        gone |= set() if self.phase != "both" else {"workload"}
+        gone |= set() if has_prefill else {"TTFT", "EP communication, prefill", "EP exposed, prefill"}
+        gone |= set() if has_decode else {"EP communication, decode", "EP exposed, decode"}
+        gone |= set() if self.phase != "prefill" else {"TPOT"}
+        return {key: line for key, line in lines.items() if key not in gone}
+
+    def _asked(self) -> str:
+        """What was asked for, where it is one phase."""
+        if self.sequences is None or self.context is None:
+            return f"{self.phase} only"
+        each = f"{'context' if self.phase == 'decode' else 'prompt'} {self.context:g}"
+        return f"{self.phase} only: {self.sequences} sequences, {self.sequences / self.ranks:g} per rank, {each}"
 
     def _ranged(self, key: str) -> str:
         return ranged(getattr(self, key), self.interval(key), seconds)

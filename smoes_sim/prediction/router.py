@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from smoes_sim.errors import ConfigError, TraceError
 from smoes_sim.models import ModelShape
+from smoes_sim.prediction.ranks import workload_of
 from smoes_sim.routing import (
     KEPT_GROUPS,
     NUM_GROUPS,
@@ -22,6 +23,7 @@ from smoes_sim.routing import (
     published,
     skip_slots,
 )
+from smoes_sim.routing.trace import DECODE, PREFILL
 from smoes_sim.scenario import RoutingSpec, Scenario
 from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_of_tokens
 
@@ -34,28 +36,61 @@ def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
     return build_workload(spec, model, rng=np.random.default_rng([seed, 3]))
 
 
-def tokens_and_routing(scenario: Scenario, model: ModelShape) -> tuple[Workload, RoutingTrace | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedTokens:
+    """The tokens of a scenario and where they go.
+
+    Attributes:
+        workload: The tokens.
+        trace: Their routing; None for a dense model.
+        deciding: The routing that decides where experts and tokens are placed: that of all tokens of a trace file, of the
+            reference prompts where a rule needs images and text and the workload has no prompts, otherwise ``trace``.
+    """
+
+    workload: Workload
+    trace: RoutingTrace | None
+    deciding: RoutingTrace | None
+
+
+def tokens_and_routing(scenario: Scenario, model: ModelShape, num_ranks: int) -> RoutedTokens:
     """The workload and its routing, captured or synthetic; no routing for a dense model.
 
     Raises:
         TraceError: If a trace file does not fit the model or the workload.
     """
-    spec, file = scenario.workload, scenario.routing.trace
+    spec, file = scenario.workload.for_ranks(num_ranks), scenario.routing.trace
     if file is None or not (model.experts or spec.is_from_trace):
         workload = make_workload(spec, model, scenario.seed)
-        return workload, _route(scenario.routing, spec, model, scenario.seed) if model.experts else None
-    trace = load_trace(Path(file))  # every time: the file may have changed
+        if not model.experts:
+            return RoutedTokens(workload=workload, trace=None, deciding=None)
+        trace = _route(scenario.routing, spec, model, scenario.seed)
+        return RoutedTokens(workload=workload, trace=trace, deciding=_deciding(scenario, trace, model))
+    whole = load_trace(Path(file))  # every time: the file may have changed
     if not spec.is_from_trace:
         workload = make_workload(spec, model, scenario.seed)
     else:
         try:
-            workload = workload_of_tokens(trace.modality, trace.sequence_id, trace.phase, decode_batch=spec.decode_batch)
+            workload = workload_of_tokens(whole.modality, whole.sequence_id, whole.phase, decode_batch=spec.decode_batch)
         except ConfigError as error:
             raise error.at(file) from None
     if not model.experts:
-        return workload, None
-    check_fits(trace, model, _tokens(workload), name=file)
-    return workload, skipped(trace, scenario.routing, name=file)
+        return RoutedTokens(workload=workload.only(spec.phase), trace=None, deciding=None)
+    check_fits(whole, model, _tokens(workload), name=file)
+    whole = skipped(whole, scenario.routing, name=file)
+    if not spec.is_from_trace or spec.phase == "both":
+        return RoutedTokens(workload=workload, trace=whole, deciding=whole)
+    asked = np.flatnonzero(workload.phase == (PREFILL if spec.phase == "prefill" else DECODE))
+    if not len(asked):
+        raise ConfigError(f"{file}: holds no tokens of workload.phase = {spec.phase}. Write phase: both.")
+    return RoutedTokens(workload=workload.only(spec.phase), trace=whole.select(asked), deciding=whole)
+
+
+def _deciding(scenario: Scenario, trace: RoutingTrace, model: ModelShape) -> RoutingTrace:
+    """The routing that decides a placement; see :class:`RoutedTokens`."""
+    needs_prompts = scenario.expert_rule == "bins" or scenario.placement.tokens == "modality"
+    if scenario.workload.phase == "decode" and needs_prompts:
+        return _route(scenario.routing, REFERENCE_WORKLOAD, model, scenario.seed)
+    return trace
 
 
 @lru_cache(maxsize=8)
@@ -98,7 +133,7 @@ def synthesize_trace(scenario: Scenario) -> RoutingTrace:
         raise ConfigError(f'routing.trace = "{scenario.routing.trace}": there is nothing to synthesize. Leave it out.')
     if not model.experts:
         raise ConfigError(f'model = "{model.name}": a dense model routes nothing. Choose a model with experts.')
-    trace = _route(scenario.routing, scenario.workload, model, scenario.seed)
+    trace = _route(scenario.routing, workload_of(scenario), model, scenario.seed)
     _, parameters = make_router(scenario.routing, model, scenario.seed)
     metadata = {
         "source": "synthetic",

@@ -83,8 +83,9 @@ def num_passes(deployment: Deployment) -> int:
 
 
 def middle_conditions(deployment: Deployment, prediction: Prediction) -> Conditions:
-    """The deployment under the one set of constants whose TTFT is nearest the median of a prediction."""
+    """The deployment under the one set of constants whose TTFT (TPOT where there is none) is nearest the median."""
     if deployment.scenario.calibration is None:
         return deployment.under({})
-    away = np.abs(np.array(prediction.draws["ttft_s"]) - prediction.ttft_s)
+    key = "tpot_s" if prediction.ttft_s is None else "ttft_s"
+    away = np.abs(np.array(prediction.draws[key]) - getattr(prediction, key))
     return deployment.under(load_calibration(deployment.scenario.calibration).draw(int(away.argmin())))

@@ -15,27 +15,34 @@ class Times:
     """All times of a deployment under one set of constants.
 
     Attributes:
-        prefill: The whole prefill.
-        decode: The mean of the sampled decode steps; None where every answer has one token.
-        outside_s: Seconds of the prefill outside the layers.
+        prefill: The whole prefill; None where only decode steps are asked for.
+        decode: The mean of the sampled decode steps; None where there is none (one output token, phase prefill).
+        outside_s: Seconds of the prefill outside the layers; 0 without prefill.
         mixed_step_s: Seconds of a step with a chunk of prefill and a decode step; None where prefill is not in chunks.
-        tokens_per_s_prefill: Prompt tokens per second of all ranks.
-        tokens_per_s_prefill_per_rank: The same divided by the number of ranks.
+        tokens_per_s_prefill: Prompt tokens per second of all ranks; None without prefill.
+        tokens_per_s_prefill_per_rank: The same divided by the number of ranks; None without prefill.
         tokens_per_s: Output tokens per second of the batch.
     """
 
-    prefill: PhaseTimes
+    prefill: PhaseTimes | None
     decode: PhaseTimes | None
     outside_s: float
     mixed_step_s: float | None
-    tokens_per_s_prefill: float
-    tokens_per_s_prefill_per_rank: float
+    tokens_per_s_prefill: float | None
+    tokens_per_s_prefill_per_rank: float | None
     tokens_per_s: float
 
     @property
-    def ttft_s(self) -> float:
-        """Seconds until the first token of the batch."""
-        return self.prefill.step_s + self.outside_s
+    def asked(self) -> PhaseTimes:
+        """The pass that keys without the name of a phase describe: the prefill, or decode where there is no prefill."""
+        found = self.decode if self.prefill is None else self.prefill
+        assert found is not None, "every workload has a token of some phase"
+        return found
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds until the first token of the batch; None without prefill."""
+        return None if self.prefill is None else self.prefill.step_s + self.outside_s
 
     @property
     def tpot_s(self) -> float | None:
@@ -44,12 +51,15 @@ class Times:
 
     def flat(self) -> dict[str, float]:
         """The times by JSON key; keys of what does not exist are left out."""
-        flat = self.prefill.flat() | {
+        flat = self.asked.flat()
+        of_prefill = {
             "ttft_s": self.ttft_s,
-            "outside_s": self.outside_s,
             "tokens_per_s_prefill": self.tokens_per_s_prefill,
             "tokens_per_s_prefill_per_rank": self.tokens_per_s_prefill_per_rank,
         }
+        flat |= {key: value for key, value in of_prefill.items() if value is not None}
+        if self.prefill is not None:
+            flat["outside_s"] = self.outside_s
         if self.mixed_step_s is not None:
             flat["mixed_step_s"] = self.mixed_step_s
         if self.decode is not None:
@@ -59,15 +69,15 @@ class Times:
 
     def sampling(self) -> dict[str, float]:
         """Relative standard errors of the times by JSON key, from the layers and steps that were not simulated."""
-        found = {**self.prefill.relative_errors()}
-        found["ttft_s"] = self.prefill.sampling["step_s"] / self.ttft_s
-        found["tokens_per_s_prefill"] = found["tokens_per_s_prefill_per_rank"] = found["ttft_s"]
-        found["tokens_per_s"] = found["ttft_s"]
+        found = self.asked.relative_errors()
+        if self.prefill is not None:
+            found["ttft_s"] = self.prefill.sampling["step_s"] / (self.prefill.step_s + self.outside_s)
+            found["tokens_per_s_prefill"] = found["tokens_per_s_prefill_per_rank"] = found["ttft_s"]
         if self.decode is not None:
             of_decode = self.decode.relative_errors()
             found |= {f"decode_{name}": error for name, error in of_decode.items()}
             found["tpot_s"] = of_decode["step_s"]
-            found["tokens_per_s"] = max(found["ttft_s"], found["tpot_s"])
+        found["tokens_per_s"] = max(found.get(key, 0.0) for key in ("ttft_s", "tpot_s"))
         return found
 
 
@@ -82,31 +92,30 @@ def all_times(
         choice: The engine that times its passes.
         on_pass: Called after each simulated forward pass.
     """
-    chunks, number = deployment.chunks, deployment.num_chunks
-    prefill = phase_times(choice, sets, chunks, number=number, on_pass=on_pass)
+    prefill: Sequence[PhaseTimes | None] = [None] * len(sets)
+    if number := deployment.num_chunks:
+        chunks = phase_times(choice, sets, deployment.chunks, number=number, on_pass=on_pass)
+        prefill = [one.times(number) for one in chunks]
     decode: Sequence[PhaseTimes | None] = [None] * len(sets)
     if deployment.decode:
         decode = phase_times(choice, sets, deployment.decode, number=deployment.num_decode_steps, on_pass=on_pass)
     mixed: Sequence[float | None] = [None] * len(sets)
     if deployment.mixed is not None:
         mixed = [found.step_s for found in phase_times(choice, sets, [deployment.mixed], number=1, on_pass=on_pass)]
-    return [
-        _times(conditions, one.times(number), decoded, both)
-        for conditions, one, decoded, both in zip(sets, prefill, decode, mixed, strict=True)
-    ]
+    return [_times(*parts) for parts in zip(sets, prefill, decode, mixed, strict=True)]
 
 
-def _times(conditions: Conditions, prefill: PhaseTimes, decode: PhaseTimes | None, mixed: float | None) -> Times:
+def _times(conditions: Conditions, prefill: PhaseTimes | None, decode: PhaseTimes | None, mixed: float | None) -> Times:
     deployment, outside = conditions.deployment, conditions.outside
-    ttft = prefill.step_s + outside
-    rate = deployment.workload.num_prefill_tokens / ttft
+    ttft = prefill.step_s + outside if prefill else 0.0
+    rate = deployment.workload.num_prefill_tokens / ttft if prefill else None
     return Times(
         prefill=prefill,
         decode=decode,
         outside_s=outside,
         mixed_step_s=mixed,
         tokens_per_s_prefill=rate,
-        tokens_per_s_prefill_per_rank=rate / deployment.topology.num_ranks,
+        tokens_per_s_prefill_per_rank=None if rate is None else rate / deployment.topology.num_ranks,
         tokens_per_s=throughput(deployment, ttft, decode.step_s if decode else 0.0),
     )
 
@@ -114,10 +123,14 @@ def _times(conditions: Conditions, prefill: PhaseTimes, decode: PhaseTimes | Non
 def throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
     """Output tokens per second of the batch: prefilled together, then decoded ``decode_batch`` sequences at a time.
 
+    Where only decode steps are asked for, these are in a steady state, and the first token of each sequence, which comes
+    from prefill, does not count: batch / TPOT.
+
     Args:
         deployment: Says how many tokens each sequence gets.
-        ttft: Seconds of the prefill.
+        ttft: Seconds of the prefill; 0 without.
         tpot: Seconds of a decode step.
     """
     workload = deployment.workload
-    return float(workload.sequence_output_tokens.sum()) / (ttft + deployment.num_decode_steps * tpot)
+    tokens = workload.num_decode_tokens if deployment.prefill is None else int(workload.sequence_output_tokens.sum())
+    return float(tokens) / (ttft + deployment.num_decode_steps * tpot)

@@ -38,11 +38,11 @@ class FrontierPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TradePoint:
-    """A deployment: TTFT in seconds and output tokens per second, with their intervals."""
+    """A deployment: a latency in seconds and output tokens per second, with their intervals."""
 
     label: str
-    ttft: float
-    ttft_ends: tuple[float, float]
+    latency: float
+    latency_ends: tuple[float, float]
     rate: float
     rate_ends: tuple[float, float]
 
@@ -71,16 +71,16 @@ def frontier_svg(points: Sequence[FrontierPoint], *, currency: str, lowest: floa
     return inline_svg(rule + bars + dots + words, height=300)
 
 
-def trade_svg(points: Sequence[TradePoint]) -> str:
-    """Output tokens per second over TTFT: up and to the left is better."""
+def trade_svg(points: Sequence[TradePoint], latency: str) -> str:
+    """Output tokens per second over a latency of this name: up and to the left is better."""
     alt = load_altair()
-    unit, factor = _unit_of(max(point.ttft_ends[1] for point in points))
+    unit, factor = _unit_of(max(point.latency_ends[1] for point in points))
     data = [
         {
             "label": point.label,
-            "ttft": point.ttft / factor,
-            "ttft_low": point.ttft_ends[0] / factor,
-            "ttft_high": point.ttft_ends[1] / factor,
+            "latency": point.latency / factor,
+            "latency_low": point.latency_ends[0] / factor,
+            "latency_high": point.latency_ends[1] / factor,
             "rate": point.rate,
             "rate_low": point.rate_ends[0],
             "rate_high": point.rate_ends[1],
@@ -88,9 +88,9 @@ def trade_svg(points: Sequence[TradePoint]) -> str:
         for point in points
     ]
     base = alt.Chart(alt.Data(values=data)).encode(color=_by("label", [point.label for point in points]))
-    x = alt.X("ttft:Q", title=f"TTFT ({unit})", scale=alt.Scale(zero=False, padding=12))
+    x = alt.X("latency:Q", title=f"{latency} ({unit})", scale=alt.Scale(zero=False, padding=12))
     y = alt.Y("rate:Q", title="output tokens/s", scale=alt.Scale(zero=False, padding=12))
-    across = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("ttft_low:Q"), x2="ttft_high:Q", y=y)
+    across = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("latency_low:Q"), x2="latency_high:Q", y=y)
     along = base.mark_rule(strokeWidth=1.2).encode(x=x, y=alt.Y("rate_low:Q"), y2="rate_high:Q")
     return inline_svg(across + along + base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y), height=260)
 

@@ -56,29 +56,31 @@ class Inside:
 
     Attributes:
         deployment: The deployment.
-        busy: Seconds that each link needs for the bytes of the prefill at full rate, shape (H,).
+        of: The pass whose links are shown: ``prefill``, or the middle step of ``decode`` where only decode was asked for.
+        busy: Seconds that each link needs for the bytes of that pass at full rate, shape (H,).
         hot: The busiest links.
         parts: Where the time of the shown rank goes; the parts of ``prefill`` add up to ``ttft_s``.
-        modality: Share of tokens that are not text, by MoE layer and slot.
-        step_s: Prefill under those constants, seconds.
-        ttft_s: The same with what is outside the layers.
+        modality: Share of prompt tokens that are not text, by MoE layer and slot; empty without prompts.
+        step_s: That pass under those constants, seconds; of decode the mean over its steps.
+        ttft_s: Prefill with what is outside the layers; None without prefill.
         num_sets: Number of sets of constants, of which one is shown.
-        ep_overhead: Share of the prefill that communication adds under the one shown.
+        ep_overhead: Share of the pass that communication adds under the one shown.
     """
 
     deployment: Deployment
+    of: str
     busy: NDArray[np.float64]
     hot: Sequence[HotLinks]
     parts: Sequence[PassPart]
     modality: Sequence[SlotShare]
     step_s: float
-    ttft_s: float
+    ttft_s: float | None
     num_sets: int
     ep_overhead: float
 
 
 def look_inside(
-    scenario: Scenario, *, ttft_s: float, tpot_s: float | None = None, ep_overhead: float | None = None
+    scenario: Scenario, *, ttft_s: float | None, tpot_s: float | None = None, ep_overhead: float | None = None
 ) -> Inside:
     """The inside of a deployment, simulated again: prefill and the middle step of decode.
 
@@ -86,7 +88,7 @@ def look_inside(
 
     Args:
         scenario: The deployment.
-        ttft_s: What was predicted, seconds.
+        ttft_s: What was predicted, seconds; None without prefill.
         tpot_s: What was predicted, seconds; None if it is not known.
         ep_overhead: Share of prefill that communication adds, as predicted; None if it is not known.
 
@@ -101,25 +103,27 @@ def look_inside(
     chosen = min(range(len(sets)), key=lambda index: _distance(known[index].flat(), figures, ep_overhead))
     conditions, times = under[chosen], known[chosen]
     network = conditions.network
-    phases = [flows for step in deployment.chunks for flows in _flows(deployment, step)]
+    middle = deployment.decode[len(deployment.decode) // 2 :][:1]
+    phases = [flows for step in deployment.chunks or middle for flows in _flows(deployment, step)]
     load = np.zeros(network.topology.num_links)
     for flows in phases:
         load += link_load(flows, len(load))
-    passes = [("prefill", deployment.chunks), ("decode", deployment.decode[len(deployment.decode) // 2 :][:1])]
+    passes = [("prefill", deployment.chunks), ("decode", middle)]
     parts = [row for name, steps in passes if steps for row in _parts(conditions, name, steps)]
     if times.outside_s:
         parts.insert(0, PassPart(of="prefill", part="outside layers", seconds=times.outside_s))
     trace, placement = deployment.trace, deployment.placement
     return Inside(
         deployment=deployment,
+        of="prefill" if deployment.chunks else "decode",
         busy=load / network.capacity,
-        hot=hot_links(network, load, duration=times.prefill.step_s, most=_HOT),
+        hot=hot_links(network, load, duration=times.asked.step_s, most=_HOT),
         parts=parts,
         modality=[] if trace is None or placement is None else modality_of_slots(trace, placement),
-        step_s=times.prefill.step_s,
+        step_s=times.asked.step_s,
         ttft_s=times.ttft_s,
         num_sets=len(sets),
-        ep_overhead=times.prefill.ep_overhead,
+        ep_overhead=times.asked.ep_overhead,
     )
 
 
@@ -181,6 +185,8 @@ def modality_of_slots(trace: RoutingTrace, placement: ExpertPlacement) -> list[S
         An expert that takes 3 image tokens and 1 text token: 0.75.
     """
     prefill = trace.phase == PREFILL
+    if not prefill.any():
+        return []
     is_other = np.broadcast_to((trace.modality[prefill] != _TEXT)[:, None], (int(prefill.sum()), trace.top_k))
     order = np.argsort(placement.slot_rank, kind="stable")
     rows: list[SlotShare] = []

@@ -33,7 +33,7 @@ class _Figures(Protocol):
     """The times of a row by which its set of constants is recognised."""
 
     @property
-    def ttft_s(self) -> float: ...
+    def ttft_s(self) -> float | None: ...
 
     @property
     def tpot_s(self) -> float | None: ...
@@ -56,7 +56,7 @@ def write_report(folder: Path, path: Path) -> str:
     else:
         figures += _inside_figures(inside)
         tables.append(_hot_table(inside))
-        notes += [*_one_of(inside, content.subject), *_changed(inside, row.ttft_s)]
+        notes += [*_one_of(inside, content.subject), *_changed(inside, row)]
     write_page(
         path,
         "results.html",
@@ -94,7 +94,7 @@ def _inside_figures(inside: Inside) -> list[Figure]:
     if inside.modality:
         caption = "Which experts take images (red) and text (blue); lines divide ranks"
         figures.append(Figure(caption=caption, svg=draw.modality_svg(inside.modality)))
-    caption = "The links, coloured by how long they are busy in prefill: grey idle, red the busiest"
+    caption = f"The links, coloured by how long they are busy in {inside.of}: grey idle, red the busiest"
     svg = draw_topology(inside.deployment.topology, busy=inside.busy)
     return [*figures, Figure(caption=caption, svg=svg, style="wide topology")]
 
@@ -113,7 +113,7 @@ def _hot_table(inside: Inside) -> PageTable:
         for found in inside.hot
     ]
     header = ["link", "kind", "MB", "reached (GB/s)", f"busy ({unit})", "of the pass (%)"]
-    return page_table("Busiest links in prefill", header, body, left=2)
+    return page_table(f"Busiest links in {inside.of}", header, body, left=2)
 
 
 def _one_of(inside: Inside, name: str) -> list[str]:
@@ -121,14 +121,17 @@ def _one_of(inside: Inside, name: str) -> list[str]:
     text = f"Times inside, experts and links are those of {name}"
     if inside.num_sets > 1:
         text += f", under the one of {inside.num_sets} sets of constants whose times are nearest the values above"
-    return [f"{text}; there communication adds {100 * inside.ep_overhead:.3g} % to the layers' prefill."]
+    return [f"{text}; there communication adds {100 * inside.ep_overhead:.3g} % to the layers' {inside.of}."]
 
 
-def _changed(inside: Inside, ttft_s: float) -> list[str]:
+def _changed(inside: Inside, row: _Figures) -> list[str]:
     """A warning where the deployment does not give the same time again."""
-    if abs(inside.ttft_s / ttft_s - 1) <= _SAME:
+    name, again, known = "TTFT", inside.ttft_s, row.ttft_s
+    if again is None or known is None:
+        name, again, known = "TPOT", inside.step_s, row.tpot_s
+    if known is None or abs(again / known - 1) <= _SAME:
         return []
     return [
-        f"The pictures below are of a TTFT of {inside.ttft_s:.3g} s, the results say {ttft_s:.3g} s: the model or a "
+        f"The pictures below are of a {name} of {again:.3g} s, the results say {known:.3g} s: the model or a "
         "file has changed since. Run the command again."
     ]

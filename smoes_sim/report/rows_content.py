@@ -11,7 +11,7 @@ from smoes_sim.report.sections import MOST_ROWS, Content, Figure, PageTable, Sho
 from smoes_sim.results.read import StoredResults, StoredRow
 from smoes_sim.sweeps.study import text_at
 
-_SWEPT = {"ttft_s": "TTFT", "tokens_per_s": "Output tokens per second"}
+_TIMES = {"ttft_s": "TTFT", "tpot_s": "TPOT"}
 _MOST_SCENARIOS = 12
 
 
@@ -48,20 +48,27 @@ def _figures(results: StoredResults) -> list[Figure]:
     if results.kind == "sweep" and (axes := _axes(rows)):
         return [
             Figure(caption=f"{name} over what was swept; bands are intervals", svg=draw.sweep_svg(rows, key, *axes))
-            for key, name in _SWEPT.items()
+            for key, name in ((_latency(rows), _TIMES[_latency(rows)]), ("tokens_per_s", "Output tokens per second"))
         ]
+    latency = _latency(rows)
     points = [
         draw.TradePoint(
             label=name,
-            ttft=row.prediction.ttft_s,
-            ttft_ends=row.prediction.interval("ttft_s") or (row.prediction.ttft_s,) * 2,
+            latency=value,
+            latency_ends=row.prediction.interval(latency) or (value, value),
             rate=row.prediction.tokens_per_s,
             rate_ends=row.prediction.interval("tokens_per_s") or (row.prediction.tokens_per_s,) * 2,
         )
         for name, row in zip(say.names_of(rows), rows, strict=True)
+        if (value := getattr(row.prediction, latency)) is not None
     ]
     caption = "Latency and output; up and to the left is better, bars are intervals"
-    return [Figure(caption=caption, svg=draw.trade_svg(points))]
+    return [Figure(caption=caption, svg=draw.trade_svg(points, _TIMES[latency]))]
+
+
+def _latency(rows: Sequence[StoredRow]) -> str:
+    """The time that pictures are drawn over: TTFT, or TPOT where a row asks for decode alone."""
+    return "tpot_s" if any(row.prediction.ttft_s is None for row in rows) else "ttft_s"
 
 
 def _axes(rows: Sequence[StoredRow]) -> tuple[str, str | None] | None:
@@ -78,19 +85,21 @@ def _axes(rows: Sequence[StoredRow]) -> tuple[str, str | None] | None:
 def _tables(results: StoredResults) -> list[PageTable]:
     rows = results.rows
     shown = rows[:MOST_ROWS]
-    changed = {"TTFT change (%)": "ttft_s", "tokens/s change (%)": "tokens_per_s"}
+    has_prefill = any(row.prediction.ttft_s is not None for row in shown)
+    changed = {"TTFT change (%)" if has_prefill else "TPOT change (%)": "ttft_s" if has_prefill else "tpot_s"}
+    changed |= {"tokens/s change (%)": "tokens_per_s"}
     if any(row.changes is None for row in shown):
         changed = {}
     times = {
         key: time_column(
             [value for row in shown for value in (getattr(row.prediction, key), *(row.prediction.interval(key) or ()))]
         )
-        for key in ("ttft_s", "tpot_s")
+        for key in _TIMES
+        if has_prefill or key != "ttft_s"
     }
     header = [
         "deployment",
-        f"TTFT ({times['ttft_s'][0]})",
-        f"TPOT ({times['tpot_s'][0]})",
+        *(f"{_TIMES[key]} ({unit})" for key, (unit, _) in times.items()),
         "output tokens/s",
         "EP overhead (%)",
         "GB between ranks",

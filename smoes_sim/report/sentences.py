@@ -70,9 +70,9 @@ def time(found: Timed, key: str) -> str:
 
 
 def times(found: Timed) -> str:
-    """TTFT, TPOT and output rate with their intervals."""
-    parts = [f"TTFT {time(found, 'ttft_s')}"]
-    parts += [f"TPOT {time(found, 'tpot_s')}"] * (getattr(found, "tpot_s") is not None)  # noqa: B009  not all have it
+    """TTFT, TPOT and output rate with their intervals, without what was not asked for."""
+    names = {"ttft_s": "TTFT", "tpot_s": "TPOT"}
+    parts = [f"{name} {time(found, key)}" for key, name in names.items() if getattr(found, key) is not None]
     return ", ".join([*parts, f"{rate(found, 'tokens_per_s')} output tokens/s"])
 
 
@@ -98,7 +98,8 @@ def answer(results: StoredResults) -> str:
     rows, chosen = results.rows, subject(results)
     best = rows[chosen].prediction
     if results.kind == "simulate":
-        added = f"expert-parallel communication adds {share(best, 'ep_overhead')} % of prefill"
+        of = "a decode step" if best.phase == "decode" else "prefill"
+        added = f"expert-parallel communication adds {share(best, 'ep_overhead')} % of {of}"
         return f"{best.model} on {best.topology}: {times(best)}; {added}."
     names = names_of(rows)
     text = f"Most output of {len(rows)} deployments: {names[chosen]}, {times(best)}."

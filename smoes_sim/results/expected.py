@@ -45,7 +45,7 @@ class _Memory(Part):
 def _predicted() -> type[Part]:
     """A row with a prediction: every field of :class:`Prediction` as it is written to JSON."""
     hints = get_type_hints(Prediction) | {
-        "ttft_s": Positive,
+        "ttft_s": Positive | None,
         "tokens_per_s": Positive,
         "transmission_rate": dict[str, float | None] | None,
         "memory": _Memory,

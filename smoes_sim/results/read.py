@@ -127,7 +127,7 @@ def read_results(folder: Path) -> StoredResults | StoredPlanResults:
 def _sweep_results(document: Mapping[str, Any], folder: Path, path: Path) -> StoredResults:
     known, failed = [], []
     for number, row in enumerate(document["rows"]):
-        if row.get("ttft_s") is None:
+        if row.get("tokens_per_s") is None:
             failed.append(checked(FailedPoint, row, ("rows", number), path))
         else:
             known.append((row, _prediction(row, PredictedPoint, number, path)))

@@ -72,7 +72,7 @@ def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: i
 
 def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: int, unevenness: float) -> int:
     """Tokens for whose keys and values the busiest rank has room."""
-    scenario, placement, traffic = deployment.scenario, deployment.placement, deployment.prefill.traffic
+    scenario, placement = deployment.scenario, deployment.placement
     communication, tensor, hidden = scenario.communication, scenario.parallelism.tensor, deployment.model.hidden
     need = memory_of_rank(
         deployment.model,
@@ -80,7 +80,7 @@ def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: 
             tokens=int(np.ceil(unevenness * max_batch_tokens / tensor)),
             outputs=max_sequences,
             cached=0,
-            imbalance=traffic.imbalance() if traffic else 1.0,
+            imbalance=deployment.imbalance,
             copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
             has_images=bool(deployment.workload.sequence_vision_tokens.any()),
         ),

@@ -15,6 +15,7 @@ import orjson
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.scenario import Scenario
 from smoes_sim.workload import build_workload
 from smoes_sim.yaml_files import nearest, read_text
 
@@ -40,6 +41,19 @@ class Request:
     prompt_tokens: int
     output_tokens: int
     images: int = 0
+
+
+def check_has_prompts(scenario: Scenario) -> None:
+    """Refuse a scenario whose workload has no prompts, since requests are prefilled.
+
+    Raises:
+        ConfigError: If it asks for decode alone.
+    """
+    if scenario.workload.phase == "decode":
+        raise ConfigError(
+            "workload.phase = decode: requests that arrive have prompts, which are prefilled. Write phase: both; simulate "
+            "and compare answer for decode alone."
+        )
 
 
 def poisson_requests(
@@ -86,7 +100,7 @@ def _bodies(deployment: Deployment) -> Iterator[tuple[int, int, int]]:
             workload = deployment.workload
             chosen = rng.integers(workload.num_sequences, size=_BLOCK)
         else:
-            block = spec.model_copy(update={"batch": _BLOCK, "decode_batch": None})
+            block = spec.model_copy(update={"batch": _BLOCK, "sequences_per_rank": None, "decode_batch": None})
             workload = build_workload(block, deployment.model, rng=rng)
             chosen = np.arange(_BLOCK)
         prompts, outputs = workload.sequence_prompt_tokens[chosen], workload.sequence_output_tokens[chosen]

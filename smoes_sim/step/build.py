@@ -139,9 +139,14 @@ def num_decode_steps(workload: Workload) -> int:
 
 
 def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
-    """Token indices of each step of prefill: every attention group takes its tokens in order, one chunk per step."""
+    """Token indices of each step of prefill: every attention group takes its tokens in order, one chunk per step.
+
+    None where only decode steps are asked for.
+    """
     tokens = np.flatnonzero(parts.workload.phase == PREFILL)
     size = parts.parallelism.prefill_chunk
+    if not len(tokens):
+        return []
     if size is None:
         return [tokens]
     chunk = occurrence_index(parts.home[tokens] // parts.parallelism.tensor) // size
@@ -225,7 +230,7 @@ def _load(parts: StepParts, tokens: NDArray[np.int64], *, slots: NDArray[np.int6
 def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     """Number of prompt tokens of the same sequences that earlier steps have prefilled, shape (R,)."""
     num_ranks, workload = parts.network.topology.num_ranks, parts.workload
-    if parts.parallelism.prefill_chunk is None:
+    if parts.parallelism.prefill_chunk is None or not len(tokens):
         return np.zeros(num_ranks, dtype=np.int64)
     prompts = np.flatnonzero(workload.phase == PREFILL)
     pair = parts.home[prompts] // parts.parallelism.tensor * workload.num_sequences + workload.sequence_id[prompts]

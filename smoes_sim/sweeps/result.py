@@ -87,7 +87,9 @@ class SweepResult(Result):
         return tables
 
     def plot(self, spec: PlotSpec | None = None) -> alt.LayerChart | alt.FacetChart:
-        """The picture that the study asks for, or another one; TTFT over the first swept key if it asks for none.
+        """The picture that the study asks for, or another one.
+
+        If it asks for none: TTFT, or TPOT of decode alone, over the first swept key.
 
         Raises:
             ConfigError: If no point has the metric as a number, or the plotting libraries are not installed.
@@ -95,7 +97,9 @@ class SweepResult(Result):
         spec = spec or self.sweep.file.plot
         if spec is None:
             over, *by = self.sweep.swept() or list(self.rows[0].settings)
-            spec = PlotSpec(metric="ttft_s", over=over, by=by or None)
+            known = [row.prediction for row in self.rows if row.prediction is not None]
+            metric = "tpot_s" if known and all(found.ttft_s is None for found in known) else "ttft_s"
+            spec = PlotSpec(metric=metric, over=over, by=by or None)
         return sweep_chart(self.rows, spec)
 
     def write(self, out: Path) -> None:

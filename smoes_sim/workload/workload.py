@@ -1,160 +1,21 @@
-"""A batch of requests: the section of a scenario, the presets, and the arrays of tokens that routing needs."""
+"""The tokens of a batch of requests, as the arrays that routing needs."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Annotated, Self
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.models.shapes import ModelShape
-from smoes_sim.yaml_files import Document, Spec, nearest
-
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+from smoes_sim.workload.spec import Phase, WorkloadSpec
 
 TEXT = 0
 IMAGE = 1
 PREFILL = 0
 DECODE = 1
-
-
-FROM_TRACE = "trace"
-"""The preset that takes the tokens from the scenario's routing trace."""
-
-
-class Preset(Spec):
-    """What one request of a benchmark looks like; ``sources`` names the origin of every number."""
-
-    images: Count
-    image_width: Positive | None = None
-    image_height: Positive | None = None
-    text_tokens: Count
-    output_tokens: Positive
-    spread: Annotated[float, Field(ge=0)]
-    sources: dict[str, str]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        numbers = {name for name, value in self if name != "sources" and value is not None}
-        if numbers != set(self.sources):
-            raise ValueError(f"sources: needs an entry for each number, no other: {sorted(numbers ^ set(self.sources))}.")
-        return self
-
-
-class _PresetFile(Spec):
-    presets: dict[str, Preset]
-
-
-@cache
-def _presets() -> dict[str, Preset]:
-    text = (resources.files("smoes_sim") / "data" / "workloads.yaml").read_text(encoding="utf-8")
-    return Document(text, name="smoes_sim/data/workloads.yaml").validate(_PresetFile).presets
-
-
-def preset_names() -> tuple[str, ...]:
-    """Names of the presets, sorted."""
-    return tuple(sorted(_presets()))
-
-
-def find_preset(name: str) -> Preset:
-    """The preset called ``name``.
-
-    Raises:
-        ConfigError: If no preset has the name.
-    """
-    presets = _presets()
-    if name not in presets:
-        raise ConfigError(f'preset = "{name}" is unknown. {nearest(name, presets)}')
-    return presets[name]
-
-
-class WorkloadSpec(Spec):
-    """The requests of a batch: a preset, numbers, or a preset with some numbers replaced.
-
-    Images come first in each sequence. Output length and images do not vary between sequences. ``preset: trace`` takes the
-    tokens from the scenario's routing trace and allows no other key than ``decode_batch``.
-
-    Example:
-        ``preset: mmmu, batch: 8`` on OLMoE: 8 * (576 image + 150 text) = 5808 prefill tokens if spread is 0.
-    """
-
-    preset: str | None = Field(
-        None,
-        description="Name of a shipped workload, whose numbers fill the keys that are not given; trace: the tokens of "
-        "routing.trace. Not given: text_tokens and output_tokens are required.",
-        examples=["mmmu"],
-    )
-    batch: Positive = Field(1, description="Sequences that are prefilled together, of all ranks.", examples=[8])
-    decode_batch: Positive | None = Field(
-        None, description="Sequences that are decoded together, of all ranks, at most batch. Not given: batch.", examples=[1]
-    )
-    output_tokens: Positive | None = Field(
-        None,
-        description="Output tokens of each sequence; the first comes from prefill. Not given: that of the preset.",
-        examples=[128],
-    )
-    text_tokens: Count | None = Field(
-        None, description="Mean number of text tokens in a prompt. Not given: that of the preset.", examples=[512]
-    )
-    images: Count | None = Field(
-        None, description="Images in each prompt. Not given: that of the preset, or 0.", examples=[1]
-    )
-    image_width: Positive | None = Field(
-        None, description="Width of each image in pixels. Not given: that of the preset.", examples=[800]
-    )
-    image_height: Positive | None = Field(
-        None, description="Height of each image in pixels. Not given: that of the preset.", examples=[600]
-    )
-    spread: Annotated[float, Field(ge=0)] | None = Field(
-        None,
-        description="Standard deviation of the number of text tokens between sequences, over its mean (log-normal). Not "
-        "given: that of the preset, or 0.",
-        examples=[0.3],
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.is_from_trace:
-            if others := self.model_fields_set - {"preset", "decode_batch"}:
-                raise ValueError(
-                    f"preset = trace takes every token from the routing trace. Leave out {', '.join(sorted(others))}."
-                )
-            return self
-        if self.preset is not None and self.preset not in _presets():
-            raise ValueError(f'preset = "{self.preset}" is unknown. {nearest(self.preset, _presets())}')
-        if self.decode_batch is not None and self.decode_batch > self.batch:
-            raise ValueError(
-                f"decode_batch = {self.decode_batch} is more than batch = {self.batch}: the sequences that are decoded "
-                f"together are taken from those of the prefill. Use 1..{self.batch}, or a larger batch."
-            )
-        full = self.filled()
-        for name in ("text_tokens", "output_tokens"):
-            if getattr(full, name) is None:
-                raise ValueError(f"{name} is missing, and no preset gives it. Add it, or a preset.")
-        if full.images and (full.image_width is None or full.image_height is None):
-            raise ValueError(f"images = {full.images} need image_width and image_height in pixels. Add both.")
-        if not full.images and not full.text_tokens:
-            raise ValueError("text_tokens = 0 and images = 0: a prompt needs at least one token. Raise one of them.")
-        return self
-
-    @property
-    def is_from_trace(self) -> bool:
-        """Whether the tokens are taken from the routing trace."""
-        return self.preset == FROM_TRACE
-
-    def filled(self) -> WorkloadSpec:
-        """The same workload with the numbers of the preset filled in; without a preset 0 images and spread 0."""
-        defaults: dict[str, object] = {"decode_batch": self.batch, "images": 0, "spread": 0.0}
-        if self.preset is not None:
-            defaults |= {name: value for name, value in _presets()[self.preset] if name != "sources"}
-        return self.model_copy(update={name: value for name, value in defaults.items() if getattr(self, name) is None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +26,10 @@ class Workload:
     Then all decode tokens, sequence by sequence. Prefill produces the first output token; each of the other
     ``output_tokens - 1`` takes one decode step, whose token is the one fed in. So a sequence of one output token has no
     decode tokens. Every decode token is text.
+
+    Where only decode steps are asked for, the prompts are no tokens of the workload: the token arrays hold decode tokens
+    alone, and the prompts count by their lengths, as the context of the decode tokens and in the KV cache. Where only the
+    prefill is asked for, every sequence has one output token.
 
     Attributes:
         sequence_vision_tokens: Image tokens of each sequence, int64 [B].
@@ -186,7 +51,7 @@ class Workload:
 
     @property
     def num_sequences(self) -> int:
-        """Number of sequences that are prefilled together, B."""
+        """Number of sequences of the batch, B."""
         return len(self.sequence_text_tokens)
 
     @property
@@ -196,8 +61,8 @@ class Workload:
 
     @property
     def num_prefill_tokens(self) -> int:
-        """Number of prompt tokens; they come first in every token array."""
-        return int(self.sequence_prompt_tokens.sum())
+        """Number of prompt tokens; they come first in every token array. 0 where only decode steps are asked for."""
+        return int(np.count_nonzero(self.phase == PREFILL))
 
     @property
     def num_decode_tokens(self) -> int:
@@ -206,7 +71,7 @@ class Workload:
 
     @property
     def sequence_prompt_tokens(self) -> NDArray[np.int64]:
-        """Prompt tokens of each sequence, int64 [B]."""
+        """Prompt tokens of each sequence, whether or not they are tokens of the workload, int64 [B]."""
         return self.sequence_vision_tokens + self.sequence_text_tokens
 
     @property
@@ -218,7 +83,26 @@ class Workload:
         """
         prompts, steps = self.sequence_prompt_tokens, self.sequence_output_tokens - 1
         decode = _positions(steps) + np.repeat(prompts, steps)
-        return np.concatenate((_positions(prompts), decode)) + 1
+        return (np.concatenate((_positions(prompts), decode)) if self.num_prefill_tokens else decode) + 1
+
+    def only(self, phase: Phase) -> Workload:
+        """The workload of the same sequences whose tokens are those of a phase; ``both``: this one.
+
+        Example:
+            Two prompts of 3 tokens and 3 output tokens each: 6 tokens in ``prefill``, 4 in ``decode``.
+        """
+        if phase == "both":
+            return self
+        tokens = self.phase == (PREFILL if phase == "prefill" else DECODE)
+        return replace(
+            self,
+            modality=self.modality[tokens],
+            sequence_id=self.sequence_id[tokens],
+            phase=self.phase[tokens],
+            sequence_output_tokens=np.ones_like(self.sequence_output_tokens)
+            if phase == "prefill"
+            else self.sequence_output_tokens,
+        )
 
 
 def build_workload(spec: WorkloadSpec, model: ModelShape, *, rng: np.random.Generator) -> Workload:
@@ -233,26 +117,50 @@ def build_workload(spec: WorkloadSpec, model: ModelShape, *, rng: np.random.Gene
         rng: Draws the text lengths; not used if spread is 0.
 
     Raises:
-        ConfigError: If the tokens are those of a trace.
+        ConfigError: If the tokens are those of a trace, or the context has no room for the images.
 
     Example:
-        T = 2 sequences * (576 image + 4 text tokens) + 2 * 2 decode tokens = 1164.
+        T = 2 sequences * (576 image + 4 text tokens) + 2 * 2 decode tokens = 1164; decode alone has 2 * 2 tokens.
 
         >>> from smoes_sim.models import find_model
         >>> spec = WorkloadSpec(batch=2, text_tokens=4, output_tokens=3, images=1, image_width=336, image_height=336)
         >>> build_workload(spec, find_model("olmoe-1b-7b"), rng=np.random.default_rng(0)).num_tokens
         1164
+        >>> decode = WorkloadSpec(phase="decode", batch=2, context=580, output_tokens=3)
+        >>> build_workload(decode, find_model("olmoe-1b-7b"), rng=np.random.default_rng(0)).context_lengths.tolist()
+        [581, 582, 581, 582]
     """
-    full = None if spec.is_from_trace else spec.filled()
-    if full is None or full.text_tokens is None or full.output_tokens is None:
+    if spec.is_from_trace:
         raise ConfigError("workload.preset = trace: the tokens are those of the routing trace. Use workload_of_tokens.")
-    text = _text_lengths(full.text_tokens, spread=full.spread or 0.0, batch=full.batch, rng=rng)
+    full = spec.filled()
+    batch, outputs = full.batch, full.output_tokens
+    assert batch is not None, "sequences_per_rank is turned into batch by WorkloadSpec.for_ranks"
+    assert outputs is not None, "filled() gives output_tokens, or the spec is refused"
     image = 0
     if full.images and full.image_width is not None and full.image_height is not None:
         image = full.images * model.image_tokens.count(width=full.image_width, height=full.image_height)
-    vision = np.full(full.batch, image, np.int64)
-    output = np.full(full.batch, full.output_tokens, np.int64)
-    return _expand(vision=vision, text=text, output=output, decode_batch=full.decode_batch or full.batch)
+    mean = _text_tokens(full, model, image)
+    text = _text_lengths(mean, spread=full.spread or 0.0, batch=batch, rng=rng)
+    return _expand(
+        vision=np.full(batch, image, np.int64),
+        text=text,
+        output=np.full(batch, 1 if spec.phase == "prefill" else outputs, np.int64),
+        decode_batch=full.decode_batch or batch,
+        has_prompts=spec.phase != "decode",
+    )
+
+
+def _text_tokens(full: WorkloadSpec, model: ModelShape, image: int) -> int:
+    """Mean number of text tokens of a prompt with ``image`` image tokens."""
+    if full.context is None:
+        assert full.text_tokens is not None, "filled() gives text_tokens, or the spec is refused"
+        return full.text_tokens
+    if full.context < image:
+        raise ConfigError(
+            f"workload.context = {full.context} has no room for the {image} image tokens of a prompt ({full.images} of "
+            f"{full.image_width} x {full.image_height} pixels on {model.name}). Use at least {image}, or fewer images."
+        )
+    return full.context - image
 
 
 def workload_of_tokens(
@@ -270,6 +178,11 @@ def workload_of_tokens(
         ConfigError: If the tokens are not in the order of a :class:`Workload`, or ``decode_batch`` exceeds its sequences.
     """
     number = phase.astype(np.int64) * (int(sequence_id.max()) + 1) + sequence_id
+    if (phase != PREFILL).all():
+        raise ConfigError(
+            "the trace holds decoded tokens without their prompts, so their contexts are not known. Say context, and how "
+            "many sequences there are, in place of preset: trace."
+        )
     sequences, first = np.unique(sequence_id[phase == PREFILL], return_index=True)
     if (np.diff(number) < 0).any() or sequence_id.min() < 0 or len(sequences) != sequence_id.max() + 1:
         raise ConfigError(
@@ -302,8 +215,16 @@ def _text_lengths(mean: int, *, spread: float, batch: int, rng: np.random.Genera
     return lengths
 
 
-def _expand(*, vision: NDArray[np.int64], text: NDArray[np.int64], output: NDArray[np.int64], decode_batch: int) -> Workload:
-    prompts, steps = vision + text, output - 1
+def _expand(
+    *,
+    vision: NDArray[np.int64],
+    text: NDArray[np.int64],
+    output: NDArray[np.int64],
+    decode_batch: int,
+    has_prompts: bool,
+) -> Workload:
+    """The workload of sequences of known lengths; without ``has_prompts`` there is no array over the prompts' tokens."""
+    prompts, steps = vision + text if has_prompts else np.zeros_like(text), output - 1
     num_prefill, num_decode = int(prompts.sum()), int(steps.sum())
     sequences = np.arange(len(text), dtype=np.int32)
     image = _positions(prompts) < np.repeat(vision, prompts)

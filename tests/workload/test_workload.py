@@ -8,7 +8,7 @@ import pytest
 from smoes_sim.errors import ConfigError
 from smoes_sim.models import find_model
 from smoes_sim.workload import WorkloadSpec, build_workload, preset_names
-from smoes_sim.workload.workload import Preset
+from smoes_sim.workload.spec import Preset
 from smoes_sim.yaml_files import Document
 
 OLMOE = find_model("olmoe-1b-7b")
