@@ -229,15 +229,11 @@ class Network:
         """
         if not self.half_size or not len(flows):
             return flows
-        routes = self.router.compile(flows.source, flows.destination)
-        passes = _rate_alone(routes, self.capacity)
-        flow = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
-        narrowest = np.full(len(routes), np.inf)
-        np.minimum.at(narrowest, flow, passes)
-        half = np.array([self.half_size.get(kind, 0.0) for kind in self.topology.link_kinds])
-        largest = np.zeros(len(routes))
-        decides = passes <= narrowest[flow]
-        np.maximum.at(largest, flow[decides], half[self.topology.link_kind[routes.links[decides]]])
+        pairs = self.router.all_pairs(len(flows))
+        if pairs is None:
+            largest = self._half_sizes(self.router.compile(flows.source, flows.destination))
+        else:
+            largest = self._half_sizes_of_pairs[self.router.pair(flows.source, flows.destination)]
         message = flows.size / flows.messages
         return replace(flows, size=flows.size * (1 + (largest / message) ** self.curve))
 
@@ -249,7 +245,32 @@ class Network:
             destination: Receiving rank, which differs from the sender, shape (F,).
             size: Bytes, shape (F,), > 0.
         """
-        routes = self.router.compile(source, destination)
+        pairs = self.router.all_pairs(len(source))
+        if pairs is None:
+            ways = self._ways(self.router.compile(source, destination))
+        else:
+            ways = self._ways_of_pairs.some(self.router.pair(source, destination))
+        return Flows(
+            source=source, destination=destination, size=size, routes=ways.routes, ceiling=ways.ceiling, latency=ways.latency
+        )
+
+    @cached_property
+    def _ways_of_pairs(self) -> _Ways:
+        """Ways of all pairs, if the router keeps their routes."""
+        return self._ways(self._kept_routes())
+
+    @cached_property
+    def _half_sizes_of_pairs(self) -> NDArray[np.float64]:
+        """Half sizes of all pairs, if the router keeps their routes."""
+        return self._half_sizes(self._kept_routes())
+
+    def _kept_routes(self) -> Routes:
+        pairs = self.router.all_pairs(0)
+        assert pairs is not None
+        return pairs
+
+    def _ways(self, routes: Routes) -> _Ways:
+        """Shared links, ceiling and latency of routes."""
         latency = routes.sum_of(self.topology.link_latency)
         shared = self.topology.link_shared[routes.links]
         flow = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
@@ -262,14 +283,36 @@ class Network:
         kept = np.bincount(flow[shared], minlength=len(routes))
         offsets = np.concatenate([[0], np.cumsum(kept)])
         share = None if routes.share is None else routes.share[shared]
-        return Flows(
-            source=source,
-            destination=destination,
-            size=size,
-            routes=Routes(offsets=offsets, links=routes.links[shared], share=share),
-            ceiling=ceiling,
-            latency=latency,
+        return _Ways(
+            routes=Routes(offsets=offsets, links=routes.links[shared], share=share), ceiling=ceiling, latency=latency
         )
+
+    def _half_sizes(self, routes: Routes) -> NDArray[np.float64]:
+        """Bytes of a message that reaches half of the bandwidth of its narrowest link, shape (F,)."""
+        passes = _rate_alone(routes, self.capacity)
+        flow = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
+        narrowest = np.full(len(routes), np.inf)
+        np.minimum.at(narrowest, flow, passes)
+        half = np.array([self.half_size.get(kind, 0.0) for kind in self.topology.link_kinds])
+        largest = np.zeros(len(routes))
+        decides = passes <= narrowest[flow]
+        np.maximum.at(largest, flow[decides], half[self.topology.link_kind[routes.links[decides]]])
+        return largest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ways:
+    """What messages meet on their way, without their bytes: attributes as of :class:`Flows`."""
+
+    routes: Routes
+    ceiling: NDArray[np.float64]
+    latency: NDArray[np.float64]
+
+    def some(self, flows: NDArray[np.int64]) -> _Ways:
+        """Some of them, in the order given; the very same arrays for all of them."""
+        if len(flows) == len(self.routes) and np.array_equal(flows, np.arange(len(flows))):
+            return self
+        return _Ways(routes=self.routes.some(flows), ceiling=self.ceiling[flows], latency=self.latency[flows])
 
 
 def _rate_alone(routes: Routes, capacity: NDArray[np.float64]) -> NDArray[np.float64]:

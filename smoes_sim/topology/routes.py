@@ -7,7 +7,8 @@ vertex divides a flow evenly over them (``split``). Each hop of all pairs is one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from smoes_sim.topology.core import Core, Hops, Ints, NextHops
 from smoes_sim.topology.graph import Topology
 from smoes_sim.topology.split import Splitter
 
+_KEPT = 8_000_000
+"""Number of entries up to which the routes of all pairs are kept, which takes 4 B each, 14 B where routes are split."""
 _SCRATCH = 2**23
 """Number of entries of the table in which :class:`SplitRoutes` looks for the longest route."""
 
@@ -42,6 +45,17 @@ class Routes:
         flow = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         return np.bincount(flow, weights=per_link[self.links], minlength=len(self)).astype(np.float64)
 
+    def some(self, flows: Ints) -> Routes:
+        """Some of the routes, in the order given."""
+        offsets, entries = self._entries_of(flows)
+        return Routes(offsets=offsets, links=self.links[entries], share=None if self.share is None else self.share[entries])
+
+    def _entries_of(self, flows: Ints) -> tuple[Ints, Ints]:
+        """Offsets of some routes, and the places of their entries."""
+        length = np.diff(self.offsets)[flows]
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        return offsets, np.arange(offsets[-1]) + np.repeat(self.offsets[flows] - offsets[:-1], length)
+
     def of(self, flow: int) -> list[int]:
         """Link ids of one route."""
         return self.links[self.offsets[flow] : self.offsets[flow + 1]].tolist()
@@ -60,6 +74,12 @@ class SplitRoutes(Routes):
     hop: Hops
     link_source: NDArray[np.int32]
     link_target: NDArray[np.int32]
+
+    def some(self, flows: Ints) -> SplitRoutes:
+        """Some of the routes, in the order given."""
+        offsets, entries = self._entries_of(flows)
+        share = None if self.share is None else self.share[entries]
+        return replace(self, offsets=offsets, links=self.links[entries], share=share, hop=self.hop[entries])
 
     def sum_of(self, per_link: NDArray[np.float64]) -> NDArray[np.float64]:
         """Largest sum of a link property, >= 0, over the routes of each flow, shape (F,).
@@ -97,6 +117,29 @@ class Router:
         self._core = core = Core(topology)
         self._splitter = Splitter(core) if topology.routing == "split" else None
         self._hops = NextHops(core, core.size, lambda here, goal: core.distance[here, goal])
+        self._num_asked = 0
+
+    def pair(self, source: NDArray[np.integer], destination: NDArray[np.integer]) -> Ints:
+        """Index of each pair in :meth:`all_pairs`, which has (0, 1), (0, 2), ..., (1, 0), (1, 2), ..., shape (F,)."""
+        src, dst = source.astype(np.int64), destination.astype(np.int64)
+        return src * (self._num_ranks - 1) + dst - (dst > src)
+
+    def all_pairs(self, num_asked: int) -> Routes | None:
+        """Routes of all pairs of different ranks, kept; None while compiling the ``num_asked`` that are needed is cheaper.
+
+        They are compiled when as many routes have been asked for as there are pairs, and never if they are too many to keep.
+        """
+        self._num_asked += num_asked
+        num_ranks = self._num_ranks
+        return self._all_pairs if self._num_asked >= num_ranks * (num_ranks - 1) else None
+
+    @cached_property
+    def _all_pairs(self) -> Routes | None:
+        others = np.arange(1, self._num_ranks)
+        if len(self.compile(np.zeros_like(others), others).links) * self._num_ranks > _KEPT:
+            return None
+        source, destination = np.nonzero(~np.eye(self._num_ranks, dtype=bool))
+        return self.compile(source, destination)
 
     def compile(self, source: NDArray[np.integer], destination: NDArray[np.integer]) -> Routes:
         """Routes of the pairs (source[f], destination[f]), which must differ; shape (F,) each."""
