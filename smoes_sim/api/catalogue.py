@@ -18,7 +18,7 @@ from smoes_sim.prediction.constants import calibration_names, load_calibration
 from smoes_sim.routing import published
 from smoes_sim.scenario import load_scenario, scenario_names
 from smoes_sim.sweeps import load_sweep, sweep_names
-from smoes_sim.topology import find_spec, topology_names
+from smoes_sim.topology.shipped import topology_headings
 from smoes_sim.workload.spec import find_preset, preset_names
 from smoes_sim.yaml_files import nearest
 
@@ -114,7 +114,7 @@ def _described(kind: Kind) -> Iterator[tuple[str, str]]:
     elif kind == "workloads":
         yield from ((name, _workload(name)) for name in preset_names())
     elif kind == "topologies":
-        yield from ((name, find_spec(name).description) for name in topology_names())
+        yield from ((name, description) for name, (_, description) in topology_headings().items())
     elif kind == "scenarios":
         yield from ((name, load_scenario(name).description) for name in scenario_names())
     elif kind == "calibrations":

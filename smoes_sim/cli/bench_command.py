@@ -13,7 +13,6 @@ import typer
 from smoes_sim.cli import show
 from smoes_sim.cli.alltoall_command import option
 from smoes_sim.errors import ConfigError
-from smoes_sim.yaml_files import write_bytes
 
 if TYPE_CHECKING:
     from smoes_sim.distributed.bench import BenchOptions
@@ -177,6 +176,8 @@ def _run_in(lab: Lab, command: list[str], out: Path | None) -> int:
     topology = lab.topology_file
     if out is not None:
         topology = files_folder(out) / topology.name
+        from smoes_sim.yaml_files import write_bytes
+
         write_bytes(topology, lab.topology_file.read_bytes())
     started = launch.in_lab(lab, [*command, "--topology", str(topology)])
     return launch.exit_code(launch.run_ranks(started, len(lab.ranks)))

@@ -8,10 +8,7 @@ from typing import Any
 
 import typer
 
-from smoes_sim.display.progress import progress as display_progress
-from smoes_sim.display.tables import Table, as_text
 from smoes_sim.errors import ConfigError
-from smoes_sim.units import parse_bandwidth, parse_duration
 
 
 def talk(text: str) -> None:
@@ -21,6 +18,8 @@ def talk(text: str) -> None:
 
 def duration(option: str, text: str) -> float:
     """A duration given as an option, in seconds."""
+    from smoes_sim.units import parse_duration
+
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -29,6 +28,8 @@ def duration(option: str, text: str) -> float:
 
 def bandwidth(option: str, text: str) -> float:
     """A rate given as an option, in bytes per second."""
+    from smoes_sim.units import parse_bandwidth
+
     try:
         return parse_bandwidth(text)
     except ValueError as error:
@@ -37,11 +38,15 @@ def bandwidth(option: str, text: str) -> float:
 
 def progress(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
     """A function that takes the number of finished units: a bar on a terminal, a line a minute elsewhere."""
-    return display_progress(what, total, "lines")
+    from smoes_sim.display.progress import progress as shown
+
+    return shown(what, total, "lines")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Aligned columns as text, the first ``left`` of them to the left."""
+    from smoes_sim.display.tables import Table, as_text
+
     return as_text([Table(header=header, rows=rows, left=left)])
 
 

@@ -18,12 +18,10 @@ Name = Annotated[str, typer.Argument(metavar="TOPOLOGY", help="Shipped topology 
 def list_topologies(as_json: Json = False) -> None:
     """List the shipped topologies."""
     from smoes_sim.results.write import to_json
-    from smoes_sim.topology import find_spec, topology_names
+    from smoes_sim.topology.shipped import topology_headings
 
     rows = [
-        {"name": name, "kind": spec.kind, "description": spec.description}
-        for name in topology_names()
-        for spec in [find_spec(name)]
+        {"name": name, "kind": kind, "description": description} for name, (kind, description) in topology_headings().items()
     ]
     typer.echo(to_json({"topologies": rows}) if as_json else show.columns(rows), nl=False)
 

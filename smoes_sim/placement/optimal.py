@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
 from smoes_sim.errors import PlacementError
 
@@ -96,6 +94,9 @@ def _solve(
     what: str,
 ) -> NDArray[np.int64]:
     """The proven optimum, rounded; the first ``whole`` variables are integers."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415 - 0.4 s to import, and only this rule needs it
+    from scipy.sparse import coo_array  # noqa: PLC0415 - as above
+
     entries = [(number, column, value) for number, (row, _, _) in enumerate(rows) for column, value in row.items()]
     at_row, at_column, value = (np.array(part) for part in zip(*entries, strict=True))
     matrix = coo_array((value, (at_row, at_column)), shape=(len(rows), len(upper))).tocsr()

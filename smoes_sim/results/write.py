@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
-import polars as pl
 from ruamel.yaml import YAML
 
 from smoes_sim.display.result import flat
-from smoes_sim.scenario import Scenario
 from smoes_sim.version import __version__
 from smoes_sim.yaml_files import write_bytes
+
+if TYPE_CHECKING:
+    from smoes_sim.scenario import Scenario
 
 
 def to_json(document: Any) -> bytes:
@@ -44,6 +45,8 @@ def write_tables(folder: Path, rows: Sequence[dict[str, Any]], summary: dict[str
     Raises:
         ConfigError: If the folder cannot be written.
     """
+    import polars as pl  # noqa: PLC0415 - 0.2 s to import, and only this needs it
+
     stream = BytesIO()
     metadata = {"smoes_sim.version": __version__, "smoes_sim.schema": "runs/1", "units": "in the column names"}
     pl.DataFrame([flat(row) for row in rows], infer_schema_length=None).write_parquet(stream, metadata=metadata)

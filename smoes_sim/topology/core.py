@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from smoes_sim.topology.graph import Topology
 
@@ -46,7 +45,7 @@ class Core:
         self.out_links = inner[np.argsort(index[source[inner]], kind="stable")]
         self.out_target = index[target[self.out_links]]
         self.out_start = np.searchsorted(index[source[self.out_links]], np.arange(self.size + 1))
-        self.distance = _distances(self.size, index[source[self.out_links]], self.out_target)
+        self.distance = _distances(self.out_start, self.out_target)
         self.leave = Chains(topology, index, leaving=True)
         self.enter = Chains(topology, index, leaving=False)
         direct = np.flatnonzero((source < self.num_ranks) & (target < self.num_ranks))
@@ -189,18 +188,22 @@ def _forwarding_nics(topology: Topology, kinds: NDArray[np.str_]) -> NDArray[np.
     )
 
 
-def _distances(size: int, source: Ints, target: Ints) -> NDArray[np.int16]:
-    """Number of hops between all pairs of vertices, (C, C), by breadth-first search from all; ``FAR`` without a way."""
+def _distances(out_start: Ints, out_target: Ints) -> NDArray[np.int16]:
+    """Number of hops between all pairs of vertices, (C, C), by breadth-first search from all; ``FAR`` without a way.
+
+    Sets of vertices are rows of bits: ``k + 1`` hops from a vertex are those ``k`` hops from its neighbours that are not
+    nearer.
+    """
+    size = len(out_start) - 1
     distance = np.full((size, size), FAR, dtype=np.int16)
-    np.fill_diagonal(distance, 0)
-    edges = csr_array((np.ones(len(source), dtype=np.float32), (source, target)), shape=(size, size))
-    frontier = csr_array(np.eye(size, dtype=np.float32))
-    hops = 0
-    while frontier.nnz:
-        hops += 1
-        reached = (frontier @ edges).tocoo()
-        fresh = distance[reached.row, reached.col] == FAR
-        row, column = reached.row[fresh], reached.col[fresh]
-        distance[row, column] = hops
-        frontier = csr_array((np.ones(len(row), dtype=np.float32), (row, column)), shape=(size, size))
+    leaving = np.flatnonzero(np.diff(out_start))
+    frontier = np.packbits(np.eye(size, dtype=bool), axis=1)
+    nearer, hops = np.zeros_like(frontier), 0
+    while frontier.any():
+        distance[np.unpackbits(frontier, axis=1, count=size).astype(bool)] = hops
+        nearer |= frontier
+        beyond = np.zeros_like(frontier)
+        if len(leaving):
+            beyond[leaving] = np.bitwise_or.reduceat(frontier[out_target], out_start[leaving], axis=0)
+        frontier, hops = beyond & ~nearer, hops + 1
     return distance

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from smoes_sim.errors import TopologyError
+from smoes_sim.topology.connected import joined_groups
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _MOST_RANKS, _MOST_VERTICES, _MOST_LINKS = 2**20, 2**22, 2**25
 VertexKind = Literal["device", "nic", "switch"]
@@ -116,6 +117,8 @@ class Topology:
     @cached_property
     def graph(self) -> nx.MultiDiGraph:
         """This topology as a frozen networkx graph; the key of an edge is its link id."""
+        import networkx as nx  # noqa: PLC0415 - 0.1 s to import, and predictions need no such graph
+
         graph = nx.MultiDiGraph(name=self.name, kind=self.kind)
         for vertex, (name, kind) in enumerate(zip(self.vertex_names, self.vertex_kinds, strict=True)):
             graph.add_node(vertex, name=name, kind=kind)
@@ -197,7 +200,7 @@ class Topology:
         direct = np.flatnonzero((source < num_ranks) & (target < num_ranks))
         direct = direct[np.argsort(source[direct], kind="stable")]
         first = np.searchsorted(source[direct], np.arange(num_ranks + 1))
-        group, joined = self._joined_groups()
+        group, joined = joined_groups(source, target, num_ranks=num_ranks, num_vertices=len(self.vertex_names))
         for a in range(num_ranks):
             missing = ~joined[group[a]][group]
             missing[a] = False
@@ -208,33 +211,6 @@ class Topology:
                     f"{self.name}: rank {a} ({self.vertex_names[a]}) has no route to rank {b} "
                     f"({self.vertex_names[b]}): every pair needs one. Add a link or a NIC and fabric between them."
                 )
-
-    def _joined_groups(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Group of each rank, (R,), and whether groups reach each other, (G, G).
-
-        Ranks with links to the same strongly connected parts of the fabric form a group.
-        """
-        source, target, num_ranks = self.link_source, self.link_target, self.num_ranks
-        inner = (source >= num_ranks) & (target >= num_ranks)
-        num_vertices = len(self.vertex_names)
-        matrix = _matrix(source[inner], target[inner], shape=(num_vertices, num_vertices))
-        num_parts, part = connected_components(matrix, directed=True, connection="strong")
-        one_way: dict[int, set[int]] = {}
-        leads_on = part[source[inner]] != part[target[inner]]
-        for a, b in zip(part[source[inner][leads_on]].tolist(), part[target[inner][leads_on]].tolist(), strict=True):
-            one_way.setdefault(a, set()).add(b)
-        leaves: list[set[int]] = [set() for _ in range(num_ranks)]
-        enters: list[set[int]] = [set() for _ in range(num_ranks)]
-        for near, far, parts in ((source, target, leaves), (target, source, enters)):
-            outer = (near < num_ranks) & (far >= num_ranks)
-            for rank, there in zip(near[outer].tolist(), part[far[outer]].tolist(), strict=True):
-                parts[rank].add(there)
-        groups: dict[tuple[frozenset[int], frozenset[int]], int] = {}
-        group = [groups.setdefault((frozenset(a), frozenset(b)), len(groups)) for a, b in zip(leaves, enters, strict=True)]
-        out = [(number, there) for (a, _), number in groups.items() for there in _beyond(a, one_way)]
-        into = [(number, there) for (_, b), number in groups.items() for there in b]
-        reach, entry = (_matrix(*_columns(pairs), shape=(len(groups), num_parts)) for pairs in (out, into))
-        return np.array(group), (reach @ entry.T).toarray() > 0
 
 
 def _without_dead_ends(
@@ -250,27 +226,6 @@ def _without_dead_ends(
         if not dead.any():
             return kept
         kept = kept & ~dead
-
-
-def _beyond(start: frozenset[int], one_way: dict[int, set[int]]) -> set[int]:
-    """Parts of the fabric that can be reached from ``start`` over one-way links, ``start`` included."""
-    found: set[int] = set()
-    waiting = set(start)
-    while waiting:
-        part = waiting.pop()
-        found.add(part)
-        waiting |= one_way.get(part, set()) - found
-    return found
-
-
-def _columns(pairs: list[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def _matrix(row: NDArray[np.integer], column: NDArray[np.integer], *, shape: tuple[int, int]) -> csr_array:
-    """A sparse matrix of ones at some places; entries that are given twice are twos."""
-    return csr_array((np.ones(len(row), dtype=np.float32), (row, column)), shape=shape)
 
 
 class Builder:

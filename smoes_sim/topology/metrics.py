@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,6 +86,8 @@ def bisection(topology: Topology) -> Bisection:
 
 def _largest_flow(topology: Topology, is_source: NDArray[np.bool_]) -> float:
     """Largest flow from some ranks to all others, B/s; ``is_source`` has the shape (R,)."""
+    import networkx as nx  # noqa: PLC0415 - 0.1 s to import, and only this needs it
+
     num_ranks = topology.num_ranks
     graph = nx.DiGraph()
     for link in range(topology.num_links):

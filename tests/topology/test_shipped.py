@@ -9,7 +9,7 @@ from reference import all_pairs, check_route, hops_by_networkx
 
 from smoes_sim.errors import ConfigError, TopologyError
 from smoes_sim.topology import Router, find_spec, find_topology, topology_names
-from smoes_sim.topology.shipped import folder
+from smoes_sim.topology.shipped import folder, topology_headings
 from smoes_sim.yaml_files import Document
 
 shipped = functools.cache(find_topology)
@@ -64,6 +64,11 @@ def test_every_shipped_topology_joins_its_ranks_by_shortest_routes(name):
         hops = hops_by_networkx(built, rank)
         lengths = np.diff(Router(built).compile(np.full(len(others), rank), others).offsets)
         assert dict(zip(others.tolist(), lengths.tolist(), strict=True)) == hops
+
+
+def test_headings_are_those_of_the_whole_files():
+    whole = {name: (spec.kind, spec.description) for name in topology_names() for spec in [find_spec(name)]}
+    assert topology_headings() == whole
 
 
 @every_topology
