@@ -273,6 +273,9 @@ class Network:
         """Shared links, ceiling and latency of routes."""
         latency = routes.sum_of(self.topology.link_latency)
         shared = self.topology.link_shared[routes.links]
+        if shared.all():
+            kept_all = Routes(offsets=routes.offsets, links=routes.links, share=routes.share)
+            return _Ways(routes=kept_all, ceiling=np.full(len(routes), np.inf), latency=latency)
         flow = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
         passes = _rate_alone(routes, self.capacity)
         ceiling = np.full(len(routes), np.inf)

@@ -21,6 +21,8 @@ _KEPT = 8_000_000
 """Number of entries up to which the routes of all pairs are kept, which takes 4 B each, 14 B where routes are split."""
 _SCRATCH = 2**23
 """Number of entries of the table in which :class:`SplitRoutes` looks for the longest route."""
+Which = Ints | slice
+"""Indices of some flows, or a slice of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,12 @@ class Routes:
 
     def sum_of(self, per_link: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of a link property along each route, shape (F,); the sum of latencies is the route's latency."""
+        num_hops = len(self.links) // max(len(self), 1)
+        if len(self) and np.array_equal(self.offsets, np.arange(len(self) + 1) * num_hops):
+            total = np.zeros(len(self))
+            for hop in range(num_hops):
+                total += per_link[self.links[hop::num_hops]]
+            return total
         flow = np.repeat(np.arange(len(self)), np.diff(self.offsets))
         return np.bincount(flow, weights=per_link[self.links], minlength=len(self)).astype(np.float64)
 
@@ -159,17 +167,21 @@ class Router:
         return bool((share < 1).any())
 
     def _hashed(self, src: Ints, dst: Ints) -> Routes:
-        num_flows = len(src)
-        salt = _mix(src * self._num_ranks + dst, np.uint64(self.seed))
-        columns: list[tuple[Ints, Ints]] = []  # (flows, link of each) in order of travel
-        first = self._find_direct(src, dst, salt)
-        is_direct = first >= 0
-        if is_direct.any():
-            columns.append((np.flatnonzero(is_direct), first[is_direct]))
-        rest = np.flatnonzero(~is_direct)
-        if len(rest):
-            columns += self._through_switches(rest, src[rest], dst[rest], salt[rest])
-        lengths = np.zeros(num_flows, dtype=np.int64)
+        columns: list[tuple[Which, Ints]] = []  # (flows, link of each) in order of travel
+        rest: Which = slice(None)
+        first = self._find_direct(src, dst)
+        if first is not None:
+            columns.append((np.flatnonzero(first >= 0), first[first >= 0]))
+            rest = np.flatnonzero(first < 0)
+        if len(src[rest]):
+            for flows, ids in self._through_switches(src[rest], dst[rest]):
+                columns.append((flows if isinstance(rest, slice) else rest[flows], ids))
+        if columns and all(isinstance(flows, slice) for flows, _ in columns):
+            table = np.empty((len(src), len(columns)), dtype=np.int32)
+            for hop, (_, ids) in enumerate(columns):
+                table[:, hop] = ids
+            return Routes(offsets=np.arange(len(src) + 1) * len(columns), links=table.ravel())
+        lengths = np.zeros(len(src), dtype=np.int64)
         for flows, _ in columns:
             lengths[flows] += 1
         offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -180,42 +192,65 @@ class Router:
             cursor[flows] += 1
         return Routes(offsets=offsets, links=links)
 
-    def _find_direct(self, src: Ints, dst: Ints, salt: NDArray[np.uint64]) -> Ints:
+    def _salt(self, src: Ints, dst: Ints) -> NDArray[np.uint64]:
+        """Hash of each pair, which decides between equal routes."""
+        return _mix(src * self._num_ranks + dst, np.uint64(self.seed))
+
+    def _find_direct(self, src: Ints, dst: Ints) -> Ints | None:
+        """Direct link of each pair, -1 where there is none, shape (F,); None where no pair has one."""
         low, high, links = self._core.find_direct(src, dst)
+        has = np.flatnonzero(high > low)
+        if not len(has):
+            return None
         found = np.full(len(src), -1, dtype=np.int64)
-        has = high > low
-        pick = low[has] + (salt[has] % (high - low)[has].astype(np.uint64)).astype(np.int64)
-        found[has] = links[pick]
+        salt = self._salt(src[has], dst[has])
+        found[has] = links[low[has] + (salt % (high - low)[has].astype(np.uint64)).astype(np.int64)]
         return found
 
-    def _through_switches(self, flows: Ints, src: Ints, dst: Ints, salt: NDArray[np.uint64]) -> list[tuple[Ints, Ints]]:
+    def _through_switches(self, src: Ints, dst: Ints) -> list[tuple[Which, Ints]]:
         leave, enter = self._core.leave, self._core.enter
-        out, into = self._choose_ways(src, dst, salt)
-        columns = [(flows[has], links[has]) for links in leave.links_of(src, out) for has in [links >= 0] if has.any()]
+        out, into = self._choose_ways(src, dst)
+        columns = _crossed(leave.links_of(src, out))
         here, goal = leave.vertex[src, out], enter.vertex[dst, into]
-        salt = _mix(salt.astype(np.int64), np.uint64(1))
         moving = np.flatnonzero(here != goal)
+        salt = _mix(self._salt(src[moving], dst[moving]).astype(np.int64), np.uint64(1))
+        here, goal = here[moving], goal[moving]
         while len(moving):
-            low, high, nearer = self._hops.find(here[moving], goal[moving])
-            chosen = nearer[low + (salt[moving] % (high - low).astype(np.uint64)).astype(np.int64)]
-            columns.append((flows[moving], self._core.out_links[chosen]))
-            here[moving] = self._core.out_target[chosen]
-            salt[moving] = _mix(salt[moving].astype(np.int64), np.uint64(1))
-            moving = moving[here[moving] != goal[moving]]
-        for links in enter.links_of(dst, into):
-            has = links >= 0
-            if has.any():
-                columns.append((flows[has], links[has]))
-        return columns
+            low, high, nearer = self._hops.find(here, goal)
+            chosen = nearer[low + (salt % (high - low).astype(np.uint64)).astype(np.int64)]
+            columns.append((moving, self._core.out_links[chosen]))
+            here = self._core.out_target[chosen]
+            on = here != goal
+            moving, here, goal = moving[on], here[on], goal[on]
+            salt = _mix(salt[on].astype(np.int64), np.uint64(1))
+        return columns + _crossed(enter.links_of(dst, into))
 
-    def _choose_ways(self, src: Ints, dst: Ints, salt: NDArray[np.uint64]) -> tuple[Ints, Ints]:
+    def _choose_ways(self, src: Ints, dst: Ints) -> tuple[Ints | int, Ints | int]:
         """The ways out and in of every pair with the fewest hops in total; ties are decided by the hash."""
+        if self._core.leave.width == self._core.enter.width == 1:
+            return 0, 0
         tied = self._core.shortest_ways(src, dst)
         width = tied.shape[1]
-        rank = np.cumsum(tied.reshape(-1, len(src)), axis=0)
-        wanted = 1 + (salt % rank[-1].astype(np.uint64)).astype(np.int64)
-        number = np.argmax(rank == wanted, axis=0)
+        tied = tied.reshape(-1, len(src))
+        number = np.argmax(tied, axis=0)
+        several = np.flatnonzero(np.count_nonzero(tied, axis=0) > 1)
+        if len(several):
+            rank = np.cumsum(tied[:, several], axis=0)
+            wanted = 1 + (self._salt(src[several], dst[several]) % rank[-1].astype(np.uint64)).astype(np.int64)
+            number[several] = np.argmax(rank == wanted, axis=0)
         return number // width, number % width
+
+
+def _crossed(links_of_hops: list[Ints]) -> list[tuple[Which, Ints]]:
+    """The flows that cross each hop of a way with their links; a way that is shorter has -1 there."""
+    columns: list[tuple[Which, Ints]] = []
+    for links in links_of_hops:
+        has = links >= 0
+        if has.all():
+            columns.append((slice(None), links))
+        elif has.any():
+            columns.append((np.flatnonzero(has), links[has]))
+    return columns
 
 
 def _mix(value: Ints, seed: np.uint64) -> NDArray[np.uint64]:

@@ -96,3 +96,13 @@ def test_every_schedule_carries_each_remote_block_once(matrix, schedule, order):
 def test_a_single_rank_sends_nothing(schedule):
     network = Network.on(topology(star(1)))
     assert sum(len(phase) for phase in phases_of(network, [np.ones((1, 1))], schedule=schedule)) == 0
+
+
+@pytest.mark.parametrize("dense", [0.2, 0.8])
+def test_shifted_order_starts_at_the_next_rank_whatever_is_sent(dense):
+    rng = np.random.default_rng(1)
+    matrix = np.where(rng.random((9, 9)) < dense, rng.random((9, 9)), 0.0)
+    (flows,) = phases_of(Network.on(topology(star(9))), [matrix])
+    expected = [(s, (s + k) % 9) for s in range(9) for k in range(1, 9) if matrix[s, (s + k) % 9]]
+    assert list(zip(flows.source.tolist(), flows.destination.tolist(), strict=True)) == expected
+    assert flows.size.tolist() == [matrix[pair] for pair in expected]
