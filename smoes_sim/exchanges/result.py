@@ -218,8 +218,7 @@ class Alltoall(Result):
         """What was asked and what the answer rests on, as comments."""
         is_even = self.collective == "alltoall"
         meaning = "what a rank sends" if is_even else "the most that a rank sends or receives"
-        error = max(row.error_bound for row in self.rows)
-        within = f"within {max(error, _ROUNDING):.1g} of two runs with wider windows" if error else "exact for the model"
+        within = _within(max(self.rows, key=lambda row: row.error_bound))
         constants = self.settings.constants
         if self.settings.calibration is not None:
             ends = "10% and 90% are the ends of the 80% interval" if has_interval else "without an interval"
@@ -249,6 +248,14 @@ class Alltoall(Result):
                 "Give links=8 with fidelity fluid, or a sweep."
             )
         return link_use_chart(use, title=title)
+
+
+def _within(row: AlltoallRow) -> str:
+    """The error of the solution and what it rests on."""
+    if row.error_kind == "exact":
+        return "exact for the model"
+    proof = "proven by bounds" if row.error_kind == "certified" else "of two runs with wider windows"
+    return f"within {max(row.error_bound, _ROUNDING):.1g} {proof}"
 
 
 def _microseconds(value: float | None) -> str:

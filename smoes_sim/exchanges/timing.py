@@ -14,6 +14,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.exchanges.bandwidth import alltoall_bandwidth
 from smoes_sim.exchanges.demand import Matrix
 from smoes_sim.network import Fidelity, Flows, Network, Order, Schedule, exchange_time, lower_bound, phases_of
+from smoes_sim.network.bounds import ErrorKind, ExchangeDuration, exchange_duration
 from smoes_sim.network.even import even_exchange_time
 from smoes_sim.network.fifo.exchange import TCP_WINDOW, Injection, fifo_exchange_time
 from smoes_sim.network.flows import link_load
@@ -92,6 +93,7 @@ class AlltoallRow:
         messages: Number of messages.
         links: Number of directed links of the topology.
         error_bound: Relative error of the solution; 0 if exact for the model.
+        error_kind: ``exact``; ``certified`` by bounds that enclose the time; or ``measured`` against wider windows.
         low_s: Lower end of the 80% interval, seconds; None without a calibration.
         high_s: Upper end.
     """
@@ -106,6 +108,7 @@ class AlltoallRow:
     messages: int
     links: int
     error_bound: float
+    error_kind: ErrorKind = "exact"
     low_s: float | None = None
     high_s: float | None = None
 
@@ -159,6 +162,7 @@ def time_alltoall(network: Network, matrix: Matrix, options: AlltoallOptions) ->
         messages=exchange.num_messages,
         links=network.topology.num_links,
         error_bound=exchange.error_bound,
+        error_kind=exchange.error_kind,
     )
     use = {entry.group.label: use_over_time(entry.group.links, link_use, duration) for entry in hot if link_use}
     return AlltoallTime(row=row, hot=hot, use=use, wall=time.perf_counter() - started)
@@ -190,6 +194,7 @@ class _Exchange:
         duration: Seconds.
         bound: Lower bound of it, seconds.
         error_bound: Relative error of the solution, not of the model.
+        error_kind: What that rests on.
         num_flows: Number of flows on the network.
         num_messages: Number of messages.
         load: Bytes on each link, shape (H,); zeros unless busiest links are wanted.
@@ -199,6 +204,7 @@ class _Exchange:
     duration: float
     bound: float
     error_bound: float
+    error_kind: ErrorKind
     num_flows: int
     num_messages: int
     load: NDArray[np.float64]
@@ -219,6 +225,7 @@ def _even(network: Network, matrix: Matrix, options: AlltoallOptions) -> _Exchan
         duration=found.bound if is_bound else found.duration,
         bound=found.bound,
         error_bound=0.0,
+        error_kind="exact",
         num_flows=found.num_flows,
         num_messages=found.num_flows,
         load=found.load,
@@ -236,14 +243,15 @@ def _by_flows(network: Network, matrix: Matrix, options: AlltoallOptions) -> _Ex
         seed=options.seed,
         message_size=options.message_size,
     )
-    duration, bound, error, link_use = _time(network, phases, options)
+    solution, link_use = _time(network, phases, options)
     load = np.zeros(network.topology.num_links)
     for flows in phases if options.num_hot else ():
         load += link_load(flows, len(load))
     return _Exchange(
-        duration=duration,
-        bound=bound,
-        error_bound=error,
+        duration=solution.duration,
+        bound=solution.bound,
+        error_bound=solution.error_bound,
+        error_kind=solution.error_kind,
         num_flows=sum(len(flows) for flows in phases),
         num_messages=int(sum(len(flows) if flows.copies is None else flows.copies.sum() for flows in phases)),
         load=load,
@@ -251,20 +259,20 @@ def _by_flows(network: Network, matrix: Matrix, options: AlltoallOptions) -> _Ex
     )
 
 
-def _time(
-    network: Network, phases: list[Flows], options: AlltoallOptions
-) -> tuple[float, float, float, tuple[LinkUse, ...]]:
-    """Seconds at a fidelity, their lower bound, relative error of the solution, and the use of links over time."""
+def _time(network: Network, phases: list[Flows], options: AlltoallOptions) -> tuple[ExchangeDuration, tuple[LinkUse, ...]]:
+    """Duration at a fidelity, and the use of links over time."""
+    if options.fidelity == "fluid" and options.record_links:
+        fluid = exchange_time(network, phases, tolerance=options.tolerance, record_links=True)
+        return ExchangeDuration.of(fluid), fluid.link_use
     if options.fidelity == "fluid":
-        fluid = exchange_time(network, phases, tolerance=options.tolerance, record_links=options.record_links)
-        return fluid.duration, fluid.bound, fluid.error_bound, fluid.link_use
-    bound = lower_bound(network, phases)
-    if options.fidelity == "bound":
-        return bound, bound, 0.0, ()
+        return exchange_duration(network, phases, tolerance=options.tolerance), ()
+    duration = bound = lower_bound(network, phases)
     if options.fidelity == "fifo":
-        fifo = fifo_exchange_time(network, phases, chunk=options.chunk, window=options.window, injection=options.injection)
-        return fifo.duration, bound, 0.0, ()
-    from smoes_sim.network.packet import packet_exchange_time  # noqa: PLC0415 - slow, so rarely asked for
+        duration = fifo_exchange_time(
+            network, phases, chunk=options.chunk, window=options.window, injection=options.injection
+        ).duration
+    elif options.fidelity == "packet":
+        from smoes_sim.network.packet import packet_exchange_time  # noqa: PLC0415 - slow, so rarely asked for
 
-    packet = packet_exchange_time(network, phases, window=options.window, injection=options.injection)
-    return packet.duration, bound, 0.0, ()
+        duration = packet_exchange_time(network, phases, window=options.window, injection=options.injection).duration
+    return ExchangeDuration(duration=duration, bound=bound, error_bound=0.0, error_kind="exact"), ()

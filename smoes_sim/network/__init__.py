@@ -1,12 +1,13 @@
 """How long do messages between ranks take?
 
 Main types: :class:`Network` (a topology with routes and constants) and :class:`Flows` (the messages of one phase).
-``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone, ``staggered`` one that ranks enter
-at different times, ``fluid`` and ``fifo`` are models of
-the network and ``packet`` judges them, ``hot`` names the busiest links, ``compilation`` tells when code is compiled.
-Neighbours: ``topology`` below, ``step`` and ``exchanges`` above. Independent of experts and tokens.
+``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone, ``bounds`` encloses its time,
+``staggered`` times one that ranks enter at different times, ``fluid`` and ``fifo`` are models of the network and
+``packet`` judges them, ``hot`` names the busiest links, ``compilation`` tells when code is compiled. Neighbours:
+``topology`` below, ``step`` and ``exchanges`` above. Independent of experts and tokens.
 """
 
+from smoes_sim.network.bounds import ErrorKind, ExchangeDuration, exchange_bounds, exchange_duration
 from smoes_sim.network.compilation import Fidelity, may_compile
 from smoes_sim.network.exchange import ExchangeTime, Processes, enter_exchange, exchange_time, finish_exchange
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
@@ -20,6 +21,8 @@ from smoes_sim.network.staggered import StaggeredExchange, is_one_phase
 __all__ = [
     "ActivePhase",
     "Engine",
+    "ErrorKind",
+    "ExchangeDuration",
     "ExchangeTime",
     "Fidelity",
     "Flows",
@@ -31,6 +34,8 @@ __all__ = [
     "Schedule",
     "StaggeredExchange",
     "enter_exchange",
+    "exchange_bounds",
+    "exchange_duration",
     "exchange_time",
     "finish_exchange",
     "is_one_phase",

@@ -61,7 +61,7 @@ def test_alltoall_prints_the_columns_of_nccl_tests(capsys: pytest.CaptureFixture
     assert [row.split()[0] for row in rows] == ["1048576", "2097152", "4194304"]
 
 
-ROW = {"size_bytes", "time_s", "algbw_GBps", "busbw_GBps", "bound_s", "flows", "links", "error_bound"}
+ROW = {"size_bytes", "time_s", "algbw_GBps", "busbw_GBps", "bound_s", "flows", "links", "error_bound", "error_kind"}
 HOT = {"link", "kind", "count", "bytes", "capacity_Bps", "busy_s", "utilisation", "first_s", "last_s", "full_s"}
 
 

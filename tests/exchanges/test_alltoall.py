@@ -188,7 +188,9 @@ def test_the_document_has_the_keys_of_the_command_in_their_order():
     names = "topology ranks collective traffic schedule message_size order calibration per_message fidelity tolerance"
     assert list(found.to_dict()) == [*names.split(), *["injection", "window", "chunk", "seed", "wall_s", "rows"]]
     (row,) = found.to_dict()["rows"]
-    names = "size_bytes mean_bytes time_s algbw_GBps busbw_GBps bound_s flows messages links error_bound hot_links"
+    names = (
+        "size_bytes mean_bytes time_s algbw_GBps busbw_GBps bound_s flows messages links error_bound error_kind hot_links"
+    )
     assert list(row) == names.split()
     assert found.to_polars().columns == names.split()[:-1]
     assert found.links.to_polars()["link"].to_list() == [hot["link"] for hot in row["hot_links"]]
@@ -217,10 +219,14 @@ def test_progress_is_told_size_by_size():
     assert done == [1, 2, 3]
 
 
-def test_an_error_above_zero_is_put_in_words():
+@pytest.mark.parametrize(
+    ("kind", "proof"), [("measured", "of two runs with wider windows"), ("certified", "proven by bounds")]
+)
+def test_an_error_above_zero_is_put_in_words(kind, proof):
     found = alltoall("lab-star-4", size="1M")
-    rough = replace(found, times=[replace(one, row=replace(one.row, error_bound=1.234e-5)) for one in found.times])
-    assert "# schedule direct; solution within 1e-05 of two runs with wider windows\n" in repr(rough)
+    row = replace(found.rows[0], error_bound=1.234e-5, error_kind=kind)
+    rough = replace(found, times=[replace(one, row=row) for one in found.times])
+    assert f"# schedule direct; solution within 1e-05 {proof}\n" in repr(rough)
     assert "# schedule direct; solution exact for the model\n" in repr(found)
 
 

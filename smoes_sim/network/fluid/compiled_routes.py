@@ -148,3 +148,19 @@ def served(order: Longs, link: Longs, full: Reals, share: Reals, shares: Reals) 
         left[here] -= share[flow * step]
         result[flow] = passed[here] + most * left[here]
     return result
+
+
+@jit("(i8[::1], i4[::1], f8[::1], i8[::1], f8[::1], f8[::1], f8[::1])")
+def slowest_on_links(
+    start: Longs, links: Ids, weight: Reals, order: Longs, capacity: Reals, most: Reals, efficiency: Reals
+) -> Reals:  # fmt: skip
+    """Seconds per byte on the slowest link of each flow in ``order``, shared by it and all flows before it, shape (F,)."""
+    result, total = np.zeros(len(order)), np.zeros(len(capacity))
+    step = 1 if len(weight) > 1 else 0
+    for at in range(len(order)):
+        for edge in range(start[order[at]], start[order[at] + 1]):
+            link = links[edge]
+            total[link] += weight[edge * step]
+            rate = capacity[link] * (efficiency[link] if total[link] > most[link] else 1.0)
+            result[at] = max(result[at], total[link] / rate)
+    return result
