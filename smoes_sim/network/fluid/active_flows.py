@@ -97,15 +97,17 @@ class ActiveFlows:
         self._new: list[tuple[int, Block]] = []
         self._given: CompactRoutes | None = None
 
-    def add(self, block: Block, *, routes: CompactRoutes | None = None) -> int:
+    def add(self, block: Block, *, routes: CompactRoutes | None = None, rate: Reals | None = None) -> int:
         """Add flows, which wait for a ``ready`` time; returns the id of the first one.
 
         Args:
             block: Flows.
             routes: What :func:`usable_routes` makes of the block, if it is known and these are the first flows.
+            rate: Their max-min rates while all run, B/s, shape (F,), if they are known and these are the first flows.
         """
         first = len(self.ready)
         self._given = None if first else routes
+        self._rate = self._rate if first or rate is None else rate
         self.ready = np.concatenate([self.ready, np.full(len(block.size), np.inf)])
         self._new.append((first, block))
         return first

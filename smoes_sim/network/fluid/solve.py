@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from smoes_sim.errors import SimulationError
 from smoes_sim.network.fluid.active_flows import ActiveFlows
-from smoes_sim.network.fluid.problem import Block, Links, Problem, alone, check, least_makespan, part_of, reals
+from smoes_sim.network.fluid.problem import (
+    Block,
+    Links,
+    Problem,
+    alone,
+    check,
+    least_makespan,
+    part_of,
+    reals,
+    usable_routes,
+)
 from smoes_sim.network.fluid.symmetry import collapse
 from smoes_sim.network.fluid.waterfill import ONE, ArrayWaterfill, CompactRoutes, Longs, Reals, backend
 
@@ -152,9 +162,15 @@ def _solved(
     if given is not None:
         times, solves, use = run(problem, tool, window=given, record_links=record_links)
         return times, math.nan, solves, use
+    flows, links = problem.flows, problem.links
+    routes = usable_routes(tool, flows.offsets, flows.links, flows.weight, links, prune=not record_links)
+    rate = None
+    if not problem.ready.any() and not links.is_limited.any():  # what every window would begin with
+        rate, _ = tool.fill(routes, links.capacity[routes.links], flows.ceiling, ONE)
     window, total, makespans = _FIRST_OF_MANY if len(problem.ready) > _MANY else _FIRST_WINDOW, 0, []
     while True:
-        times, solves, use = run(problem, tool, window=window, record_links=record_links)
+        own = replace(routes, members=routes.members.copy())  # water-filling reorders them
+        times, solves, use = run(problem, tool, window=window, record_links=record_links, routes=own, rate=rate)
         makespans.append(float(times.max()))
         total += solves
         error = last_difference(makespans)
@@ -178,16 +194,22 @@ def last_difference(makespans: Sequence[float]) -> float:
 
 
 def run(
-    problem: Problem, tool: ArrayWaterfill, *, window: float, record_links: bool = False, routes: CompactRoutes | None = None
+    problem: Problem,
+    tool: ArrayWaterfill,
+    *,
+    window: float,
+    record_links: bool = False,
+    routes: CompactRoutes | None = None,
+    rate: Reals | None = None,
 ) -> tuple[Reals, int, list[LinkUse]]:
     """One solution: finish times, number of solves, use of the links.
 
-    ``routes`` are what ``usable_routes`` makes of the flows, if that is known.
+    ``routes`` are what ``usable_routes`` makes of the flows, and ``rate`` their rates while all run, if that is known.
     """
     active = ActiveFlows(
         problem.links, tool, window=window, exact_below=TAIL, most_ended=1.25 * window, prune=not record_links
     )
-    active.add(problem.flows, routes=routes)
+    active.add(problem.flows, routes=routes, rate=rate)
     active.ready[:] = problem.ready
     drained, use = np.empty(len(problem.ready)), []
     while True:

@@ -110,6 +110,8 @@ def _refined(
         flow_color = _mix(flow_color + _mix((values + 0.0).view(np.uint64)))
     link_color = _mix(capacity.view(np.uint64))
     sample = np.random.default_rng(0).integers(0, len(size), _SAMPLE) if len(size) > _SAMPLE else np.arange(len(size))
+    if len(np.unique(flow_color[sample])) * _SHRINK // 2 > len(sample):  # sizes alone are too different
+        return None
     before = 0
     for _ in range(_ROUNDS):
         total = np.zeros(len(capacity), np.uint64)
