@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from smoes_sim.topology.shipped import topology_document
 from smoes_sim.traffic.copies import Deduplicate, ElementType
 from smoes_sim.units import Duration, Size
 from smoes_sim.workload import WorkloadSpec
+from smoes_sim.workload.spec import said_again
 from smoes_sim.yaml_files import Document, MappingDocument, NamedSection, Override, Place, Spec, assignments, named_document
 
 __all__ = [
@@ -344,7 +345,18 @@ def _topology_document(name: str) -> Document:
     return document
 
 
-def _note_in_topology(topology: dict[str, Any], key: str, override: str) -> None:
+def _note_in_workload(workload: dict[str, Any], key: str, override: str, earlier: Collection[Place]) -> None:
+    """Remove what the file says about the same thing under another key; what an earlier override says stays."""
+    for other in said_again(key, override.partition("=")[2].strip()):
+        if ("workload", other) not in earlier:
+            workload.pop(other, None)
+
+
+def _workload_document(name: str) -> Document:
+    raise ConfigError(f'workload = "{name}" is not a mapping. Write for example workload={{preset: {name}}}.')
+
+
+def _note_in_topology(topology: dict[str, Any], key: str, override: str, _: Collection[Place]) -> None:
     """Replace the source of overridden numbers by the override, and add it to the name."""
     if "name" in topology:  # loaded by its name, not written in place
         topology["name"] += f" with {override.removeprefix('topology.')}"
@@ -356,7 +368,7 @@ def _note_in_topology(topology: dict[str, Any], key: str, override: str) -> None
             sources[number] = f"override {override}"
 
 
-def _note_in_model(model: dict[str, Any], key: str, override: str) -> None:
+def _note_in_model(model: dict[str, Any], key: str, override: str, _: Collection[Place]) -> None:
     """Add the override to the source; published numbers of parameters no longer apply."""
     if key in {"source", "image_source", "name", "published_total", "published_active"}:
         return
@@ -372,4 +384,5 @@ def _model_document(name: str) -> Document:
 _NAMED_SECTIONS: Mapping[Place, NamedSection] = {
     ("topology",): NamedSection(load=_topology_document, note_change=_note_in_topology),
     ("model",): NamedSection(load=_model_document, note_change=_note_in_model),
+    ("workload",): NamedSection(load=_workload_document, note_change=_note_in_workload),
 }

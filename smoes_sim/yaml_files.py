@@ -11,7 +11,7 @@ import copy
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +99,12 @@ class NamedSection:
 
     Attributes:
         load: Returns the document of a name.
-        note_change: Records an override in the section: called with its data, the key inside it, and the override.
+        note_change: Records an override in the section: called with its data, the key inside it, the override, and
+            the places that earlier overrides set.
     """
 
     load: Callable[[str], Document]
-    note_change: Callable[[dict[str, Any], str, str], None]
+    note_change: Callable[[dict[str, Any], str, str, Collection[Place]], None]
 
 
 class Document:
@@ -162,7 +163,7 @@ class Document:
                 )
             target = child
             if section := self.sections.get(place[:depth]):
-                section.note_change(target, ".".join(map(str, place[depth:])), assignment)
+                section.note_change(target, ".".join(map(str, place[depth:])), assignment, self.overridden)
         target[str(place[-1])] = value
         self._loaded = {at: loaded for at, loaded in self._loaded.items() if at[: len(place)] != place}
         self.overridden[place] = assignment

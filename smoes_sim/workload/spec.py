@@ -167,15 +167,14 @@ class WorkloadSpec(Spec):
         if self.batch is not None and self.sequences_per_rank is not None:
             raise ValueError(
                 f"batch = {self.batch} and sequences_per_rank = {self.sequences_per_rank} both say how many sequences there "
-                "are. Leave out one (as an override: workload.batch=null)."
+                "are. Leave out one."
             )
         if self.decode_batch is None:
             return
         if self.phase == "decode":
             raise ValueError(
                 f"decode_batch = {self.decode_batch} says how many of the prefilled sequences are decoded together; with "
-                "phase = decode nothing is prefilled. Leave it out (as an override: workload.decode_batch=null) and give "
-                "batch or sequences_per_rank."
+                "phase = decode nothing is prefilled. Leave it out and give batch or sequences_per_rank."
             )
         if self.batch is not None and not self.is_from_trace:
             _check_decode_batch(self.decode_batch, self.batch)
@@ -186,7 +185,7 @@ class WorkloadSpec(Spec):
             if self.context is not None and getattr(self, name) is not None:
                 raise ValueError(
                     f"context = {self.context} is the length of every prompt, and {name} = {getattr(self, name)} says "
-                    f"something else about it. Leave out one (as an override: workload.{name}=null)."
+                    f"something else about it. Leave out one."
                 )
         full = self.filled()
         if full.context is None and full.text_tokens is None:
@@ -240,6 +239,27 @@ class WorkloadSpec(Spec):
             except ValueError as error:
                 raise ConfigError(f"workload: {error}") from None
         return self.model_copy(update={"batch": batch, "sequences_per_rank": None})
+
+
+_SAID_AGAIN = {
+    "batch": ("sequences_per_rank",),
+    "sequences_per_rank": ("batch",),
+    "context": ("text_tokens", "spread"),
+    "text_tokens": ("context",),
+    "spread": ("context",),
+}
+
+
+def said_again(key: str, value: str) -> tuple[str, ...]:
+    """Keys of a workload that must not stand beside a key, which an override of it replaces; ``value`` as it is written.
+
+    Example:
+        >>> said_again("context", "2048"), said_again("phase", "decode"), said_again("context", "null")
+        (('text_tokens', 'spread'), ('decode_batch',), ())
+    """
+    if key == "phase" and value == "decode":
+        return ("decode_batch",)
+    return () if value == "null" else _SAID_AGAIN.get(key, ())
 
 
 def _check_decode_batch(decode_batch: int, batch: int) -> None:

@@ -145,6 +145,12 @@ def test_what_cannot_adapt_is_refused(changes: dict[str, Any], message: str) -> 
         adapt(scenario(**changes), name="drift", windows=2, steps=1, every=[1], images=(1.0, 0.0))
 
 
+def test_decode_alone_is_not_adapted() -> None:
+    decode = scenario(workload={"phase": "decode", "context": 8})
+    with pytest.raises(ConfigError, match=r"^workload\.phase = decode: adapt simulates whole prefills"):
+        adapt(decode, name="drift", windows=2, steps=1, every=[1], images=(1.0, 0.0))
+
+
 def test_the_json_of_the_command_is_that_of_the_result(tmp_path: Path) -> None:
     found = of_trace(tmp_path)
     document = found.to_dict()

@@ -12,6 +12,7 @@ from smoes_sim.distributed.prediction import PHASES
 from smoes_sim.distributed.rows import Measured, RunFacts, RunRow
 from smoes_sim.distributed.run_result import RunResult, summarise
 from smoes_sim.prediction.deploy import deploy
+from smoes_sim.workload import WorkloadSpec
 
 SYSTEM = SystemFacts(
     smoes_sim="1", python="3", torch="2", kernel="6", backend="gloo", nccl=None, ranks=4, nodes=1, timeout_s=60.0,
@@ -29,15 +30,18 @@ def ranks(*hosts: str, interface: str = "lo") -> tuple[RankFacts, ...]:
     )  # fmt: skip
 
 
-def result(system: SystemFacts, per_rank: tuple[RankFacts, ...]) -> RunResult:
+def result(system: SystemFacts, per_rank: tuple[RankFacts, ...], **workload: object) -> RunResult:
     """Every phase took 2 s on rank 0 and 1 s elsewhere, in every layer and step."""
-    deployment = deploy(scenario_of(Case()))
+    scenario = scenario_of(Case())
+    if workload:
+        scenario = scenario.model_copy(update={"workload": WorkloadSpec.model_validate(workload)})
+    deployment = deploy(scenario)
     rows = [
         RunRow(
             step=step, layer=0, phase=phase, rank=rank, repeat=0, time_s=1.0 + (rank == 0), cpu_s=0.5, bytes_sent=10**6,
             bytes_received=0, tokens=1, routed_tokens=1, active_experts=1,
         )
-        for step in range(1 + len(deployment.decode)) for phase in PHASES for rank in range(4)
+        for step in range(len(deployment.steps)) for phase in PHASES for rank in range(4)
     ]  # fmt: skip
     facts = RunFacts(
         system=system, library="gloo", clock="shared memory", activation="float32", warmup=2, repeats=1, per_rank=per_rank
@@ -76,6 +80,12 @@ def test_in_a_lab_errors_stand_beside_measurement_and_prediction() -> None:
     (row,) = [row for row in found.medians if (row.step, row.phase) == (0, "dispatch")]
     assert (row.measured_s, row.bytes_remote) == (2.0, 4 * 10**6)  # the slowest rank; four ranks
     assert row.relative_error == (row.predicted_s - 2.0) / 2.0
+
+
+def test_a_run_of_decode_alone_has_decode_steps_only() -> None:
+    found = result(SYSTEM, ranks(*"aaaa"), phase="decode", sequences_per_rank=2, context=50, output_tokens=4)
+    assert [(step.step, step.phase, step.tokens) for step in found.steps] == [(number, "decode", 8) for number in range(3)]
+    assert {row.step for row in found.medians} == {0, 1, 2}
 
 
 def test_records_are_the_medians_and_the_document_adds_the_rows() -> None:

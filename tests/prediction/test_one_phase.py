@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from small_plan import TEXT as PLAN
 from small_scenario import small
 
 from smoes_sim.api.predict import compare, simulate
 from smoes_sim.api.service import serve
-from smoes_sim.errors import ConfigError
+from smoes_sim.calibration.step_latencies import fit_step_latencies
+from smoes_sim.cli import main
+from smoes_sim.errors import CalibrationError, ConfigError
+from smoes_sim.measurements import read_measurements
+from smoes_sim.planning import load_plan
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.prediction.router import synthesize_trace
@@ -157,6 +164,38 @@ def test_a_timeline_of_decode_alone_is_that_of_a_step(tmp_path):
 def test_requests_that_arrive_have_prompts(tmp_path):
     with pytest.raises(ConfigError, match=r"^workload\.phase = decode: requests that arrive have prompts.* phase: both"):
         serve(small(tmp_path, DECODE), rate="1/s", requests=4)
+
+
+def test_a_plan_for_decode_alone_is_refused(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN.replace("{batch: 4, text_tokens: 16, output_tokens: 3,", "{phase: decode, batch: 4, context: 16,"))
+    with pytest.raises(ConfigError, match=r"plan\.yaml: workload\.phase = decode: requests that arrive have prompts"):
+        load_plan(str(path))
+
+
+def test_latencies_of_two_phases_are_not_fitted_to_one(tmp_path):
+    rows = read_measurements(Path(find_spec("smoes_sim").origin).parent / "data" / "measurements" / "two-orin-baseline.csv")
+    with pytest.raises(CalibrationError, match=r"^here: TTFT and TPOT are fitted together, but workload\.phase = decode"):
+        fit_step_latencies(rows, small(tmp_path, DECODE), name="here")
+
+
+@pytest.mark.parametrize("command", ["simulate", "compare", "sweep"])
+def test_a_page_of_decode_alone_speaks_of_decode_steps(tmp_path, capsys, command):
+    scenario = tmp_path / "small.yaml"
+    small(tmp_path)
+    scenario.write_text(scenario.read_text().replace("{batch: 16, text_tokens: 64, output_tokens: 9}", DECODE[9:]))
+    (tmp_path / "study.yaml").write_text(f"scenario: {scenario}\ngrid: {{workload.sequences_per_rank: [1, 2]}}\n")
+    asked = {
+        "simulate": ["simulate", str(scenario)],
+        "compare": ["compare", str(scenario), "communication.dispatch=bf16,fp8"],
+        "sweep": ["sweep", str(tmp_path / "study.yaml")],
+    }
+    assert main([*asked[command], "--out", str(tmp_path / "out")]) == 0
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "Busiest links in decode" in page
+    assert "TPOT" in page
+    assert "TTFT" not in page
 
 
 def test_a_trace_without_the_phase_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from smoes_sim.api.inputs import changed
 from smoes_sim.errors import ConfigError
 from smoes_sim.models import find_model
 from smoes_sim.scenario import Scenario, load_scenario
@@ -90,12 +91,12 @@ def test_a_section_from_a_trace_is_read_again():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"batch": 2, "sequences_per_rank": 3}, r"batch = 2 and sequences_per_rank = 3 both .* workload\.batch=null"),
-        ({"text_tokens": 4}, r"context = 8 is the length .* text_tokens = 4 says .* workload\.text_tokens=null"),
+        ({"batch": 2, "sequences_per_rank": 3}, r"batch = 2 and sequences_per_rank = 3 both say .* Leave out one"),
+        ({"text_tokens": 4}, r"context = 8 is the length .* text_tokens = 4 says .* Leave out one"),
         ({"spread": 0.2}, r"context = 8 is the length .* spread = 0\.2 says"),
         (
             {"decode_batch": 2, "batch": 4},
-            r"decode_batch = 2 says .* phase = decode nothing .*decode_batch=null",
+            r"decode_batch = 2 says .* phase = decode nothing .* Leave it out and give batch",
         ),
         ({"output_tokens": 1}, r"output_tokens = 1 with phase = decode: the first output token comes from prefill"),
         ({"phase": "decoding"}, r"Input should be 'both', 'prefill' or 'decode'"),
@@ -131,9 +132,20 @@ def test_decoded_tokens_without_their_prompts_are_not_a_workload():
         workload_of_tokens(zeros.astype(np.uint8), zeros, np.ones(2, dtype=np.uint8), decode_batch=None)
 
 
-def test_a_scenario_asks_for_decode_alone_by_overrides():
-    changes = ("workload.phase=decode", "workload.sequences_per_rank=128", "workload.context=2048")
-    scenario = load_scenario("olmoe-two-orin", [*changes, "workload.batch=null", "workload.decode_batch=null"])
-    assert scenario.workload.for_ranks(2).batch == 256
-    again = Scenario.model_validate(scenario.model_dump(mode="json", by_alias=True))
-    assert again == scenario
+def test_overrides_replace_what_the_file_says_about_the_same_thing():
+    # the file has preset: mmmu, batch: 8, decode_batch: 1
+    asked = ("workload.phase=decode", "workload.sequences_per_rank=128", "workload.context=2048")
+    workload = load_scenario("olmoe-two-orin", asked).workload
+    assert (workload.batch, workload.decode_batch, workload.for_ranks(2).batch) == (None, None, 256)
+    again = Scenario.model_validate(load_scenario("olmoe-two-orin", asked).model_dump(mode="json", by_alias=True))
+    assert again.workload == workload
+    back = changed(again, ["workload.batch=4", "workload.text_tokens=10", "workload.phase=both"]).workload
+    assert (back.batch, back.sequences_per_rank, back.context, back.text_tokens) == (4, None, None, 10)
+
+
+def test_overrides_that_contradict_each_other_are_refused():
+    for pair in (("batch=4", "sequences_per_rank=2"), ("sequences_per_rank=2", "batch=4")):
+        with pytest.raises(ConfigError, match=r"batch = 4 and sequences_per_rank = 2 both say how many"):
+            load_scenario("olmoe-two-orin", [f"workload.{part}" for part in pair])
+    with pytest.raises(ConfigError, match=r"decode_batch = 2 says how many of the prefilled .* phase = decode"):
+        load_scenario("olmoe-two-orin", ["workload.decode_batch=2", "workload.phase=decode"])
