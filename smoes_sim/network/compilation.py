@@ -8,16 +8,16 @@ from typing import Literal
 
 Fidelity = Literal["bound", "fluid", "fifo", "packet"]
 """Models of the network, from a lower bound to every packet; see docs/explanation/models.md."""
-_ARRAYS_ONLY = 12
-"""Up to this many flows, all pairs of four ranks, NumPy alone is fast enough and numba is not imported: an exchange takes
-about 1 ms, and importing numba as long as some hundred of them."""
+_ARRAYS_ONLY = 56
+"""Up to this many flows, all pairs of eight ranks, NumPy alone is fast enough and numba is not imported: an exchange takes
+about 5 ms, and numba a second until it has loaded what it compiled before."""
 
 
 def uses_compiled(num_flows: int) -> bool:
-    """Whether the fluid model uses code compiled by numba for ``num_flows`` flows: above 12, if numba is installed.
+    """Whether the fluid model uses code compiled by numba for ``num_flows`` flows: above 56, if numba is installed.
 
     Example:
-        >>> uses_compiled(12)
+        >>> uses_compiled(56)
         False
     """
     return num_flows > _ARRAYS_ONLY and _has_numba()
@@ -36,9 +36,9 @@ def may_compile(num_ranks: int, *, fidelity: Fidelity = "fluid") -> bool:
     cannot know, so the answer is True; ``bound`` and ``packet`` compile nothing.
 
     Example:
-        4 ranks have 4 * 3 = 12 flows at most:
+        8 ranks have 8 * 7 = 56 flows at most:
 
-        >>> may_compile(4), may_compile(4, fidelity="fifo"), may_compile(1000, fidelity="packet")
+        >>> may_compile(8), may_compile(8, fidelity="fifo"), may_compile(1000, fidelity="packet")
         (False, True, False)
     """
     if fidelity == "fluid":

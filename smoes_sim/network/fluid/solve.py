@@ -92,7 +92,7 @@ def fluid_times(
     """Finish times of flows that share links max-min fairly.
 
     ``d remaining[f] / dt = -rate[f]`` from ``ready[f]`` on, with the ``max_min_rates`` of the flows in flight. No packets,
-    no order at the sender, no round trips. Symmetric problems are first reduced, exactly, to one flow per class. Up to 12
+    no order at the sender, no round trips. Symmetric problems are first reduced, exactly, to one flow per class. Up to 56
     flows use NumPy only; larger problems import numba, which compiles for some seconds once (``network.compilation``).
 
     Args:
