@@ -16,7 +16,7 @@ from smoes_sim.network.fluid.prepared import PreparedRoutes
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
-from smoes_sim.network.staggered import StaggeredExchange, is_one_phase
+from smoes_sim.network.staggered import RouteSolver, StaggeredExchange, is_one_phase
 
 __all__ = [
     "ActivePhase",
@@ -31,6 +31,7 @@ __all__ = [
     "Order",
     "PreparedRoutes",
     "Processes",
+    "RouteSolver",
     "Schedule",
     "StaggeredExchange",
     "enter_exchange",

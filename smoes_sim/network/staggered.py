@@ -14,11 +14,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.network.flows import Flows, Network
+from smoes_sim.network.fluid.prepared import PreparedRoutes
 from smoes_sim.network.fluid.solve import fluid_times
 
 Times = NDArray[np.float64]
 WINDOW = 0.4
 """Width of the windows of the single fluid solution, as a share of the least time that the flows in flight still need."""
+
+
+class RouteSolver:
+    """When messages leave a network under one set of constants; routes that come again are prepared once.
+
+    Args:
+        network: Capacities and constants.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._kept: list[tuple[Flows, PreparedRoutes]] = []
+        self._has_incast = bool(np.isfinite(network.topology.incast_flows).any())
+
+    def drained(self, flows: Flows, ready: Times) -> Times:
+        """Seconds when the last byte of each message leaves, by one fluid solution, shape (F,).
+
+        Args:
+            flows: The messages.
+            ready: Seconds when each may start, shape (F,).
+        """
+        size = self.network.sized_all([flows])[0].size
+        if not self._has_incast:
+            return self._prepared(flows).drained(size, ready, window=WINDOW)
+        topology = self.network.topology
+        return fluid_times(
+            flows.routes.offsets,
+            flows.routes.links,
+            size,
+            self.network.capacity,
+            share=flows.routes.share,
+            ready=ready,
+            ceiling=flows.ceiling,
+            incast_flows=topology.incast_flows,
+            incast_efficiency=topology.incast_efficiency,
+            window=WINDOW,
+        ).drained
+
+    def _prepared(self, flows: Flows) -> PreparedRoutes:
+        for known, routes in self._kept:
+            if known.routes.links is flows.routes.links and known.ceiling is flows.ceiling:
+                return routes
+        routes = PreparedRoutes(
+            flows.routes.offsets,
+            flows.routes.links,
+            self.network.capacity,
+            share=flows.routes.share,
+            ceiling=flows.ceiling,
+        )
+        self._kept = [*self._kept[-1:], (flows, routes)]
+        return routes
 
 
 def is_one_phase(network: Network, phases: Sequence[Flows]) -> bool:
@@ -55,14 +107,14 @@ class StaggeredExchange:
         is_full = len(flows) == num_ranks * (num_ranks - 1)
         return cls(flows=flows, queued=queued, senders=flows.source[first], first=first, is_full=is_full)
 
-    def finish(self, network: Network, entry: Times) -> Times:
+    def finish(self, solver: RouteSolver, entry: Times) -> Times:
         """Seconds until each rank has sent and received everything, shape (R,).
 
         Args:
-            network: Capacities and constants, on the topology of the messages.
+            solver: Of the network of the messages.
             entry: Seconds when each rank enters, shape (R,).
         """
-        flows = self.flows
+        flows, network = self.flows, solver.network
         posted = entry + network.per_exchange
         if not len(flows):
             return posted
@@ -71,19 +123,7 @@ class StaggeredExchange:
         ready = posted[flows.source] + network.per_message * self.queued
         if flows.rendezvous != "none":
             ready = np.maximum(ready, posted[flows.destination])
-        topology = network.topology
-        sent = fluid_times(
-            flows.routes.offsets,
-            flows.routes.links,
-            network.sized_all([flows])[0].size,
-            network.capacity,
-            share=flows.routes.share,
-            ready=ready,
-            ceiling=flows.ceiling,
-            incast_flows=topology.incast_flows,
-            incast_efficiency=topology.incast_efficiency,
-            tolerance=0.0,
-        ).drained
+        sent = solver.drained(flows, ready)
         return start + self._latest(posted, sent, sent + flows.latency)
 
     def finish_at_no_cost(self, entry: Times) -> Times:

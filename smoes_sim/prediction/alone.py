@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network import Flows, Network, StaggeredExchange, exchange_time, is_one_phase, lower_bound
+from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, exchange_time, is_one_phase, lower_bound
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.engine import EngineChoice
 from smoes_sim.step.build import Step
@@ -71,8 +71,8 @@ class ExchangesAlone:
             found = exchange_time(network, phases, tolerance=self._tolerance)
             self.error = max(self.error, found.error_bound)
             return found.duration
-        num_ranks = network.topology.num_ranks
-        once = float(StaggeredExchange.of(phases[0], num_ranks).finish(network, np.zeros(num_ranks)).max())
+        num_ranks, solver = network.topology.num_ranks, RouteSolver(network)
+        once = float(StaggeredExchange.of(phases[0], num_ranks).finish(solver, np.zeros(num_ranks)).max())
         if not self._is_checked:
             self._is_checked = True
             found = exchange_time(network, phases, tolerance=self._tolerance)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
-from smoes_sim.network import Flows, Network, StaggeredExchange, is_one_phase
+from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, is_one_phase
 from smoes_sim.step.layers import PassLayer
 from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap
 
@@ -103,7 +103,7 @@ class _Run:
         overlap: Overlap,
         at_no_cost: bool,
     ) -> None:
-        self._times, self._network, self._around = times, network, around
+        self._times, self._solver, self._around = times, RouteSolver(network), around
         self._overlaps_shared, self._at_no_cost = overlap == "shared_expert", at_no_cost
         self._clock = np.zeros(num_ranks)
         self._ends: list[float] = []
@@ -129,7 +129,7 @@ class _Run:
         return PassTime(duration=float((self._clock + self._times.head).max()), layer_ends=np.array(self._ends))
 
     def _travel(self, exchange: StaggeredExchange, entry: Times) -> Times:
-        return exchange.finish_at_no_cost(entry) if self._at_no_cost else exchange.finish(self._network, entry)
+        return exchange.finish_at_no_cost(entry) if self._at_no_cost else exchange.finish(self._solver, entry)
 
     def _shared_work(self, work: Times, is_shared: bool) -> None:
         """Work, between a gather and a scatter where a group shares it."""
@@ -137,4 +137,4 @@ class _Run:
             self._clock = self._clock + work
             return
         gather, scatter = self._around
-        self._clock = scatter.finish(self._network, gather.finish(self._network, self._clock) + work)
+        self._clock = scatter.finish(self._solver, gather.finish(self._solver, self._clock) + work)
