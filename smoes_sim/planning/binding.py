@@ -10,7 +10,6 @@ import numpy as np
 from smoes_sim.compute import RankLoad
 from smoes_sim.network import Network
 from smoes_sim.prediction.deployment import Conditions, Deployment
-from smoes_sim.prediction.engine import EngineChoice, choose_engine
 from smoes_sim.prediction.phase import pass_seconds
 from smoes_sim.prediction.times import throughput
 from smoes_sim.step.build import Step
@@ -35,9 +34,8 @@ def sensitivity(base: Conditions, *, quantity: str) -> dict[str, float]:
     Example:
         1 s of compute, then 3 s on links, no overlap: compute 0.125, links 0.375.
     """
-    choice = choose_engine(base.deployment, [base])
-    before = _seconds(base, quantity, choice)
-    return {name: 1 - _seconds(changed, quantity, choice) / before for name, changed in _variants(base)}
+    before = _seconds(base, quantity)
+    return {name: 1 - _seconds(changed, quantity) / before for name, changed in _variants(base)}
 
 
 def resource_label(name: str, topology: Topology) -> str:
@@ -77,12 +75,12 @@ def _variants(base: Conditions) -> Iterator[tuple[str, Conditions]]:
     yield "imbalance", replace(base, deployment=_with_even_work(deployment))
 
 
-def _seconds(case: Conditions, quantity: str, choice: EngineChoice) -> float:
+def _seconds(case: Conditions, quantity: str) -> float:
     """Seconds of the first token, of a token after it, or per token of the whole batch."""
     deployment = case.deployment
 
     def total(steps: Sequence[Step]) -> float:
-        return sum(pass_seconds(choice, case, step) for step in steps)
+        return sum(pass_seconds(case, step) for step in steps)
 
     middle = len(deployment.decode) // 2
     tpot = 0.0 if quantity == "ttft_s" else total(deployment.decode[middle : middle + 1])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, exchange_time, is_one_phase, lower_bound
 from smoes_sim.prediction.deployment import Deployment
-from smoes_sim.prediction.engine import EngineChoice
+from smoes_sim.prediction.engine import Engine
 from smoes_sim.step.build import Step
 
 Reals = NDArray[np.float64]
@@ -24,8 +24,8 @@ class ExchangesAlone:
         error: Largest relative error of an exchange that was measured; 0 is exact.
     """
 
-    def __init__(self, choice: EngineChoice, deployment: Deployment) -> None:
-        self._is_fast, self._deployment = choice.name == "fast", deployment
+    def __init__(self, engine: Engine, deployment: Deployment) -> None:
+        self._is_fast, self._deployment = engine == "fast", deployment
         self._tolerance = deployment.scenario.communication.tolerance
         self._known: dict[tuple[object, ...], tuple[Reals, Reals, float]] = {}
         self._step: Step | None = None

@@ -1,78 +1,131 @@
-"""Which engine times a step, and by how much the fast one differs from the exact one."""
+"""Which engine times a step, and by how much the fast one differs from the exact one.
+
+The fast engine leaves out that messages of neighbouring exchanges share links (:mod:`smoes_sim.step.fast`). What that takes
+away is measured: both engines time a few layers of a pass of the deployment, and the fast times of all layers are
+multiplied by the ratio.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.deployment import Conditions, Deployment
+from smoes_sim.prediction.sampling import evenly_spaced
 from smoes_sim.step.build import Step
 from smoes_sim.step.fast import PassTime, can_be_fast, fast_passes
 from smoes_sim.step.layers import PassLayer, some_layers
 
-MOST_ERROR = 0.01
-"""Relative difference to the exact engine up to which ``auto`` uses the fast one."""
-_PROBED_LAYERS = 2
-"""MoE layers of the pass that both engines time, to measure the difference."""
+Engine = Literal["fast", "exact"]
+MOST_DIFFERENCE = 0.03
+"""Relative difference of the two engines up to which ``auto`` corrects the fast one; above it uses the exact one."""
+_PROBED_LAYERS = 3
+"""MoE layers of a pass that both engines time."""
+_PROBED_EACH = 5_000
+"""Messages of an exchange up to which they do under every set of constants (64 ranks); above, under the middle set."""
 _MOST_PROBED = 70_000
-"""Messages of an exchange up to which it is measured: those of 256 ranks. The exact engine needs minutes for more."""
+"""Messages of an exchange up to which they do at all (256 ranks): the exact engine needs minutes for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineChoice:
-    """How the passes of a prediction are timed.
+class EnginePasses:
+    """Times of one step under each set of constants.
 
     Attributes:
-        name: ``exact``: the event loop of SimPy. ``fast``: one fluid solution an exchange, without an event loop.
-        error: Relative difference of the fast to the exact duration of the first layers of a pass of this deployment, under
-            its middle constants; 0 with the exact engine, None where that was too large to be measured.
+        engine: What timed them.
+        difference: Largest relative difference of the fast to the exact engine on a few layers, which ``real`` corrects; 0
+            if nothing was left out, None if that was too large to be measured.
+        real: The step as it is.
+        free: The step with dispatch and combine at no cost.
+        lateness: Longest wait of a message for a window of the exact engine, seconds.
     """
 
-    name: str
-    error: float | None
+    engine: Engine
+    difference: float | None
+    real: Sequence[PassTime]
+    free: Sequence[PassTime]
+    lateness: float
 
 
-def choose_engine(deployment: Deployment, sets: Sequence[Conditions]) -> EngineChoice:
-    """The engine that the scenario asks for; ``auto`` takes the fast one where it can time the steps and is near the exact.
+class EngineChoice:
+    """Times the steps of a phase with the engine that the scenario asks for; steps are compared with the exact one once.
+
+    Args:
+        deployment: What is timed.
+        sets: The same under each set of constants.
+        step: The step on which the engines are compared.
 
     Raises:
-        ConfigError: If the fast engine is asked for and cannot time the steps.
+        ConfigError: If the scenario asks for the fast engine, and that cannot time the step.
     """
-    wanted = deployment.scenario.engine
+
+    def __init__(self, deployment: Deployment, sets: Sequence[Conditions], step: Step) -> None:
+        self._layers, self.engine = deployment.layers_simulated, engine_of(sets[0], step)
+        self._ratios, self._difference = [1.0] * len(sets), 0.0 if self.engine == "exact" else None
+        if self.engine == "fast":
+            self._compare(sets, step)
+        if self._difference is not None and self._difference > MOST_DIFFERENCE and deployment.scenario.engine == "auto":
+            self.engine, self._difference = "exact", 0.0
+
+    def passes(self, sets: Sequence[Conditions], step: Step) -> EnginePasses:
+        """Times of a step under each set of constants, over the simulated layers."""
+        if self.engine == "fast":
+            real, free = fast_times(sets, step, self._layers)
+            corrected = [_scaled(time, ratio) for time, ratio in zip(real, self._ratios, strict=True)]
+            return EnginePasses(engine="fast", difference=self._difference, real=corrected, free=free, lateness=0.0)
+        ideal = at_no_cost(step)
+        exact = [conditions.time(step, layers=self._layers) for conditions in sets]
+        free = [
+            PassTime.of(conditions.time(ideal, layers=self._layers, expert_network=conditions.network.at_no_cost()))
+            for conditions in sets
+        ]
+        lateness = max(time.lateness for time in exact)
+        return EnginePasses(
+            engine="exact", difference=0.0, real=[PassTime.of(time) for time in exact], free=free, lateness=lateness
+        )
+
+    def _compare(self, sets: Sequence[Conditions], step: Step) -> None:
+        """Measure the ratios of the exact to the fast engine on a few layers."""
+        rows = [layer.moe for layer in self._layers if layer.moe is not None]
+        rows = [rows[index] for index in evenly_spaced(len(rows), _PROBED_LAYERS)]
+        (batch,) = step.batches
+        messages = max((len(batch.exchanges[row].dispatch[0]) for row in rows), default=0)
+        if sets[0].network.topology.num_ranks <= 2 or not rows:
+            self._difference = 0.0
+            return
+        if messages > _MOST_PROBED:
+            return
+        few = some_layers(self._layers, rows)
+        probed = list(sets) if messages <= _PROBED_EACH else [sets[len(sets) // 2]]
+        fast, _ = fast_times(probed, step, few)
+        exact = [conditions.time(step, layers=few).duration for conditions in probed]
+        ratios = [slow / quick.duration for slow, quick in zip(exact, fast, strict=True)]
+        self._difference = max(abs(ratio - 1) for ratio in ratios)
+        self._ratios = ratios if len(ratios) == len(sets) else ratios * len(sets)
+
+
+def engine_of(conditions: Conditions, step: Step) -> Engine:
+    """The engine that the scenario asks for; ``auto`` is the fast one where it can time the step.
+
+    Raises:
+        ConfigError: If the fast engine is asked for and cannot time the step.
+    """
+    wanted = conditions.deployment.scenario.engine
     if wanted == "exact":
-        return EngineChoice(name="exact", error=0.0)
-    steps = [step for step in (*deployment.chunks[:1], *deployment.decode[:1]) if step.batches]
-    middle = sets[len(sets) // 2]
-    if not all(can_be_fast(middle.micro_batches(step), middle.network, shared_cores=middle.shared_cores) for step in steps):
-        if wanted == "fast":
-            raise ConfigError(
-                "engine = fast times exchanges of one phase, without two_batch, shared_cores or send_buffer. "
-                "Use engine: auto, which takes the exact engine for others."
-            )
-        return EngineChoice(name="exact", error=0.0)
-    errors = [_error(middle, step, deployment.layers_simulated) for step in steps]
-    error = None if None in errors else max((found for found in errors if found is not None), default=0.0)
-    if wanted == "auto" and error is not None and error > MOST_ERROR:
-        return EngineChoice(name="exact", error=0.0)
-    return EngineChoice(name="fast", error=error)
-
-
-def passes(
-    choice: EngineChoice, sets: Sequence[Conditions], step: Step, layers: Sequence[PassLayer]
-) -> tuple[list[PassTime], list[PassTime], float]:
-    """Times of a step under each set of constants: as it is, with dispatch and combine at no cost, and the lateness, s."""
-    if choice.name == "fast":
-        return *fast_times(sets, step, layers), 0.0
-    free = at_no_cost(step)
-    real_times, free_times, lateness = [], [], 0.0
-    for conditions in sets:
-        real = conditions.time(step, layers=layers)
-        ideal = conditions.time(free, layers=layers, expert_network=conditions.network.at_no_cost())
-        lateness = max(lateness, real.lateness)
-        real_times.append(PassTime(duration=real.duration, layer_ends=real.layer_ends))
-        free_times.append(PassTime(duration=ideal.duration, layer_ends=ideal.layer_ends))
-    return real_times, free_times, lateness
+        return "exact"
+    batches = conditions.micro_batches(step)
+    if can_be_fast(batches, conditions.network, shared_cores=conditions.shared_cores):
+        return "fast"
+    if wanted == "fast":
+        raise ConfigError(
+            "engine = fast times exchanges of one phase, without two_batch, shared_cores or send_buffer. "
+            "Write engine: auto, which times all others exactly."
+        )
+    return "exact"
 
 
 def fast_times(sets: Sequence[Conditions], step: Step, layers: Sequence[PassLayer]) -> tuple[list[PassTime], list[PassTime]]:
@@ -96,13 +149,5 @@ def at_no_cost(step: Step) -> Step:
     return replace(step, batches=batches)
 
 
-def _error(conditions: Conditions, step: Step, layers: Sequence[PassLayer]) -> float | None:
-    """Relative difference of the two engines on the first layers of a step; None if that would take too long."""
-    rows = [layer.moe for layer in layers if layer.moe is not None][:_PROBED_LAYERS]
-    few = some_layers(layers, rows)
-    (batch,) = step.batches
-    if rows and len(batch.exchanges[rows[0]].dispatch[0]) > _MOST_PROBED:
-        return None
-    ((fast,), _) = fast_times([conditions], step, few)
-    exact = conditions.time(step, layers=few).duration
-    return abs(fast.duration / exact - 1) if exact else 0.0
+def _scaled(time: PassTime, ratio: float) -> PassTime:
+    return PassTime(duration=time.duration * ratio, layer_ends=np.asarray(time.layer_ends * ratio))

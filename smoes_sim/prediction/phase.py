@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smoes_sim.compute import ComputeTimes
 from smoes_sim.prediction.alone import ExchangesAlone
 from smoes_sim.prediction.deployment import Conditions, Deployment
-from smoes_sim.prediction.engine import EngineChoice, passes
+from smoes_sim.prediction.engine import Engine, EngineChoice, EnginePasses, engine_of, fast_times
 from smoes_sim.prediction.estimate import Estimate, ratio_total
 from smoes_sim.step.build import Step
 from smoes_sim.step.fast import PassTime
@@ -33,6 +33,9 @@ class PhaseTimes:
         bound_s: Lower bound of ``ep_comm_s``.
         network_error: Largest relative error of an exchange alone (``ExchangeTime.error_bound``); 0 is exact.
         lateness_s: Longest wait of a message for the next window of the network (see ``Engine``); 0 is exact.
+        engine: What timed the passes.
+        engine_error: Relative difference of the engine to the exact one on a few layers, corrected in these times; 0 where
+            nothing is left out, None where it was too large to be measured.
         sampling: Standard errors of ``step_s``, ``ep_comm_s`` and ``ep_exposed_s`` because not all layers and steps were
             simulated, seconds; 0 if all were.
     """
@@ -44,7 +47,8 @@ class PhaseTimes:
     bound_s: float
     network_error: float
     lateness_s: float
-
+    engine: Engine
+    engine_error: float | None
     sampling: Mapping[str, float]
 
     @property
@@ -80,29 +84,33 @@ class PhaseTimes:
             bound_s=number * self.bound_s,
             network_error=self.network_error,
             lateness_s=self.lateness_s,
+            engine=self.engine,
+            engine_error=self.engine_error,
             sampling={name: number * error for name, error in self.sampling.items()},
         )
 
 
 def phase_times(
-    choice: EngineChoice, sets: Sequence[Conditions], steps: Sequence[Step], *, number: int, on_pass: Callable[[], None]
+    sets: Sequence[Conditions], steps: Sequence[Step], *, number: int, on_pass: Callable[[], None] = lambda: None
 ) -> list[PhaseTimes]:
     """Mean times of the passes of a phase, under each set of constants.
 
     Args:
-        choice: The engine.
         sets: The deployment under each set of constants.
         steps: The passes that are simulated.
         number: Number of all passes of the phase.
         on_pass: Called after each simulated pass.
     """
+    deployment = sets[0].deployment
+    choice = EngineChoice(deployment, sets, steps[0])
     passed: list[list[_Pass]] = [[] for _ in sets]
-    alone = ExchangesAlone(choice, sets[0].deployment)
+    alone = ExchangesAlone(choice.engine, deployment)
     for step in steps:
-        for known, one in zip(passed, _passes(choice, sets, step, alone), strict=True):
+        timed = choice.passes(sets, step)
+        for known, one in zip(passed, _passes(sets, step, timed, alone), strict=True):
             known.append(one)
         on_pass()
-    return [_mean(known, sets[0].deployment, number=number, network_error=alone.error) for known in passed]
+    return [_mean(known, deployment, number=number, network_error=alone.error, timed=timed) for known in passed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +140,12 @@ class _Pass:
     lateness: float
 
 
-def _passes(choice: EngineChoice, sets: Sequence[Conditions], step: Step, alone: ExchangesAlone) -> list[_Pass]:
+def _passes(sets: Sequence[Conditions], step: Step, timed: EnginePasses, alone: ExchangesAlone) -> list[_Pass]:
     """One step under each set of constants."""
     deployment = sets[0].deployment
     gathers = deployment.model.gathers(deployment.scenario.parallelism.tensor)
-    real, free, lateness = passes(choice, sets, step, deployment.layers_simulated)
     found = []
-    for conditions, time, ideal in zip(sets, real, free, strict=True):
+    for conditions, time, ideal in zip(sets, timed.real, timed.free, strict=True):
         comm, bound, around = alone.times(conditions.network, step)
         batches = conditions.micro_batches(step)
         dense = _dense(batches)
@@ -155,16 +162,19 @@ def _passes(choice: EngineChoice, sets: Sequence[Conditions], step: Step, alone:
                 bound=bound,
                 control=work + bound,
                 tp_comm=gathers * around,
-                lateness=lateness,
+                lateness=timed.lateness,
             )
         )
     return found
 
 
-def pass_seconds(choice: EngineChoice, conditions: Conditions, step: Step) -> float:
-    """Seconds of one pass over all layers of the model, from those that are simulated."""
+def pass_seconds(conditions: Conditions, step: Step) -> float:
+    """Seconds of one pass over all layers of the model, from those that are simulated; the fast engine is not corrected."""
     deployment = conditions.deployment
-    ((time,), _, _) = passes(choice, [conditions], step, deployment.layers_simulated)
+    if engine_of(conditions, step) == "fast":
+        ((time,), _) = fast_times([conditions], step, deployment.layers_simulated)
+    else:
+        time = PassTime.of(conditions.time(step, layers=deployment.layers_simulated))
     dense = _dense(conditions.micro_batches(step))
     layers = _increments(time, deployment.layers_simulated, dense=dense)
     left_out = deployment.model.num_moe_layers - len(layers)
@@ -190,7 +200,9 @@ def _work(times: ComputeTimes) -> Reals:
     return work
 
 
-def _mean(passed: Sequence[_Pass], deployment: Deployment, *, number: int, network_error: float) -> PhaseTimes:
+def _mean(
+    passed: Sequence[_Pass], deployment: Deployment, *, number: int, network_error: float, timed: EnginePasses
+) -> PhaseTimes:
     """Mean times over all passes and MoE layers, from those that were simulated."""
     rows, of_model = deployment.simulated, deployment.model.num_moe_layers
     routed = len(deployment.moe_layers)
@@ -213,5 +225,7 @@ def _mean(passed: Sequence[_Pass], deployment: Deployment, *, number: int, netwo
         bound_s=float(np.mean([bound.sum() for bound in bounds])) * deeper,
         network_error=network_error,
         lateness_s=max(one.lateness for one in passed),
+        engine=timed.engine,
+        engine_error=timed.difference,
         sampling={"step_s": step.error, "ep_comm_s": comm.error, "ep_exposed_s": exposed.error},
     )

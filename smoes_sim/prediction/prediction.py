@@ -76,6 +76,13 @@ class Prediction(Result):
         mixed_step_s: A step with a chunk of prefill and a decode step; None where prefill is not in chunks.
         decode_step_s: These and the following: as above, of a decode step; None without decode.
         fidelity: Network model.
+        engine: What timed the passes: ``exact``, every event in turn, or ``fast``, one fluid solution an exchange.
+        engine_error: Relative difference of the fast to the exact engine on a few layers, which the times correct; 0 for the
+            exact one, None where it was too large to be measured.
+        layers: Number of MoE layers of the model.
+        layers_simulated: Number of those whose exchanges are simulated; totals are estimated from them.
+        decode_steps: Number of decode steps.
+        decode_steps_simulated: Number of those that are simulated.
         intervals: 80% interval of each time (without a calibration the range of stated efficiencies).
         draws: Values of each time under every set of constants.
 
@@ -133,7 +140,15 @@ class Prediction(Result):
     decode_network_error: float | None = None
     decode_lateness_s: float | None = None
     decode_ep_overhead: float | None = None
+    decode_engine: str | None = None
+    decode_engine_error: float | None = None
     fidelity: str = "fluid"
+    engine: str = "exact"
+    engine_error: float | None = None
+    layers: int | None = None
+    layers_simulated: int | None = None
+    decode_steps: int | None = None
+    decode_steps_simulated: int | None = None
     calibration: str | None = None
     warnings: list[str] = field(default_factory=list)
     name: str = ""
@@ -235,6 +250,7 @@ class Prediction(Result):
             f"TP communication, {'prefill' if has_prefill else 'decode'}": self._ranged("tp_comm_s"),
             "mixed step": self._ranged("mixed_step_s"),
             "memory": str(self.memory),
+            "engine": self._engine(),
             "network error": self._network_error(),
             "not counted": ", ".join(self.not_counted),
         }
@@ -260,6 +276,22 @@ class Prediction(Result):
         share = ranged(getattr(self, f"{phase}ep_overhead"), self.interval(f"{phase}ep_overhead"), percent)
         whole = seconds(getattr(self, f"{phase}step_s"))
         return f"{self._ranged(f'{phase}ep_exposed_s')} = {share} % of the {whole} in the layers"
+
+    def _engine(self) -> str:
+        """How the passes were timed, and what of them."""
+        errors = [self.engine_error, self.decode_engine_error or 0.0]
+        text = "fast" if "fast" in (self.engine, self.decode_engine) else "exact"
+        if text == "fast" and None in errors:
+            text = "fast, not compared with the exact one, which is too slow here"
+        elif text == "fast":
+            largest = max(error or 0.0 for error in errors)
+            text = f"fast, corrected for its {percent(largest)} % from the exact one" if largest else "fast, and exact here"
+        parts = []
+        if self.layers and self.layers_simulated != self.layers:
+            parts.append(f"{self.layers_simulated} of {self.layers} MoE layers")
+        if self.decode_steps and self.decode_steps_simulated != self.decode_steps:
+            parts.append(f"{self.decode_steps_simulated} of {self.decode_steps} decode steps")
+        return f"{text}; {' and '.join(parts)} simulated" if parts else text
 
     def _network_error(self) -> str:
         error = max(self.network_error, self.decode_network_error or 0.0)

@@ -17,7 +17,6 @@ from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.describe import describe
 from smoes_sim.prediction.draws import constant_sets
-from smoes_sim.prediction.engine import choose_engine
 from smoes_sim.prediction.prediction import Prediction
 from smoes_sim.prediction.times import all_times
 from smoes_sim.scenario import Scenario
@@ -43,16 +42,23 @@ def predict(deployment: Deployment, *, on_pass: Callable[[], None] = lambda: Non
         on_pass: Called after each of the :func:`num_passes` forward passes.
     """
     sets = [deployment.under(constants) for constants in constant_sets(deployment)]
-    choice = choose_engine(deployment, sets)
-    timed = all_times(deployment, sets, choice, on_pass=on_pass)
+    timed = all_times(deployment, sets, on_pass=on_pass)
     flat = [times.flat() for times in timed]
     draws = {key: [values[key] for values in flat] for key in flat[0]}
     medians = {key: float(np.median(series)) for key, series in draws.items()}
-    errors = timed[len(timed) // 2].sampling()
+    middle = timed[len(timed) // 2]
     return Prediction(
         **describe(deployment).values(),  # type: ignore[arg-type]  # fields by name, of the same types
         **medians,  # type: ignore[arg-type]
-        intervals=_intervals(draws, errors, is_calibrated=deployment.scenario.calibration is not None),
+        engine=middle.asked.engine,
+        engine_error=middle.asked.engine_error,
+        decode_engine=None if middle.decode is None else middle.decode.engine,
+        decode_engine_error=None if middle.decode is None else middle.decode.engine_error,
+        layers=deployment.model.num_moe_layers,
+        layers_simulated=len(deployment.simulated),
+        decode_steps=deployment.num_decode_steps,
+        decode_steps_simulated=len(deployment.decode),
+        intervals=_intervals(draws, middle.sampling(), is_calibrated=deployment.scenario.calibration is not None),
         draws=draws,
     )
 

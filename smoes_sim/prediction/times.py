@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from smoes_sim.prediction.deployment import Conditions, Deployment
-from smoes_sim.prediction.engine import EngineChoice
 from smoes_sim.prediction.phase import PhaseTimes, phase_times
 
 
@@ -82,26 +81,25 @@ class Times:
 
 
 def all_times(
-    deployment: Deployment, sets: Sequence[Conditions], choice: EngineChoice, *, on_pass: Callable[[], None] = lambda: None
+    deployment: Deployment, sets: Sequence[Conditions], *, on_pass: Callable[[], None] = lambda: None
 ) -> list[Times]:
     """All times of a deployment under each set of constants.
 
     Args:
         deployment: The deployment.
         sets: The same under each set of constants.
-        choice: The engine that times its passes.
         on_pass: Called after each simulated forward pass.
     """
     prefill: Sequence[PhaseTimes | None] = [None] * len(sets)
     if number := deployment.num_chunks:
-        chunks = phase_times(choice, sets, deployment.chunks, number=number, on_pass=on_pass)
+        chunks = phase_times(sets, deployment.chunks, number=number, on_pass=on_pass)
         prefill = [one.times(number) for one in chunks]
     decode: Sequence[PhaseTimes | None] = [None] * len(sets)
     if deployment.decode:
-        decode = phase_times(choice, sets, deployment.decode, number=deployment.num_decode_steps, on_pass=on_pass)
+        decode = phase_times(sets, deployment.decode, number=deployment.num_decode_steps, on_pass=on_pass)
     mixed: Sequence[float | None] = [None] * len(sets)
     if deployment.mixed is not None:
-        mixed = [found.step_s for found in phase_times(choice, sets, [deployment.mixed], number=1, on_pass=on_pass)]
+        mixed = [found.step_s for found in phase_times(sets, [deployment.mixed], number=1, on_pass=on_pass)]
     return [_times(*parts) for parts in zip(sets, prefill, decode, mixed, strict=True)]
 
 

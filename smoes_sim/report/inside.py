@@ -14,7 +14,6 @@ from smoes_sim.placement import ExpertPlacement
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.draws import constant_sets
-from smoes_sim.prediction.engine import choose_engine
 from smoes_sim.prediction.times import all_times
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import PREFILL
@@ -98,7 +97,7 @@ def look_inside(
     deployment = deploy(scenario)
     sets = constant_sets(deployment)
     under = [deployment.under(constants) for constants in sets]
-    known = all_times(deployment, under, choose_engine(deployment, under))
+    known = all_times(deployment, under)
     figures = {key: value for key, value in (("ttft_s", ttft_s), ("tpot_s", tpot_s)) if value}
     chosen = min(range(len(sets)), key=lambda index: _distance(known[index].flat(), figures, ep_overhead))
     conditions, times = under[chosen], known[chosen]

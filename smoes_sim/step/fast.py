@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from smoes_sim.compute import ComputeTimes
 from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, is_one_phase
 from smoes_sim.step.layers import PassLayer
-from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap
+from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap, StepTime
 
 Times = NDArray[np.float64]
 
@@ -33,6 +33,11 @@ class PassTime:
 
     duration: float
     layer_ends: Times
+
+    @classmethod
+    def of(cls, time: StepTime) -> PassTime:
+        """What the timeline on SimPy's clock tells of a pass."""
+        return cls(duration=time.duration, layer_ends=time.layer_ends)
 
 
 def can_be_fast(batches: Sequence[MicroBatch], network: Network, *, shared_cores: int | None) -> bool:
