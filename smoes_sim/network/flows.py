@@ -143,6 +143,13 @@ class Network:
         result: NDArray[np.float64] = self.topology.link_bandwidth * factor[self.topology.link_kind]
         return result
 
+    @property
+    def constants(self) -> tuple[object, ...]:
+        """Everything that a set of constants can change, to tell two networks on the same links apart."""
+        of_links = [tuple(sorted(values.items())) for values in (self.efficiency, self.half_size)]
+        software = (self.per_message, self.per_receive, self.per_exchange, self.send_buffer)
+        return (*of_links, *software, self.curve, self.jitter)
+
     def with_constants(self, **constants: Unpack[Constants]) -> Network:
         """The same topology and routes; constants that are not given keep their values."""
         return replace(self, **constants)

@@ -44,7 +44,7 @@ class ExchangesAlone:
         """
         if step is not self._step:
             self._step, self._known = step, {}
-        key = _constants_of(network)
+        key = network.constants
         if key not in self._known:
             self._known[key] = self._timed(network, step)
         return self._known[key]
@@ -78,9 +78,3 @@ class ExchangesAlone:
             found = exchange_time(network, phases, tolerance=self._tolerance)
             self.error = max(self.error, found.error_bound, abs(once / found.duration - 1))
         return max(once, lower_bound(network, phases))
-
-
-def _constants_of(network: Network) -> tuple[object, ...]:
-    """Everything of a network that a set of constants can change, to tell two networks of one deployment apart."""
-    of_links = [tuple(sorted(values.items())) for values in (network.efficiency, network.half_size)]
-    return (*of_links, network.per_message, network.per_receive, network.per_exchange, network.curve, network.jitter)

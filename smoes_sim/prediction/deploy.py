@@ -14,6 +14,7 @@ from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.ranks import topology_of
 from smoes_sim.prediction.router import tokens_and_routing
+from smoes_sim.prediction.sampling import simulated_layers
 from smoes_sim.routing import (
     RoutingTrace,
 )
@@ -98,8 +99,13 @@ def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int
         num_decode_steps=num_decode_steps(parts.workload),
         mixed=mixed,
         moe_layers=moe_layers,
-        simulated=np.arange(len(moe_layers)),
+        simulated=_simulated(scenario, len(moe_layers), num_ranks=parts.network.topology.num_ranks),
     )
+
+
+def _simulated(scenario: Scenario, num_layers: int, *, num_ranks: int) -> NDArray[np.int64]:
+    """Rows of the routed MoE layers that are simulated."""
+    return np.arange(num_layers) if scenario.sampling == "none" else simulated_layers(num_layers, num_ranks=num_ranks)
 
 
 def sequence_homes(

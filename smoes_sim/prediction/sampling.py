@@ -14,8 +14,8 @@ _MOST_SLOTS = 50_000_000
 """Routed tokens of all deployed layers together: about a second of routing, and 100 MB."""
 _FEWEST_DEPLOYED = 16
 """MoE layers that are deployed at least."""
-_MOST_FLOWS = 150_000
-"""Messages of all simulated layers of a pass together, dispatch and combine: about half a second for a set of constants."""
+_MOST_FLOWS = 40_000
+"""Messages of all simulated layers of a pass together, dispatch and combine: 20 layers of 32 ranks."""
 _FEWEST_SIMULATED = 6
 """MoE layers that are simulated at least."""
 
@@ -44,14 +44,12 @@ def deployed_layers(num_layers: int, *, num_tokens: int, top_k: int) -> NDArray[
     return evenly_spaced(num_layers, max(affordable, _FEWEST_DEPLOYED))
 
 
-def simulated_layers(num_layers: int, *, num_tokens: int, top_k: int, num_ranks: int) -> NDArray[np.int64]:
+def simulated_layers(num_layers: int, *, num_ranks: int) -> NDArray[np.int64]:
     """Rows of the deployed MoE layers whose exchanges are simulated.
 
     Args:
         num_layers: Number of deployed MoE layers.
-        num_tokens: Tokens of the largest step.
-        top_k: Experts of a token.
-        num_ranks: Number of ranks.
+        num_ranks: Number of ranks; each sends to every other one.
     """
-    flows = 2 * min(num_ranks * (num_ranks - 1), num_tokens * top_k)
+    flows = 2 * num_ranks * (num_ranks - 1)
     return evenly_spaced(num_layers, max(_MOST_FLOWS // max(flows, 1), _FEWEST_SIMULATED))

@@ -73,8 +73,9 @@ def fast_passes(
     """
     num_ranks = networks[0].topology.num_ranks
     around = None if group is None else _around(group, num_ranks)
+    solvers = {network.constants: RouteSolver(network) for network in networks}
     runs = [
-        _Run(one, network, around, num_ranks=num_ranks, overlap=overlap, at_no_cost=at_no_cost)
+        _Run(one, solvers[network.constants], around, num_ranks=num_ranks, overlap=overlap, at_no_cost=at_no_cost)
         for at_no_cost in (False, True)
         for one, network in zip(times, networks, strict=True)
     ]
@@ -101,14 +102,14 @@ class _Run:
     def __init__(
         self,
         times: ComputeTimes,
-        network: Network,
+        solver: RouteSolver,
         around: tuple[StaggeredExchange, StaggeredExchange] | None,
         *,
         num_ranks: int,
         overlap: Overlap,
         at_no_cost: bool,
     ) -> None:
-        self._times, self._solver, self._around = times, RouteSolver(network), around
+        self._times, self._solver, self._around = times, solver, around
         self._overlaps_shared, self._at_no_cost = overlap == "shared_expert", at_no_cost
         self._clock = np.zeros(num_ranks)
         self._ends: list[float] = []
