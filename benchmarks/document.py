@@ -90,18 +90,19 @@ def write_document(folder: Path, document: dict[str, Any]) -> None:
     where = machine_line(document["machine"])
     if "rows" in document:
         rows = [_cells(Outcome(**row)) for row in document["rows"]]
-        text = between(text, "targets", f"{where}\n\n{_markdown(_COLUMNS, rows)}", path)
+        text = between(text, "targets", f"{where}\n\n{markdown(_COLUMNS, rows)}", path)
     if "growth" in document:
         from benchmarks.chart import save_growth  # noqa: PLC0415 (altair is an extra, and large)
 
         save_growth(document["growth"], folder / _PLOT)
-        table = _markdown(_GROWTH_COLUMNS, [_growth_cells(point) for point in document["growth"]])
+        table = markdown(_GROWTH_COLUMNS, [_growth_cells(point) for point in document["growth"]])
         picture = f"![CPU seconds against ranks, flows, links crossed and skew]({_PLOT})"
         text = between(text, "growth", f"{where}\n\n{picture}\n\n{table}", path)
     path.write_text(text, encoding="utf-8")
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 

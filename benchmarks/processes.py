@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.case import Case
 
 _LIMIT_S = 600.0
-"""A process that runs longer is stopped, and its row says so."""
+"""A process that runs longer is stopped, and its row says so; the default."""
 _ROOT = Path(__file__).parent.parent
 
 
@@ -42,15 +42,20 @@ class Finished:
 
 
 def run_process(
-    command: Sequence[str], *, stdin: Path | None = None, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    stdin: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    limit_s: float = _LIMIT_S,
+    exit_code: int = 0,
 ) -> Finished:
-    """Run a command to its end, at most 10 minutes."""
+    """Run a command to its end, for at most ``limit_s`` seconds; another exit code than ``exit_code`` is a problem."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors, open(stdin or os.devnull) as given:
         began = time.perf_counter()
         process = subprocess.Popen(
             command, stdin=given, stdout=output, stderr=errors, cwd=_ROOT, env=dict(os.environ) | dict(environment or {})
         )
-        stop = threading.Timer(_LIMIT_S, process.kill)
+        stop = threading.Timer(limit_s, process.kill)
         stop.daemon = True  # so that Ctrl-C ends at once
         stop.start()
         _, status, used = os.wait4(process.pid, 0)
@@ -59,9 +64,9 @@ def run_process(
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
-        problem = "" if process.returncode == 0 else _last_line(errors.read(), process.returncode)
-        if wall > _LIMIT_S:
-            problem = f"stopped after {_LIMIT_S:.0f} s"
+        problem = "" if process.returncode == exit_code else _last_line(errors.read(), process.returncode)
+        if wall > limit_s:
+            problem = f"stopped after {limit_s:.0f} s"
         return Finished(
             output=output.read(),
             problem=problem,

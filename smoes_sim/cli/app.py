@@ -42,13 +42,31 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _warm_up(wanted: bool) -> None:
+    """Compile, and say where to: jobs that cannot write there compile again and again."""
+    if not wanted:
+        return
+    from smoes_sim.network.warm_up import compile_all
+
+    folders = compile_all()
+    if not folders:
+        typer.echo("compiled, and not kept: no folder can be written. Name one by the environment variable NUMBA_CACHE_DIR.")
+    for folder in folders:
+        typer.echo(f"compiled code is in {folder}")
+    raise typer.Exit
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    warm_up: Annotated[
+        bool,
+        typer.Option("--warm-up", callback=_warm_up, is_eager=True, help="Compile now what is compiled on first use."),
+    ] = False,
 ) -> None:
-    del version  # its callback has printed it
+    del version, warm_up  # their callbacks have done it
 
 
 app.command(rich_help_panel=_PREDICT)(simulate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -210,6 +211,17 @@ def test_the_changelog_begins_with_the_version_of_the_package() -> None:
 def test_planning_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; from smoes_sim.cli import main; main(['topology', 'check', '8x-b200'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_warming_up_says_where_compiled_code_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [Path(line.removeprefix("compiled code is in ")) for line in run(capsys, "--warm-up").splitlines()]
+    assert folders
+    assert all(list(folder.glob("*.nbi")) for folder in folders)
+
+
+def test_warming_up_says_if_nothing_can_be_kept(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smoes_sim.network.warm_up.compile_all", list)
+    assert re.search("not kept: .* NUMBA_CACHE_DIR", run(capsys, "--warm-up"))
 
 
 NOT_FOR_EVERYBODY = ("altair", "joblib", "networkx", "numba", "pandas", "polars", "scipy", "torch")
