@@ -1,8 +1,8 @@
 """What users of a deployment wait for: requests arrive, wait, are batched, answered.
 
 ``requests`` draws or reads them, ``batching`` decides what a step takes (as vLLM does), ``service`` lets steps follow each
-other on SimPy's clock, ``measures`` turns its record into percentiles and goodput, ``forecast`` puts a deployment's step
-costs and memory underneath, ``search`` finds the largest rate that keeps a service level objective.
+other, ``measures`` turns its record into percentiles and goodput, ``forecast`` puts a deployment's step costs and memory
+underneath, ``search`` finds the largest rate that keeps a service level objective.
 """
 
 from __future__ import annotations

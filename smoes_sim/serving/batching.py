@@ -19,6 +19,8 @@ from smoes_sim.serving.requests import Request
 
 BLOCK = 16
 """Tokens of a block of the KV cache (vLLM's default)."""
+_MOST_REPEATS = 1 << 30
+"""More steps than any answer takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Sequence:
 
     Attributes:
         request: What was asked.
+        known: Tokens of prompt and answer so far.
         computed: Tokens whose keys and values are in the cache.
         generated: Tokens of the answer so far.
         blocks: Blocks of the cache that it holds.
@@ -53,18 +56,14 @@ class Sequence:
         finish: Seconds when its last token was there; nan before.
     """
 
-    __slots__ = ("blocks", "computed", "finish", "first_token", "generated", "is_encoded", "request")
+    __slots__ = ("blocks", "computed", "finish", "first_token", "generated", "is_encoded", "known", "request")
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.known = request.prompt_tokens
         self.computed = self.generated = self.blocks = 0
         self.is_encoded = request.images == 0
         self.first_token = self.finish = float("nan")
-
-    @property
-    def known(self) -> int:
-        """Tokens of prompt and answer so far."""
-        return self.request.prompt_tokens + self.generated
 
     @property
     def missing(self) -> int:
@@ -74,7 +73,7 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether only the last generated token is missing."""
-        return self.generated > 0 and self.missing == 1
+        return self.generated > 0 and self.known - self.computed == 1
 
 
 StepPlan = list[tuple[Sequence, int]]
@@ -105,13 +104,14 @@ class Group:
         place = 0
         while place < len(self.running) and tokens > 0:
             sequence = self.running[place]
-            number = min(sequence.missing, tokens, tokens if sequence.is_decoding else prompts)
+            is_decoding = sequence.is_decoding
+            number = 1 if is_decoding else min(sequence.missing, tokens, prompts)
             if number > 0:
                 if not self._make_room(sequence, number):
                     break
                 plan.append((sequence, number))
                 tokens -= number
-                prompts -= 0 if sequence.is_decoding else number
+                prompts -= 0 if is_decoding else number
             place += 1
         self._admit(plan, tokens, prompts)
         return plan
@@ -151,15 +151,38 @@ class Group:
         self.free += sequence.blocks
         sequence.blocks = 0
 
-    def complete(self, plan: StepPlan, now: float) -> int:
-        """Enter what a step computed; returns how many sequences ended with it."""
+    def repeats(self, plan: StepPlan) -> int:
+        """How many more steps take the same sequences if no request arrives.
+
+        Only where all that run decode: until the first of them ends, and as long as the free blocks are enough in any case.
+        Nothing is admitted in between, since places stay taken and no block becomes free.
+        """
+        if len(plan) < len(self.running) or not all(sequence.is_decoding for sequence, _ in plan):
+            return 0
+        left = min((sequence.request.output_tokens - sequence.generated for sequence, _ in plan), default=_MOST_REPEATS)
+        return min(left - 1, self.free // max(len(plan), 1) * BLOCK)
+
+    def complete(self, plan: StepPlan, now: float, *, steps: int = 1) -> int:
+        """Enter what a step computed; returns how many sequences ended with it.
+
+        Args:
+            plan: What the step took.
+            now: Seconds when it ended.
+            steps: How often it was taken; more than once only as :meth:`repeats` allows.
+        """
         ended = 0
         for sequence, number in plan:
+            if steps > 1:
+                self._take(sequence, steps)
+                sequence.generated += steps - 1
+                sequence.known += steps - 1
+                sequence.computed += steps - 1
             sequence.computed += number
             sequence.is_encoded = True
             if sequence.missing:
                 continue
             sequence.generated += 1
+            sequence.known += 1
             if sequence.generated == 1:
                 sequence.first_token = now
             if sequence.generated == sequence.request.output_tokens:

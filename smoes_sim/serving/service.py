@@ -1,13 +1,12 @@
-"""Steps one after the other on SimPy's clock, while requests arrive."""
+"""Steps one after the other, while requests arrive."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
@@ -17,7 +16,6 @@ from smoes_sim.serving.requests import Request
 from smoes_sim.serving.step_cost import StepBatch
 
 Cost = Callable[[StepBatch], float]
-Process = Generator[simpy.Event, None, None]
 _WAITING_WEIGHS = 4
 """Weight of a waiting sequence when a group is chosen (vLLM's balancer: 4 * waiting + running)."""
 
@@ -66,8 +64,8 @@ def run_service(requests: Sequence[Request], limits: Limits, cost: Cost) -> Serv
     """Serve requests until the last is answered.
 
     An arriving request joins the attention group with the smallest 4 * waiting + running. All groups take their steps
-    together, as dispatch and combine join their ranks; whoever arrives during a step waits for its end. Between steps no
-    time passes: what the engine's host does counts only if ``cost`` contains it.
+    together, as dispatch and combine join their ranks; whoever arrives during a step, or as it ends, waits for the next.
+    Between steps no time passes: what the engine's host does counts only if ``cost`` contains it.
 
     Args:
         requests: In the order of their arrival.
@@ -121,16 +119,28 @@ class _Run:
         self.groups = [Group(limits) for _ in range(limits.groups)]
         self.watch = _Watch(requests[0].arrival)
         self.steps, self.busy = 0, 0.0
-        self.env = simpy.Environment(initial_time=requests[0].arrival)
-        self.woken = self.env.event()
+        self.now = requests[0].arrival
+        self.arrived = 0
 
     def result(self) -> Service:
         """Run until every request is answered."""
-        self.env.process(self._arrivals())
-        self.env.run(self.env.process(self._take_steps()))
+        left = len(self.going)
+        while left:
+            plans = [group.plan() for group in self.groups]
+            if any(plans):
+                self._note()
+                steps = self._take_steps(plans)
+                pairs = zip(self.groups, plans, strict=True)
+                left -= sum(group.complete(plan, self.now, steps=steps) for group, plan in pairs)
+                self._note()
+            else:
+                self._pass(self.going[self.arrived].request.arrival)
+        return self._record()
+
+    def _record(self) -> Service:
         requests = [sequence.request for sequence in self.going]
         blocks = self.limits.groups * self.limits.cache_blocks
-        waiting, running, used = self.watch.means(self.env.now - requests[0].arrival)
+        waiting, running, used = self.watch.means(self.now - requests[0].arrival)
         return Service(
             arrival=np.array([request.arrival for request in requests]),
             first_token=np.array([sequence.first_token for sequence in self.going]),
@@ -147,38 +157,51 @@ class _Run:
             most_cache_use=self.watch.most[2] / blocks,
         )
 
-    def _arrivals(self) -> Process:
-        for moment, together in itertools.groupby(self.going, key=lambda sequence: sequence.request.arrival):
-            yield self.env.timeout(max(0.0, moment - self.env.now))
-            for sequence in together:
-                group = min(self.groups, key=lambda group: _WAITING_WEIGHS * len(group.waiting) + len(group.running))
-                group.waiting.append(sequence)
-            self._note()
-            if not self.woken.triggered:
-                self.woken.succeed()
-
-    def _take_steps(self) -> Process:
-        left = len(self.going)
-        while left:
-            plans = [group.plan() for group in self.groups]
-            if not any(plans):
-                self.woken = self.env.event()
-                yield self.woken
-                continue
-            self._note()
-            duration = self.cost(_batch_of(plans))
-            yield self.env.timeout(duration)
+    def _take_steps(self, plans: Sequence[StepPlan]) -> int:
+        """Let a step pass, and those that repeat it until a request arrives; returns their number."""
+        repeats = min(group.repeats(plan) for group, plan in zip(self.groups, plans, strict=True))
+        batch = _batch_of(plans)
+        opened = 0
+        opens = Counter(-context % BLOCK for context in batch.decode) if repeats else {}
+        for step in range(repeats + 1):
+            if step:
+                batch = replace(batch, decode=[context + 1 for context in batch.decode])
+                if number := opens[(step - 1) % BLOCK]:
+                    opened += number
+                    self._note(opened)
+            duration = self.cost(batch)
             self.steps += 1
             self.busy += duration
-            left -= sum(group.complete(plan, self.env.now) for group, plan in zip(self.groups, plans, strict=True))
-            self._note()
+            if self._pass(self.now + duration, opened):
+                break
+        return step + 1
 
-    def _note(self) -> None:
+    def _pass(self, end: float, opened: int = 0) -> bool:
+        """Let time pass; whether requests have arrived, each of which joins a group.
+
+        Args:
+            end: Seconds on the clock.
+            opened: Blocks that repeated steps have taken and groups do not know of.
+        """
+        before = self.arrived
+        while self.arrived < len(self.going) and (moment := self.going[self.arrived].request.arrival) <= end:
+            while self.arrived < len(self.going) and self.going[self.arrived].request.arrival == moment:
+                group = min(self.groups, key=lambda group: _WAITING_WEIGHS * len(group.waiting) + len(group.running))
+                group.waiting.append(self.going[self.arrived])
+                self.arrived += 1
+            self.now = moment
+            self._note(opened)
+        self.now = end
+        return self.arrived > before
+
+    def _note(self, opened: int = 0) -> None:
+        groups = self.groups
+        free = sum([group.free for group in groups])
         self.watch.note(
-            self.env.now,
-            sum(len(group.waiting) for group in self.groups),
-            sum(len(group.running) for group in self.groups),
-            sum(self.limits.cache_blocks - group.free for group in self.groups),
+            self.now,
+            sum([len(group.waiting) for group in groups]),
+            sum([len(group.running) for group in groups]),
+            len(groups) * self.limits.cache_blocks - free + opened,
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.serving import Limits, Request, measure, run_service
+from smoes_sim.serving.batching import Group
 from smoes_sim.serving.step_cost import StepBatch
 
 ROOMY = Limits(groups=1, cache_blocks=10_000, max_batch_tokens=1000, max_sequences=100, prefill_chunk=1000)
@@ -115,3 +118,12 @@ def test_a_request_that_never_fits_is_refused():
     assert run_service([request(0.0, 190, 3)], TIGHT, of_tokens).preemptions == 0
     with pytest.raises(ConfigError, match=r"190 \+ 4 tokens: the KV cache of an attention group holds 192"):
         run_service([request(0.0, 190, 4)], TIGHT, of_tokens)
+
+
+def test_steps_that_repeat_are_those_taken_one_by_one(monkeypatch):
+    together = run_service(crowd(), TIGHT, of_tokens)
+    monkeypatch.setattr(Group, "repeats", lambda group, plan: 0)
+    one_by_one = run_service(crowd(), TIGHT, of_tokens)
+    assert together.preemptions > 0
+    for field in fields(together):
+        assert getattr(together, field.name) == pytest.approx(getattr(one_by_one, field.name), rel=1e-12)
