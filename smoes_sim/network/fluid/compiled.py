@@ -126,7 +126,7 @@ def _pour(
 
     Links wait in a heap by a lower bound of their level, which only rises; the first that is up to date fills.
     """
-    num_links, part_step = len(residual), (1 if len(part) > 1 else 0)
+    num_links, part_step, heavy_step = len(residual), (1 if len(part) > 1 else 0), (1 if len(weight) > 1 else 0)
     if is_limited:
         _settle(start, local, weight, part, rate, residual, count, left, level)
     keys, owner, size, most = np.empty(num_links), np.empty(num_links, np.int64), 0, 0
@@ -160,7 +160,12 @@ def _pour(
                 if rate[flow] < 0.0:
                     share = part[flow * part_step]
                     value = min(fresh * share, -rate[flow])
-                    _freeze(flow, value, share, start, local, weight, rate, residual, count, left)
+                    rate[flow] = value  # as _freeze does; a call for each flow takes a tenth of the time
+                    for edge in range(start[flow], start[flow + 1]):
+                        near, heavy = local[edge], weight[edge * heavy_step]
+                        residual[near] -= heavy * value
+                        count[near] -= heavy * share
+                        left[near] -= 1
         size -= 1
         keys[0], owner[0] = keys[size], owner[size]
         _sift(keys, owner, 0, size)
