@@ -54,7 +54,7 @@ def simulate(
         >>> from smoes_sim import simulate
         >>> found = simulate("olmoe-two-orin", "routing.policy=smoes", placement__tokens="modality")
         >>> found.policy, found.token_placement, f"{found.bytes_remote / 1e9:.3f} GB"
-        ('smoes', 'modality', '0.236 GB')
+        ('smoes', 'modality', '0.238 GB')
     """
     if timeline is not None and not str(timeline).endswith((".json", ".json.gz")):
         raise ConfigError(f"timeline = {timeline}: a Chrome trace is .json or .json.gz. Write for example step.json.gz.")
@@ -104,7 +104,7 @@ def compare(
         >>> from smoes_sim import compare
         >>> found = compare("olmoe-two-orin", {"routing.policy": ["standard", "smoes"]}, placement__tokens="modality")
         >>> [f"{row.bytes_remote / 1e9:.3f} GB" for row in found.rows]
-        ['0.743 GB', '0.236 GB']
+        ['0.743 GB', '0.238 GB']
     """
     several = [scenarios] if isinstance(scenarios, str | Path | Scenario | Mapping) else list(scenarios)
     if not several:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,8 @@ from smoes_sim.workload import Workload, WorkloadSpec, build_workload, workload_
 
 REFERENCE_WORKLOAD = WorkloadSpec(preset="mmmu", batch=8, decode_batch=1)
 """The workload on which a synthetic router is fitted to published figures: theirs."""
+_KEPT_SLOTS = 8_000_000
+"""Most slots of a routing that is kept for the next caller: four take 64 MB, with weights twice that."""
 
 
 def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
@@ -52,8 +55,18 @@ class RoutedTokens:
     deciding: RoutingTrace | None
 
 
-def tokens_and_routing(scenario: Scenario, model: ModelShape, num_ranks: int) -> RoutedTokens:
+def tokens_and_routing(
+    scenario: Scenario, model: ModelShape, num_ranks: int, *, layers: Sequence[int] | None = None
+) -> RoutedTokens:
     """The workload and its routing, captured or synthetic; no routing for a dense model.
+
+    Synthetic routing has weights only where slots are skipped.
+
+    Args:
+        scenario: The scenario.
+        model: Its model.
+        num_ranks: Ranks, over which the sequences are counted.
+        layers: MoE layers that the routing shall have, each of 0..L-1; None: all. Slots are skipped over these layers.
 
     Raises:
         TraceError: If a trace file does not fit the model or the workload.
@@ -63,8 +76,8 @@ def tokens_and_routing(scenario: Scenario, model: ModelShape, num_ranks: int) ->
         workload = make_workload(spec, model, scenario.seed)
         if not model.experts:
             return RoutedTokens(workload=workload, trace=None, deciding=None)
-        trace = _route(scenario.routing, spec, model, scenario.seed)
-        return RoutedTokens(workload=workload, trace=trace, deciding=_deciding(scenario, trace, model))
+        trace = _synthetic(scenario, spec, model, layers=layers)
+        return RoutedTokens(workload=workload, trace=trace, deciding=_deciding(scenario, trace, model, layers=layers))
     whole = load_trace(Path(file))  # every time: the file may have changed
     if not spec.is_from_trace:
         workload = make_workload(spec, model, scenario.seed)
@@ -76,7 +89,7 @@ def tokens_and_routing(scenario: Scenario, model: ModelShape, num_ranks: int) ->
     if not model.experts:
         return RoutedTokens(workload=workload.only(spec.phase), trace=None, deciding=None)
     check_fits(whole, model, _tokens(workload), name=file)
-    whole = skipped(whole, scenario.routing, name=file)
+    whole = skipped(whole if layers is None else whole.at_layers(layers), scenario.routing, name=file)
     if not spec.is_from_trace or spec.phase == "both":
         return RoutedTokens(workload=workload, trace=whole, deciding=whole)
     asked = np.flatnonzero(workload.phase == (PREFILL if spec.phase == "prefill" else DECODE))
@@ -85,27 +98,61 @@ def tokens_and_routing(scenario: Scenario, model: ModelShape, num_ranks: int) ->
     return RoutedTokens(workload=workload.only(spec.phase), trace=whole.select(asked), deciding=whole)
 
 
-def _deciding(scenario: Scenario, trace: RoutingTrace, model: ModelShape) -> RoutingTrace:
+def _deciding(scenario: Scenario, trace: RoutingTrace, model: ModelShape, *, layers: Sequence[int] | None) -> RoutingTrace:
     """The routing that decides a placement; see :class:`RoutedTokens`."""
     needs_prompts = scenario.expert_rule == "bins" or scenario.placement.tokens == "modality"
     if scenario.workload.phase == "decode" and needs_prompts:
-        return _route(scenario.routing, REFERENCE_WORKLOAD, model, scenario.seed)
+        return _synthetic(scenario, REFERENCE_WORKLOAD, model, layers=layers)
     return trace
 
 
-@lru_cache(maxsize=8)
-def _route(routing: RoutingSpec, workload: WorkloadSpec, model: ModelShape, seed: int) -> RoutingTrace:
-    return route(routing, _tokens(make_workload(workload, model, seed)), model, seed)
+def _synthetic(
+    scenario: Scenario,
+    spec: WorkloadSpec,
+    model: ModelShape,
+    *,
+    layers: Sequence[int] | None = None,
+    with_weights: bool = False,
+) -> RoutingTrace:
+    """The synthetic routing of a workload; the last few that are not large are kept."""
+    wanted = tuple(range(model.num_moe_layers) if layers is None else layers)
+    num_tokens = len(make_workload(spec, model, scenario.seed).modality)
+    make = _recent if num_tokens * len(wanted) * model.top_k <= _KEPT_SLOTS else _recent.__wrapped__
+    return make(scenario.routing, spec, model, scenario.seed, wanted, with_weights)
 
 
-def route(routing: RoutingSpec, tokens: Tokens, model: ModelShape, seed: int) -> RoutingTrace:
-    """Synthetic routing of some tokens.
+@lru_cache(maxsize=4)
+def _recent(  # noqa: PLR0917 (keys of the cache)
+    routing: RoutingSpec,
+    workload: WorkloadSpec,
+    model: ModelShape,
+    seed: int,
+    layers: tuple[int, ...],
+    with_weights: bool,
+) -> RoutingTrace:
+    tokens = _tokens(make_workload(workload, model, seed))
+    return route(routing, tokens, model, seed, layers=layers, with_weights=with_weights)
+
+
+def route(
+    routing: RoutingSpec,
+    tokens: Tokens,
+    model: ModelShape,
+    seed: int,
+    *,
+    layers: Sequence[int] | None = None,
+    with_weights: bool = False,
+) -> RoutingTrace:
+    """Synthetic routing of some tokens in some MoE layers (None: all).
+
+    Weights are made if asked for, and where slots are skipped, because they say which.
 
     Raises:
         ConfigError: If the policy cannot choose among the model's experts, or too much shall be skipped.
     """
     router, parameters = make_router(routing, model, seed)
-    return skipped(router.route(tokens, parameters), routing, name=model.name)
+    trace = router.route(tokens, parameters, layers=layers, with_weights=with_weights or routing.skip is not None)
+    return skipped(trace, routing, name=model.name)
 
 
 def skipped(trace: RoutingTrace, routing: RoutingSpec, *, name: str) -> RoutingTrace:
@@ -133,7 +180,7 @@ def synthesize_trace(scenario: Scenario) -> RoutingTrace:
         raise ConfigError(f'routing.trace = "{scenario.routing.trace}": there is nothing to synthesize. Leave it out.')
     if not model.experts:
         raise ConfigError(f'model = "{model.name}": a dense model routes nothing. Choose a model with experts.')
-    trace = _route(scenario.routing, workload_of(scenario), model, scenario.seed)
+    trace = _synthetic(scenario, workload_of(scenario), model, with_weights=True)
     _, parameters = make_router(scenario.routing, model, scenario.seed)
     metadata = {
         "source": "synthetic",

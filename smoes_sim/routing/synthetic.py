@@ -7,11 +7,11 @@ for token t in layer l is::
     s[t, l, e] = popularity[l, e] + preference[m(t)] * taste[l, e] + side[e] / 2 * (affinity[m(t), phase] * depth[l]
                  + slot_correlation[m(t), phase] * x[t, l]) + Gumbel noise
 
-and the token uses the K best of those that its policy allows. ``side`` is +1 for text (or the upper half) and -1
-otherwise, 0 for an expert that serves both; ``taste`` is a normal draw per expert (a standard router's own, unplaced,
-modality preference); ``x`` is a normal draw per token and layer that all its K slots share, so they tend to one side
-together; x of neighbouring layers is correlated. ``depth`` falls linearly over the layers, because specialisation is
-reported to be high in shallow layers and low in deep ones (SMoES notes).
+and the token uses the K best of those that its policy allows; ``choice`` draws them without the scores of all E experts.
+``side`` is +1 for text (or the upper half) and -1 otherwise, 0 for an expert that serves both; ``taste`` is a normal draw
+per expert (a standard router's own, unplaced, modality preference); ``x`` is a normal draw per token and layer that all its
+K slots share, so they tend to one side together; x of neighbouring layers is correlated. ``depth`` falls linearly over the
+layers, because specialisation is reported to be high in shallow layers and low in deep ones (SMoES notes).
 
 It reproduces: token-level transmission rates or the modality specialisation index, popularity skew, correlated slots.
 It does not reproduce: which expert a word likes, drift within a sequence, dependence of experts across layers.
@@ -20,6 +20,7 @@ It does not reproduce: which expert a word likes, drift within a sequence, depen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
-from smoes_sim.routing.choice import FORBIDDEN, best_experts, best_of_each_group, only_best_groups
+from smoes_sim.routing.choice import Arrivals, Chooser, Race, Rows
+from smoes_sim.routing.counters import EXPERTS, normals, starts
+from smoes_sim.routing.local_share import LocalShare, local_share
 from smoes_sim.routing.trace import DECODE, IMAGE, TEXT, VIDEO, RoutingTrace
 
 Policy = Literal["standard", "smoes", "hard", "hybrid", "device_limited", "group_balanced"]
@@ -38,8 +41,8 @@ NUM_GROUPS = 8
 KEPT_GROUPS = 3
 """Groups that a token keeps in DeepSeek-V2 (config_236B.json: n_limited_groups); V3 keeps 4, by its two best experts."""
 POPULATIONS = ("prefill_vision", "prefill_text", "decode")
-_BLOCK = 4096
-"""Tokens per block: few enough that their scores fit into the processor's cache."""
+_BLOCK = 8192
+"""Pairs of a token and a layer in a block: few enough that their draws fit into the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +68,29 @@ class RouterParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """The tokens to route: modality uint8 (T,), sequence_id int32 (T,), phase uint8 (T,)."""
+    """The tokens to route: modality uint8 (T,), sequence_id int32 (T,), phase uint8 (T,).
+
+    ``number`` int64 (T,) is the number of each token, on which its random numbers depend; None: 0, 1, ...
+    """
 
     modality: NDArray[np.uint8]
     sequence_id: NDArray[np.int32]
     phase: NDArray[np.uint8]
+    number: NDArray[np.int64] | None = None
+
+    def select(self, rows: NDArray[np.int64] | slice) -> Tokens:
+        """Some of the tokens; each keeps its number, and so its routing."""
+        return Tokens(
+            modality=self.modality[rows],
+            sequence_id=self.sequence_id[rows],
+            phase=self.phase[rows],
+            number=self.numbers[rows],
+        )
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Number of each token, (T,)."""
+        return np.arange(len(self.modality)) if self.number is None else self.number
 
     @property
     def population(self) -> NDArray[np.int64]:
@@ -80,7 +101,7 @@ class Tokens:
 
 
 class SyntheticRouter:
-    """A router whose random numbers are drawn once from a seed, so that parameters can change without new noise.
+    """A router whose random numbers depend on the seed, the layer and the token only: parameters change without new noise.
 
     Args:
         policy: ``standard``: sides are halves of the expert ids. ``smoes``: sides are random halves per layer,
@@ -153,105 +174,113 @@ class SyntheticRouter:
             return np.ones(1)
         return 1 + decay * (0.5 - np.arange(self.num_layers) / (self.num_layers - 1))
 
-    def shared_pull(self, tokens: Tokens, correlation: float) -> NDArray[np.float32]:
-        """``x``: standard normal per token and layer, correlated between neighbouring layers, shape (T, L)."""
-        rng = np.random.default_rng([self._seed, 1])
-        pull = rng.standard_normal((self.num_layers, len(tokens.modality)), dtype=np.float32)
-        for layer in range(1, self.num_layers):
-            pull[layer] = correlation * pull[layer - 1] + np.sqrt(1 - correlation**2) * pull[layer]
-        return np.ascontiguousarray(pull.T)
+    def shared_pull(self, tokens: Tokens, correlation: float, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """``x``: standard normal per token and layer, correlated between neighbouring layers, shape (T, layers)."""
+        wanted = range(self.num_layers) if layers is None else layers
+        pull = normals(self._seed, max(wanted) + 1, tokens.numbers)
+        for layer in range(1, len(pull)):
+            pull[layer] *= np.float32(math.sqrt(1 - correlation**2))
+            pull[layer] += np.float32(correlation) * pull[layer - 1]
+        return np.ascontiguousarray(pull[list(wanted)].T)
 
-    def base_scores(self, tokens: Tokens, parameters: RouterParameters, layer: int) -> NDArray[np.float32]:
-        """Scores without the pull of the sides, shape (T, E)."""
-        return self._scores(self._noise(layer), tokens.modality, parameters, layer)
+    def pull(self, tokens: Tokens, parameters: RouterParameters, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Pull of each token towards the text side in each layer, shape (T, layers)."""
+        wanted = list(range(self.num_layers) if layers is None else layers)
+        population = tokens.population
+        affinity = np.array(parameters.affinity)[population][:, None] * self.depth(parameters.depth_decay)[wanted]
+        result: NDArray[np.float32] = affinity.astype(np.float32)
+        if any(parameters.slot_correlation):
+            spread = np.array(parameters.slot_correlation, dtype=np.float32)[population][:, None]
+            result += spread * self.shared_pull(tokens, parameters.layer_correlation, wanted)
+        return result
 
-    def _noise(self, layer: int) -> np.random.Generator:
-        """Random generator of a layer's noise, at its first token."""
-        return np.random.default_rng([self._seed, 2, layer])
+    def race(self, parameters: RouterParameters, layers: Sequence[int] | None = None) -> Race:
+        """Rates of the experts in some layers; None: all."""
+        wanted = list(range(self.num_layers) if layers is None else layers)
+        lean = np.array([0.5, -0.5])[:, None]
+        popularity, taste = (values[wanted, None, :].astype(np.float64) for values in (self._popularity, self._taste))
+        own = ((1, 0), (-1, 0)) if self.policy in {"hard", "hybrid"} else ((1, -1), (1, -1))
+        groups = self._num_groups
+        arrivals = {
+            "device_limited": Arrivals(groups, self.top_k, self._kept_groups),
+            "group_balanced": Arrivals(groups, self.top_k // groups, groups),
+        }
+        return Race(
+            scores=parameters.popularity * popularity + parameters.preference * lean * taste,
+            side=self.side[wanted].astype(np.int8),
+            used_sides=own,
+            arrivals=arrivals.get(self.policy, Arrivals(1, self.top_k, 1)),
+            top_k=self.top_k,
+        )
 
-    def _scores(
-        self, rng: np.random.Generator, modality: NDArray[np.uint8], parameters: RouterParameters, layer: int
-    ) -> NDArray[np.float32]:
-        """Base scores of the next tokens of a layer, shape (T, E); the result does not depend on the block size."""
-        uniform = rng.random((len(modality), self.num_experts), dtype=np.float32)
-        scores = -np.log(-np.log(np.clip(uniform, 1e-12, 1 - 1e-7)))
-        scores += parameters.popularity * self._popularity[layer]
-        lean = np.where(modality == TEXT, 0.5, -0.5).astype(np.float32)
-        scores += parameters.preference * lean[:, None] * self._taste[layer]
-        return scores
+    def local_share(self, parameters: RouterParameters, *, kind: int, home: int) -> LocalShare:
+        """What decides whether tokens of a kind (0: text, 1: other) and a home side (-1, +1) have all K slots there."""
+        depth = self.depth(parameters.depth_decay)
+        return local_share(self.race(parameters), seed=self._seed, kind=kind, home=home, depth=depth)
 
-    def route(self, tokens: Tokens, parameters: RouterParameters) -> RoutingTrace:
-        """The routing of all tokens in all layers.
+    def route(
+        self,
+        tokens: Tokens,
+        parameters: RouterParameters,
+        *,
+        layers: Sequence[int] | None = None,
+        with_weights: bool = True,
+    ) -> RoutingTrace:
+        """The routing of all tokens in some layers, the same as in a trace of all layers.
+
+        Args:
+            tokens: Tokens, T.
+            parameters: What the router prefers.
+            layers: MoE layers, each of 0..L-1; None: all.
+            with_weights: Whether the trace has routing weights, which take longer than the experts.
 
         Returns:
             A trace; the slots of a token are sorted by score, its weights are the softmax of the scores over its slots.
+            Its ``moe_layers`` are ``layers``.
+
+        Raises:
+            ConfigError: If there is no such layer.
         """
-        T, L, K = len(tokens.modality), self.num_layers, self.top_k
+        wanted = list(range(self.num_layers) if layers is None else layers)
+        if not wanted or min(wanted) < 0 or max(wanted) >= self.num_layers:
+            raise ConfigError(f"layers = {wanted}: a router of {self.num_layers} layers has 0 to {self.num_layers - 1}.")
+        T, L, K = len(tokens.modality), len(wanted), self.top_k
+        race = self.race(parameters, wanted)
+        chooser = Chooser(race, num_slots=T * L * K)
         ids = np.empty((T, L, K), dtype=np.int16)
-        weights = np.empty((T, L, K), dtype=np.float16)
-        pull = self.pull(tokens, parameters)
-        own_side = np.where(tokens.modality == TEXT, 1, -1)[:, None]
-        for layer in range(L):
-            rng = self._noise(layer)
-            for first in range(0, T, _BLOCK):
-                block = slice(first, first + _BLOCK)
-                scores = self._scores(rng, tokens.modality[block], parameters, layer)
-                scores += pull[block, layer, None] * self.side[layer] / 2
-                if self.policy in {"hard", "hybrid"}:
-                    scores = np.where(own_side[block] * self.side[layer] >= 0, scores, FORBIDDEN)
-                best = self._choose(scores)
-                value = np.take_along_axis(scores, best, axis=1)
-                order = np.argsort(-value, axis=1, kind="stable")
-                ids[block, layer] = np.take_along_axis(best, order, axis=1)
-                exponent = np.exp(np.take_along_axis(value, order, axis=1) - value.max(axis=1, keepdims=True))
-                weights[block, layer] = exponent / exponent.sum(axis=1, keepdims=True)
+        weights = np.empty((T, L, K), dtype=np.float16) if with_weights else None
+        for first in range(0, T, _BLOCK):
+            block = slice(first, first + _BLOCK)
+            some = tokens.select(block)
+            pull = self.pull(some, parameters, wanted)
+            together = max(1, _BLOCK // len(pull))
+            for low in range(0, L, together):
+                part = slice(low, low + together)
+                rows = self._rows(some, pull, wanted, part)
+                chosen = chooser.choose(rows)
+                shape = (-1, len(pull), K)
+                ids[block, part] = chosen.reshape(shape).swapaxes(0, 1)
+                if weights is not None:
+                    weights[block, part] = chooser.weights(rows, chosen).reshape(shape).swapaxes(0, 1)
         return RoutingTrace(
             expert_ids=ids,
             expert_weights=weights,
             modality=tokens.modality,
             sequence_id=tokens.sequence_id,
             phase=tokens.phase,
-            moe_layers=np.arange(L, dtype=np.int32),
+            moe_layers=np.array(wanted, dtype=np.int32),
             num_experts=self.num_experts,
         )
 
-    def _choose(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The experts that the policy chooses, unordered, shape (T, K)."""
-        if self.policy == "group_balanced":
-            return best_of_each_group(scores, self.top_k, num_groups=self._num_groups)
-        if self.policy == "device_limited":
-            scores = only_best_groups(scores, num_groups=self._num_groups, kept=self._kept_groups)
-        return best_experts(scores, self.top_k)
-
-    def pull(self, tokens: Tokens, parameters: RouterParameters) -> NDArray[np.float32]:
-        """Pull of each token towards the text side in each layer, shape (T, L)."""
-        population = tokens.population
-        affinity = np.array(parameters.affinity)[population][:, None] * self.depth(parameters.depth_decay)
-        spread = np.array(parameters.slot_correlation)[population][:, None]
-        shared = self.shared_pull(tokens, parameters.layer_correlation)
-        result: NDArray[np.float32] = (affinity + spread * shared).astype(np.float32)
-        return result
-
-    def thresholds(self, tokens: Tokens, parameters: RouterParameters, *, home: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Pull towards its home side above which all K slots of a token are on that side, shape (T, L).
-
-        Args:
-            tokens: Tokens, T.
-            parameters: Only ``popularity`` and ``preference`` are used.
-            home: -1 where the token's home holds the lower (vision) side, +1 the upper (text) side, shape (T,).
-
-        The K best are all on one side as soon as its K-th best, raised by half the pull, beats the other side's best,
-        lowered by half the pull: when the pull exceeds (best of the other side) - (K-th best of this side).
-        """
-        result = np.empty((len(home), self.num_layers))
-        for layer in range(self.num_layers):
-            scores = self.base_scores(tokens, parameters, layer)
-            upper = self.side[layer] > 0
-            for side, mine in ((1, upper), (-1, ~upper)):
-                rows = home == side
-                kth = np.partition(scores[rows][:, mine], -self.top_k, axis=1)[:, -self.top_k]
-                result[rows, layer] = scores[rows][:, ~mine].max(axis=1) - kth
-        return result
+    def _rows(self, tokens: Tokens, pull: NDArray[np.float32], layers: list[int], part: slice) -> Rows:
+        """All pairs of some of ``layers`` with each token, layer by layer."""
+        number, some = len(pull), layers[part]
+        return Rows(
+            start=starts(self._seed, EXPERTS, some, tokens.numbers).ravel(),
+            layer=np.repeat(np.arange(part.start, part.start + len(some)), number),
+            kind=np.tile((tokens.modality != TEXT).astype(np.int64), len(some)),
+            pull=pull[:, part].T.ravel().astype(np.float64),
+        )
 
 
 def _divisors(number: int) -> str:

@@ -4,15 +4,15 @@ The rates are those between two ranks: for ``standard`` the two halves of the ex
 ranks, for ``smoes`` the two sides with every token at home on the side of its modality. This is the setting of the published
 rates; the router is then used with any number of ranks and any placement.
 
-For given noise each token has a threshold: it stays local if its pull towards home exceeds it. So the affinity for a target
-rate is a quantile of the thresholds, exact for the given tokens, without a search.
+The share of tokens that stay local is a smooth function of affinity and correlation (``local_share``), so a rate is met in
+expectation, on any tokens; a trace of N independent tokens differs by the chance of its draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 
 import numpy as np
@@ -21,15 +21,24 @@ from pydantic import Field
 
 from smoes_sim.errors import TraceError
 from smoes_sim.routing.information import modality_specialisation
+from smoes_sim.routing.local_share import LocalShare
 from smoes_sim.routing.synthetic import POPULATIONS, RouterParameters, SyntheticRouter, Tokens
 from smoes_sim.routing.trace import TEXT
 from smoes_sim.yaml_files import Document, Spec
 
-_STEPS = 40
+_STEPS = 60
+_MOST = 64.0
+"""Largest affinity or correlation that is tried, nats: e^-64 of the tokens are on the other side."""
+_RATE_TOLERANCE = 5e-5
+_FIRST_STEP = 0.25
+"""First step of the search for an affinity or a correlation, nats."""
+_MSI_MOST = 12.0
 _MSI_TOKENS = 1500
 """Number of tokens on which the specialisation index is measured during the search."""
 _MSI_LEAST = 400
 """Least number of tokens of each modality, if available: few tokens look specialised by chance."""
+_MSI_LAYERS = 8
+"""Most layers on which it is measured, evenly spaced."""
 _MSI_TOLERANCE = 5e-4
 
 
@@ -88,43 +97,88 @@ def find_parameters(
     if router.policy in {"hard", "hybrid"}:
         return start
 
+    near = start
+
     def fitted(free: float) -> RouterParameters:
+        nonlocal near
         if router.policy == "standard":
             parameters = replace(start, preference=free)
         elif rates is None:
             parameters = replace(start, slot_correlation=(1.0,) * 3, affinity=(-free, free, free))
         else:
             parameters = replace(start, slot_correlation=(free,) * 3)
-        return parameters if rates is None else _match_rates(router, tokens, parameters, rates)
+        if rates is not None:
+            parameters = near = _match_rates(router, tokens, parameters, rates, near=near)
+        return parameters
 
     if msi is None:
         return fitted(0.0 if router.policy == "standard" else 1.0)
-    few = _sample(tokens)
+    few = tokens.select(_sample(tokens))
+    layers = np.unique(
+        np.linspace(0, router.num_layers - 1, min(_MSI_LAYERS, router.num_layers)).round().astype(int)
+    ).tolist()
     rising = router.policy == "standard" or rates is None
 
     def specialisation(free: float) -> float:
-        return float(np.mean(modality_specialisation(router.route(few, fitted(free)))))
+        trace = router.route(few, fitted(free), layers=layers, with_weights=False)
+        return float(np.mean(modality_specialisation(trace)))
 
-    return fitted(_bisect(specialisation, wanted=msi, rising=rising))
+    return fitted(
+        solve(specialisation, wanted=msi, within=(0.0, _MSI_MOST), guess=1.0, rising=rising, tolerance=_MSI_TOLERANCE)
+    )
 
 
-def _bisect(function: Callable[[float], float], *, wanted: float, rising: bool) -> float:
-    """Argument in [0, 12] at which a monotone function equals ``wanted``; the nearer end if there is none."""
-    low, high = 0.0, 12.0
-    middle = 1.0
-    for _ in range(_STEPS):
-        value = function(middle)
-        if abs(value - wanted) < _MSI_TOLERANCE:
+def solve(
+    function: Callable[[float], float],
+    *,
+    wanted: float,
+    within: tuple[float, float],
+    guess: float,
+    rising: bool,
+    tolerance: float,
+    step: float = 1.0,
+) -> float:
+    """Argument in a range at which a monotone function is ``wanted``; the nearer end if there is none.
+
+    From the guess on, steps grow fourfold until the value is passed; then regula falsi, where the end that stays has its
+    error reduced (Anderson and Bjoerck, BIT 13, 1973).
+
+    Example:
+        >>> round(solve(lambda x: x**3, wanted=8.0, within=(0.0, 12.0), guess=1.0, rising=True, tolerance=1e-9), 6)
+        2.0
+    """
+    sign = 1 if rising else -1
+
+    def error(at: float) -> float:
+        return sign * (function(at) - wanted)
+
+    low, high = within
+    at, value = guess, error(guess)
+    if abs(value) <= tolerance:
+        return at
+    while True:
+        end = min(high, at + step) if value < 0 else max(low, at - step)
+        end_value = error(end)
+        if abs(end_value) <= tolerance or (end in within and (end_value < 0) == (value < 0)):
+            return end
+        if (end_value < 0) != (value < 0):
             break
-        if (value < wanted) == rising:
-            low = middle
+        at, value, step = end, end_value, 4 * step
+    for _ in range(_STEPS):
+        middle = (end * value - at * end_value) / (value - end_value)
+        error_there = error(middle)
+        if abs(error_there) <= tolerance:
+            break
+        if (error_there < 0) != (value < 0):
+            end, end_value = at, value
         else:
-            high = middle
-        middle = (low + high) / 2
+            kept = 1 - error_there / value
+            end_value *= kept if kept > 0 else 0.5
+        at, value = middle, error_there
     return middle
 
 
-def _sample(tokens: Tokens) -> Tokens:
+def _sample(tokens: Tokens) -> NDArray[np.int64]:
     """Every n-th token of each modality, about :data:`_MSI_TOKENS` in all, with a smaller n for a rare modality."""
     by_population = np.argsort(tokens.population, kind="stable")
     is_text = tokens.modality[by_population] == TEXT
@@ -132,27 +186,48 @@ def _sample(tokens: Tokens) -> Tokens:
     for rows in (by_population[~is_text], by_population[is_text]):
         stride = max(1, min(len(tokens.modality) // _MSI_TOKENS, len(rows) // _MSI_LEAST))
         parts.append(rows[::stride])
-    order = np.concatenate(parts)
-    return Tokens(modality=tokens.modality[order], sequence_id=tokens.sequence_id[order], phase=tokens.phase[order])
+    return np.concatenate(parts)
 
 
-def _match_rates(router: SyntheticRouter, tokens: Tokens, parameters: RouterParameters, rates: Rates) -> RouterParameters:
+def _match_rates(
+    router: SyntheticRouter, tokens: Tokens, parameters: RouterParameters, rates: Rates, *, near: RouterParameters
+) -> RouterParameters:
+    """The parameters with the rates; the search begins at those of ``near``."""
     population = tokens.population
     is_smoes = router.policy == "smoes"
     home = np.where(population == 0, -1, 1) if is_smoes else np.where(tokens.sequence_id % 2 == 1, 1, -1)
-    threshold = router.thresholds(tokens, parameters, home=home)
-    shared = router.shared_pull(tokens, parameters.layer_correlation) * home[:, None]
     affinity, correlation = np.array(parameters.affinity), np.array(parameters.slot_correlation)
     for index, wanted in enumerate(_population_rates(rates, population)):
         rows = population == index
         if not rows.any():
             continue
+        remote = _remote_share(router, parameters, tokens.modality[rows] != TEXT, home[rows])
         if is_smoes:
-            needed = (threshold[rows] - correlation[index] * shared[rows]) / router.depth(parameters.depth_decay)
-            affinity[index] = float(np.quantile(needed, 1 - wanted)) * (-1 if index == 0 else 1)
+            spread = float(correlation[index])
+            towards_home = solve(
+                lambda pull, remote=remote, spread=spread: remote(pull, spread),  # type: ignore[misc]
+                wanted=wanted, within=(-_MOST, _MOST), guess=near.affinity[index] * home[rows][0], rising=False,
+                tolerance=_RATE_TOLERANCE, step=_FIRST_STEP,
+            )  # fmt: skip
+            affinity[index] = towards_home * home[rows][0]
         else:
-            correlation[index] = _correlation_for(threshold[rows], shared[rows], wanted, POPULATIONS[index])
+            correlation[index] = _correlation_for(
+                partial(remote, 0.0), wanted, population=POPULATIONS[index], guess=near.slot_correlation[index]
+            )
     return replace(parameters, affinity=_three(affinity), slot_correlation=_three(correlation))
+
+
+def _remote_share(
+    router: SyntheticRouter, parameters: RouterParameters, kind: NDArray[np.bool_], home: NDArray[np.int64]
+) -> Callable[[float, float], float]:
+    """Share of tokens that leave their home side, as a function of the affinity to it and of the slots' correlation."""
+    parts: list[tuple[float, LocalShare]] = []
+    for each in (False, True):
+        for side in (-1, 1):
+            share = float(((kind == each) & (home == side)).mean())
+            if share:
+                parts.append((share, router.local_share(parameters, kind=int(each), home=side)))
+    return lambda affinity, correlation: 1 - sum(share * part.at(affinity, correlation) for share, part in parts)
 
 
 def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -174,19 +249,17 @@ def _population_rates(rates: Rates, population: NDArray[np.int64]) -> tuple[floa
     return rates.prefill_vision, of_text, rates.decode
 
 
-def _correlation_for(threshold: NDArray[np.float64], shared: NDArray[np.float64], wanted: float, population: str) -> float:
-    """Slot correlation at which a share ``wanted`` of the tokens stays below its threshold."""
-
-    def rate(correlation: float) -> float:
-        return float((correlation * shared <= threshold).mean())
-
-    low, high = 0.0, 64.0
-    if not rate(high) <= wanted <= rate(low):
-        raise TraceError(
-            f"routing.rates: {wanted:.3g} for {population} cannot be reached by a standard router on two ranks, which has "
-            f"{rate(high):.3g} to {rate(low):.3g}. Choose a rate in this range, or leave rates out."
-        )
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rate(middle) > wanted else (low, middle)
-    return high
+def _correlation_for(remote: Callable[[float], float], wanted: float, *, population: str, guess: float) -> float:
+    """Slot correlation at which a share ``wanted`` of the tokens is remote."""
+    found = solve(
+        remote, wanted=wanted, within=(0.0, _MOST), guess=guess, rising=False, tolerance=_RATE_TOLERANCE, step=_FIRST_STEP
+    )
+    if 0 < found < _MOST:
+        return found
+    least, most = remote(_MOST), remote(0.0)
+    if least - _RATE_TOLERANCE <= wanted <= most + _RATE_TOLERANCE:
+        return found
+    raise TraceError(
+        f"routing.rates: {wanted:.3g} for {population} cannot be reached by a standard router on two ranks, which has "
+        f"{least:.3g} to {most:.3g}. Choose a rate in this range, or leave rates out."
+    )

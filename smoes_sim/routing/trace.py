@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -121,6 +121,21 @@ class RoutingTrace:
             num_experts=self.num_experts,
             expert_weights=None if self.expert_weights is None else self.expert_weights[tokens],
             modality_score=None if self.modality_score is None else self.modality_score[tokens],
+            metadata=self.metadata,
+        )
+
+    def at_layers(self, layers: Sequence[int]) -> RoutingTrace:
+        """The trace of some of its MoE layers only, by their position, 0..L-1."""
+        wanted = list(layers)
+        return RoutingTrace(
+            expert_ids=self.expert_ids[:, wanted],
+            modality=self.modality,
+            sequence_id=self.sequence_id,
+            phase=self.phase,
+            moe_layers=self.moe_layers[wanted],
+            num_experts=self.num_experts,
+            expert_weights=None if self.expert_weights is None else self.expert_weights[:, wanted],
+            modality_score=None if self.modality_score is None else self.modality_score[:, wanted],
             metadata=self.metadata,
         )
 

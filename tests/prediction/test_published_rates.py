@@ -18,14 +18,20 @@ PUBLISHED = {  # public notes on arXiv 2604.23996: OLMoE, two devices, MMMU
 
 
 @pytest.mark.parametrize(("policy", "tokens"), PUBLISHED)
-def test_published_rates_are_met_within_half_a_point(policy: str, tokens: str) -> None:
+def test_published_rates_are_met_as_closely_as_the_number_of_tokens_allows(policy: str, tokens: str) -> None:
+    # rates are fitted in expectation. Decode has 5,120 pairs of a token and a layer, and neighbouring layers are alike:
+    # a standard error of 0.5 * 1.7 / sqrt(5120) = 1.2 points. Prefill has 200,000: 0.2 points
     overrides = [f"routing.policy={policy}", f"placement.tokens={tokens}", "calibration=null"]
     deployment = deploy(load_scenario("olmoe-two-orin", overrides))
     assert deployment.trace is not None
     assert deployment.placement is not None
     rates = transmission_rate(deployment.trace, deployment.placement, deployment.home)
     found = (rates.prefill_vision, rates.prefill, rates.decode)
-    assert found == pytest.approx(PUBLISHED[policy, tokens], abs=0.005)
+    assert found == (
+        pytest.approx(PUBLISHED[policy, tokens][0], abs=0.006),
+        pytest.approx(PUBLISHED[policy, tokens][1], abs=0.006),
+        pytest.approx(PUBLISHED[policy, tokens][2], abs=0.036),
+    )
 
 
 def test_the_saving_depends_on_where_tokens_live() -> None:

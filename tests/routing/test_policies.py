@@ -10,7 +10,6 @@ import pytest
 from smoes_sim.errors import ConfigError
 from smoes_sim.placement import home_tokens, place_experts
 from smoes_sim.routing import RouterParameters, SyntheticRouter, Tokens, expert_counts, modality_specialisation, published
-from smoes_sim.routing.choice import best_of_each_group, only_best_groups
 from smoes_sim.routing.trace import save_trace
 from smoes_sim.traffic.copies import count_traffic, transmission_rate
 
@@ -43,19 +42,6 @@ def placed(trace, rule, num_ranks):
     return place_experts(rule, trace, num_ranks=num_ranks, rng=np.random.default_rng(0))
 
 
-def test_the_best_groups_are_those_of_the_best_experts():
-    scores = np.array([[1, 8, 5, 5, 7, 0, 2, 3]], np.float32)
-    kept = only_best_groups(scores, num_groups=4, kept=2)
-    assert (kept[0] > -1e8).tolist() == [True, True, False, False, True, True, False, False]
-    assert kept[0, [0, 1, 4, 5]].tolist() == [1, 8, 7, 0]
-
-
-def test_every_group_gives_its_best_experts():
-    scores = np.array([[1, 8, 5, 4], [9, 8, 1, 2]], np.float32)
-    assert [sorted(row) for row in best_of_each_group(scores, 2, num_groups=2).tolist()] == [[1, 2], [0, 3]]
-    assert sorted(best_of_each_group(scores, 2, num_groups=1)[1].tolist()) == [0, 1]
-
-
 @pytest.mark.parametrize("policy", NEW)
 def test_the_same_seed_makes_the_same_bytes(policy, tmp_path):
     tokens, content = tokens_of(30, 10), []
@@ -73,17 +59,6 @@ def test_slots_are_distinct_experts_by_falling_weight(policy):
     assert (ordered[:, :, 1:] > ordered[:, :, :-1]).all()
     assert (ordered >= 0).all()
     assert (np.diff(trace.expert_weights.astype(np.float64), axis=2) <= 0).all()
-
-
-def test_device_limited_takes_the_best_experts_of_the_two_best_groups_and_of_no_other():
-    router, tokens, parameters = router_of("device_limited"), tokens_of(60, 30), RouterParameters(preference=1.0)
-    trace = router.route(tokens, parameters)
-    for layer in range(3):
-        scores = router.base_scores(tokens, parameters, layer)  # no pull: the base scores decide
-        for token, row in enumerate(scores.tolist()):
-            groups = sorted(range(4), key=lambda group: -max(row[4 * group : 4 * group + 4]))[:2]
-            allowed = [expert for expert in range(16) if expert // 4 in groups]
-            assert trace.expert_ids[token, layer].tolist() == sorted(allowed, key=lambda expert: -row[expert])[:4]
 
 
 def test_device_limited_with_a_group_a_rank_never_visits_more_ranks_than_it_keeps():

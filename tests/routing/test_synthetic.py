@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from smoes_sim.errors import ConfigError
 from smoes_sim.routing import RouterParameters, SyntheticRouter, Tokens, expert_counts, gini, save_trace, synthetic
 
 NO_PULL = RouterParameters(popularity=0.0)
@@ -54,21 +55,10 @@ def test_slots_of_a_token_are_distinct_experts_and_weights_fall_and_sum_to_one(p
     assert weights.sum(axis=2) == pytest.approx(1, abs=3e-3)  # float16 has 11 bits
 
 
-def test_the_weights_are_the_softmax_of_the_scores_of_the_chosen():
-    router, tokens, parameters = router_of(layers=2), tokens_of(5, 5), RouterParameters(preference=0.5)
-    trace = router.route(tokens, parameters)
-    scores = router.base_scores(tokens, parameters, 1)  # no pull: the base scores decide
-    for token in range(10):
-        best = sorted(range(16), key=lambda expert: -scores[token, expert])[:3]
-        exponent = np.exp(scores[token, best].astype(np.float64))
-        assert trace.expert_ids[token, 1].tolist() == best
-        assert trace.expert_weights[token, 1] == pytest.approx(exponent / exponent.sum(), abs=1e-3)
-
-
 def test_how_many_tokens_are_routed_at_a_time_changes_no_byte(monkeypatch, tmp_path):
     tokens, parameters = tokens_of(60, 30, 11), RouterParameters(affinity=(-2, 1, 2), slot_correlation=(1, 1, 1))
     contents = set()
-    for block in (1000, 7, 1):
+    for block in (1000, 7, 3):
         monkeypatch.setattr(synthetic, "_BLOCK", block)
         contents.add(content(router_of("hard", experts=10).route(tokens, parameters), tmp_path / "trace.npz"))
     assert len(contents) == 1
@@ -116,8 +106,8 @@ def test_without_pull_and_popularity_transmission_is_hypergeometric(experts, top
     trace = router.route(tokens_of(1500, 500), NO_PULL)
     device = trace.expert_ids // each
     remote = (device != (np.arange(2000) % devices)[:, None, None]).any(axis=2)
-    # 16 000 independent draws: 5 standard errors, and half a draw where the spread is 0
-    assert remote.mean() == pytest.approx(exact, abs=5 * math.sqrt(exact * (1 - exact) / 16000) + 1 / 32000)
+    # 16 000 independent draws: 5 standard errors, and two draws where hardly any is expected (more: 2e-5)
+    assert remote.mean() == pytest.approx(exact, abs=5 * math.sqrt(exact * (1 - exact) / 16000) + 2 / 16000)
     found = np.mean([[len(set(row)) for row in token] for token in device.tolist()])
     assert found == pytest.approx(exact_distinct, abs=5 * top_k / 2 / math.sqrt(16000))
 
@@ -181,13 +171,28 @@ def test_populations_are_prefill_vision_prefill_text_and_decode():
 
 
 @pytest.mark.parametrize("policy", ["standard", "smoes"])
-def test_a_token_is_all_on_its_home_side_exactly_when_its_pull_exceeds_the_threshold(policy):
-    router, tokens = router_of(policy, experts=8, top_k=2), tokens_of(200, 100, 50)
-    parameters = RouterParameters(affinity=(-2, 1, 2), slot_correlation=(1, 2, 1), preference=0.7, popularity=0.3)
-    home = np.where(np.arange(350) % 3 == 0, 1, -1)
-    trace = router.route(tokens, parameters)
-    side = router.side[np.arange(4)[None, :, None], trace.expert_ids]
-    local = (side == home[:, None, None]).all(axis=2)
-    exceeds = router.pull(tokens, parameters) * home[:, None] > router.thresholds(tokens, parameters, home=home)
-    assert 0.1 < local.mean() < 0.9
-    assert np.array_equal(local, exceeds)
+@pytest.mark.parametrize("popularity", [0.0, 0.3, 1.5])
+def test_the_share_of_local_tokens_is_that_of_routed_tokens(policy, popularity):
+    # per kind of token and home side; 4000 tokens in 4 layers, which the shared pull makes alike: 5 standard errors
+    router = router_of(policy, experts=16, top_k=3)
+    parameters = RouterParameters(affinity=(-1, 1, 0), slot_correlation=(1, 2, 0), preference=0.7, popularity=popularity)
+    for kind, tokens, affinity, spread in ((1, tokens_of(4000, 0), -1, 1), (0, tokens_of(0, 4000), 1, 2)):
+        side = router.side[np.arange(4)[None, :, None], router.route(tokens, parameters, with_weights=False).expert_ids]
+        for home in (-1, 1):
+            local = (side == home).all(axis=2).mean()
+            share = router.local_share(parameters, kind=kind, home=home).at(affinity * home, spread)
+            assert local == pytest.approx(share, abs=5 * 1.7 * math.sqrt(share * (1 - share) / 16000))
+
+
+def test_the_share_of_local_tokens_of_equal_experts_is_a_closed_form():
+    # 4 of 8 experts a side, K = 2, pull p: 4/(4 + 4 e^-p) * 3/(3 + 4 e^-p); p = ln 2: 4/6 * 3/5 = 0.4
+    share = router_of(experts=8, top_k=2).local_share(replace(NO_PULL, depth_decay=0.0), kind=0, home=1)
+    assert share.at(math.log(2), 0.0) == pytest.approx(0.4)
+    # a side with fewer experts than K never holds them all
+    assert router_of(experts=8, top_k=5).local_share(NO_PULL, kind=0, home=1).at(5.0, 1.0) == 0.0
+
+
+def test_a_layer_that_the_router_does_not_have_is_refused():
+    for layers in ([4], [-1], []):
+        with pytest.raises(ConfigError, match=r"layers = \[.*\]: a router of 4 layers has 0 to 3"):
+            router_of().route(tokens_of(2, 2), NO_PULL, layers=layers)

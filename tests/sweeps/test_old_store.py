@@ -1,4 +1,4 @@
-"""Points that release 0.1.0 stored are used where the scenario is the same; ``old_store`` was written by that release."""
+"""Points that release 0.1.0 stored are used where scenario and model are the same; that release wrote ``old_store``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ OLD = Path(__file__).parent / "old_store"
 
 
 @pytest.fixture
+def model_1(monkeypatch):
+    """As if the model were still that of 0.1.0."""
+    monkeypatch.setattr(identity, "MODEL", 1)
+    monkeypatch.setattr("smoes_sim.sweeps.store.MODEL", 1)
+
+
+@pytest.fixture
 def old(tmp_path):
     """A copy of the store, to be continued."""
     shutil.copytree(OLD, tmp_path / "out")
@@ -28,7 +35,13 @@ def counts(tally):
     return tally.done, tally.skipped, tally.failed
 
 
-def test_nothing_of_an_old_store_is_computed_again(old):
+def test_points_of_another_model_are_computed_again(old):
+    assert identity.MODEL > 1
+    assert counts(run_sweep(load_sweep(str(OLD / "study.yaml")), old)) == (4, 0, 0)
+
+
+@pytest.mark.usefixtures("model_1")
+def test_nothing_of_an_old_store_of_this_model_is_computed_again(old):
     before = {path.name: path.read_bytes() for path in (old / "points").glob("*.json")}
     tally = run_sweep(load_sweep(str(OLD / "study.yaml")), old)
     assert counts(tally) == (0, 4, 0)
@@ -38,18 +51,21 @@ def test_nothing_of_an_old_store_is_computed_again(old):
     assert [row.to_dict()["change"] for row in tally.result.rows] == [row["change"] for row in rows]
 
 
+@pytest.mark.usefixtures("model_1")
 def test_points_of_an_old_store_are_copied_into_another(tmp_path):
     tally = run_sweep(load_sweep(str(OLD / "study.yaml")), tmp_path / "new", sources=[OLD])
     assert counts(tally) == (0, 4, 0)
     assert len(list((tmp_path / "new" / "points").glob("[!.]*.json"))) == 4
 
 
+@pytest.mark.usefixtures("model_1")
 def test_a_changed_scenario_is_computed_again(old, tmp_path):
     text = (OLD / "study.yaml").read_text()
     (tmp_path / "study.yaml").write_text(text.replace("workload.batch: [1, 2]", "workload.batch: [1, 3]"))
     assert counts(run_sweep(load_sweep(str(tmp_path / "study.yaml")), old)) == (2, 2, 0)
 
 
+@pytest.mark.usefixtures("model_1")
 def test_a_new_version_of_the_model_computes_everything_again(old, monkeypatch):
     sweep = load_sweep(str(OLD / "study.yaml"), ["seed=1"])
     assert counts(run_sweep(sweep, old)) == (4, 0, 0)
