@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
+from smoes_sim.jit import pays
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing.trace import DECODE, PREFILL, RoutingTrace
 from smoes_sim.topology import Topology
@@ -21,6 +22,10 @@ from smoes_sim.topology import Topology
 Deduplicate = Literal["none", "rank", "node"]
 ElementType = Literal["bf16", "fp8", "fp16", "fp32"]
 _ELEMENT_BYTES: dict[ElementType, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+_COMPILED_SLOTS = 6_000_000
+"""Slots from which loading numba takes less time than it saves."""
+_BLOCK = 4096
+"""Tokens whose experts in all layers fit into the processor's cache."""
 FP8_BLOCK = 128
 """Elements that share one float32 scale in fp8 dispatch (DeepEP: hidden 7168 gives 7392 bytes a token)."""
 
@@ -98,6 +103,10 @@ def count_traffic(
         One token at home on rank 0 with experts on ranks 0, 1, 1: ``none`` sends 1 copy to rank 0 and 2 to rank 1; ``rank``
         sends 1 to each.
     """
+    if deduplicate == "node" and topology is None:
+        raise ConfigError('deduplicate = "node" needs the topology, which says where nodes end. Give topology=...')
+    if pays(trace.expert_ids.size, least=_COMPILED_SLOTS):
+        return _count_compiled(trace, placement, home, deduplicate=deduplicate, topology=topology)
     R, G, E = placement.num_ranks, placement.num_groups, trace.num_experts
     group = (home // placement.ep_size)[:, None]
     slots, expert_slots, active, stages = [], [], [], []
@@ -115,8 +124,7 @@ def count_traffic(
         if deduplicate == "rank":
             stages.append([_pairs(home[token], rank, R)])
         else:
-            if topology is None:
-                raise ConfigError('deduplicate = "node" needs the topology, which says where nodes end. Give topology=...')
+            assert topology is not None
             stages.append(_per_node(token, rank, home, topology))
     return Traffic(
         stages=tuple(np.stack(stage) for stage in zip(*stages, strict=True)),
@@ -124,6 +132,54 @@ def count_traffic(
         expert_slots=np.stack(expert_slots),
         active_experts=np.stack(active),
     )
+
+
+def _count_compiled(
+    trace: RoutingTrace,
+    placement: ExpertPlacement,
+    home: NDArray[np.int64],
+    *,
+    deduplicate: Deduplicate,
+    topology: Topology | None,
+) -> Traffic:
+    """As :func:`count_traffic`, by a compiled loop over blocks of tokens."""
+    from smoes_sim.traffic.compiled import count_layer  # noqa: PLC0415 (imports numba)
+
+    R, E, L = placement.num_ranks, trace.num_experts, trace.num_layers
+    stages = [np.zeros((L, R * R), dtype=np.int64) for _ in range(2 if deduplicate == "node" else 1)]
+    none = np.empty(0, dtype=np.int64)
+    forwarder = none
+    if deduplicate == "node":
+        assert topology is not None
+        ranks = np.arange(R)
+        forwarder = _gateway(np.repeat(ranks, R), np.tile(ranks, R), topology)
+    slots, turn = np.zeros((L, R), dtype=np.int64), np.zeros((L, E), dtype=np.int64)
+    expert_slots = np.zeros((L, placement.num_groups, E), dtype=np.int64)
+    is_active = np.zeros((L, R, E), dtype=bool)
+    copies = [placement.copy_ranks(layer) for layer in range(L)]
+    home = np.require(home, dtype=np.int64, requirements=["C", "W"])
+    for begin in range(0, trace.num_tokens, _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        experts = np.require(trace.expert_ids[part], requirements=["W"])
+        for layer in range(L):
+            second = stages[1][layer] if len(stages) > 1 else none
+            count_layer(
+                experts[:, layer], home[part], *copies[layer], forwarder, placement.ep_size, deduplicate != "none",
+                turn[layer], slots[layer], expert_slots[layer], is_active[layer], stages[0][layer], second,
+            )  # fmt: skip
+    return Traffic(
+        stages=tuple(stage.reshape(L, R, R) for stage in stages),
+        slots=slots,
+        expert_slots=expert_slots,
+        active_experts=is_active.sum(axis=2),
+    )
+
+
+def _gateway(home: NDArray[np.int64], rank: NDArray[np.int64], topology: Topology) -> NDArray[np.int64]:
+    """Rank that takes a token of ``home`` for ``rank``: home itself inside its node, otherwise that of the same index."""
+    node = topology.node_of_rank
+    forwarder = topology.rank_at(node[rank], topology.index_in_node[home])
+    return np.where(node[rank] == node[home], home, forwarder)
 
 
 def _pairs(source: NDArray[np.int64], destination: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
@@ -145,9 +201,8 @@ def _per_node(
     token: NDArray[np.int64], rank: NDArray[np.int64], home: NDArray[np.int64], topology: Topology
 ) -> list[NDArray[np.int64]]:
     """Copies between nodes (once per token and node, to the rank of the same index) and inside nodes, (R, R) each."""
-    node, R = topology.node_of_rank, topology.num_ranks
-    forwarder = topology.rank_at(node[rank], topology.index_in_node[home[token]])
-    gateway = np.where(node[rank] == node[home[token]], home[token], forwarder)
+    R = topology.num_ranks
+    gateway = _gateway(home[token], rank, topology)
     once = np.unique(token * R + gateway)
     crossing_token, crossing_gateway = np.divmod(once, R)
     between = crossing_gateway != home[crossing_token]

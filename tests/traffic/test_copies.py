@@ -10,6 +10,7 @@ from reference_traffic import count_copies, remote_share
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.topology import Builder
+from smoes_sim.traffic import copies
 from smoes_sim.traffic.copies import copy_bytes, count_traffic, remote_tokens, transmission_rate
 
 
@@ -81,6 +82,46 @@ def test_copies_equal_a_slow_loop_over_tokens(deduplicate, case):
         trace.expert_ids, placement.expert_rank, home, deduplicate=deduplicate, node_of_rank=net.node_of_rank.tolist()
     )
     assert [stage.tolist() for stage in traffic.stages] == [stage.tolist() for stage in expected]
+
+
+def counted_both_ways(trace, placement, home, **options):
+    """The counts of arrays and of compiled code, as lists."""
+    results = []
+    for compiled in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(copies, "pays", lambda *_, compiled=compiled, **__: compiled)
+            patch.setattr(copies, "_BLOCK", 2)
+            traffic = count_traffic(trace, placement, home, **options)
+        arrays = (*traffic.stages, traffic.slots, traffic.expert_slots, traffic.active_experts)
+        assert {array.dtype for array in arrays} == {np.dtype(np.int64)}
+        results.append([array.tolist() for array in arrays])
+    return results
+
+
+@pytest.mark.parametrize("deduplicate", ["none", "rank", "node"])
+@given(case=cases())
+def test_arrays_and_compiled_code_count_the_same(deduplicate, case):
+    net, placement, trace, home = case
+    arrays, compiled = counted_both_ways(trace, placement, home, deduplicate=deduplicate, topology=net)
+    assert arrays == compiled
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("deduplicate", ["none", "rank", "node"])
+def test_arrays_and_compiled_code_count_the_same_with_replicas_and_groups(deduplicate, groups):
+    # experts 0 and 1 have two copies, on ranks 0 and 1, and 1 and 2; read-only arrays, as workers get them
+    rng = np.random.default_rng(0)
+    placement = ExpertPlacement(
+        physical_to_logical_map=np.array([[0, 2, 0, 1, 1, 3], [3, 0, 1, 0, 2, 1]]),
+        slot_rank=np.array([0, 0, 1, 1, 2, 2]),
+        num_groups=groups,
+    )
+    trace = trace_of(np.argsort(rng.random((40, 2, 4)), axis=2)[:, :, :3] - (rng.random((40, 2, 1)) < 0.1), num_experts=4)
+    trace.expert_ids.flags.writeable = False
+    home = rng.integers(3 * groups, size=40)
+    net = two_level(3, groups)
+    arrays, compiled = counted_both_ways(trace, placement, home, deduplicate=deduplicate, topology=net)
+    assert arrays == compiled
 
 
 @given(case=cases())
