@@ -46,7 +46,7 @@ def _warm_up(wanted: bool) -> None:
     """Compile, and say where to: jobs that cannot write there compile again and again."""
     if not wanted:
         return
-    from smoes_sim.network.warm_up import compile_all
+    from smoes_sim.api.warm_up import compile_all
 
     folders = compile_all()
     if not folders:

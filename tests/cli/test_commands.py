@@ -17,6 +17,7 @@ import pytest
 from ruamel.yaml import YAML
 from shared_predictions import predictions_made_once
 
+from smoes_sim.api.warm_up import COMPILED
 from smoes_sim.cli import main
 from smoes_sim.cli.schemas import KINDS
 from smoes_sim.topology import topology_names
@@ -220,8 +221,14 @@ def test_warming_up_says_where_compiled_code_is_kept(capsys: pytest.CaptureFixtu
     assert all(list(folder.glob("*.nbi")) for folder in folders)
 
 
+def test_warming_up_covers_every_module_that_compiles_when_imported() -> None:
+    package = ROOT / "smoes_sim"
+    compiling = {path for path in package.rglob("*.py") if re.search(r"^@jit\(", path.read_text(), flags=re.MULTILINE)}
+    assert compiling == {package / f"{name.replace('.', '/')}.py" for name in COMPILED}
+
+
 def test_warming_up_says_if_nothing_can_be_kept(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smoes_sim.network.warm_up.compile_all", list)
+    monkeypatch.setattr("smoes_sim.api.warm_up.compile_all", list)
     assert re.search("not kept: .* NUMBA_CACHE_DIR", run(capsys, "--warm-up"))
 
 
