@@ -250,8 +250,8 @@ class Scenario(Spec):
     engine: Literal["auto", "fast", "exact"] = Field(
         "auto",
         description="How a forward pass is timed: every event of the network in turn (exact); one fluid solution for each "
-        "exchange (fast); or the fast engine wherever it can time the pass and is within 1% of the exact one on its first "
-        "layers (auto).",
+        "exchange (fast); or the exact engine up to 1,000 messages an exchange, and above that the fast one where it can "
+        "time the pass, corrected by the ratio of the two on a few layers (auto).",
         examples=["exact"],
     )
     sampling: Literal["auto", "none"] = Field(

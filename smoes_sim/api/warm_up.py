@@ -12,7 +12,13 @@ from smoes_sim.network.fifo.exchange import fifo_times
 from smoes_sim.network.fifo.kernel import compiled_run
 from smoes_sim.topology import Topology
 
-COMPILED = ("network.fluid.compiled", "network.fluid.compiled_routes", "routing.compiled", "traffic.compiled")
+COMPILED = (
+    "network.fluid.compiled",
+    "network.fluid.compiled_pass",
+    "network.fluid.compiled_routes",
+    "routing.compiled",
+    "traffic.compiled",
+)
 """Modules that compile, or load from numba's cache, when they are imported."""
 
 

@@ -2,13 +2,13 @@
 
 Main types: :class:`Network` (a topology with routes and constants) and :class:`Flows` (the messages of one phase).
 ``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone, ``bounds`` encloses its time,
-``staggered`` times one that ranks enter at different times, ``fluid`` and ``fifo`` are models of the network and
-``packet`` judges them, ``hot`` names the busiest links, ``compilation`` tells when code is compiled. Neighbours:
-``topology`` below, ``step`` and ``exchanges`` above. Independent of experts and tokens.
+``staggered`` times one that ranks enter at different times and ``sequence`` several one after the other, ``fluid`` and
+``fifo`` are models of the network and ``packet`` judges them, ``hot`` names the busiest links, ``compilation`` tells when
+code is compiled. Neighbours: ``topology`` below, ``step`` and ``exchanges`` above. Independent of experts and tokens.
 """
 
 from smoes_sim.network.bounds import ErrorKind, ExchangeDuration, exchange_bounds, exchange_duration
-from smoes_sim.network.compilation import Fidelity, may_compile
+from smoes_sim.network.compilation import Fidelity, has_numba, may_compile
 from smoes_sim.network.exchange import ExchangeTime, Processes, enter_exchange, exchange_time, finish_exchange
 from smoes_sim.network.flows import Flows, Network, link_load, lower_bound
 from smoes_sim.network.fluid.engine import ActivePhase, Engine
@@ -16,6 +16,7 @@ from smoes_sim.network.fluid.prepared import PreparedRoutes
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
+from smoes_sim.network.sequence import ExchangeSequence
 from smoes_sim.network.staggered import RouteSolver, StaggeredExchange, is_one_phase
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Engine",
     "ErrorKind",
     "ExchangeDuration",
+    "ExchangeSequence",
     "ExchangeTime",
     "Fidelity",
     "Flows",
@@ -39,6 +41,7 @@ __all__ = [
     "exchange_duration",
     "exchange_time",
     "finish_exchange",
+    "has_numba",
     "is_one_phase",
     "link_load",
     "lower_bound",

@@ -20,11 +20,11 @@ def uses_compiled(num_flows: int) -> bool:
         >>> uses_compiled(56)
         False
     """
-    return num_flows > _ARRAYS_ONLY and _has_numba()
+    return num_flows > _ARRAYS_ONLY and has_numba()
 
 
 @cache
-def _has_numba() -> bool:
+def has_numba() -> bool:
     """Whether numba is installed; looked up on disk once."""
     return find_spec("numba") is not None
 

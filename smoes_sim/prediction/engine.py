@@ -2,12 +2,12 @@
 
 The fast engine leaves out that messages of neighbouring exchanges share links (:mod:`smoes_sim.step.fast`). What that takes
 away is measured: both engines time a few layers of a pass of the deployment, and the fast times of all layers are
-multiplied by the ratio.
+multiplied by the ratio. Where exchanges are small, compiled code finds the exact times and nothing is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,10 +17,12 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.sampling import evenly_spaced
 from smoes_sim.step.build import Step
+from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
 from smoes_sim.step.fast import PassTime, can_be_fast, fast_passes
 from smoes_sim.step.layers import PassLayer, some_layers
 
 Engine = Literal["fast", "exact"]
+_BothTimes = tuple[list[PassTime], list[PassTime]]
 MOST_DIFFERENCE = 0.03
 """Relative difference of the two engines up to which ``auto`` corrects the fast one; above it uses the exact one."""
 _PROBED_LAYERS = 3
@@ -29,6 +31,9 @@ _PROBED_EACH = 5_000
 """Messages of an exchange up to which they do under every set of constants (64 ranks); above, under the middle set."""
 _MOST_PROBED = 70_000
 """Messages of an exchange up to which they do at all (256 ranks): the exact engine needs minutes for more."""
+_MOST_COMPILED = 1_000
+"""Messages of an exchange, those of 32 ranks, up to which compiled code finds the exact times: it costs no more than the
+fast engine. With four times as many it costs more than windows on SimPy's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,9 @@ class EngineChoice:
             real, free = fast_times(sets, step, self._layers)
             corrected = [_scaled(time, ratio) for time, ratio in zip(real, self._ratios, strict=True)]
             return EnginePasses(engine="fast", difference=self._difference, real=corrected, free=free, lateness=0.0)
+        if _is_compiled(sets[0], step):
+            real, free = _without_simpy(compiled_passes, sets, step, self._layers)
+            return EnginePasses(engine="exact", difference=0.0, real=real, free=free, lateness=0.0)
         ideal = at_no_cost(step)
         exact = [conditions.time(step, layers=self._layers) for conditions in sets]
         free = [
@@ -109,13 +117,18 @@ class EngineChoice:
 
 
 def engine_of(conditions: Conditions, step: Step) -> Engine:
-    """The engine that the scenario asks for; ``auto`` is the fast one where it can time the step.
+    """The engine that the scenario asks for; ``auto`` is the exact one where compiled code can time the step.
+
+    Otherwise it is the fast one where that can time it, and between two ranks, where both agree and the fast one needs no
+    numba.
 
     Raises:
         ConfigError: If the fast engine is asked for and cannot time the step.
     """
     wanted = conditions.deployment.scenario.engine
     if wanted == "exact":
+        return "exact"
+    if wanted == "auto" and conditions.network.topology.num_ranks > 2 and _is_compiled(conditions, step):
         return "exact"
     batches = conditions.micro_batches(step)
     if can_be_fast(batches, conditions.network, shared_cores=conditions.shared_cores):
@@ -128,11 +141,18 @@ def engine_of(conditions: Conditions, step: Step) -> Engine:
     return "exact"
 
 
-def fast_times(sets: Sequence[Conditions], step: Step, layers: Sequence[PassLayer]) -> tuple[list[PassTime], list[PassTime]]:
+def fast_times(sets: Sequence[Conditions], step: Step, layers: Sequence[PassLayer]) -> _BothTimes:
     """Times of a step by the fast engine under each set of constants: as it is, and with dispatch and combine at no cost."""
+    return _without_simpy(fast_passes, sets, step, layers)
+
+
+def _without_simpy(
+    timed: Callable[..., _BothTimes], sets: Sequence[Conditions], step: Step, layers: Sequence[PassLayer]
+) -> _BothTimes:
+    """Times of a step by :func:`fast_passes` or :func:`compiled_passes` under each set of constants."""
     deployment = sets[0].deployment
     (batch,) = step.batches
-    return fast_passes(
+    return timed(
         batch.exchanges,
         batch.group,
         [conditions.micro_batches(step)[0].times for conditions in sets],
@@ -140,6 +160,23 @@ def fast_times(sets: Sequence[Conditions], step: Step, layers: Sequence[PassLaye
         layers,
         overlap=deployment.scenario.overlap,
         shares_feed_forward=deployment.model.shares_feed_forward,
+    )
+
+
+def pass_time(conditions: Conditions, step: Step, layers: Sequence[PassLayer]) -> PassTime:
+    """Time of a step under one set of constants by the engine of the scenario; the fast one is not corrected."""
+    if engine_of(conditions, step) == "fast":
+        return fast_times([conditions], step, layers)[0][0]
+    if _is_compiled(conditions, step):
+        return _without_simpy(compiled_passes, [conditions], step, layers)[0][0]
+    return PassTime.of(conditions.time(step, layers=layers))
+
+
+def _is_compiled(conditions: Conditions, step: Step) -> bool:
+    """Whether compiled code finds the exact times of a step."""
+    exchanges = [layer.dispatch[0] for batch in step.batches for layer in batch.exchanges[:1]]
+    return max(map(len, exchanges), default=0) <= _MOST_COMPILED and can_be_compiled(
+        conditions.micro_batches(step), conditions.network, shared_cores=conditions.shared_cores
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smoes_sim.compute import ComputeTimes
 from smoes_sim.prediction.alone import ExchangesAlone
 from smoes_sim.prediction.deployment import Conditions, Deployment
-from smoes_sim.prediction.engine import Engine, EngineChoice, EnginePasses, engine_of, fast_times
+from smoes_sim.prediction.engine import Engine, EngineChoice, EnginePasses, pass_time
 from smoes_sim.prediction.estimate import Estimate, ratio_total
 from smoes_sim.step.build import Step
 from smoes_sim.step.fast import PassTime
@@ -171,10 +171,7 @@ def _passes(sets: Sequence[Conditions], step: Step, timed: EnginePasses, alone: 
 def pass_seconds(conditions: Conditions, step: Step) -> float:
     """Seconds of one pass over all layers of the model, from those that are simulated; the fast engine is not corrected."""
     deployment = conditions.deployment
-    if engine_of(conditions, step) == "fast":
-        ((time,), _) = fast_times([conditions], step, deployment.layers_simulated)
-    else:
-        time = PassTime.of(conditions.time(step, layers=deployment.layers_simulated))
+    time = pass_time(conditions, step, deployment.layers_simulated)
     dense = _dense(conditions.micro_batches(step))
     layers = _increments(time, deployment.layers_simulated, dense=dense)
     left_out = deployment.model.num_moe_layers - len(layers)
