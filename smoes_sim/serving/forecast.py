@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from smoes_sim.serving.search import WANTED, largest_rate
 from smoes_sim.serving.serve_results import ServedRequests
 from smoes_sim.serving.service import Cost, run_service
 from smoes_sim.serving.step_cost import StepBatch, StepCosts
-from smoes_sim.serving.step_tokens import StepTokens
+from smoes_sim.serving.step_nodes import StepNodes
 from smoes_sim.traffic.copies import copy_bytes
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)
@@ -33,6 +33,9 @@ _SPAN = 20
 _MOST, _GROWING = 16, 0.1
 """It counts as overloaded if it is not steady with twice the requests that this would take without load while more than a
 tenth of them wait at a time, or with 16 times as many."""
+
+_NEAR = 1.1
+"""Factor of the first two rates of a search that begins at the result under other constants."""
 
 
 def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: int) -> Limits:
@@ -94,19 +97,16 @@ def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: 
     return int(max(0.0, usable - need.fixed) / need.cache_per_token)
 
 
-def cost_of(deployment: Deployment, constants: Mapping[str, float], tokens: StepTokens | None = None) -> Cost:
+def remembered(steps: StepCosts) -> Cost:
     """A function that gives the seconds of a step and keeps what it has computed.
 
     Decoded sequences count with their mean context, rounded up to whole blocks of the cache: a difference of less than 1% of
     a step (tests/serving), and equal steps are computed once.
 
     Args:
-        deployment: The system.
-        constants: A set of constants (:func:`~smoes_sim.prediction.draws.constant_sets`).
-        tokens: Chooses tokens of the deployment; give the same for every set of constants.
+        steps: The durations of steps under one set of constants.
     """
     known: dict[tuple[object, ...], float] = {}
-    steps = StepCosts(deployment.under(constants), tokens)
 
     def cost(batch: StepBatch) -> float:
         number = len(batch.decode)
@@ -157,8 +157,10 @@ def forecast(
 
 
 def _costs(deployment: Deployment) -> list[Cost]:
-    tokens = StepTokens(deployment)
-    return [cost_of(deployment, constants, tokens) for constants in constant_sets(deployment)]
+    """A cost function for each set of constants; a step that is simulated is known to all."""
+    sets = [deployment.under(constants) for constants in constant_sets(deployment)]
+    nodes = StepNodes(sets)
+    return [remembered(StepCosts(conditions, nodes, place)) for place, conditions in enumerate(sets)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +203,9 @@ def forecast_curve(
         on_run: Called after each service.
     """
     costs = _costs(deployment)
-    idle, searches = _searches(deployment, limits, objective, costs, number=number, on_run=on_run)
-    found = [search.largest(idle) for search in searches]
+    idle = _IDLE / _alone_seconds(deployment, limits, costs[0])
+    found, number = _search_all(deployment, limits, objective, costs, idle=idle, number=number, on_run=on_run)
     rate = float(np.median(found))
-    number = max(search.number for search in searches)
     rates = [share * rate for share in SHARES] if rate else [idle]
     rows = []
     for offered in rates:
@@ -214,7 +215,9 @@ def forecast_curve(
     return FoundRates(max_rate_per_s=rate, intervals=intervals, rates=rates, rows=rows)
 
 
-def largest_rates(deployment: Deployment, limits: Limits, objective: Objective, *, number: int) -> list[float]:
+def largest_rates(
+    deployment: Deployment, limits: Limits, objective: Objective, *, number: int, on_run: Callable[[], None] = lambda: None
+) -> list[float]:
     """The largest rate that keeps an objective, per second, for every set of constants; see :func:`forecast_curve`.
 
     Its arguments are those of :func:`forecast_curve`, its median is the ``max_rate_per_s`` of that.
@@ -223,27 +226,51 @@ def largest_rates(deployment: Deployment, limits: Limits, objective: Objective, 
         Every request takes one step of 1 s alone, TTFT is at most 1 s: who finds another one in service misses it, which is
         a share of rate * 1 s of all. A tenth may: 0.1 requests per second.
     """
-    idle, searches = _searches(deployment, limits, objective, _costs(deployment), number=number, on_run=lambda: None)
-    return [search.largest(idle) for search in searches]
+    costs = _costs(deployment)
+    idle = _IDLE / _alone_seconds(deployment, limits, costs[0])
+    return _search_all(deployment, limits, objective, costs, idle=idle, number=number, on_run=on_run)[0]
 
 
-def _searches(
+def _search_all(
     deployment: Deployment,
     limits: Limits,
     objective: Objective,
     costs: Sequence[Cost],
     *,
+    idle: float,
     number: int,
     on_run: Callable[[], None],
-) -> tuple[float, list[_Search]]:
-    """A rate at which requests are alone, and a search for every set of constants."""
-    idle = _IDLE / _alone_seconds(deployment, limits, costs[0])
-    return idle, [_Search(deployment, limits, objective, cost, number, on_run) for cost in costs]
+) -> tuple[list[float], int]:
+    """The largest rate under every set of constants, and the number of requests that the longest of these services took.
+
+    Each search begins where the one before has ended, corrected by how long a request takes alone.
+
+    Args:
+        deployment: The system.
+        limits: What bounds a batch.
+        objective: The objective.
+        costs: A cost function for each set of constants.
+        idle: A rate at which requests are alone.
+        number: Requests of each run, at least.
+        on_run: Called after each service.
+    """
+    found: list[float] = []
+    taken, start = number, None
+    for cost in costs:
+        search = _Search(deployment, limits, objective, cost, number, on_run)
+        rate = search.largest(idle, start=start)
+        start = rate * search.alone_seconds or None
+        found.append(rate)
+        taken = max(taken, search.number)
+    return found, taken
 
 
 @dataclass
 class _Search:
-    """The search under one set of constants; ``number`` becomes what the rate that it finds took."""
+    """The search under one set of constants.
+
+    ``number`` becomes what the rate that it finds took, ``alone_seconds`` how long a request takes alone.
+    """
 
     deployment: Deployment
     limits: Limits
@@ -251,29 +278,39 @@ class _Search:
     cost: Cost
     number: int
     on_run: Callable[[], None]
+    alone_seconds: float = 0.0
 
-    def largest(self, idle: float) -> float:
-        """The largest rate that keeps the objective, 0 if even ``idle`` does not."""
+    def largest(self, idle: float, *, start: float | None) -> float:
+        """The largest rate that keeps the objective, 0 if even ``idle`` does not.
+
+        Args:
+            idle: A rate at which requests are alone.
+            start: About this many requests run at a time at the largest rate; None where nothing is known.
+        """
         alone = self._serve(idle, self.number)
+        self.alone_seconds = alone.e2e_mean_s
         if (alone.attainment or 0.0) < WANTED:
             return 0.0
-        least, taken = self.number, {}
+        least, taken, times = self.number, {}, {idle: 1}
 
         def attainment(rate: float) -> float:
-            number = max(least, round(_SPAN * rate * alone.e2e_mean_s))
-            most = _MOST * number
-            row = self._serve(rate, number)
+            base = max(least, round(_SPAN * rate * alone.e2e_mean_s))
+            doubled = max(factor for slower, factor in times.items() if slower <= rate)  # what slower rates needed
+            row = self._serve(rate, doubled * base)
             while (row.attainment or 0.0) >= WANTED and not _is_steady(row):
-                if number == most:
+                if doubled == _MOST:
                     return 0.0
-                number *= 2
-                row = self._serve(rate, number)
-                if not _is_steady(row) and row.waiting_max > _GROWING * number:
+                doubled *= 2
+                row = self._serve(rate, doubled * base)
+                if not _is_steady(row) and row.waiting_max > _GROWING * doubled * base:
                     return 0.0
-            taken[rate] = number
+            taken[rate] = doubled * base
+            if _is_steady(row):
+                times[rate] = doubled
             return row.attainment or 0.0
 
-        rate = largest_rate(attainment, 1 / alone.e2e_mean_s)
+        factor = 2.0 if start is None else _NEAR
+        rate = largest_rate(attainment, (start or 1.0) / alone.e2e_mean_s, first_factor=factor)
         self.number = taken[rate]
         return rate
 
@@ -289,8 +326,13 @@ def _is_steady(row: ServedRequests) -> bool:
 
 
 def runs_of_curve(deployment: Deployment) -> int:
-    """About how many services a curve takes: two ends, a search of some ten rates and the curve, per set of constants."""
-    return len(constant_sets(deployment)) * (12 + len(SHARES))
+    """About how many services a curve takes."""
+    return runs_of_search(deployment) + len(constant_sets(deployment)) * len(SHARES)
+
+
+def runs_of_search(deployment: Deployment) -> int:
+    """About how many services the search for the largest rates takes."""
+    return 6 + 8 * len(constant_sets(deployment))
 
 
 def _alone_seconds(deployment: Deployment, limits: Limits, cost: Cost) -> float:

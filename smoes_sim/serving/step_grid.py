@@ -27,6 +27,16 @@ class Node(NamedTuple):
     delay: int
 
 
+def power_of_two(value: int) -> int:
+    """The largest power of two up to a number; 0 for 0.
+
+    Example:
+        >>> power_of_two(5), power_of_two(0)
+        (4, 0)
+    """
+    return 1 << (value.bit_length() - 1) if value else 0
+
+
 def around_tokens(value: int) -> Weights:
     """Powers of two (and 0) around a number.
 
@@ -34,7 +44,7 @@ def around_tokens(value: int) -> Weights:
         >>> around_tokens(5)
         [(4, 0.75), (8, 0.25)]
     """
-    below = 1 << (value.bit_length() - 1) if value else 0
+    below = power_of_two(value)
     return _between(value, below, 2 * below if below else 1)
 
 

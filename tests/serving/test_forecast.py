@@ -10,7 +10,7 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.serving import Objective, Request, forecast, forecast_curve, limits_of, poisson_requests
-from smoes_sim.serving.forecast import SHARES, cost_of
+from smoes_sim.serving.forecast import SHARES, remembered
 from smoes_sim.serving.step_cost import StepBatch, StepCosts
 
 WORKLOAD = "workload={batch: 16, text_tokens: 200, output_tokens: 20, spread: 0.5}"
@@ -51,7 +51,8 @@ def test_no_room_for_a_cache_is_an_answer(deployment):
 
 
 def test_remembered_costs_are_those_of_the_step_model_within_a_hundredth(deployment):
-    cost, steps, rng = cost_of(deployment, {}), StepCosts(deployment.under({})), np.random.default_rng(0)
+    steps, rng = StepCosts(deployment.under({})), np.random.default_rng(0)
+    cost = remembered(steps)
     for _ in range(50):
         contexts = rng.integers(100, 2000, int(rng.integers(1, 100))).tolist()
         prompts = [(int(rng.integers(1, 500)), 0)] * int(rng.integers(0, 3))
