@@ -32,8 +32,9 @@ _PROBED_EACH = 5_000
 _MOST_PROBED = 70_000
 """Messages of an exchange up to which they do at all (256 ranks): the exact engine needs minutes for more."""
 _MOST_COMPILED = 1_000
-"""Messages of an exchange, those of 32 ranks, up to which compiled code finds the exact times: it costs no more than the
-fast engine. With four times as many it costs more than windows on SimPy's clock."""
+"""Messages of an exchange, those of 32 ranks, up to which compiled code finds the exact times. It takes at most twice the
+time of the fast engine, which would be compared with the exact one besides; with four times as many messages it takes twice
+that of windows on SimPy's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
