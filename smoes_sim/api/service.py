@@ -187,4 +187,4 @@ def plan(
     """
     loaded = file if isinstance(file, Plan) else load_plan(str(file), assignments(overrides, settings))
     with progress("offers", len(loaded.offers), show_progress) as advance:
-        return make_plan(loaded, on_progress=lambda done, _: advance(done))
+        return make_plan(loaded, on_progress=advance)

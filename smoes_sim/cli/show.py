@@ -36,7 +36,7 @@ def bandwidth(option: str, text: str) -> float:
         raise ConfigError(f"{option} = {error}") from None
 
 
-def progress(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+def progress(what: str, total: int) -> AbstractContextManager[Callable[[float], None]]:
     """A function that takes the number of finished units: a bar on a terminal, a line a minute elsewhere."""
     from smoes_sim.display.progress import progress as shown
 

@@ -20,8 +20,8 @@ _REFRESH = 0.5
 
 
 @contextmanager
-def progress(what: str, total: int, mode: Progress = "auto") -> Iterator[Callable[[int], None]]:
-    """A function that takes the number of finished units, and shows it on stderr.
+def progress(what: str, total: int, mode: Progress = "auto") -> Iterator[Callable[[float], None]]:
+    """A function that takes the number of finished units, parts of one included, and shows it on stderr.
 
     Args:
         what: Plural of the unit, such as ``forward passes``.
@@ -42,7 +42,7 @@ def progress(what: str, total: int, mode: Progress = "auto") -> Iterator[Callabl
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(what: str, total: int) -> Iterator[Callable[[float], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -59,11 +59,11 @@ def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def _in_notebook(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _in_notebook(what: str, total: int) -> Iterator[Callable[[float], None]]:
     """One line that is overwritten, and removed at the end."""
     began = last = time.monotonic()
 
-    def advance(done: int) -> None:
+    def advance(done: float) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _REFRESH:
@@ -77,13 +77,13 @@ def _in_notebook(what: str, total: int) -> Iterator[Callable[[int], None]]:
         sys.stderr.write(f"\r{'':<78}\r")
 
 
-def _in_lines(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _in_lines(what: str, total: int) -> Iterator[Callable[[float], None]]:
     """After the first unit what is going to be done and roughly how long it takes, then a line a minute."""
     began = time.monotonic()
     ended = threading.Event()
-    done_so_far = 0
+    done_so_far = 0.0
 
-    def advance(done: int) -> None:
+    def advance(done: float) -> None:
         nonlocal done_so_far
         is_first, done_so_far = done_so_far == 0, done
         remaining = (time.monotonic() - began) / done * (total - done) if done else 0.0
@@ -103,9 +103,9 @@ def _in_lines(what: str, total: int) -> Iterator[Callable[[int], None]]:
         thread.join()
 
 
-def _line(what: str, done: int, total: int, elapsed: float) -> str:
+def _line(what: str, done: float, total: int, elapsed: float) -> str:
     left = f", {duration_in_words(elapsed / done * (total - done))} to go" if done else ""
-    return f"{done} of {total} {what}{left}"
+    return f"{int(done)} of {total} {what}{left}"
 
 
 def _say(text: str) -> None:

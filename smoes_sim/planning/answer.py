@@ -30,7 +30,9 @@ SERVED = (
 )
 
 
-def make_plan(plan: Plan, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> PlanAnswer:
+def make_plan(
+    plan: Plan, *, on_progress: Callable[[float], None] = lambda done: None, keeps_finished: bool = False
+) -> PlanAnswer:
     """The options of a plan, ranked, and the cheapest that meets what is asked.
 
     Cheapest first; at one price the larger margin first, then the order of the file. An option meets the SLO if it does
@@ -38,9 +40,13 @@ def make_plan(plan: Plan, *, on_progress: Callable[[int, int], None] = lambda do
 
     Args:
         plan: What to predict.
-        on_progress: Called with the number of offers predicted, and of all.
+        on_progress: Called with the number of offers predicted, parts of one included.
+        keeps_finished: Whether an interrupt (Ctrl-C) gives the answer for the offers before it; otherwise it is raised.
+
+    Raises:
+        KeyboardInterrupt: If it is interrupted and no offer is finished, or finished ones are not kept.
     """
-    options = all_options(plan, on_progress=on_progress)
+    options, left = all_options(plan, on_progress=on_progress, keeps_finished=keeps_finished)
     shares = wins(options)
     if shares is not None:
         options = [
@@ -60,6 +66,8 @@ def make_plan(plan: Plan, *, on_progress: Callable[[int, int], None] = lambda do
         indistinguishable=_rivals(options, cheapest),
         by_try=[_of_try(options, tried, name) for tried, name in enumerate(plan.try_names)],
         answer="",
+        offers=len(plan.offers),
+        offers_left=left,
         meaning=MEANING if plan.file.serving is None else SERVED,
         version=__version__,
     )
@@ -106,10 +114,13 @@ def _of_try(options: Sequence[Option], tried: int, name: str) -> CheapestOfTry:
 def answer(plan: PlanAnswer) -> str:
     """What to rent, in a few sentences."""
     options, currency = plan.options, plan.currency
+    before = ""
+    if plan.offers_left:
+        before = f"Interrupted with {plan.offers_left} of {plan.offers} offers to go; of the others: "
     if plan.cheapest is None:
-        return _nothing_meets(plan)
+        return before + _nothing_meets(plan)
     best = options[plan.cheapest]
-    text = f"Rent {best.name} ({best.tried_name}): the cheapest that meets {_asked(plan)}, at "
+    text = f"{before}Rent {best.name} ({best.tried_name}): the cheapest that meets {_asked(plan)}, at "
     text += f"{best.cost_per_hour:g} {currency}/h; {_limit(best)}."
     if plan.runner_up is not None:
         other = options[plan.runner_up]

@@ -18,8 +18,8 @@ from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.prediction.prediction import Prediction
-from smoes_sim.prediction.simulate import middle_conditions, predict
-from smoes_sim.serving import Objective, largest_rates, limits_of
+from smoes_sim.prediction.simulate import middle_conditions, num_passes, predict
+from smoes_sim.serving import Objective, largest_rates, limits_of, runs_of_search
 
 Row = dict[str, Any]
 Series = NDArray[np.float64]
@@ -48,26 +48,54 @@ class Option:
         return self.row.cost_per_hour
 
 
-def all_options(plan: Plan, *, on_progress: Callable[[int, int], None] = lambda done, total: None) -> list[Option]:
-    """Every offer, predicted once, in every number of replicas.
+def all_options(
+    plan: Plan, *, on_progress: Callable[[float], None] = lambda done: None, keeps_finished: bool = False
+) -> tuple[list[Option], int]:
+    """Every offer, predicted once, in every number of replicas; and how many offers were not predicted.
 
     Args:
         plan: What to predict.
-        on_progress: Called with the number of offers predicted, and of all.
+        on_progress: Called with the number of offers predicted, parts of one included.
+        keeps_finished: Whether an interrupt (Ctrl-C) ends the work and leaves the offers before it; otherwise it is raised.
+
+    Raises:
+        KeyboardInterrupt: If it is interrupted and no offer is finished, or finished ones are not kept.
     """
     options: list[Option] = []
-    for number, offer in enumerate(plan.offers, start=1):
-        options += _options_of(offer, plan, scenario=number - 1)
-        on_progress(number, len(plan.offers))
-    return options
+    for number, offer in enumerate(plan.offers):
+        try:
+            options += _options_of(offer, plan, scenario=number, parts=_Parts(number, on_progress))
+        except KeyboardInterrupt:
+            if not (keeps_finished and number):
+                raise
+            return options, len(plan.offers) - number
+        on_progress(number + 1)
+    return options, 0
 
 
-def _options_of(offer: Offer, plan: Plan, *, scenario: int) -> list[Option]:
+class _Parts:
+    """Counts the parts of an offer: forward passes, services, and what binds it.
+
+    Attributes:
+        total: About how many there are; set before the first one ends.
+    """
+
+    def __init__(self, before: int, on_progress: Callable[[float], None]) -> None:
+        self._before, self._on_progress = before, on_progress
+        self.total, self._done = 0, 0
+
+    def advance(self) -> None:
+        """Another part is done."""
+        self._done += 1
+        self._on_progress(self._before + min(self._done / self.total, 0.99))
+
+
+def _options_of(offer: Offer, plan: Plan, *, scenario: int, parts: _Parts) -> list[Option]:
     shared: Row = {"tried_name": plan.try_names[offer.tried], "tried": offer.tried, "scenario": scenario}
     draws: Mapping[str, Series] = {}
     weigh: Callable[[str], Row] = _nothing
     try:
-        shared, draws, weigh = _predicted(offer, shared, plan.file)
+        shared, draws, weigh = _predicted(offer, shared, plan.file, parts)
     except (ConfigError, SimulationError) as error:
         shared |= {"problem": str(error)}
     binding: dict[str, Row] = {}
@@ -108,7 +136,9 @@ def _row(offer: Offer, replicas: int) -> Row:
     }
 
 
-def _predicted(offer: Offer, shared: Row, file: PlanFile) -> tuple[Row, Mapping[str, Series], Callable[[str], Row]]:
+def _predicted(
+    offer: Offer, shared: Row, file: PlanFile, parts: _Parts
+) -> tuple[Row, Mapping[str, Series], Callable[[str], Row]]:
     """What all numbers of replicas share, the draws of one replica, and a function that tells what binds a quantity.
 
     Raises:
@@ -123,7 +153,8 @@ def _predicted(offer: Offer, shared: Row, file: PlanFile) -> tuple[Row, Mapping[
         needs = f"needs {fit.ranks_needed} ranks" if fit.ranks_needed else "no number of ranks helps"
         gigabytes = f"{fit.need.total / 1e9:.3g} GB a rank, {fit.usable / 1e9:.3g} usable"
         return row | {"problem": f"does not fit ({gigabytes}), {needs}", "binds": "memory size"}, {}, _nothing
-    prediction = predict(deployment)
+    parts.total = 1 + num_passes(deployment) + (runs_of_search(deployment) if file.serving else 0)
+    prediction = predict(deployment, on_pass=parts.advance)
 
     def weigh(quantity: str) -> Row:
         quantity = "tokens_per_s" if quantity == "max_rate_per_s" else quantity  # of the batch: what is nearest to it
@@ -133,16 +164,16 @@ def _predicted(offer: Offer, shared: Row, file: PlanFile) -> tuple[Row, Mapping[
 
     draws = _series(prediction)
     if file.serving is not None:
-        draws["max_rate_per_s"] = np.array(_largest_rates(deployment, file.slo, file.serving))
+        draws["max_rate_per_s"] = np.array(_largest_rates(deployment, file.slo, file.serving, on_run=parts.advance))
     counted = prediction.to_dict()
     return row | {key: counted[key] for key in _COUNTS}, draws, weigh
 
 
-def _largest_rates(deployment: Deployment, slo: Slo, serving: Serving) -> list[float]:
+def _largest_rates(deployment: Deployment, slo: Slo, serving: Serving, *, on_run: Callable[[], None]) -> list[float]:
     """Requests per second of one replica of which 90% meet the times, for every set of constants."""
     limits = limits_of(deployment, max_batch_tokens=serving.max_batch_tokens, max_sequences=serving.max_sequences)
     objective = Objective(ttft=slo.ttft, tpot=slo.tpot)
-    return largest_rates(deployment, limits, objective, number=serving.requests)
+    return largest_rates(deployment, limits, objective, number=serving.requests, on_run=on_run)
 
 
 def _series(prediction: Prediction) -> dict[str, Series]:

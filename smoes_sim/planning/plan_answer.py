@@ -136,6 +136,8 @@ class PlanAnswer(Result):
         safe: Index of the cheapest option that meets everything in all draws.
         indistinguishable: Indices of options that could be the answer, as far as the constants are known.
         by_try: The cheapest of every entry of ``try``.
+        offers: Number of offers of the plan: candidates times entries of ``try``.
+        offers_left: How many of them were not predicted, because the work was interrupted.
         answer: The answer in words.
         meaning: What the numbers mean.
         version: Version of the package.
@@ -151,6 +153,8 @@ class PlanAnswer(Result):
     safe: int | None
     indistinguishable: list[int]
     by_try: list[CheapestOfTry]
+    offers: int
+    offers_left: int
     answer: str
     meaning: str
     version: str

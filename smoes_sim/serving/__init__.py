@@ -8,7 +8,7 @@ underneath, ``search`` finds the largest rate that keeps a service level objecti
 from __future__ import annotations
 
 from smoes_sim.serving.batching import Limits
-from smoes_sim.serving.forecast import forecast, forecast_curve, largest_rates, limits_of, runs_of_curve
+from smoes_sim.serving.forecast import forecast, forecast_curve, largest_rates, limits_of, runs_of_curve, runs_of_search
 from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, check_has_prompts, poisson_requests, read_requests
 from smoes_sim.serving.search import WANTED
@@ -35,4 +35,5 @@ __all__ = [
     "read_requests",
     "run_service",
     "runs_of_curve",
+    "runs_of_search",
 ]

@@ -216,10 +216,25 @@ def test_overrides_change_the_plan(tmp_path):
     assert load_plan(plan_file(tmp_path), ["slo.ttft=3 s"]).file.slo.ttft == 3
 
 
-def test_progress_counts_offers(tmp_path):
+def test_progress_counts_offers_and_parts_of_them(tmp_path):
     seen = []
-    make_plan(load_plan(plan_file(tmp_path)), on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]  # two topologies, each with two routings
+    make_plan(load_plan(plan_file(tmp_path)), on_progress=seen.append)
+    assert seen == sorted(seen)
+    assert [done for done in seen if done == int(done)] == [1, 2, 3, 4]  # two topologies, each with two routings
+    assert any(0 < done < 1 for done in seen)
+
+
+def test_an_interrupt_leaves_the_offers_before_it(tmp_path):
+    def interrupt(done):
+        if done > 1:
+            raise KeyboardInterrupt
+
+    found = make_plan(load_plan(plan_file(tmp_path)), on_progress=interrupt, keeps_finished=True)
+    assert {option.scenario for option in found.options} == {0}
+    assert (found.offers, found.offers_left) == (4, 3)
+    assert found.answer.startswith("Interrupted with 3 of 4 offers to go; of the others: ")
+    with pytest.raises(KeyboardInterrupt):
+        make_plan(load_plan(plan_file(tmp_path)), on_progress=interrupt)
 
 
 def test_an_answer_is_printed_plotted_and_given_as_rows(tmp_path):
