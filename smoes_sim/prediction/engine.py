@@ -31,10 +31,6 @@ _PROBED_EACH = 5_000
 """Messages of an exchange up to which they do under every set of constants (64 ranks); above, under the middle set."""
 _MOST_PROBED = 70_000
 """Messages of an exchange up to which they do at all (256 ranks): the exact engine needs minutes for more."""
-_MOST_COMPILED = 1_000
-"""Messages of an exchange, those of 32 ranks, up to which compiled code finds the exact times. It takes at most twice the
-time of the fast engine, which would be compared with the exact one besides; with four times as many messages it takes twice
-that of windows on SimPy's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +171,8 @@ def pass_time(conditions: Conditions, step: Step, layers: Sequence[PassLayer]) -
 
 def _is_compiled(conditions: Conditions, step: Step) -> bool:
     """Whether compiled code finds the exact times of a step."""
-    exchanges = [layer.dispatch[0] for batch in step.batches for layer in batch.exchanges[:1]]
-    return max(map(len, exchanges), default=0) <= _MOST_COMPILED and can_be_compiled(
-        conditions.micro_batches(step), conditions.network, shared_cores=conditions.shared_cores
-    )
+    batches = conditions.micro_batches(step)
+    return can_be_compiled(batches, conditions.network, shared_cores=conditions.shared_cores)
 
 
 def at_no_cost(step: Step) -> Step:

@@ -16,6 +16,7 @@ from smoes_sim.prediction.sampling import evenly_spaced
 from smoes_sim.serving.step_grid import Node, delay_at, power_of_two
 from smoes_sim.serving.step_tokens import Floats, Ints, StepTokens
 from smoes_sim.step.build import Exchanges, group_exchanges, halves
+from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
 from smoes_sim.step.fast import fast_passes
 from smoes_sim.step.layers import PassLayer, pass_layers
 from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, step_time
@@ -139,18 +140,24 @@ class StepNodes:
     ) -> Floats:
         """Seconds until the last rank has left each of some layers, which follow each other, under each set, (D, S)."""
         scenario, model = self._deployment.scenario, self._deployment.model
-        if engine == "fast":
+        parts = [
+            MicroBatch(times=one, exchanges=batch.exchanges, group=batch.group)
+            for batch, one in zip(batches, timed[0], strict=True)
+        ]
+        first = self._sets[0]
+        if engine == "fast" or can_be_compiled(parts, first.network, shared_cores=first.shared_cores):
+            solve = fast_passes if engine == "fast" else compiled_passes
             (batch,) = batches
             networks = [conditions.network for conditions in self._sets]
             times = [one for (one,) in timed]
-            passed, _ = fast_passes(batch.exchanges, batch.group, times, networks, layers, overlap=scenario.overlap)
+            passed, _ = solve(batch.exchanges, batch.group, times, networks, layers, overlap=scenario.overlap)
             return np.stack([one.layer_ends for one in passed])
         found = []
         for conditions, each in zip(self._sets, timed, strict=True):
-            parts = zip(batches, each, strict=True)
+            both = zip(batches, each, strict=True)
             step = step_time(
                 model,
-                [MicroBatch(times=one, exchanges=batch.exchanges, group=batch.group) for batch, one in parts],
+                [MicroBatch(times=one, exchanges=batch.exchanges, group=batch.group) for batch, one in both],
                 conditions.network,
                 overlap=scenario.overlap,
                 tolerance=scenario.communication.tolerance,
