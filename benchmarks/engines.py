@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,14 +64,14 @@ def _topology(rng: np.random.Generator, ranks: int) -> dict[str, Any]:
     if ranks < 8 or rng.random() < 0.3:
         return {"kind": "star", "ranks": ranks, "link": {"bandwidth": bandwidth, "latency": "2 us"}}
     kind, nodes, thinning = str(rng.choice(["two_level", "rail_optimized"])), ranks // 4, int(rng.choice([1, 2, 4]))
-    fabric = {"oversubscription": thinning} | ({} if kind == "two_level" else {"nodes_per_pod": max(1, nodes // 2), "spines": 2})
+    pods = {} if kind == "two_level" else {"nodes_per_pod": max(1, nodes // 2), "spines": 2}
     return {
         "kind": kind,
         "nodes": nodes,
         "ranks_per_node": 4,
         "scale_up": {"kind": "nvlink4", "bandwidth": "450 GB/s", "latency": "1 us"},
         "nic": {"kind": "infiniband", "per": "rank", "bandwidth": bandwidth, "latency": "2 us"},
-        "fabric": fabric,
+        "fabric": {"oversubscription": thinning} | pods,
     }
 
 
@@ -118,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

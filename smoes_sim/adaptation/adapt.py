@@ -71,7 +71,7 @@ def adapt(
         ConfigError: If the scenario's placement does not depend on the traffic, or its workload cannot drift.
     """
     rule = _rule(scenario)
-    deployment = deploy(scenario)
+    deployment = deploy(scenario, whole=True)
     cut = (
         windows_of_trace(scenario.routing, windows=windows)
         if scenario.routing.trace

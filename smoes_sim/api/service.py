@@ -81,7 +81,7 @@ def serve(
     objective = None if slo is None else Objective.parse(slo)
     name, loaded = resolve(scenario, assignments(overrides, settings))
     check_has_prompts(loaded)
-    deployment = deploy(loaded)
+    deployment = deploy(loaded, whole=True)
     limits = limits_of(deployment, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
     system = _system(name, deployment, limits, objective)
     if per_second is None and arrivals is None:

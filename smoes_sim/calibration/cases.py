@@ -63,7 +63,7 @@ class CaseReader:
     def _deployment(self, path: str) -> Deployment:
         if path not in self._deployments:
             scenario = load_scenario(path)
-            self._deployments[path] = deploy(scenario.model_copy(update={"calibration": None}))
+            self._deployments[path] = deploy(scenario.model_copy(update={"calibration": None}), whole=True)
         return self._deployments[path]
 
 

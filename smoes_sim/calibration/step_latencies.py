@@ -54,7 +54,7 @@ def fit_step_latencies(measurements: Measurements, scenario: Scenario, *, name: 
     from scipy.stats import qmc  # noqa: PLC0415  # takes 0.4 s to import; needed only here
 
     ttft, tpot = _measured(measurements, "ttft"), _measured(measurements, "tpot")
-    deployment = deploy(scenario.model_copy(update={"calibration": None}))
+    deployment = deploy(scenario.model_copy(update={"calibration": None}), whole=True)
     if not deployment.chunks or not deployment.decode:
         raise CalibrationError(
             f"{name}: TTFT and TPOT are fitted together, but workload.phase = {scenario.workload.phase} with "

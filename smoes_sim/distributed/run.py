@@ -67,7 +67,7 @@ def execute(
     check_runnable(scenario)
     with ExitStack() as context:
         group = context.enter_context(join(timeout=timeout, backend=backend))
-        deployment = deploy(as_executed(scenario, send_buffer=fixed_send_buffer(group.backend)))
+        deployment = deploy(as_executed(scenario, send_buffer=fixed_send_buffer(group.backend)), whole=True)
         _check_fits(deployment, group)
         stack = _Stack(deployment, group)
         clock = context.enter_context(clock_of(group))

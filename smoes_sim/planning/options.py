@@ -146,7 +146,7 @@ def _predicted(
     """
     if offer.point.scenario is None:
         raise ConfigError(offer.point.problem)
-    deployment = deploy(offer.point.scenario)
+    deployment = deploy(offer.point.scenario, whole=file.serving is not None)
     fit = memory(deployment)
     row = shared | {"ranks_per_replica": deployment.topology.num_ranks, "fits": fit.fits, "ranks_needed": fit.ranks_needed}
     if not fit.fits:

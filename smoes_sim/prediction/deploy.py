@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,8 @@ from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place_experts, read_placement
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.ranks import topology_of
-from smoes_sim.prediction.router import tokens_and_routing
-from smoes_sim.prediction.sampling import simulated_layers
+from smoes_sim.prediction.router import make_workload, tokens_and_routing
+from smoes_sim.prediction.sampling import deployed_layers, simulated_layers
 from smoes_sim.routing import (
     RoutingTrace,
 )
@@ -24,8 +26,12 @@ from smoes_sim.step.build import RoutedExperts, StepParts, decode_steps, make_st
 from smoes_sim.topology import Topology
 
 
-def deploy(scenario: Scenario) -> Deployment:
+def deploy(scenario: Scenario, *, whole: bool = False) -> Deployment:
     """Make a scenario concrete.
+
+    Args:
+        scenario: What is asked.
+        whole: Whether all MoE layers are routed and simulated, however many tokens there are and whatever ``sampling`` says.
 
     Raises:
         ConfigError: If its parts do not fit together.
@@ -46,15 +52,20 @@ def deploy(scenario: Scenario) -> Deployment:
             "Use a divisor."
         )
     _check_placement(scenario, model, topology)
-    routed = tokens_and_routing(scenario, model, topology.num_ranks)
+    if whole:
+        scenario = scenario.model_copy(update={"sampling": "none"})
+    layers = _routed(scenario, model, topology.num_ranks)
+    routed = tokens_and_routing(scenario, model, topology.num_ranks, layers=layers)
     workload, trace, deciding = routed.workload, routed.trace, routed.deciding
     moe_layers = np.array(model.moe_layer_indices, dtype=np.int64)
+    if layers is not None:
+        moe_layers = moe_layers[layers]
     experts = None
     is_prompt = workload.phase == PREFILL
     home = sequence_homes(workload.sequence_id, is_prompt, num_ranks=topology.num_ranks, tensor=tensor)
     if trace is not None and deciding is not None:
         try:
-            placement = _place(scenario, model, deciding, topology.num_ranks)
+            placement = _place(scenario, model, deciding, topology.num_ranks, layers=layers)
         except PlacementError as error:
             raise error.at(f"{model.name} on {topology.name}") from None
         experts = RoutedExperts(trace=trace, placement=placement)
@@ -103,6 +114,15 @@ def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int
     )
 
 
+def _routed(scenario: Scenario, model: ModelShape, num_ranks: int) -> list[int] | None:
+    """Indices among the MoE layers of those that are routed; None for all."""
+    if scenario.sampling == "none" or not model.experts or scenario.routing.trace is not None:
+        return None
+    num_tokens = make_workload(scenario.workload.for_ranks(num_ranks), model, scenario.seed).num_tokens
+    found = deployed_layers(model.num_moe_layers, num_tokens=num_tokens, top_k=model.top_k)
+    return None if len(found) == model.num_moe_layers else found.tolist()
+
+
 def _simulated(scenario: Scenario, num_layers: int, *, num_ranks: int) -> NDArray[np.int64]:
     """Rows of the routed MoE layers that are simulated."""
     return np.arange(num_layers) if scenario.sampling == "none" else simulated_layers(num_layers, num_ranks=num_ranks)
@@ -138,16 +158,21 @@ def _check_placement(scenario: Scenario, model: ModelShape, topology: Topology) 
         raise error.at(f"{model.name} on {topology.name}") from None
 
 
-def _place(scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int) -> ExpertPlacement:
+def _place(
+    scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int, *, layers: Sequence[int] | None
+) -> ExpertPlacement:
     rule = scenario.expert_rule
     if isinstance(rule, ExpertFile):
         if scenario.placement.spare:
             raise ConfigError(
                 f"placement.spare = {scenario.placement.spare}: the file says what is in its slots. Leave it out."
             )
-        return read_placement(
+        placement = read_placement(
             Path(rule.file), moe_layers=model.moe_layer_indices, num_experts=model.experts, num_ranks=num_ranks
         )
+        if layers is None:
+            return placement
+        return replace(placement, physical_to_logical_map=placement.physical_to_logical_map[list(layers)])
     return place_experts(
         rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]), spare=scenario.placement.spare
     )

@@ -66,6 +66,7 @@ def describe(deployment: Deployment) -> Description:
         rates = TransmissionRates(**{part.name: _known(getattr(found, part.name)) for part in fields(TransmissionRates)})
         msi = _known(float(np.mean(modality_specialisation(trace))))
     fit = memory(deployment)
+    deeper = deployment.model.num_moe_layers / max(len(deployment.moe_layers), 1)
     balances = [step.traffic.imbalance() for step in decode if step.traffic]
     return Description(
         phase=scenario.workload.phase,
@@ -78,9 +79,9 @@ def describe(deployment: Deployment) -> Description:
         token_placement=scenario.placement.tokens if trace is not None else "data_parallel",
         expert_placement=str(scenario.expert_rule) if trace is not None else "replicated",
         deduplicate=scenario.communication.deduplicate,
-        bytes_total=float(np.mean([step.bytes_total for step in deployment.asked])),
-        bytes_remote=float(np.mean([step.bytes_remote for step in deployment.asked])),
-        decode_bytes_remote=float(np.mean([step.bytes_remote for step in decode])) if decode else 0.0,
+        bytes_total=deeper * float(np.mean([step.bytes_total for step in deployment.asked])),
+        bytes_remote=deeper * float(np.mean([step.bytes_remote for step in deployment.asked])),
+        decode_bytes_remote=deeper * float(np.mean([step.bytes_remote for step in decode])) if decode else 0.0,
         imbalance=deployment.imbalance,
         decode_imbalance=float(np.mean(balances)) if balances else None,
         transmission_rate=rates,

@@ -23,10 +23,12 @@ from smoes_sim.step.layers import PassLayer, some_layers
 
 Engine = Literal["fast", "exact"]
 _BothTimes = tuple[list[PassTime], list[PassTime]]
-MOST_DIFFERENCE = 0.03
+MOST_DIFFERENCE = 0.01
 """Relative difference of the two engines up to which ``auto`` corrects the fast one; above it uses the exact one."""
-_PROBED_LAYERS = 3
-"""MoE layers of a pass that both engines time."""
+_PROBED_LAYERS = 6
+"""MoE layers of a pass that both engines time; the first is not counted, since nothing precedes it."""
+_FEWER_PROBED = 3
+"""The same for exchanges above ``_PROBED_EACH``."""
 _PROBED_EACH = 5_000
 """Messages of an exchange up to which they do under every set of constants (64 ranks); above, under the middle set."""
 _MOST_PROBED = 70_000
@@ -96,9 +98,10 @@ class EngineChoice:
     def _compare(self, sets: Sequence[Conditions], step: Step) -> None:
         """Measure the ratios of the exact to the fast engine on a few layers."""
         rows = [layer.moe for layer in self._layers if layer.moe is not None]
-        rows = [rows[index] for index in evenly_spaced(len(rows), _PROBED_LAYERS)]
         (batch,) = step.batches
-        messages = max((len(batch.exchanges[row].dispatch[0]) for row in rows), default=0)
+        messages = max((len(batch.exchanges[row].dispatch[0]) for row in rows[:1]), default=0)
+        most = _PROBED_LAYERS if messages <= _PROBED_EACH else _FEWER_PROBED
+        rows = [rows[index] for index in evenly_spaced(len(rows), most)]
         if sets[0].network.topology.num_ranks <= 2 or not rows:
             self._difference = 0.0
             return
@@ -107,8 +110,8 @@ class EngineChoice:
         few = some_layers(self._layers, rows)
         probed = list(sets) if messages <= _PROBED_EACH else [sets[len(sets) // 2]]
         fast, _ = fast_times(probed, step, few)
-        exact = [conditions.time(step, layers=few).duration for conditions in probed]
-        ratios = [slow / quick.duration for slow, quick in zip(exact, fast, strict=True)]
+        exact = [PassTime.of(conditions.time(step, layers=few)) for conditions in probed]
+        ratios = [_after_first(slow) / _after_first(quick) for slow, quick in zip(exact, fast, strict=True)]
         self._difference = max(abs(ratio - 1) for ratio in ratios)
         self._ratios = ratios if len(ratios) == len(sets) else ratios * len(sets)
 
@@ -179,6 +182,11 @@ def at_no_cost(step: Step) -> Step:
     """The same step with dispatch and combine that take no time."""
     batches = [replace(batch, exchanges=[layer.at_no_cost() for layer in batch.exchanges]) for batch in step.batches]
     return replace(step, batches=batches)
+
+
+def _after_first(time: PassTime) -> float:
+    """Seconds of a pass after its first MoE layer, or of all of it where there is no other."""
+    return time.duration - (float(time.layer_ends[0]) if len(time.layer_ends) > 1 else 0.0)
 
 
 def _scaled(time: PassTime, ratio: float) -> PassTime:
