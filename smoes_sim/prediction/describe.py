@@ -62,7 +62,7 @@ def describe(deployment: Deployment) -> Description:
     decode, workload = deployment.decode, deployment.workload
     rates, msi = None, None
     if trace is not None and placement is not None:
-        found = transmission_rate(trace, placement, deployment.home)
+        found = transmission_rate(trace, placement, deployment.home, layers=deployment.simulated.tolist())
         rates = TransmissionRates(**{part.name: _known(getattr(found, part.name)) for part in fields(TransmissionRates)})
         msi = _known(float(np.mean(modality_specialisation(trace))))
     fit = memory(deployment)

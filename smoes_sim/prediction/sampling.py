@@ -14,8 +14,8 @@ _MOST_SLOTS = 50_000_000
 """Routed tokens of all deployed layers together: about a second of routing, and 100 MB."""
 _FEWEST_DEPLOYED = 16
 """MoE layers that are deployed at least."""
-_MOST_FLOWS = 40_000
-"""Messages of all simulated layers of a pass together, dispatch and combine: 20 layers of 32 ranks."""
+_MOST_FLOWS = 20_000
+"""Messages of all simulated layers of a pass together, dispatch and combine: 10 layers of 32 ranks."""
 _FEWEST_SIMULATED = 6
 """MoE layers that are simulated at least."""
 

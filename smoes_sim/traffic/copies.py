@@ -7,6 +7,7 @@ index there, which forwards it inside the node. Combine takes the same route bac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -220,13 +221,21 @@ class Transmission:
     decode: float
 
 
-def transmission_rate(trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]) -> Transmission:
+def transmission_rate(
+    trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64], *, layers: Sequence[int] | None = None
+) -> Transmission:
     """Transmission rate by modality and phase.
+
+    Args:
+        trace: Experts of the tokens.
+        placement: Ranks of the experts.
+        home: Home rank of each token, shape (T,).
+        layers: Rows of the MoE layers over which it is taken. Default: all.
 
     Example:
         Uniform top-8 of 64 experts over two ranks: 1 - C(32, 8) / C(64, 8) = 99.76%.
     """
-    remote = remote_tokens(trace, placement, home)
+    remote = remote_tokens(trace, placement, home, layers=layers)
     prefill, vision = trace.phase == PREFILL, trace.is_vision
 
     def rate(tokens: NDArray[np.bool_]) -> float:
@@ -240,10 +249,13 @@ def transmission_rate(trace: RoutingTrace, placement: ExpertPlacement, home: NDA
     )
 
 
-def remote_tokens(trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each token needs another rank in each layer, shape (T, L)."""
-    remote = np.empty((trace.num_tokens, trace.num_layers), dtype=bool)
-    for layer in range(trace.num_layers):
+def remote_tokens(
+    trace: RoutingTrace, placement: ExpertPlacement, home: NDArray[np.int64], *, layers: Sequence[int] | None = None
+) -> NDArray[np.bool_]:
+    """Whether each token needs another rank in each of ``layers`` (default: all), shape (T, L)."""
+    rows = range(trace.num_layers) if layers is None else layers
+    remote = np.empty((trace.num_tokens, len(rows)), dtype=bool)
+    for column, layer in enumerate(rows):
         destination = placement.destination(layer, trace.expert_ids[:, layer], home)
-        remote[:, layer] = ((destination != home[:, None]) & (destination >= 0)).any(axis=1)
+        remote[:, column] = ((destination != home[:, None]) & (destination >= 0)).any(axis=1)
     return remote

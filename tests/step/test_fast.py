@@ -57,14 +57,14 @@ def test_two_ranks_are_exact_whatever_their_work_and_messages(overlap, constants
 
 
 @given(seed=st.integers(0, 2**32 - 1), ranks=st.integers(3, 6))
-def test_a_pass_of_several_ranks_is_never_longer_and_at_most_a_twentieth_shorter(seed, ranks):
+def test_a_pass_of_several_ranks_is_never_longer_and_at_most_a_tenth_shorter(seed, ranks):
     # messages of neighbouring exchanges meet where a rank is done early, which only the exact engine sees
     rng = np.random.default_rng(seed)
     network = network_of(ranks)
     times = times_of(ranks, 3, attention=rng.uniform(1, 2, ranks), experts=rng.uniform(2, 4, (3, ranks)))
     exchanges = [layer_of(network, rng.integers(1, 9, (ranks, ranks))) for _ in range(3)]
     fast, exact = both(model_of(3), times, exchanges, network)
-    assert exact.duration * 0.95 <= fast.duration <= exact.duration * 1.001
+    assert exact.duration * 0.9 <= fast.duration <= exact.duration * 1.001
 
 
 def test_dispatch_and_combine_at_no_cost_only_leave_waiting():
