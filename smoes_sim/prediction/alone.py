@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, exchange_time, is_one_phase, lower_bound
+from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, exchange_duration, is_one_phase, lower_bound
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.engine import Engine
 from smoes_sim.step.build import Step
 
 Reals = NDArray[np.float64]
 _EXACT = 512
-"""Messages up to which every rate change of an exchange is followed by :func:`exchange_time` in any case."""
+"""Messages up to which every rate change of an exchange is followed in any case, so that one solution is exact."""
 
 
 class ExchangesAlone:
@@ -50,7 +50,7 @@ class ExchangesAlone:
         return self._known[key]
 
     def _timed(self, network: Network, step: Step) -> tuple[Reals, Reals, float]:
-        deployment = self._deployment
+        deployment, solver = self._deployment, RouteSolver(network)
         bound = np.zeros(len(deployment.moe_layers))
         comm = np.zeros(len(deployment.simulated))
         around = 0.0
@@ -60,21 +60,25 @@ class ExchangesAlone:
                 bound[row] += lower_bound(network, pair.dispatch) + lower_bound(network, pair.combine)
             for place, row in enumerate(deployment.simulated.tolist()):
                 pair = batch.exchanges[row]
-                comm[place] += self._alone(network, pair.dispatch) + self._alone(network, pair.combine)
+                comm[place] += self._alone(solver, pair.dispatch) + self._alone(solver, pair.combine)
             if batch.group is not None:
-                around += self._alone(network, batch.group.gather) + self._alone(network, batch.group.scatter)
-        return comm, bound, around
+                around += self._alone(solver, batch.group.gather) + self._alone(solver, batch.group.scatter)
+        return np.maximum(comm, bound[deployment.simulated]), bound, around
 
-    def _alone(self, network: Network, phases: Sequence[Flows]) -> float:
+    def _alone(self, solver: RouteSolver, phases: Sequence[Flows]) -> float:
         """Seconds of one exchange that all ranks enter at once; the fast engine checks one of its large ones."""
-        if not (self._is_fast and is_one_phase(network, phases) and len(phases[0]) > _EXACT):
-            found = exchange_time(network, phases, tolerance=self._tolerance)
-            self.error = max(self.error, found.error_bound)
-            return found.duration
-        num_ranks, solver = network.topology.num_ranks, RouteSolver(network)
-        once = float(StaggeredExchange.of(phases[0], num_ranks).finish(solver, np.zeros(num_ranks)).max())
-        if not self._is_checked:
+        network, is_large = solver.network, sum(len(flows) for flows in phases) > _EXACT
+        if not is_one_phase(network, phases) or (is_large and not self._is_fast):
+            return self._judged(network, phases)
+        num_ranks = network.topology.num_ranks
+        found = float(StaggeredExchange.of(phases[0], num_ranks).finish(solver, np.zeros(num_ranks)).max())
+        if is_large and not self._is_checked:
             self._is_checked = True
-            found = exchange_time(network, phases, tolerance=self._tolerance)
-            self.error = max(self.error, found.error_bound, abs(once / found.duration - 1))
-        return max(once, lower_bound(network, phases))
+            self.error = max(self.error, abs(found / self._judged(network, phases) - 1))
+        return found
+
+    def _judged(self, network: Network, phases: Sequence[Flows]) -> float:
+        """Seconds of one exchange within the tolerance of the scenario."""
+        found = exchange_duration(network, phases, tolerance=self._tolerance)
+        self.error = max(self.error, found.error_bound)
+        return found.duration
