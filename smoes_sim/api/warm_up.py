@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from smoes_sim.jit import Compiled
 from smoes_sim.network import Network
 from smoes_sim.network.fifo.exchange import fifo_times
 from smoes_sim.network.fifo.kernel import compiled_run
@@ -19,7 +21,7 @@ COMPILED = (
     "routing.compiled",
     "traffic.compiled",
 )
-"""Modules that compile, or load from numba's cache, when they are imported."""
+"""Modules with functions that numba compiles when they are called first."""
 
 
 def compile_all() -> list[Path]:
@@ -31,6 +33,7 @@ def compile_all() -> list[Path]:
     network = Network.on(Topology.load({"kind": "star", "ranks": 2, "link": {"bandwidth": "1 GB/s", "latency": "0 us"}}))
     one = network.messages(np.array([0]), np.array([1]), np.array([1.0]))
     fifo_times(network, [one], compiled=True)
-    functions = [compiled_run(), *(value for module in modules for value in vars(module).values())]
-    folders = {stats.cache_path for function in functions if (stats := getattr(function, "stats", None)) is not None}
+    functions = [value for module in modules for value in vars(module).values() if isinstance(value, Compiled)]
+    entries: list[Any] = [compiled_run(), *(function.dispatcher for function in functions if not function.is_part)]
+    folders = {entry.stats.cache_path for entry in entries}
     return sorted(Path(folder) for folder in folders if folder)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.network.flows import Flows, Network
+from smoes_sim.network.fluid import compiled_pass
 from smoes_sim.network.fluid.problem import Links, usable_routes
 from smoes_sim.network.fluid.waterfill import ONE, backend
 from smoes_sim.topology import Routes
@@ -82,8 +83,6 @@ class ExchangeSequence:
             meanwhile: Seconds of work that it starts on entry and ends before it leaves, (K, R).
             is_free: Whether an exchange takes no time, so that ranks only wait for the entry of others, (K,).
         """
-        from smoes_sim.network.fluid import compiled_pass  # noqa: PLC0415 - compiles or loads a cache
-
         lengths = [len(flows) for flows in self.phases]
         costs = np.repeat(~is_free, lengths)
         size = np.concatenate([network.sized_all([flows])[0].size for flows in self.phases])

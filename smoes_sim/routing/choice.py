@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.jit import pays
+from smoes_sim.routing.compiled import draw_experts
 from smoes_sim.routing.counters import Words, draw, uniform
 
 Reals = NDArray[np.float64]
@@ -194,8 +195,6 @@ class Chooser:
         table = (rows.layer * 2 + rows.kind) * (2 * tables.columns)
         group_size = race.scores.shape[2] // race.arrivals.num_groups
         if self._is_compiled:
-            from smoes_sim.routing.compiled import draw_experts  # noqa: PLC0415 (imports numba)
-
             chosen = np.full((len(rows.start), race.top_k), -1, dtype=np.int16)
             count = draw_experts(rows.start, chance, table, *tables, group_size, *race.arrivals, race.attempts, chosen)
         else:

@@ -19,6 +19,7 @@ from smoes_sim.jit import pays
 from smoes_sim.placement import ExpertPlacement
 from smoes_sim.routing.trace import DECODE, PREFILL, RoutingTrace
 from smoes_sim.topology import Topology
+from smoes_sim.traffic.compiled import count_layer
 
 Deduplicate = Literal["none", "rank", "node"]
 ElementType = Literal["bf16", "fp8", "fp16", "fp32"]
@@ -144,8 +145,6 @@ def _count_compiled(
     topology: Topology | None,
 ) -> Traffic:
     """As :func:`count_traffic`, by a compiled loop over blocks of tokens."""
-    from smoes_sim.traffic.compiled import count_layer  # noqa: PLC0415 (imports numba)
-
     R, E, L = placement.num_ranks, trace.num_experts, trace.num_layers
     stages = [np.zeros((L, R * R), dtype=np.int64) for _ in range(2 if deduplicate == "node" else 1)]
     none = np.empty(0, dtype=np.int64)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.network.compilation import uses_compiled
+from smoes_sim.network.fluid.compiled_routes import slowest_on_links
 from smoes_sim.network.fluid.problem import Problem
 from smoes_sim.network.fluid.waterfill import Longs, Reals
 
@@ -44,7 +45,8 @@ def latest_ends(problem: Problem, *, compiled: bool = True) -> Reals:
     Example:
         A link of 10 B/s with flows of 10 and 30 B: 2 flows up to 10 B and 1 flow up to 30 B, so 2 s and 2 + 20 / 10 s.
 
-        >>> from smoes_sim.network.fluid.problem import Block, Links
+        >>> from smoes_sim.network.fluid.compiled_routes import slowest_on_links
+    from smoes_sim.network.fluid.problem import Block, Links
         >>> flows = Block(
         ...     offsets=np.array([0, 1, 2]),
         ...     links=np.zeros(2, np.int32),
@@ -92,8 +94,6 @@ def ends_are_exact(problem: Problem, latest: Reals) -> NDArray[np.bool_]:
 
 def _by_loop(problem: Problem, order: Longs) -> Reals:
     """As :func:`_by_arrays`, compiled."""
-    from smoes_sim.network.fluid.compiled_routes import slowest_on_links  # noqa: PLC0415 - compiles or loads a cache
-
     flows, links = problem.flows, problem.links
     return slowest_on_links(
         flows.offsets, flows.links, flows.weight, order, links.capacity, links.incast_flows, links.incast_efficiency

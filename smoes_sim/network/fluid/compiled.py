@@ -1,15 +1,14 @@
-"""Water-filling and the events of the exact solution, compiled by numba; imported only when a problem is large enough.
+"""Water-filling and the events of the exact solution, compiled by numba; called only when a problem is large enough.
 
-Importing this module compiles for some seconds once, or loads the cache on disk (see ``network.compilation``). Functions
-that call each other stay in one module, because numba's cache does not notice a change in another one. ``fill`` has a
-counterpart in ``waterfill`` written with arrays only. Shapes: F flows in flight, H links in use, N sum of route lengths.
+Functions that call each other stay in one module (:mod:`smoes_sim.jit`). ``fill`` has a counterpart in ``waterfill`` written
+with arrays only. Shapes: F flows in flight, H links in use, N sum of route lengths.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from smoes_sim.network.fluid.jit import Ids, Longs, Reals, jit
+from smoes_sim.jit import Ids, Longs, Reals, jit
 
 _STALE = 1e-14
 """A link whose share rose by more than this, relatively, since it was queued is queued again."""

@@ -2,9 +2,9 @@
 
 A rank enters an exchange some work after it has left the one before. It has left when all its messages are gone and all that
 it receives has arrived. So at most one message from one rank to another is in flight at a time, whatever the exchange, and
-routes belong to pairs. Importing this module compiles it once, or loads the cache on disk. All functions are here, because
-numba's cache does not notice a change in another module. Shapes: K exchanges, R ranks, F messages of all exchanges, P pairs
-of ranks, H links in use, N sum of the lengths of the pairs' routes. Rank r in exchange k is the *node* ``k R + r``.
+routes belong to pairs. All functions are here (:mod:`smoes_sim.jit`). Shapes: K exchanges, R ranks, F messages of all
+exchanges, P pairs of ranks, H links in use, N sum of the lengths of the pairs' routes. Rank r in exchange k is the *node*
+``k R + r``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.fluid.jit import Ids, Longs, Reals, jit
+from smoes_sim.jit import Ids, Longs, Reals, jit
 
 BEFORE, MEANWHILE, OVERHEAD, ENTERED, POSTED, LATEST, LEFT = range(7)
 """Rows of a table of nodes, seconds: work before the entry, work during the exchange, overhead of the entry; the entry, the

@@ -1,6 +1,6 @@
 """Loops over routes, compiled by numba: selection, transposition, sums over links, links that can be left out.
 
-Imported only when a problem is large enough. Every function has a counterpart in ``waterfill`` written with arrays only.
+Called only when a problem is large enough. Every function has a counterpart in ``waterfill`` written with arrays only.
 Shapes: F flows in flight, H links in use, N sum of route lengths.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network.fluid.jit import Ids, Longs, Reals, jit
+from smoes_sim.jit import Ids, Longs, Reals, jit
 
 
 @jit("(i8[::1], i4[::1], f8[::1], i8[::1], i8)")

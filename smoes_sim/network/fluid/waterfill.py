@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.network.compilation import uses_compiled
+from smoes_sim.network.fluid import compiled, compiled_routes
 
 Reals = NDArray[np.float64]
 Longs = NDArray[np.int64]
@@ -186,21 +187,16 @@ class ArrayWaterfill:
 class CompiledWaterfill(ArrayWaterfill):
     """Water-filling with compiled loops; every method as in ``ArrayWaterfill``, with another order of additions."""
 
-    def __init__(self) -> None:
-        from smoes_sim.network.fluid import compiled, compiled_routes  # noqa: PLC0415 - compiles or loads a cache
-
-        self._loops, self._on_routes = compiled, compiled_routes
-
     def select(self, offsets: Longs, links: Ids, weight: Reals, flows: Longs, num_links: int) -> CompactRoutes:
         """Routes of some flows over the links that they use, which are renumbered."""
-        start, local, heavy, old = self._on_routes.select(offsets, links, weight, flows, num_links)
-        first, members = self._on_routes.transpose(start, local, len(old))
+        start, local, heavy, old = compiled_routes.select(offsets, links, weight, flows, num_links)
+        first, members = compiled_routes.transpose(start, local, len(old))
         return CompactRoutes(start=start, local=local, weight=heavy, links=old, first=first, members=members)
 
     def fill(self, routes: CompactRoutes, capacity: Reals, limit: Reals, part: Reals) -> tuple[Reals, Reals]:
         """Max-min fair rates under limits, and the level of each link."""
         rate, level = np.empty(len(limit)), np.empty(len(capacity))
-        self._loops.fill(
+        compiled.fill(
             routes.start, routes.local, routes.first, routes.members, routes.weight, capacity, limit, part, rate, level
         )
         return rate, level
@@ -230,7 +226,7 @@ class CompiledWaterfill(ArrayWaterfill):
         order = np.argsort(ready, kind="stable")
         order = order[(remaining[order] > 0) & (ready[order] < np.inf)]
         left, drained = remaining.copy(), np.full(len(remaining), np.nan)
-        now, changes = self._loops.follow(
+        now, changes = compiled.follow(
             routes.start,
             routes.local,
             routes.first,
@@ -249,27 +245,27 @@ class CompiledWaterfill(ArrayWaterfill):
 
     def loads(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Sum over flows of ``weight * value`` on each link, shape (H,)."""
-        return self._on_routes.loads(routes.start, routes.local, routes.weight, value, len(routes.links))
+        return compiled_routes.loads(routes.start, routes.local, routes.weight, value, len(routes.links))
 
     def peaks(self, routes: CompactRoutes, value: Reals) -> Reals:
         """Largest value of any flow on each link, shape (H,)."""
-        return self._on_routes.peaks(routes.start, routes.local, value, len(routes.links))
+        return compiled_routes.peaks(routes.start, routes.local, value, len(routes.links))
 
     def held_back(self, routes: CompactRoutes, level: Reals, rate: Reals, part: Reals) -> tuple[Longs, Reals, Reals]:
         """Bottleneck of each flow, and the rates and parts that each link holds back."""
         held, shares = np.zeros(len(routes.links)), np.zeros(len(routes.links))
-        entry = self._on_routes.held_back(routes.start, routes.local, routes.weight, level, rate, part, held, shares)
+        entry = compiled_routes.held_back(routes.start, routes.local, routes.weight, level, rate, part, held, shares)
         return entry, held, shares
 
     def served(self, link: Longs, full: Reals, share: Reals, shares: Reals) -> Reals:
         """Bytes that the link of each flow serves until each of its flows has had up to those of this one, shape (E,)."""
-        return self._on_routes.served(np.argsort(full), link, full, share, shares)
+        return compiled_routes.served(np.argsort(full), link, full, share, shares)
 
     def redundant(self, routes: CompactRoutes, capacity: Reals) -> NDArray[np.bool_]:
         """Whether each link has neighbours on every route that are together no wider, so that it never fills first, (H,)."""
         if len(routes.weight) > 1:
             return np.zeros(len(capacity), dtype=bool)
-        return self._on_routes.redundant(routes.start, routes.local, routes.first, routes.members, capacity)
+        return compiled_routes.redundant(routes.start, routes.local, routes.first, routes.members, capacity)
 
 
 def backend(num_flows: int, *, compiled: bool = True) -> ArrayWaterfill:
