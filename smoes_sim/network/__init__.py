@@ -1,10 +1,11 @@
 """How long do messages between ranks take?
 
 Main types: :class:`Network` (a topology with routes and constants) and :class:`Flows` (the messages of one phase).
-``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone, ``bounds`` encloses its time,
-``staggered`` times one that ranks enter at different times and ``sequence`` several one after the other, ``fluid`` and
-``fifo`` are models of the network and ``packet`` judges them, ``hot`` names the busiest links, ``compilation`` tells when
-code is compiled. Neighbours: ``topology`` below, ``step`` and ``exchanges`` above. Independent of experts and tokens.
+``schedules`` turns traffic matrices into phases, ``exchange`` times one exchange alone and ``separate`` many such,
+``bounds`` encloses the time of one, ``staggered`` times one that ranks enter at different times and ``sequence`` several
+one after the other, ``fluid`` and ``fifo`` are models of the network and ``packet`` judges them, ``hot`` names the busiest
+links, ``compilation`` tells when code is compiled. Neighbours: ``topology`` below, ``step`` and ``exchanges`` above.
+Independent of experts and tokens.
 """
 
 from smoes_sim.network.bounds import ErrorKind, ExchangeDuration, exchange_bounds, exchange_duration
@@ -16,6 +17,7 @@ from smoes_sim.network.fluid.prepared import PreparedRoutes
 from smoes_sim.network.fluid.solve import LinkUse
 from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
+from smoes_sim.network.separate import SeparateExchanges
 from smoes_sim.network.sequence import ExchangeSequence
 from smoes_sim.network.staggered import RouteSolver, StaggeredExchange, is_one_phase
 
@@ -35,6 +37,7 @@ __all__ = [
     "Processes",
     "RouteSolver",
     "Schedule",
+    "SeparateExchanges",
     "StaggeredExchange",
     "enter_exchange",
     "exchange_bounds",

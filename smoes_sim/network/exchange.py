@@ -19,7 +19,7 @@ from smoes_sim.network.fluid.solve import UNSEEN, LinkUse, fluid_times, last_dif
 _ATTEMPTS = 5
 """Number of windows tried for an exchange of several phases, each half as wide as the one before."""
 Processes = Generator[simpy.Event, None, None]
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """Relative rounding error by which a time may lie below its bound: both are sums of floats."""
 
 
@@ -205,7 +205,7 @@ def checked(
         SimulationError: If the duration is below the bound.
     """
     bound, duration = lower_bound(network, phases), float(finish.max())
-    if duration < bound * (1 - _ROUNDING - error_bound):
+    if duration < bound * (1 - ROUNDING - error_bound):
         raise SimulationError(f"an exchange took {duration} s, below its bound of {bound} s: please report this.")
     return ExchangeTime(
         duration=max(duration, bound) if error_bound else duration,

@@ -172,6 +172,11 @@ class Network:
         free = self.with_links(bandwidth=np.full(links, _FREE), latency=np.zeros(links))
         return Network(topology=free.topology, router=self.router)
 
+    @property
+    def changes_sizes(self) -> bool:
+        """Whether :meth:`sized_all` changes anything."""
+        return bool(self.half_size or self.jitter)
+
     def sized_all(self, phases: Sequence[Flows]) -> list[Flows]:
         """Phases whose sizes include what the transport (:meth:`sized`) and stragglers (:meth:`straggling`) add, bytes."""
         sized = [self.sized(flows) for flows in phases]

@@ -88,6 +88,7 @@ class StaggeredExchange:
         senders: Ranks that send, ascending.
         first: Index of the first message of each of them.
         is_full: Whether every rank sends to every other one.
+        is_apart: Whether no two messages share a link.
     """
 
     flows: Flows
@@ -95,6 +96,7 @@ class StaggeredExchange:
     senders: NDArray[np.int64]
     first: NDArray[np.int64]
     is_full: bool
+    is_apart: bool
 
     @classmethod
     def of(cls, flows: Flows, num_ranks: int) -> StaggeredExchange:
@@ -105,39 +107,68 @@ class StaggeredExchange:
         before = (total - messages)[first]
         queued = total - np.repeat(before, np.diff(first, append=len(flows)))
         is_full = len(flows) == num_ranks * (num_ranks - 1)
-        return cls(flows=flows, queued=queued, senders=flows.source[first], first=first, is_full=is_full)
+        is_apart = bool(np.bincount(flows.routes.links, minlength=1).max() <= 1)
+        return cls(flows=flows, queued=queued, senders=flows.source[first], first=first, is_full=is_full, is_apart=is_apart)
 
-    def finish(self, solver: RouteSolver, entry: Times) -> Times:
-        """Seconds until each rank has sent and received everything, shape (R,).
+    def finish(self, solvers: Sequence[RouteSolver], entry: Times) -> Times:
+        """Seconds until each rank has sent and received everything under each of S sets of constants, shape (S, R).
 
         Args:
-            solver: Of the network of the messages.
-            entry: Seconds when each rank enters, shape (R,).
+            solvers: Of the network of the messages, under each set.
+            entry: Seconds when each rank enters, shape (S, R).
         """
-        flows, network = self.flows, solver.network
-        posted = entry + network.per_exchange
+        flows = self.flows
+        per_exchange, per_message = (
+            np.array([[getattr(solver.network, name)] for solver in solvers]) for name in ("per_exchange", "per_message")
+        )
+        posted = entry + per_exchange
         if not len(flows):
             return posted
-        start = float(posted.min())
+        start = posted.min(axis=1, keepdims=True)
         posted = posted - start
-        ready = posted[flows.source] + network.per_message * self.queued
+        ready = posted[:, flows.source] + per_message * self.queued
         if flows.rendezvous != "none":
-            ready = np.maximum(ready, posted[flows.destination])
-        sent = solver.drained(flows, ready)
+            ready = np.maximum(ready, posted[:, flows.destination])
+        sent = self._drained(solvers, ready)
         return start + self._latest(posted, sent, sent + flows.latency)
 
+    def _drained(self, solvers: Sequence[RouteSolver], ready: Times) -> Times:
+        """Seconds when the last byte of each message leaves, (S, F); without a solution where no two share a link."""
+        networks = [solver.network for solver in solvers]
+        if self.is_apart and not any(network.changes_sizes for network in networks):
+            return ready + self.flows.size / rates_alone(self.flows, np.stack([network.capacity for network in networks]))
+        return np.stack([solver.drained(self.flows, start) for solver, start in zip(solvers, ready, strict=True)])
+
     def finish_at_no_cost(self, entry: Times) -> Times:
-        """The same on a network that takes no time: when a rank and all that send to it have entered, shape (R,)."""
+        """The same on a network that takes no time: when a rank and all that send to it have entered, shape (S, R)."""
         if self.is_full:
-            return np.full_like(entry, entry.max())
-        sent = entry[self.flows.source]
+            return np.broadcast_to(entry.max(axis=1, keepdims=True), entry.shape)
+        sent = entry[:, self.flows.source]
         if self.flows.rendezvous != "none":
-            sent = np.maximum(sent, entry[self.flows.destination])
+            sent = np.maximum(sent, entry[:, self.flows.destination])
         return self._latest(entry, sent, sent)
 
     def _latest(self, posted: Times, sent: Times, arrived: Times) -> Times:
         finish = posted.copy()
         if len(sent):
-            finish[self.senders] = np.maximum(finish[self.senders], np.maximum.reduceat(sent, self.first))
-            np.maximum.at(finish, self.flows.destination, arrived)
+            latest_sent = np.maximum.reduceat(sent, self.first, axis=1)
+            finish[:, self.senders] = np.maximum(finish[:, self.senders], latest_sent)
+            np.maximum.at(finish.T, self.flows.destination, arrived.T)
         return finish
+
+
+def rates_alone(flows: Flows, capacity: Times) -> Times:
+    """Rate of each message if it were alone on its route, B/s, shape (..., F); infinite where nothing limits it.
+
+    Args:
+        flows: The messages.
+        capacity: B/s of each link, shape (..., H).
+    """
+    routes = flows.routes
+    filled = np.flatnonzero(np.diff(routes.offsets))
+    rate = np.broadcast_to(flows.ceiling, (*capacity.shape[:-1], len(flows))).copy()
+    if len(filled):
+        passes = capacity[..., routes.links] if routes.share is None else capacity[..., routes.links] / routes.share
+        narrowest = np.minimum.reduceat(passes, routes.offsets[filled], axis=-1)
+        rate[..., filled] = np.minimum(rate[..., filled], narrowest)
+    return rate

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, exchange_duration, is_one_phase, lower_bound
+from smoes_sim.network import (
+    Flows,
+    Network,
+    RouteSolver,
+    SeparateExchanges,
+    StaggeredExchange,
+    exchange_duration,
+    is_one_phase,
+    lower_bound,
+)
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.engine import Engine
 from smoes_sim.step.build import Step
+from smoes_sim.step.timeline import LayerExchanges
 
 Reals = NDArray[np.float64]
 _EXACT = 512
 """Messages up to which every rate change of an exchange is followed in any case, so that one solution is exact."""
+_TOGETHER = 1_000
+"""Messages of an exchange, those of 32 ranks, up to which it is solved exactly together with others."""
+_MOST_TOGETHER = 200_000
+"""Messages of a pass up to which its exchanges are prepared together, at about 100 bytes each."""
 
 
 class ExchangesAlone:
@@ -29,6 +44,7 @@ class ExchangesAlone:
         self._tolerance = deployment.scenario.communication.tolerance
         self._known: dict[tuple[object, ...], tuple[Reals, Reals, float]] = {}
         self._step: Step | None = None
+        self._together: list[_Together] = []
         self._is_checked = False
         self.error = 0.0
 
@@ -44,6 +60,7 @@ class ExchangesAlone:
         """
         if step is not self._step:
             self._step, self._known = step, {}
+            self._together = [_Together.of(batch.exchanges, self._deployment) for batch in step.batches]
         key = network.constants
         if key not in self._known:
             self._known[key] = self._timed(network, step)
@@ -54,13 +71,17 @@ class ExchangesAlone:
         bound = np.zeros(len(deployment.moe_layers))
         comm = np.zeros(len(deployment.simulated))
         around = 0.0
-        for batch in step.batches:
-            for row in range(len(bound)):
-                pair = batch.exchanges[row]
-                bound[row] += lower_bound(network, pair.dispatch) + lower_bound(network, pair.combine)
-            for place, row in enumerate(deployment.simulated.tolist()):
-                pair = batch.exchanges[row]
-                comm[place] += self._alone(solver, pair.dispatch) + self._alone(solver, pair.combine)
+        for batch, together in zip(step.batches, self._together, strict=True):
+            pairs = batch.exchanges
+            if together.routed is not None:
+                bound += together.routed.bounds(network).reshape(-1, 2).sum(axis=1)
+            else:
+                bound += [lower_bound(network, pair.dispatch) + lower_bound(network, pair.combine) for pair in pairs]
+            if together.simulated is not None:
+                comm += together.simulated.durations(network).reshape(-1, 2).sum(axis=1)
+            else:
+                chosen = [pairs[row] for row in deployment.simulated.tolist()]
+                comm += [self._alone(solver, pair.dispatch) + self._alone(solver, pair.combine) for pair in chosen]
             if batch.group is not None:
                 around += self._alone(solver, batch.group.gather) + self._alone(solver, batch.group.scatter)
         return np.maximum(comm, bound[deployment.simulated]), bound, around
@@ -71,7 +92,7 @@ class ExchangesAlone:
         if not is_one_phase(network, phases) or (is_large and not self._is_fast):
             return self._judged(network, phases)
         num_ranks = network.topology.num_ranks
-        found = float(StaggeredExchange.of(phases[0], num_ranks).finish(solver, np.zeros(num_ranks)).max())
+        found = float(StaggeredExchange.of(phases[0], num_ranks).finish([solver], np.zeros((1, num_ranks))).max())
         if is_large and not self._is_checked:
             self._is_checked = True
             self.error = max(self.error, abs(found / self._judged(network, phases) - 1))
@@ -82,3 +103,30 @@ class ExchangesAlone:
         found = exchange_duration(network, phases, tolerance=self._tolerance)
         self.error = max(self.error, found.error_bound)
         return found.duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Together:
+    """Exchanges of a micro-batch that are timed together because they are small; None where they are not.
+
+    Attributes:
+        routed: Dispatch and combine of each routed layer, for their bounds.
+        simulated: Those of each simulated layer, for their durations.
+    """
+
+    routed: SeparateExchanges | None
+    simulated: SeparateExchanges | None
+
+    @classmethod
+    def of(cls, pairs: Sequence[LayerExchanges], deployment: Deployment) -> _Together:
+        """Prepare the exchanges of a micro-batch."""
+        network, rows = deployment.network, deployment.simulated.tolist()
+        first = [] if not len(pairs) else [*pairs[0].dispatch, *pairs[0].combine]
+        if not first or sum(map(len, first)) * len(pairs) > _MOST_TOGETHER:
+            return cls(routed=None, simulated=None)
+        routed = SeparateExchanges.of([phases for pair in pairs for phases in (pair.dispatch, pair.combine)], network)
+        chosen = [phases for row in rows for phases in (pairs[row].dispatch, pairs[row].combine)]
+        has_incast = (np.isfinite(network.topology.incast_flows) & (network.topology.incast_efficiency < 1)).any()
+        if has_incast or not all(is_one_phase(network, phases) and len(phases[0]) <= _TOGETHER for phases in chosen):
+            return cls(routed=routed, simulated=None)
+        return cls(routed=routed, simulated=routed if len(rows) == len(pairs) else SeparateExchanges.of(chosen, network))

@@ -73,12 +73,9 @@ def fast_passes(
     """
     num_ranks = networks[0].topology.num_ranks
     around = None if group is None else _around(group, num_ranks)
-    solvers = {network.constants: RouteSolver(network) for network in networks}
-    runs = [
-        _Run(one, solvers[network.constants], around, num_ranks=num_ranks, overlap=overlap, at_no_cost=at_no_cost)
-        for at_no_cost in (False, True)
-        for one, network in zip(times, networks, strict=True)
-    ]
+    known = {network.constants: RouteSolver(network) for network in networks}
+    solvers = [known[network.constants] for network in networks]
+    runs = [_Run(times, solvers, around, overlap=overlap, at_no_cost=at_no_cost) for at_no_cost in (False, True)]
     for layer in layers:
         if layer.moe is None:
             for run in runs:
@@ -88,8 +85,8 @@ def fast_passes(
         dispatch, combine = (StaggeredExchange.of(phases[0], num_ranks) for phases in (pair.dispatch, pair.combine))
         for run in runs:
             run.moe_layer(layer.moe, dispatch, combine)
-    found = [run.result() for run in runs]
-    return found[: len(times)], found[len(times) :]
+    real, free = (run.result() for run in runs)
+    return real, free
 
 
 def _around(group: GroupExchanges, num_ranks: int) -> tuple[StaggeredExchange, StaggeredExchange]:
@@ -97,45 +94,50 @@ def _around(group: GroupExchanges, num_ranks: int) -> tuple[StaggeredExchange, S
 
 
 class _Run:
-    """The clocks of all ranks under one set of constants."""
+    """The clocks of all ranks under each of S sets of constants, (S, R)."""
 
     def __init__(
         self,
-        times: ComputeTimes,
-        solver: RouteSolver,
+        times: Sequence[ComputeTimes],
+        solvers: Sequence[RouteSolver],
         around: tuple[StaggeredExchange, StaggeredExchange] | None,
         *,
-        num_ranks: int,
         overlap: Overlap,
         at_no_cost: bool,
     ) -> None:
-        self._times, self._solver, self._around = times, solver, around
+        self._solvers, self._around = solvers, around
         self._overlaps_shared, self._at_no_cost = overlap == "shared_expert", at_no_cost
-        self._clock = np.zeros(num_ranks)
-        self._ends: list[float] = []
+        self._attention, self._gate, self._shared, self._dense, self._head, self._experts = (
+            np.stack([getattr(one, name) for one in times])
+            for name in ("attention", "gate", "shared", "dense", "head", "experts")
+        )
+        self._clock = np.zeros_like(self._attention)
+        self._ends: list[Times] = []
 
     def dense_layer(self, is_shared: bool) -> None:
         """Attention and the feed-forward layer."""
-        self._shared_work(self._times.attention, True)
-        self._shared_work(self._times.dense, is_shared)
+        self._shared_work(self._attention, True)
+        self._shared_work(self._dense, is_shared)
 
     def moe_layer(self, row: int, dispatch: StaggeredExchange, combine: StaggeredExchange) -> None:
         """Attention, gate, shared experts, dispatch, routed experts, combine."""
-        self._shared_work(self._times.attention, True)
-        entry = self._clock + self._times.gate
+        self._shared_work(self._attention, True)
+        entry = self._clock + self._gate
         if self._overlaps_shared:
-            self._clock = np.maximum(self._travel(dispatch, entry), entry + self._times.shared)
+            self._clock = np.maximum(self._travel(dispatch, entry), entry + self._shared)
         else:
-            self._clock = self._travel(dispatch, entry + self._times.shared)
-        self._clock = self._travel(combine, self._clock + self._times.experts[row])
-        self._ends.append(float(self._clock.max()))
+            self._clock = self._travel(dispatch, entry + self._shared)
+        self._clock = self._travel(combine, self._clock + self._experts[:, row])
+        self._ends.append(self._clock.max(axis=1))
 
-    def result(self) -> PassTime:
-        """The pass, with the head at its end."""
-        return PassTime(duration=float((self._clock + self._times.head).max()), layer_ends=np.array(self._ends))
+    def result(self) -> list[PassTime]:
+        """The pass under each set, with the head at its end."""
+        durations = (self._clock + self._head).max(axis=1).tolist()
+        ends = np.reshape(self._ends, (len(self._ends), len(durations))).T
+        return [PassTime(duration=duration, layer_ends=end) for duration, end in zip(durations, ends, strict=True)]
 
     def _travel(self, exchange: StaggeredExchange, entry: Times) -> Times:
-        return exchange.finish_at_no_cost(entry) if self._at_no_cost else exchange.finish(self._solver, entry)
+        return exchange.finish_at_no_cost(entry) if self._at_no_cost else exchange.finish(self._solvers, entry)
 
     def _shared_work(self, work: Times, is_shared: bool) -> None:
         """Work, between a gather and a scatter where a group shares it."""
@@ -143,4 +145,4 @@ class _Run:
             self._clock = self._clock + work
             return
         gather, scatter = self._around
-        self._clock = scatter.finish(self._solver, gather.finish(self._solver, self._clock) + work)
+        self._clock = scatter.finish(self._solvers, gather.finish(self._solvers, self._clock) + work)
