@@ -175,9 +175,12 @@ def test_a_timeline_opens_as_a_chrome_trace(capsys: pytest.CaptureFixture[str], 
 def test_the_shipped_calibration_explains_both_baseline_latencies(capsys: pytest.CaptureFixture[str]) -> None:
     with predictions_made_once():
         row = document(capsys, "simulate", "olmoe-two-orin")
-    # 80% of all draws lie inside, and every draw was fitted: both ends are the published latencies
+    # every draw of the constants was fitted on both: the ends are the published latencies
     assert row["intervals"]["ttft_s"] == pytest.approx([7.949, 7.949], rel=1e-6)
-    assert row["intervals"]["tpot_s"] == pytest.approx([0.786, 0.786], rel=1e-6)
+    # a fit runs every decode step, a prediction 8 of 120: their sampling error is inside the interval, and no more than 0.1%
+    low, high = row["intervals"]["tpot_s"]
+    assert low <= 0.786 <= high
+    assert [low, high] == pytest.approx([0.786, 0.786], rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
