@@ -20,6 +20,7 @@ from smoes_sim.errors import CalibrationError, MeasurementError
 from smoes_sim.measurements import Measurements
 from smoes_sim.prediction.constants import Calibration, FittedRow, Parameter
 from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.phase import pass_seconds
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.scenario import Scenario
 from smoes_sim.version import __version__
@@ -143,7 +144,7 @@ def _solve(
 def _mean_time(deployment: Deployment, constants: dict[str, float], *, decode: bool) -> float:
     conditions = deployment.under(constants)
     steps = deployment.decode if decode else deployment.chunks
-    times = [conditions.time(step).duration for step in steps]
+    times = [pass_seconds(conditions, step) for step in steps]
     return float(np.mean(times) if decode else np.sum(times))
 
 

@@ -86,7 +86,8 @@ def _seconds(case: Conditions, quantity: str) -> float:
     tpot = 0.0 if quantity == "ttft_s" else total(deployment.decode[middle : middle + 1])
     if quantity == "tpot_s":
         return tpot
-    ttft = total(deployment.chunks) + case.outside
+    chunks = deployment.chunks
+    ttft = total(chunks) / len(chunks) * deployment.num_chunks + case.outside
     return ttft if quantity == "ttft_s" else 1 / throughput(deployment, ttft, tpot)
 
 

@@ -16,7 +16,7 @@ from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.ranks import topology_of
 from smoes_sim.prediction.router import make_workload, tokens_and_routing
-from smoes_sim.prediction.sampling import deployed_layers, simulated_layers
+from smoes_sim.prediction.sampling import MOST_CHUNKS, deployed_layers, evenly_spaced, simulated_layers
 from smoes_sim.routing import (
     RoutingTrace,
 )
@@ -99,14 +99,17 @@ def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int
     mixed = None
     if is_cut and decode:
         mixed = make_step(parts, np.concatenate([chunks[len(chunks) // 2], decode[len(decode) // 2]]))
+    chosen = chunks
+    if scenario.sampling == "auto":
+        chosen = [chunks[index] for index in evenly_spaced(len(chunks), MOST_CHUNKS)]
     return Deployment(
         scenario=scenario,
         topology=parts.network.topology,
         parts=parts,
         prefill=prefill,
-        chunks=[make_step(parts, tokens) for tokens in chunks] if is_cut or prefill is None else [prefill],
+        chunks=[make_step(parts, tokens) for tokens in chosen] if is_cut or prefill is None else [prefill],
         decode=[make_step(parts, tokens) for tokens in decode],
-        num_chunks=len(chunks),
+        num_chunks=len(prompts) / float(np.mean([len(tokens) for tokens in chosen])) if chosen else 0.0,
         num_decode_steps=num_decode_steps(parts.workload),
         mixed=mixed,
         moe_layers=moe_layers,

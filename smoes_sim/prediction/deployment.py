@@ -37,7 +37,7 @@ class Deployment:
         prefill: The whole prefill as one step, for its traffic; None where only decode steps are asked for.
         chunks: The steps that prefill takes, one after the other, or an evenly spaced sample of them; empty without it.
         decode: An evenly spaced sample of the decode steps; empty where there is none (one output token, phase prefill).
-        num_chunks: Number of steps that prefill takes.
+        num_chunks: Number of steps like those of ``chunks`` that prefill takes: its tokens over their mean.
         num_decode_steps: Number of all decode steps.
         mixed: A middle chunk of prefill and a decode step in one; None where prefill is not cut into chunks.
         moe_layers: Indices in the model of the MoE layers that are routed; the rows of traffic and exchanges.
@@ -50,7 +50,7 @@ class Deployment:
     prefill: Step | None
     chunks: Sequence[Step]
     decode: Sequence[Step]
-    num_chunks: int
+    num_chunks: float
     num_decode_steps: int
     mixed: Step | None
     moe_layers: NDArray[np.int64]

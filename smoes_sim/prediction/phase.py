@@ -12,7 +12,7 @@ from smoes_sim.compute import ComputeTimes
 from smoes_sim.prediction.alone import ExchangesAlone
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.engine import Engine, EngineChoice, EnginePasses, pass_time
-from smoes_sim.prediction.estimate import Estimate, ratio_total
+from smoes_sim.prediction.estimate import Estimate, ratio_total, spaced_error
 from smoes_sim.step.build import Step
 from smoes_sim.step.fast import PassTime
 from smoes_sim.step.layers import PassLayer
@@ -74,7 +74,7 @@ class PhaseTimes:
         found = {name: error / getattr(self, name) if error else 0.0 for name, error in self.sampling.items()}
         return found | {"ep_overhead": found["ep_exposed_s"]}
 
-    def times(self, number: int) -> PhaseTimes:
+    def times(self, number: float) -> PhaseTimes:
         """Times of ``number`` passes run back to back; the errors of the network are unchanged."""
         return PhaseTimes(
             step_s=number * self.step_s,
@@ -205,19 +205,24 @@ def _mean(
     routed = len(deployment.moe_layers)
     deeper = of_model / routed if routed else 1.0
 
-    def mean(sample: Sequence[Reals], controls: Sequence[Reals]) -> Estimate:
-        every = float(np.mean([control.sum() for control in controls])) * deeper * number
+    def mean(sample: Sequence[Reals], controls: Sequence[Reals], rest: Sequence[float]) -> Estimate:
+        """Over the layers by the ratio to their controls, then over the steps."""
+        steps = len(sample)
+        every = float(sum(control.sum() for control in controls)) * deeper
         sampled = [control[rows] for control in controls]
-        return ratio_total(sample, sampled, all_controls=every, number=number * of_model).scaled(1 / number)
+        total = ratio_total(sample, sampled, all_controls=every, number=steps * of_model)
+        whole = [one.sum() * of_model / max(len(rows), 1) + other for one, other in zip(sample, rest, strict=True)]
+        of_steps = Estimate(float(np.mean(rest)), spaced_error(whole, number=number))
+        return total.scaled(1 / steps) + of_steps
 
     bounds, controls = [one.bound for one in passed], [one.control for one in passed]
-    step = mean([one.layers for one in passed], controls)
-    exposed = mean([one.exposed for one in passed], bounds)
-    comm = mean([one.comm for one in passed], bounds)
+    step = mean([one.layers for one in passed], controls, [one.rest for one in passed])
+    exposed = mean([one.exposed for one in passed], bounds, [one.exposed_rest for one in passed])
+    comm = mean([one.comm for one in passed], bounds, [0.0] * len(passed))
     return PhaseTimes(
-        step_s=step.value + float(np.mean([one.rest for one in passed])),
+        step_s=step.value,
         ep_comm_s=comm.value,
-        ep_exposed_s=exposed.value + float(np.mean([one.exposed_rest for one in passed])),
+        ep_exposed_s=exposed.value,
         tp_comm_s=float(np.mean([one.tp_comm for one in passed])),
         bound_s=float(np.mean([bound.sum() for bound in bounds])) * deeper,
         network_error=network_error,

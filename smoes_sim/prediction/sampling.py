@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 _MOST_SLOTS = 50_000_000
 """Routed tokens of all deployed layers together: about a second of routing, and 100 MB."""
-_FEWEST_DEPLOYED = 16
+_FEWEST_DEPLOYED = 8
 """MoE layers that are deployed at least."""
+MOST_CHUNKS = 16
+"""Steps of a chunked prefill that are simulated at most."""
 _MOST_FLOWS = 20_000
 """Messages of all simulated layers of a pass together, dispatch and combine: 10 layers of 32 ranks."""
 _FEWEST_SIMULATED = 6

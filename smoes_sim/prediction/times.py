@@ -92,7 +92,8 @@ def all_times(
     """
     prefill: Sequence[PhaseTimes | None] = [None] * len(sets)
     if number := deployment.num_chunks:
-        chunks = phase_times(sets, deployment.chunks, number=number, on_pass=on_pass)
+        whole = max(round(number), len(deployment.chunks))
+        chunks = phase_times(sets, deployment.chunks, number=whole, on_pass=on_pass)
         prefill = [one.times(number) for one in chunks]
     decode: Sequence[PhaseTimes | None] = [None] * len(sets)
     if deployment.decode:

@@ -107,8 +107,10 @@ def look_inside(
     load = np.zeros(network.topology.num_links)
     for flows in phases:
         load += link_load(flows, len(load))
-    passes = [("prefill", deployment.chunks), ("decode", middle)]
-    parts = [row for name, steps in passes if steps for row in _parts(conditions, name, steps)]
+    again = deployment.num_chunks / len(deployment.chunks) if deployment.chunks else 1.0
+    load *= again * deployment.model.num_moe_layers / max(len(deployment.moe_layers), 1)
+    passes = [("prefill", deployment.chunks, again), ("decode", middle, 1.0)]
+    parts = [row for name, steps, times_run in passes if steps for row in _parts(conditions, name, steps, times_run)]
     if times.outside_s:
         parts.insert(0, PassPart(of="prefill", part="outside layers", seconds=times.outside_s))
     trace, placement = deployment.trace, deployment.placement
@@ -146,26 +148,31 @@ def _flows(deployment: Deployment, step: Step) -> list[Flows]:
     return flows
 
 
-def _parts(conditions: Conditions, name: str, steps: Sequence[Step]) -> list[PassPart]:
+def _parts(conditions: Conditions, name: str, steps: Sequence[Step], times_run: float) -> list[PassPart]:
     """Seconds of each part on the busiest of the ranks that end last, and what is left, which is waiting.
 
     On another rank dispatch and combine would hold the time in which it waits for the busiest.
-    Where parts overlap they are cut to the pass in proportion.
+    Where parts overlap they are cut to the pass in proportion. MoE layers that are simulated stand for those that are not.
     """
+    deployment = conditions.deployment
+    sampled = set(deployment.moe_layers[deployment.simulated].tolist())
+    deeper = deployment.model.num_moe_layers / max(len(sampled), 1)
     seconds: dict[str, float] = {}
     for step in steps:
-        time = conditions.time(step)
+        time = conditions.time(step, layers=deployment.layers_simulated)
         busiest = _busiest(time)
         mine: dict[str, float] = {}
+        total = 0.0
         for span in time.spans:
             if span.rank == busiest:
-                mine[span.name] = mine.get(span.name, 0.0) + span.end - span.start
-        total = sum(mine.values())
+                total += span.end - span.start
+                layers = deeper if span.layer in sampled else 1.0
+                mine[span.name] = mine.get(span.name, 0.0) + layers * (span.end - span.start)
         shrink = min(1.0, time.duration / total) if total else 1.0
         for part, value in mine.items():
             seconds[part] = seconds.get(part, 0.0) + shrink * value
-        seconds["waiting"] = seconds.get("waiting", 0.0) + time.duration - shrink * total
-    return [PassPart(of=name, part=part, seconds=value) for part, value in seconds.items() if value > 0]
+        seconds["waiting"] = seconds.get("waiting", 0.0) + deeper * (time.duration - shrink * total)
+    return [PassPart(of=name, part=part, seconds=times_run * value) for part, value in seconds.items() if value > 0]
 
 
 def _busiest(time: StepTime) -> int:
