@@ -20,8 +20,8 @@ from smoes_sim.errors import CalibrationError, MeasurementError
 from smoes_sim.measurements import Measurements
 from smoes_sim.prediction.constants import Calibration, FittedRow, Parameter
 from smoes_sim.prediction.deploy import deploy
-from smoes_sim.prediction.phase import pass_seconds
 from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.phase import pass_seconds
 from smoes_sim.scenario import Scenario
 from smoes_sim.version import __version__
 
