@@ -117,7 +117,7 @@ def compare(
             replace(candidate, name=f"{candidate.name} {number}") for number, candidate in enumerate(candidates, 1)
         ]
     with progress("deployments", len(candidates), show_progress) as advance:
-        return compare_candidates(candidates, baseline=baseline, on_row=advance)
+        return compare_candidates(candidates, baseline=baseline, on_progress=advance)
 
 
 def _single(overrides: Sequence[Override], settings: Mapping[str, object]) -> list[Override]:

@@ -10,9 +10,6 @@ import typer
 from smoes_sim.cli import show
 from smoes_sim.cli.first_use import compilation_told
 
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 
 def plan(
     file: Annotated[str, typer.Argument(metavar="PLAN", help="A shipped plan or a file.")],
@@ -46,4 +43,4 @@ def plan(
         finished = found.offers - found.offers_left
         where = f" and in {out}" if out is not None else ""
         show.talk(f"interrupted: kept above{where}: {finished} of {found.offers} offers")
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(show.INTERRUPTED)

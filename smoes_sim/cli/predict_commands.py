@@ -72,7 +72,7 @@ def compare(
     overrides = [argument for argument in arguments if "=" in argument]
     if not names:
         raise ConfigError("no scenario is named. Write for example: smoes-sim compare olmoe-two-orin seed=0,1")
-    with compilation_told(may_compile=True):
+    with show.interruption_told(), compilation_told(may_compile=True):
         found = predict(names, *overrides, baseline=baseline, show_progress="lines")
     plots: list[Path] = []
     if out is not None:

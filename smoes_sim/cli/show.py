@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import typer
 
 from smoes_sim.errors import ConfigError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 def talk(text: str) -> None:
     """Print a line on stderr: something that is not the answer."""
     typer.echo(text, err=True)
+
+
+@contextmanager
+def interruption_told() -> Iterator[None]:
+    """After Ctrl-C print in one line what is kept, which the exception says, and end with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        talk(": ".join(["interrupted", *map(str, stop.args)]))
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def duration(option: str, text: str) -> float:

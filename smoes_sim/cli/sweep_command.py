@@ -31,7 +31,7 @@ def sweep(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Predict every point of a grid or a list; a killed run continues where it was."""
+    """Predict every point of a grid or a list; a run that was killed or interrupted continues where it was."""
     from smoes_sim.api.study import sweep as sweep_study
     from smoes_sim.display.tables import as_text
     from smoes_sim.results.write import to_json
@@ -43,7 +43,7 @@ def sweep(
         Shard.parse(shard)  # a mistake is reported before any work
     loaded = load_sweep(study, overrides or [])
     in_process = backend == "loky" and jobs in {None, 1}
-    with compilation_told(may_compile=in_process):
+    with show.interruption_told(), compilation_told(may_compile=in_process):
         tally = sweep_study(
             loaded,
             out=out,

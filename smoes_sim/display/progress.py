@@ -15,6 +15,8 @@ _INTERVAL = 60.0
 """Seconds between two lines where there is no terminal."""
 _WORTH_SAYING = 2.0
 """Seconds of work below which nothing is printed where there is no terminal."""
+_PATIENCE = 10.0
+"""Seconds after which parts of the first unit tell how long the work will take."""
 _REFRESH = 0.5
 """Seconds between two updates of a line in a notebook."""
 
@@ -78,16 +80,18 @@ def _in_notebook(what: str, total: int) -> Iterator[Callable[[float], None]]:
 
 
 def _in_lines(what: str, total: int) -> Iterator[Callable[[float], None]]:
-    """After the first unit what is going to be done and roughly how long it takes, then a line a minute."""
+    """After the first unit, or a few seconds, what is to do and roughly how long it takes, then a line a minute."""
     began = time.monotonic()
     ended = threading.Event()
-    done_so_far = 0.0
+    done_so_far, is_announced = 0.0, False
 
     def advance(done: float) -> None:
-        nonlocal done_so_far
-        is_first, done_so_far = done_so_far == 0, done
-        remaining = (time.monotonic() - began) / done * (total - done) if done else 0.0
-        if is_first and remaining > _WORTH_SAYING:
+        nonlocal done_so_far, is_announced
+        done_so_far, elapsed = done, time.monotonic() - began
+        if is_announced or not done or (done < 1 and elapsed < _PATIENCE):
+            return
+        is_announced, remaining = True, elapsed / done * (total - done)
+        if remaining > _WORTH_SAYING:
             _say(f"{total} {what}, {duration_in_words(remaining)} to go")
 
     def report() -> None:

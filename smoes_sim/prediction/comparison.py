@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from smoes_sim.display.result import Result, flat
@@ -12,8 +13,9 @@ from smoes_sim.errors import ConfigError
 from smoes_sim.prediction.changes import Change, changes, changes_as_dict
 from smoes_sim.prediction.charts import comparison_chart
 from smoes_sim.prediction.constants import calibration_table, load_calibration
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.prediction import NOMINAL, Prediction
-from smoes_sim.prediction.simulate import simulate
+from smoes_sim.prediction.simulate import num_passes, predict
 from smoes_sim.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class ComparedScenario:
 
 
 def compare(
-    candidates: Sequence[ComparedScenario], *, baseline: int = 0, on_row: Callable[[int], None] = lambda _: None
+    candidates: Sequence[ComparedScenario], *, baseline: int = 0, on_progress: Callable[[float], None] = lambda done: None
 ) -> Comparison:
     """The predictions of several deployments, and the change of each from the baseline.
 
@@ -53,23 +55,35 @@ def compare(
     Args:
         candidates: What to predict.
         baseline: Index of the row that the others are compared with.
-        on_row: Called with the number of finished rows.
+        on_progress: Called with the number of rows predicted, parts of one included.
 
     Raises:
         ConfigError: If there is no such row.
+        KeyboardInterrupt: If it is interrupted; the text says how many rows are lost.
     """
     if not 0 <= baseline < len(candidates):
         raise ConfigError(f"baseline = {baseline} is not one of the {len(candidates)} rows. Use 0 to {len(candidates) - 1}.")
-    rows = []
-    for number, candidate in enumerate(candidates, start=1):
-        rows.append(simulate(candidate.scenario, name=candidate.name))
-        on_row(number)
+    rows: list[Prediction] = []
+    try:
+        for candidate in candidates:
+            rows.append(_row(candidate, lambda share: on_progress(len(rows) + share)))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{len(rows)} of {len(candidates)} deployments were predicted, and are lost; a sweep keeps its finished points"
+        ) from None
     return Comparison(
         rows=rows,
         changes=[changes(row, rows[baseline]) for row in rows],
         candidates=list(candidates),
         baseline=baseline,
     )
+
+
+def _row(candidate: ComparedScenario, on_share: Callable[[float], None]) -> Prediction:
+    """The prediction of one deployment; ``on_share`` is called with the share that is done, up to 1."""
+    deployment = deploy(candidate.scenario)
+    number, done = num_passes(deployment), itertools.count(1)
+    return replace(predict(deployment, on_pass=lambda: on_share(next(done) / number)), name=candidate.name)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

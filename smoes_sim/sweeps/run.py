@@ -132,6 +132,7 @@ def run_sweep(
     Raises:
         ConfigError: If a folder cannot be used, or the backend is not installed or not reached.
         SimulationError: If the workers died.
+        KeyboardInterrupt: If it is interrupted; the text says how many points are kept.
     """
     digests = [digest_of_point(point) for point in sweep.points]
     points = dict(zip(digests, sweep.points, strict=True))
@@ -143,11 +144,17 @@ def run_sweep(
         todo = {digest: points[digest] for digest in state if state[digest] == "missing"}
         found = len(state) - len(todo)
         on_progress(found, len(state))
-        with closing(_outcomes(todo, jobs=jobs, backend=backend, scheduler=scheduler)) as outcomes:
-            for number, (digest, outcome) in enumerate(outcomes, start=found + 1):
-                store.write(digest, points[digest], outcome)
-                state[digest] = "done" if outcome.error is None else "failed"
-                on_progress(number, len(state))
+        try:
+            with closing(_outcomes(todo, jobs=jobs, backend=backend, scheduler=scheduler)) as outcomes:
+                for number, (digest, outcome) in enumerate(outcomes, start=found + 1):
+                    store.write(digest, points[digest], outcome)
+                    state[digest] = "done" if outcome.error is None else "failed"
+                    on_progress(number, len(state))
+        except KeyboardInterrupt:
+            kept = [what for what in state.values() if what in {"done", "skipped"}]
+            raise KeyboardInterrupt(
+                f"{len(kept)} of {len(state)} points are finished and kept in {out}; the same command computes the others"
+            ) from None
         known = [store.read(digest) for digest in digests]
         result = _complete(sweep, known)
         if result is not None:

@@ -18,6 +18,25 @@ from smoes_sim.sweeps.result import thousands
 PLOT = "plot: {metric: ttft_s, over: workload.batch, by: routing.policy}\n"
 
 
+def test_an_interrupt_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt("2 of 6 points are finished")
+
+    monkeypatch.setattr("smoes_sim.api.study.run_sweep", interrupted)
+    assert main(["sweep", written(tmp_path, GRID), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr() == ("", "interrupted: 2 of 6 points are finished\n")
+
+
+def test_an_interrupted_comparison_says_what_is_lost(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("smoes_sim.prediction.comparison.predict", interrupted)
+    assert main(["compare", "olmoe-two-orin", "seed=0,1"]) == 130
+    told = "interrupted: 0 of 2 deployments were predicted, and are lost; a sweep keeps its finished points\n"
+    assert capsys.readouterr() == ("", told)
+
+
 def test_a_study_end_to_end_and_again_with_nothing_to_do(tmp_path, capsys):
     arguments = ["sweep", written(tmp_path, GRID + PLOT), "seed=3", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--json"]) == 0

@@ -24,6 +24,17 @@ def test_the_first_unit_tells_how_long_the_rest_takes(capsys, monkeypatch):
     assert capsys.readouterr().err == "9 points, about 40 s to go\n"  # 8 more of 5 s
 
 
+def test_parts_of_the_first_unit_tell_it_only_after_some_seconds(capsys, monkeypatch):
+    clock = itertools.chain([0.0, 5.0], itertools.repeat(12.0))  # the start, then a quarter and half of the first unit
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with progress("offers", 2, "lines") as advance:
+        advance(0.25)
+        assert capsys.readouterr().err == ""
+        advance(0.5)
+        advance(0.75)
+    assert capsys.readouterr().err == "2 offers, about 40 s to go\n"  # 1.5 more of 24 s
+
+
 def test_a_line_comes_at_every_interval(monkeypatch):
     monkeypatch.setattr(module, "_INTERVAL", 0.01)
     written = module.threading.Event()

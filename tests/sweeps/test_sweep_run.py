@@ -43,6 +43,19 @@ def alone(tmp_path_factory):
     return sweep, folder / "out", tally
 
 
+def test_an_interrupt_says_what_is_kept_and_the_next_run_computes_the_others(alone, tmp_path):
+    sweep, out, _ = alone
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"^2 of 6 points are finished and kept in .*out; the same command "):
+        run_sweep(sweep, tmp_path / "out", on_progress=interrupt)
+    assert counts(run_sweep(sweep, tmp_path / "out")) == (6, 4, 2, 0, 0)
+    assert contents(tmp_path / "out") == contents(out)
+
+
 def test_rows_are_the_predictions_of_the_points(alone):
     sweep, out, tally = alone
     for point, row in zip(sweep.points, tally.result.rows, strict=True):
