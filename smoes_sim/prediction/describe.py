@@ -106,7 +106,7 @@ def _not_counted(deployment: Deployment) -> list[str]:
     if has_images and scenario.compute.per_prefill is None:
         unknown = deployment.model.vision is None or scenario.workload.is_from_trace
         vision = ["vision encoder"] if unknown and scenario.calibration is None else []
-    return [*vision, "keys and values between ranks", "sampling"]
+    return [*vision, "keys and values between ranks", "choice of the next token"]
 
 
 def _warnings(deployment: Deployment, fit: MemoryFit) -> list[str]:
