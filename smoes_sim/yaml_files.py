@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -256,9 +257,8 @@ class MappingDocument(Document):
 
 
 def _parse_yaml(text: str, *, name: str) -> Any:
-    loader = YAML(typ="rt", pure=True)
     try:
-        return loader.load(text)
+        return _tree_of(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
@@ -268,6 +268,12 @@ def _parse_yaml(text: str, *, name: str) -> Any:
         raise ConfigError(f"{name}: is not YAML: {str(error).splitlines()[0]}. Fix the file.") from None
     except RecursionError:
         raise ConfigError(f"{name}: is nested too deeply. Fix the brackets.") from None
+
+
+@lru_cache(maxsize=16)
+def _tree_of(text: str) -> Any:
+    """The parsed text, which nobody changes; a comparison reads the same scenario for every row."""
+    return YAML(typ="rt", pure=True).load(text)
 
 
 def _plain(node: Any) -> Any:

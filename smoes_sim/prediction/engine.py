@@ -20,6 +20,7 @@ from smoes_sim.step.build import Step
 from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
 from smoes_sim.step.fast import PassTime, can_be_fast, fast_passes
 from smoes_sim.step.layers import PassLayer, some_layers
+from smoes_sim.step.timeline import MicroBatch
 
 Engine = Literal["fast", "exact"]
 _BothTimes = tuple[list[PassTime], list[PassTime]]
@@ -46,6 +47,7 @@ class EnginePasses:
         real: The step as it is.
         free: The step with dispatch and combine at no cost.
         lateness: Longest wait of a message for a window of the exact engine, seconds.
+        batches: The micro-batches of the step.
     """
 
     engine: Engine
@@ -53,6 +55,7 @@ class EnginePasses:
     real: Sequence[PassTime]
     free: Sequence[PassTime]
     lateness: float
+    batches: Sequence[Sequence[MicroBatch]]
 
 
 class EngineChoice:
@@ -77,13 +80,16 @@ class EngineChoice:
 
     def passes(self, sets: Sequence[Conditions], step: Step) -> EnginePasses:
         """Times of a step under each set of constants, over the simulated layers."""
+        batches = [conditions.micro_batches(step) for conditions in sets]
         if self.engine == "fast":
-            real, free = fast_times(sets, step, self._layers)
+            real, free = _without_simpy(fast_passes, sets, batches, self._layers)
             corrected = [_scaled(time, ratio) for time, ratio in zip(real, self._ratios, strict=True)]
-            return EnginePasses(engine="fast", difference=self._difference, real=corrected, free=free, lateness=0.0)
+            return EnginePasses(
+                engine="fast", difference=self._difference, real=corrected, free=free, lateness=0.0, batches=batches
+            )
         if _is_compiled(sets[0], step):
-            real, free = _without_simpy(compiled_passes, sets, step, self._layers)
-            return EnginePasses(engine="exact", difference=0.0, real=real, free=free, lateness=0.0)
+            real, free = _without_simpy(compiled_passes, sets, batches, self._layers)
+            return EnginePasses(engine="exact", difference=0.0, real=real, free=free, lateness=0.0, batches=batches)
         ideal = at_no_cost(step)
         exact = [conditions.time(step, layers=self._layers) for conditions in sets]
         free = [
@@ -92,7 +98,12 @@ class EngineChoice:
         ]
         lateness = max(time.lateness for time in exact)
         return EnginePasses(
-            engine="exact", difference=0.0, real=[PassTime.of(time) for time in exact], free=free, lateness=lateness
+            engine="exact",
+            difference=0.0,
+            real=[PassTime.of(time) for time in exact],
+            free=free,
+            lateness=lateness,
+            batches=batches,
         )
 
     def _compare(self, sets: Sequence[Conditions], step: Step) -> None:
@@ -109,7 +120,8 @@ class EngineChoice:
             return
         few = some_layers(self._layers, rows)
         probed = list(sets) if messages <= _PROBED_EACH else [sets[len(sets) // 2]]
-        fast, _ = fast_times(probed, step, few)
+        batches = [conditions.micro_batches(step) for conditions in probed]
+        fast, _ = _without_simpy(fast_passes, probed, batches, few)
         exact = [PassTime.of(conditions.time(step, layers=few)) for conditions in probed]
         ratios = [_after_first(slow) / _after_first(quick) for slow, quick in zip(exact, fast, strict=True)]
         self._difference = max(abs(ratio - 1) for ratio in ratios)
@@ -141,21 +153,25 @@ def engine_of(conditions: Conditions, step: Step) -> Engine:
     return "exact"
 
 
-def fast_times(sets: Sequence[Conditions], step: Step, layers: Sequence[PassLayer]) -> _BothTimes:
-    """Times of a step by the fast engine under each set of constants: as it is, and with dispatch and combine at no cost."""
-    return _without_simpy(fast_passes, sets, step, layers)
-
-
 def _without_simpy(
-    timed: Callable[..., _BothTimes], sets: Sequence[Conditions], step: Step, layers: Sequence[PassLayer]
+    timed: Callable[..., _BothTimes],
+    sets: Sequence[Conditions],
+    batches: Sequence[Sequence[MicroBatch]],
+    layers: Sequence[PassLayer],
 ) -> _BothTimes:
-    """Times of a step by :func:`fast_passes` or :func:`compiled_passes` under each set of constants."""
-    deployment = sets[0].deployment
-    (batch,) = step.batches
+    """Times of a step by :func:`fast_passes` or :func:`compiled_passes` under each set of constants.
+
+    Args:
+        timed: One of the two.
+        sets: The deployment under each set.
+        batches: The micro-batches of the step under each set, of which there is one.
+        layers: Layers of the pass, in order.
+    """
+    deployment, (first,) = sets[0].deployment, batches[0]
     return timed(
-        batch.exchanges,
-        batch.group,
-        [conditions.micro_batches(step)[0].times for conditions in sets],
+        first.exchanges,
+        first.group,
+        [batch.times for (batch,) in batches],
         [conditions.network for conditions in sets],
         layers,
         overlap=deployment.scenario.overlap,
@@ -165,10 +181,11 @@ def _without_simpy(
 
 def pass_time(conditions: Conditions, step: Step, layers: Sequence[PassLayer]) -> PassTime:
     """Time of a step under one set of constants by the engine of the scenario; the fast one is not corrected."""
+    batches = [conditions.micro_batches(step)]
     if engine_of(conditions, step) == "fast":
-        return fast_times([conditions], step, layers)[0][0]
+        return _without_simpy(fast_passes, [conditions], batches, layers)[0][0]
     if _is_compiled(conditions, step):
-        return _without_simpy(compiled_passes, [conditions], step, layers)[0][0]
+        return _without_simpy(compiled_passes, [conditions], batches, layers)[0][0]
     return PassTime.of(conditions.time(step, layers=layers))
 
 

@@ -145,9 +145,8 @@ def _passes(sets: Sequence[Conditions], step: Step, timed: EnginePasses, alone: 
     deployment = sets[0].deployment
     gathers = deployment.model.gathers(deployment.scenario.parallelism.tensor)
     found = []
-    for conditions, time, ideal in zip(sets, timed.real, timed.free, strict=True):
+    for conditions, batches, time, ideal in zip(sets, timed.batches, timed.real, timed.free, strict=True):
         comm, bound, around = alone.times(conditions.network, step)
-        batches = conditions.micro_batches(step)
         dense = _dense(batches)
         layers, at_no_cost = (_increments(one, deployment.layers_simulated, dense=dense) for one in (time, ideal))
         rest, free_rest = time.duration - layers.sum(), ideal.duration - at_no_cost.sum()
