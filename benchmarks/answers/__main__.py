@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.answers.measure import Taken, measure, verdict
 from benchmarks.answers.questions import QUESTIONS, Question
-from benchmarks.document import machine_line, markdown
+from benchmarks.document import between, machine_line, markdown
 from benchmarks.processes import machine, run_process
 
 _HEADER = ("question", "took", "goal", "peak memory", "against the exact engine", "", "why missed")
@@ -32,8 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{question.name} ...", file=sys.stderr, flush=True)
         found.append((question, measure(question, limit_s=options.limit, exact_limit_s=options.exact)))
         print("  " + " | ".join(_cells(*found[-1])), file=sys.stderr, flush=True)
-    print(f"{machine_line(about)}\n")
-    print(markdown(_HEADER, [_cells(question, taken) for question, taken in found]))
+    table = f"{machine_line(about)}\n\n{markdown(_HEADER, [_cells(question, taken) for question, taken in found])}"
+    print(table)
+    if options.docs is not None:
+        page = options.docs / "performance.md"
+        page.write_text(between(page.read_text(encoding="utf-8"), "answers", table, page), encoding="utf-8")
     if options.json is not None:
         rows = [asdict(question) | asdict(taken) for question, taken in found]
         options.json.write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n", encoding="utf-8")
@@ -79,6 +82,7 @@ def _options() -> argparse.ArgumentParser:
         "--exact", type=float, default=600.0, metavar="S", help="Most wall time of the exact engine, 0 for not at all [600]."
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write everything that was measured.")
+    parser.add_argument("--docs", type=Path, metavar="DIR", help="Put the table into performance.md in this folder.")
     return parser
 
 
