@@ -19,7 +19,7 @@ from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
 from smoes_sim.network.separate import SeparateExchanges
 from smoes_sim.network.sequence import ExchangeSequence
-from smoes_sim.network.staggered import RouteSolver, StaggeredExchange, is_one_phase
+from smoes_sim.network.staggered import RouteSolver, StaggeredExchange, finish_at_no_cost, is_one_phase
 
 __all__ = [
     "ActivePhase",
@@ -43,6 +43,7 @@ __all__ = [
     "exchange_bounds",
     "exchange_duration",
     "exchange_time",
+    "finish_at_no_cost",
     "finish_exchange",
     "has_numba",
     "is_one_phase",

@@ -139,15 +139,6 @@ class StaggeredExchange:
             return ready + self.flows.size / rates_alone(self.flows, np.stack([network.capacity for network in networks]))
         return np.stack([solver.drained(self.flows, start) for solver, start in zip(solvers, ready, strict=True)])
 
-    def finish_at_no_cost(self, entry: Times) -> Times:
-        """The same on a network that takes no time: when a rank and all that send to it have entered, shape (S, R)."""
-        if self.is_full:
-            return np.broadcast_to(entry.max(axis=1, keepdims=True), entry.shape)
-        sent = entry[:, self.flows.source]
-        if self.flows.rendezvous != "none":
-            sent = np.maximum(sent, entry[:, self.flows.destination])
-        return self._latest(entry, sent, sent)
-
     def _latest(self, posted: Times, sent: Times, arrived: Times) -> Times:
         finish = posted.copy()
         if len(sent):
@@ -155,6 +146,40 @@ class StaggeredExchange:
             finish[:, self.senders] = np.maximum(finish[:, self.senders], latest_sent)
             np.maximum.at(finish.T, self.flows.destination, arrived.T)
         return finish
+
+
+def finish_at_no_cost(phases: Sequence[Flows], entry: Times) -> Times:
+    """Seconds until each rank is done with an exchange on a network that takes no time: only waiting is left, (S, R).
+
+    A rank posts its part of a phase when it has received (and sent, where it must) its part of the phase that goes before.
+
+    Args:
+        phases: Messages of each phase.
+        entry: Seconds when each rank enters, shape (S, R).
+    """
+    num_ranks = entry.shape[1]
+    if len(phases) == 1 and len(phases[0]) == num_ranks * (num_ranks - 1):
+        return np.broadcast_to(entry.max(axis=1, keepdims=True), entry.shape)
+    posted, finish = entry, entry
+    ends: list[tuple[Times, Times]] = []
+    for flows in phases:
+        if flows.after >= 0:
+            sent, received = ends[flows.after]
+            posted = np.maximum(posted, np.maximum(received, sent) if flows.after_sent else received)
+        left = posted[:, flows.source]
+        if flows.rendezvous != "none":
+            there = posted if flows.rendezvous == "phase" else entry
+            left = np.maximum(left, there[:, flows.destination])
+        ends.append((_latest_at(flows.source, left, posted), _latest_at(flows.destination, left, entry)))
+        finish = np.maximum(finish, np.maximum(*ends[-1]))
+    return finish
+
+
+def _latest_at(ranks: NDArray[np.int64], times: Times, least: Times) -> Times:
+    """Latest time of the messages of each rank, at least ``least``, (S, R)."""
+    latest = least.copy()
+    np.maximum.at(latest.T, ranks, times.T)
+    return latest
 
 
 def rates_alone(flows: Flows, capacity: Times) -> Times:

@@ -16,13 +16,21 @@ from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.ranks import topology_of
 from smoes_sim.prediction.router import make_workload, tokens_and_routing
-from smoes_sim.prediction.sampling import MOST_CHUNKS, deployed_layers, evenly_spaced, simulated_layers
+from smoes_sim.prediction.sampling import MOST_CHUNKS, deployed_layers, evenly_spaced, simulated_layers, simulated_steps
 from smoes_sim.routing import (
     RoutingTrace,
 )
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import ExpertFile, Scenario
-from smoes_sim.step.build import RoutedExperts, StepParts, decode_steps, make_step, num_decode_steps, prefill_chunks
+from smoes_sim.step.build import (
+    DECODE_STEPS,
+    RoutedExperts,
+    StepParts,
+    decode_steps,
+    make_step,
+    num_decode_steps,
+    prefill_chunks,
+)
 from smoes_sim.topology import Topology
 
 
@@ -92,7 +100,7 @@ def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int
         parts: What the steps share.
         moe_layers: Indices in the model of the MoE layers that are routed.
     """
-    chunks, decode = prefill_chunks(parts), decode_steps(parts.workload)
+    chunks, decode = prefill_chunks(parts), decode_steps(parts.workload, most=_most_steps(scenario, parts))
     prompts = np.flatnonzero(parts.workload.phase == PREFILL)
     prefill = make_step(parts, prompts) if len(prompts) else None
     is_cut = scenario.parallelism.prefill_chunk is not None and prefill is not None
@@ -126,9 +134,18 @@ def _routed(scenario: Scenario, model: ModelShape, num_ranks: int) -> list[int] 
     return None if len(found) == model.num_moe_layers else found.tolist()
 
 
+def _most_steps(scenario: Scenario, parts: StepParts) -> int:
+    """Number of decode steps that are simulated at most."""
+    if scenario.sampling == "none":
+        return DECODE_STEPS
+    return simulated_steps(num_ranks=parts.network.topology.num_ranks, schedule=scenario.communication.library)
+
+
 def _simulated(scenario: Scenario, num_layers: int, *, num_ranks: int) -> NDArray[np.int64]:
     """Rows of the routed MoE layers that are simulated."""
-    return np.arange(num_layers) if scenario.sampling == "none" else simulated_layers(num_layers, num_ranks=num_ranks)
+    if scenario.sampling == "none":
+        return np.arange(num_layers)
+    return simulated_layers(num_layers, num_ranks=num_ranks, schedule=scenario.communication.library)
 
 
 def sequence_homes(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.sampling import evenly_spaced
 from smoes_sim.step.build import Step
 from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
-from smoes_sim.step.fast import PassTime, can_be_fast, fast_passes
+from smoes_sim.step.fast import PassTime, can_be_fast, fast_passes, free_passes
 from smoes_sim.step.layers import PassLayer, some_layers
 from smoes_sim.step.timeline import MicroBatch
 
 Engine = Literal["fast", "exact"]
+_Found = TypeVar("_Found")
 _BothTimes = tuple[list[PassTime], list[PassTime]]
 MOST_DIFFERENCE = 0.01
 """Relative difference of the two engines up to which ``auto`` corrects the fast one; above it uses the exact one."""
@@ -90,12 +91,8 @@ class EngineChoice:
         if _is_compiled(sets[0], step):
             real, free = _without_simpy(compiled_passes, sets, batches, self._layers)
             return EnginePasses(engine="exact", difference=0.0, real=real, free=free, lateness=0.0, batches=batches)
-        ideal = at_no_cost(step)
         exact = [conditions.time(step, layers=self._layers) for conditions in sets]
-        free = [
-            PassTime.of(conditions.time(ideal, layers=self._layers, expert_network=conditions.network.at_no_cost()))
-            for conditions in sets
-        ]
+        free = self._free(sets, step, batches)
         lateness = max(time.lateness for time in exact)
         return EnginePasses(
             engine="exact",
@@ -105,6 +102,19 @@ class EngineChoice:
             lateness=lateness,
             batches=batches,
         )
+
+    def _free(self, sets: Sequence[Conditions], step: Step, batches: Sequence[Sequence[MicroBatch]]) -> list[PassTime]:
+        """Times with dispatch and combine at no cost; without SimPy where no micro-batches or ranks share a device."""
+        first = sets[0]
+        if len(step.batches) == 1 and first.shared_cores is None and not first.network.send_buffer:
+            return _without_simpy(free_passes, sets, batches, self._layers)
+        ideal = at_no_cost(step)
+        networks = [conditions.network.at_no_cost() for conditions in sets]
+        times = [
+            conditions.time(ideal, layers=self._layers, expert_network=network)
+            for conditions, network in zip(sets, networks, strict=True)
+        ]
+        return [PassTime.of(time) for time in times]
 
     def _compare(self, sets: Sequence[Conditions], step: Step) -> None:
         """Measure the ratios of the exact to the fast engine on a few layers."""
@@ -154,15 +164,15 @@ def engine_of(conditions: Conditions, step: Step) -> Engine:
 
 
 def _without_simpy(
-    timed: Callable[..., _BothTimes],
+    timed: Callable[..., _Found],
     sets: Sequence[Conditions],
     batches: Sequence[Sequence[MicroBatch]],
     layers: Sequence[PassLayer],
-) -> _BothTimes:
-    """Times of a step by :func:`fast_passes` or :func:`compiled_passes` under each set of constants.
+) -> _Found:
+    """Times of a step by a function such as :func:`fast_passes` under each set of constants.
 
     Args:
-        timed: One of the two.
+        timed: The function.
         sets: The deployment under each set.
         batches: The micro-batches of the step under each set, of which there is one.
         layers: Layers of the pass, in order.

@@ -10,6 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from smoes_sim.network import Schedule
+from smoes_sim.step.build import DECODE_STEPS
+
 _MOST_SLOTS = 50_000_000
 """Routed tokens of all deployed layers together: about a second of routing, and 100 MB."""
 _FEWEST_DEPLOYED = 8
@@ -20,6 +23,10 @@ _MOST_FLOWS = 20_000
 """Messages of all simulated layers of a pass together, dispatch and combine: 10 layers of 32 ranks."""
 _FEWEST_SIMULATED = 6
 """MoE layers that are simulated at least."""
+_FEWEST_OF_PHASES = 4
+"""The same for exchanges of several phases, which only the event loop can time."""
+_FEWEST_STEPS = 3
+"""Decode steps that are simulated with large exchanges of several phases."""
 
 
 def evenly_spaced(number: int, most: int) -> NDArray[np.int64]:
@@ -46,12 +53,25 @@ def deployed_layers(num_layers: int, *, num_tokens: int, top_k: int) -> NDArray[
     return evenly_spaced(num_layers, max(affordable, _FEWEST_DEPLOYED))
 
 
-def simulated_layers(num_layers: int, *, num_ranks: int) -> NDArray[np.int64]:
+def simulated_layers(num_layers: int, *, num_ranks: int, schedule: Schedule) -> NDArray[np.int64]:
     """Rows of the deployed MoE layers whose exchanges are simulated.
 
     Args:
         num_layers: Number of deployed MoE layers.
         num_ranks: Number of ranks; each sends to every other one.
+        schedule: Schedule of the exchanges.
     """
-    flows = 2 * num_ranks * (num_ranks - 1)
-    return evenly_spaced(num_layers, max(_MOST_FLOWS // max(flows, 1), _FEWEST_SIMULATED))
+    flows = 2 * num_ranks * (num_ranks - 1) * _times_dearer(schedule)
+    fewest = _FEWEST_SIMULATED if _times_dearer(schedule) == 1 else _FEWEST_OF_PHASES
+    return evenly_spaced(num_layers, max(_MOST_FLOWS // max(flows, 1), fewest))
+
+
+def simulated_steps(*, num_ranks: int, schedule: Schedule) -> int:
+    """Number of decode steps that are simulated at most: fewer where exchanges of many phases run on SimPy's clock."""
+    is_dear = num_ranks * (num_ranks - 1) * _times_dearer(schedule) > _MOST_FLOWS // 8
+    return _FEWEST_STEPS if is_dear and _times_dearer(schedule) > 1 else DECODE_STEPS
+
+
+def _times_dearer(schedule: Schedule) -> int:
+    """About how many times the messages of a direct exchange a schedule costs: forwarding cuts them into parts."""
+    return {"two_hop": 8, "hierarchical": 8, "pairwise": 4, "all_to_all_single": 4}.get(schedule, 1)

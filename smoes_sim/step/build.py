@@ -20,7 +20,7 @@ from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, Overlap
 from smoes_sim.traffic.copies import Traffic, copy_bytes, count_traffic
 from smoes_sim.workload import Workload
 
-_DECODE_STEPS = 8
+DECODE_STEPS = 8
 """Number of decode steps that are simulated, evenly spaced over all; TPOT is their mean."""
 _MOST_KEPT = 4_000_000
 """Messages of a step that are kept once they are built: up to about 400 MB where no two layers share their routes."""
@@ -118,8 +118,8 @@ class StepParts:
     overlap: Overlap
 
 
-def decode_steps(workload: Workload) -> list[NDArray[np.int64]]:
-    """Token indices of each simulated decode step; these are evenly spaced over all steps."""
+def decode_steps(workload: Workload, *, most: int = DECODE_STEPS) -> list[NDArray[np.int64]]:
+    """Token indices of each simulated decode step: at most ``most``, evenly spaced over all steps."""
     start = np.cumsum(workload.sequence_output_tokens - 1) - (workload.sequence_output_tokens - 1)
     start += workload.num_prefill_tokens
     steps: list[NDArray[np.int64]] = []
@@ -128,7 +128,7 @@ def decode_steps(workload: Workload) -> list[NDArray[np.int64]]:
         for step in range(int(workload.sequence_output_tokens[group].max()) - 1):
             going = group[workload.sequence_output_tokens[group] - 1 > step]
             steps.append(start[going] + step)
-    chosen = np.unique(np.linspace(0, len(steps) - 1, min(_DECODE_STEPS, len(steps))).astype(int))
+    chosen = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).astype(int))
     return [steps[index] for index in chosen]
 
 

@@ -8,18 +8,22 @@ next one, which ranks that finish early have entered. Nothing is lost between tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
-from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, is_one_phase
+from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, finish_at_no_cost, is_one_phase
 from smoes_sim.step.layers import PassLayer
 from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap, StepTime
 
 Times = NDArray[np.float64]
+_Travel = Callable[[Times], Times]
+"""An exchange: seconds when each rank enters, (S, R), to seconds when it is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,22 +75,63 @@ def fast_passes(
         overlap: What computes while tokens travel: ``none`` or ``shared_expert``.
         shares_feed_forward: Whether the group also shares dense layers.
     """
+    real, free = (
+        _passed(exchanges, group, times, networks, layers, rules=_Rules(overlap, shares_feed_forward, is_free))
+        for is_free in (False, True)
+    )
+    return real, free
+
+
+def free_passes(
+    exchanges: Sequence[LayerExchanges],
+    group: GroupExchanges | None,
+    times: Sequence[ComputeTimes],
+    networks: Sequence[Network],
+    layers: Sequence[PassLayer],
+    *,
+    overlap: Overlap,
+    shares_feed_forward: bool = False,
+) -> list[PassTime]:
+    """Times of one pass with dispatch and combine at no cost, of any number of phases; exact; arguments as above."""
+    return _passed(exchanges, group, times, networks, layers, rules=_Rules(overlap, shares_feed_forward, True))
+
+
+class _Rules(NamedTuple):
+    """What overlaps, whether groups share dense layers, and whether dispatch and combine are at no cost."""
+
+    overlap: Overlap
+    shares_feed_forward: bool
+    is_free: bool
+
+
+def _passed(
+    exchanges: Sequence[LayerExchanges],
+    group: GroupExchanges | None,
+    times: Sequence[ComputeTimes],
+    networks: Sequence[Network],
+    layers: Sequence[PassLayer],
+    *,
+    rules: _Rules,
+) -> list[PassTime]:
+    """One pass under each set of constants."""
     num_ranks = networks[0].topology.num_ranks
     around = None if group is None else _around(group, num_ranks)
     known = {network.constants: RouteSolver(network) for network in networks}
     solvers = [known[network.constants] for network in networks]
-    runs = [_Run(times, solvers, around, overlap=overlap, at_no_cost=at_no_cost) for at_no_cost in (False, True)]
+    run = _Run(times, solvers, around, overlaps_shared=rules.overlap == "shared_expert")
     for layer in layers:
         if layer.moe is None:
-            for run in runs:
-                run.dense_layer(shares_feed_forward)
+            run.dense_layer(rules.shares_feed_forward)
             continue
         pair = exchanges[layer.moe]
-        dispatch, combine = (StaggeredExchange.of(phases[0], num_ranks) for phases in (pair.dispatch, pair.combine))
-        for run in runs:
-            run.moe_layer(layer.moe, dispatch, combine)
-    real, free = (run.result() for run in runs)
-    return real, free
+        dispatch, combine = (
+            partial(finish_at_no_cost, phases)
+            if rules.is_free
+            else partial(StaggeredExchange.of(phases[0], num_ranks).finish, solvers)
+            for phases in (pair.dispatch, pair.combine)
+        )
+        run.moe_layer(layer.moe, dispatch, combine)
+    return run.result()
 
 
 def _around(group: GroupExchanges, num_ranks: int) -> tuple[StaggeredExchange, StaggeredExchange]:
@@ -102,11 +147,9 @@ class _Run:
         solvers: Sequence[RouteSolver],
         around: tuple[StaggeredExchange, StaggeredExchange] | None,
         *,
-        overlap: Overlap,
-        at_no_cost: bool,
+        overlaps_shared: bool,
     ) -> None:
-        self._solvers, self._around = solvers, around
-        self._overlaps_shared, self._at_no_cost = overlap == "shared_expert", at_no_cost
+        self._solvers, self._around, self._overlaps_shared = solvers, around, overlaps_shared
         self._attention, self._gate, self._shared, self._dense, self._head, self._experts = (
             np.stack([getattr(one, name) for one in times])
             for name in ("attention", "gate", "shared", "dense", "head", "experts")
@@ -119,15 +162,15 @@ class _Run:
         self._shared_work(self._attention, True)
         self._shared_work(self._dense, is_shared)
 
-    def moe_layer(self, row: int, dispatch: StaggeredExchange, combine: StaggeredExchange) -> None:
+    def moe_layer(self, row: int, dispatch: _Travel, combine: _Travel) -> None:
         """Attention, gate, shared experts, dispatch, routed experts, combine."""
         self._shared_work(self._attention, True)
         entry = self._clock + self._gate
         if self._overlaps_shared:
-            self._clock = np.maximum(self._travel(dispatch, entry), entry + self._shared)
+            self._clock = np.maximum(dispatch(entry), entry + self._shared)
         else:
-            self._clock = self._travel(dispatch, entry + self._shared)
-        self._clock = self._travel(combine, self._clock + self._experts[:, row])
+            self._clock = dispatch(entry + self._shared)
+        self._clock = combine(self._clock + self._experts[:, row])
         self._ends.append(self._clock.max(axis=1))
 
     def result(self) -> list[PassTime]:
@@ -135,9 +178,6 @@ class _Run:
         durations = (self._clock + self._head).max(axis=1).tolist()
         ends = np.reshape(self._ends, (len(self._ends), len(durations))).T
         return [PassTime(duration=duration, layer_ends=end) for duration, end in zip(durations, ends, strict=True)]
-
-    def _travel(self, exchange: StaggeredExchange, entry: Times) -> Times:
-        return exchange.finish_at_no_cost(entry) if self._at_no_cost else exchange.finish(self._solvers, entry)
 
     def _shared_work(self, work: Times, is_shared: bool) -> None:
         """Work, between a gather and a scatter where a group shares it."""
