@@ -45,8 +45,7 @@ def latest_ends(problem: Problem, *, compiled: bool = True) -> Reals:
     Example:
         A link of 10 B/s with flows of 10 and 30 B: 2 flows up to 10 B and 1 flow up to 30 B, so 2 s and 2 + 20 / 10 s.
 
-        >>> from smoes_sim.network.fluid.compiled_routes import slowest_on_links
-    from smoes_sim.network.fluid.problem import Block, Links
+        >>> from smoes_sim.network.fluid.problem import Block, Links
         >>> flows = Block(
         ...     offsets=np.array([0, 1, 2]),
         ...     links=np.zeros(2, np.int32),
