@@ -9,7 +9,7 @@ from layer_cases import Case, scenario_of
 from smoes_sim.distributed.prediction import predict_layers
 from smoes_sim.network import exchange_time
 from smoes_sim.prediction.deploy import deploy
-from smoes_sim.prediction.times import ExchangeTimes, times_under
+from smoes_sim.prediction.times import all_times
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import save_trace
 from smoes_sim.scenario import Scenario
@@ -26,7 +26,7 @@ def test_parts_are_what_the_simulator_says_of_them() -> None:
     (exchanges,) = deployment.prefill.batches[0].exchanges
     for name in ("dispatch", "combine"):
         assert found[0, 0, name].value == exchange_time(deployment.network, getattr(exchanges, name)).duration
-    times = times_under(deployment.under({}), ExchangeTimes(1e-3))
+    (times,) = all_times(deployment, [deployment.under({})])
     assert found[0, 0, "dispatch"].value + found[0, 0, "combine"].value == pytest.approx(times.prefill.ep_comm_s, rel=1e-9)
 
 
