@@ -20,7 +20,7 @@ from smoes_sim.serving import (
     ServedSystem,
     ServiceCurve,
     ServiceResult,
-    check_has_prompts,
+    check_both_phases,
     forecast,
     forecast_curve,
     limits_of,
@@ -80,7 +80,7 @@ def serve(
     per_second = None if rate is None else _parsed("rate", rate, parse_arrivals)
     objective = None if slo is None else Objective.parse(slo)
     name, loaded = resolve(scenario, assignments(overrides, settings))
-    check_has_prompts(loaded)
+    check_both_phases(loaded)
     deployment = deploy(loaded, whole=True)
     limits = limits_of(deployment, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
     system = _system(name, deployment, limits, objective)

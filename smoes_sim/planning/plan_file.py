@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from smoes_sim.errors import ConfigError
 from smoes_sim.scenario import scenario_document, with_named_sections
-from smoes_sim.serving import check_has_prompts
+from smoes_sim.serving import check_both_phases
 from smoes_sim.sweeps import Point, in_one_line, make_point
 from smoes_sim.units import Arrivals, Duration
 from smoes_sim.yaml_files import Spec, named_document
@@ -148,7 +148,7 @@ def load_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     An offer that breaks a rule of scenarios is kept with its problem, so that the others can go on.
 
     Raises:
-        ConfigError: If the file breaks a rule, no offer is a valid scenario, or one asks for decode alone.
+        ConfigError: If the file breaks a rule, no offer is a valid scenario, or one asks for one phase alone.
     """
     document = named_document(name, _SHIPPED, what="plan")
     for assignment in overrides:
@@ -177,7 +177,7 @@ def load_plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     for offer in offers:
         if offer.point.scenario is not None:
             try:
-                check_has_prompts(offer.point.scenario)
+                check_both_phases(offer.point.scenario)
             except ConfigError as error:
                 raise error.at(document.name) from None
     return Plan(file=file, offers=offers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from smoes_sim.serving.batching import Limits
 from smoes_sim.serving.forecast import forecast, forecast_curve, largest_rates, limits_of, runs_of_curve, runs_of_search
 from smoes_sim.serving.measures import Objective, measure
-from smoes_sim.serving.requests import Request, check_has_prompts, poisson_requests, read_requests
+from smoes_sim.serving.requests import Request, check_both_phases, poisson_requests, read_requests
 from smoes_sim.serving.search import WANTED
 from smoes_sim.serving.serve_results import ServedRequests, ServedSystem, ServiceCurve, ServiceResult
 from smoes_sim.serving.service import Service, run_service
@@ -25,7 +25,7 @@ __all__ = [
     "Service",
     "ServiceCurve",
     "ServiceResult",
-    "check_has_prompts",
+    "check_both_phases",
     "forecast",
     "forecast_curve",
     "largest_rates",

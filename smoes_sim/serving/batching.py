@@ -104,10 +104,11 @@ class Group:
         place = 0
         while place < len(self.running) and tokens > 0:
             sequence = self.running[place]
-            is_decoding = sequence.is_decoding
-            number = 1 if is_decoding else min(sequence.missing, tokens, prompts)
+            missing = sequence.known - sequence.computed
+            is_decoding = missing == 1 and sequence.generated > 0  # as is_decoding says, without a call for each sequence
+            number = 1 if is_decoding else min(missing, tokens, prompts)
             if number > 0:
-                if not self._make_room(sequence, number):
+                if sequence.computed + number > sequence.blocks * BLOCK and not self._make_room(sequence, number):
                     break
                 plan.append((sequence, number))
                 tokens -= number
@@ -179,7 +180,7 @@ class Group:
                 sequence.computed += steps - 1
             sequence.computed += number
             sequence.is_encoded = True
-            if sequence.missing:
+            if sequence.known > sequence.computed:
                 continue
             sequence.generated += 1
             sequence.known += 1

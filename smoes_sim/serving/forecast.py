@@ -13,11 +13,12 @@ from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.serving.batching import BLOCK, Limits
+from smoes_sim.serving.batching import Sequence as Going
 from smoes_sim.serving.measures import Objective, measure
 from smoes_sim.serving.requests import Request, poisson_requests
 from smoes_sim.serving.search import WANTED, largest_rate
 from smoes_sim.serving.serve_results import ServedRequests
-from smoes_sim.serving.service import Cost, run_service
+from smoes_sim.serving.service import Cost, run_service, run_while
 from smoes_sim.serving.step_cost import StepBatch, StepCosts
 from smoes_sim.serving.step_nodes import StepNodes
 from smoes_sim.traffic.copies import copy_bytes
@@ -288,25 +289,25 @@ class _Search:
             start: About this many requests run at a time at the largest rate; None where nothing is known.
         """
         alone = self._serve(idle, self.number)
-        self.alone_seconds = alone.e2e_mean_s
-        if (alone.attainment or 0.0) < WANTED:
+        if alone is None:
             return 0.0
+        self.alone_seconds = alone.e2e_mean_s
         least, taken, times = self.number, {}, {idle: 1}
 
         def attainment(rate: float) -> float:
             base = max(least, round(_SPAN * rate * alone.e2e_mean_s))
             doubled = max(factor for slower, factor in times.items() if slower <= rate)  # what slower rates needed
             row = self._serve(rate, doubled * base)
-            while (row.attainment or 0.0) >= WANTED and not _is_steady(row):
+            while row is not None and not _is_steady(row):
                 if doubled == _MOST:
                     return 0.0
                 doubled *= 2
                 row = self._serve(rate, doubled * base)
-                if not _is_steady(row) and row.waiting_max > _GROWING * doubled * base:
+                if row is not None and not _is_steady(row) and row.waiting_max > _GROWING * doubled * base:
                     return 0.0
-            taken[rate] = doubled * base
-            if _is_steady(row):
-                times[rate] = doubled
+            if row is None:
+                return 0.0
+            taken[rate], times[rate] = doubled * base, doubled
             return row.attainment or 0.0
 
         factor = 2.0 if start is None else _NEAR
@@ -314,11 +315,19 @@ class _Search:
         self.number = taken[rate]
         return rate
 
-    def _serve(self, rate: float, number: int) -> ServedRequests:
+    def _serve(self, rate: float, number: int) -> ServedRequests | None:
+        """Figures of a service; None if fewer than the wanted share meet the objective, which ends it early."""
         requests = poisson_requests(self.deployment, rate, number=number)
-        row = forecast(self.deployment, requests, self.limits, self.objective, costs=[self.cost], settled=SETTLED)
+        first = int(SETTLED * number)
+
+        def is_lost(sequences: Sequence[Going], now: float) -> bool:
+            judged = sequences[first:]
+            return (len(judged) - self.objective.missed(judged, now)) / len(judged) < WANTED
+
+        service = run_while(requests, self.limits, self.cost, is_lost=is_lost)
         self.on_run()
-        return row
+        row = None if service is None else measure(service, self.objective, settled=SETTLED)
+        return None if row is None or row["attainment"] < WANTED else ServedRequests(requests=number, intervals={}, **row)
 
 
 def _is_steady(row: ServedRequests) -> bool:

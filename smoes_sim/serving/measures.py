@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import ConfigError
+from smoes_sim.serving.batching import Sequence as Going
 from smoes_sim.serving.service import Service
 from smoes_sim.units import parse_duration, print_duration
 from smoes_sim.yaml_files import nearest
@@ -67,6 +70,24 @@ class Objective:
             if limit is not None:
                 result &= ~(times > limit)
         return result
+
+    def missed(self, sequences: Sequence[Going], now: float) -> int:
+        """How many requests cannot meet it any more; of those that are not answered only the time until now counts.
+
+        Args:
+            sequences: The requests on their way.
+            now: Seconds on the clock.
+        """
+        return sum(self._is_missed(one, now) for one in sequences if one.request.arrival < now)
+
+    def _is_missed(self, one: Going, now: float) -> bool:
+        first, last = (now if math.isnan(moment) else moment for moment in (one.first_token, one.finish))
+        arrival, after = one.request.arrival, one.request.output_tokens - 1
+        return (
+            (self.ttft is not None and first - arrival > self.ttft)
+            or (self.tpot is not None and after > 0 and (last - first) / after > self.tpot)
+            or (self.e2e is not None and last - arrival > self.e2e)
+        )
 
 
 def request_times(service: Service) -> dict[str, NDArray[np.float64]]:

@@ -43,16 +43,17 @@ class Request:
     images: int = 0
 
 
-def check_has_prompts(scenario: Scenario) -> None:
-    """Refuse a scenario whose workload has no prompts, since requests are prefilled.
+def check_both_phases(scenario: Scenario) -> None:
+    """Refuse a scenario whose workload is one phase alone, since requests are prefilled and then decoded.
 
     Raises:
-        ConfigError: If it asks for decode alone.
+        ConfigError: If it asks for decode or prefill alone.
     """
-    if scenario.workload.phase == "decode":
+    phase = scenario.workload.phase
+    if phase != "both":
         raise ConfigError(
-            "workload.phase = decode: requests that arrive have prompts, which are prefilled. Write phase: both; simulate "
-            "and compare answer for decode alone."
+            f"workload.phase = {phase}: requests are prefilled and then decoded. Write phase: both; simulate and compare "
+            f"answer for {phase} alone."
         )
 
 

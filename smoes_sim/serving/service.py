@@ -16,6 +16,8 @@ from smoes_sim.serving.requests import Request
 from smoes_sim.serving.step_cost import StepBatch
 
 Cost = Callable[[StepBatch], float]
+_STEPS_BETWEEN = 64
+"""Fewest steps between two questions whether the service may end; with many requests one for every eighth of them."""
 _WAITING_WEIGHS = 4
 """Weight of a waiting sequence when a group is chosen (vLLM's balancer: 4 * waiting + running)."""
 
@@ -78,6 +80,26 @@ def run_service(requests: Sequence[Request], limits: Limits, cost: Cost) -> Serv
     Example:
         Steps of 1 s, two requests of one output token at 0 s and 0.5 s: first tokens at 1 s and 2 s.
     """
+    service = run_while(requests, limits, cost)
+    assert service is not None  # nothing ends it before
+    return service
+
+
+def run_while(
+    requests: Sequence[Request],
+    limits: Limits,
+    cost: Cost,
+    *,
+    is_lost: Callable[[Sequence[Going], float], bool] | None = None,
+) -> Service | None:
+    """As :func:`run_service`, but None as soon as nobody needs to know how it goes on.
+
+    Args:
+        requests: In the order of their arrival.
+        limits: What bounds a batch.
+        cost: Seconds of a step.
+        is_lost: Asked now and then with all sequences and the seconds on the clock; once it is true, the service ends.
+    """
     room = limits.cache_blocks * BLOCK
     for request in requests:
         if request.prompt_tokens + request.output_tokens - 1 > room:
@@ -85,7 +107,7 @@ def run_service(requests: Sequence[Request], limits: Limits, cost: Cost) -> Serv
                 f"a request of {request.prompt_tokens} + {request.output_tokens} tokens: the KV cache of an attention group "
                 f"holds {room}. Use shorter requests, more ranks, or a smaller --max-batch-tokens."
             )
-    return _Run(requests, limits, cost).result()
+    return _Run(requests, limits, cost).result(is_lost)
 
 
 class _Watch:
@@ -103,8 +125,9 @@ class _Watch:
         if now == self._now:
             return
         duration = moment - self._last
-        self._areas = [area + count * duration for area, count in zip(self._areas, self._now, strict=True)]
-        self.most = [max(pair) for pair in zip(self.most, now, strict=True)]
+        for place, count in enumerate(now):
+            self._areas[place] += self._now[place] * duration
+            self.most[place] = max(self.most[place], count)
         self._last, self._now = moment, now
 
     def means(self, duration: float) -> list[float]:
@@ -122,10 +145,15 @@ class _Run:
         self.now = requests[0].arrival
         self.arrived = 0
 
-    def result(self) -> Service:
-        """Run until every request is answered."""
-        left = len(self.going)
+    def result(self, is_lost: Callable[[Sequence[Going], float], bool] | None) -> Service | None:
+        """Run until every request is answered; None if it was lost before."""
+        left, asked = len(self.going), 0
+        between = max(_STEPS_BETWEEN, left // 8)
         while left:
+            if is_lost is not None and self.steps >= asked + between:
+                asked = self.steps
+                if is_lost(self.going, self.now):
+                    return None
             plans = [group.plan() for group in self.groups]
             if any(plans):
                 self._note()
@@ -159,8 +187,9 @@ class _Run:
 
     def _take_steps(self, plans: Sequence[StepPlan]) -> int:
         """Let a step pass, and those that repeat it until a request arrives; returns their number."""
-        repeats = min(group.repeats(plan) for group, plan in zip(self.groups, plans, strict=True))
         batch = _batch_of(plans)
+        can_repeat = not batch.prefill  # else some group cannot
+        repeats = min(map(Group.repeats, self.groups, plans)) if can_repeat else 0
         opened = 0
         opens = Counter(-context % BLOCK for context in batch.decode) if repeats else {}
         for step in range(repeats + 1):
@@ -207,9 +236,12 @@ class _Run:
 
 def _batch_of(plans: Sequence[StepPlan]) -> StepBatch:
     """What all groups compute together."""
-    parts = [part for plan in plans for part in plan]
-    return StepBatch(
-        prefill=[(number, going.computed) for going, number in parts if not going.is_decoding],
-        decode=[going.computed + 1 for going, _ in parts if going.is_decoding],
-        images=sum(going.request.images for going, _ in parts if not going.is_encoded),
-    )
+    prefill, decode, images = [], [], 0
+    for plan in plans:
+        for going, number in plan:
+            if going.generated > 0 and going.known - going.computed == 1:
+                decode.append(going.known)
+            else:
+                prefill.append((number, going.computed))
+                images += 0 if going.is_encoded else going.request.images
+    return StepBatch(prefill=prefill, decode=decode, images=images)

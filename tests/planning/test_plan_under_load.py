@@ -125,3 +125,10 @@ def test_a_broken_section_is_one_line_that_says_where(tmp_path, capsys, rate, sl
     (line,) = capsys.readouterr().err.splitlines()
     assert "plan.yaml:" in line
     assert problem in line
+
+
+@pytest.mark.parametrize("workload", ["{phase: prefill, batch: 4, text_tokens: 8}", "{phase: decode, batch: 4, context: 8}"])
+def test_a_workload_of_one_phase_is_refused_in_one_line(tmp_path, capsys, workload):
+    assert main(["plan", written(tmp_path, slo="{ttft: 1 ms}"), f"scenario.workload={workload}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "requests are prefilled and then decoded. Write phase: both" in line

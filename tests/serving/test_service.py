@@ -10,6 +10,8 @@ import pytest
 from smoes_sim.errors import ConfigError
 from smoes_sim.serving import Limits, Request, measure, run_service
 from smoes_sim.serving.batching import Group
+from smoes_sim.serving.measures import Objective
+from smoes_sim.serving.service import run_while
 from smoes_sim.serving.step_cost import StepBatch
 
 ROOMY = Limits(groups=1, cache_blocks=10_000, max_batch_tokens=1000, max_sequences=100, prefill_chunk=1000)
@@ -111,6 +113,32 @@ def test_a_faster_machine_and_faster_arrivals_are_the_same_in_other_units():
     halved = [request(r.arrival / 2, r.prompt_tokens, r.output_tokens) for r in crowd()]
     fast = run_service(halved, TIGHT, lambda batch: of_tokens(batch) / 2)
     assert 2 * fast.finish == pytest.approx(slow.finish, rel=1e-12)
+
+
+@pytest.mark.parametrize("objective", [Objective(ttft=6.0), Objective(tpot=0.5), Objective(ttft=20.0, tpot=0.8, e2e=30.0)])
+def test_requests_that_are_counted_as_missed_on_the_way_are_those_that_miss_it_in_the_end(objective):
+    counts = []
+
+    def watch(sequences, now):
+        counts.append(objective.missed(sequences, now))
+        return False
+
+    service = run_while(crowd(), TIGHT, of_tokens, is_lost=watch)
+    missed = int((~objective.met(service)).sum())
+    assert len(counts) > 5
+    assert counts == sorted(counts)
+    assert 0 < counts[-1] <= missed
+
+
+def test_a_service_whose_outcome_is_certain_ends_early():
+    steps = []
+
+    def cost(batch):
+        steps.append(batch)
+        return of_tokens(batch)
+
+    assert run_while(crowd(), TIGHT, cost, is_lost=lambda sequences, now: now > 50.0) is None
+    assert len(steps) < run_service(crowd(), TIGHT, of_tokens).steps
 
 
 def test_a_request_that_never_fits_is_refused():
