@@ -162,12 +162,10 @@ def attention_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, t
         ),
         (model.decode_flops_per_pair * context / tensor, cache * context),
     )
-    at_once = np.sum([_without_launch(rates, flops, moved) for flops, moved in pieces], axis=0)
-    return at_once + (rates.launch + rates.per_layer) * busy
-
-
-def _without_launch(rates: ComputeRates, flops: Floats, bytes_moved: Floats) -> Floats:
-    return rates.time(flops, bytes_moved) - rates.launch * ((flops > 0) | (bytes_moved > 0))
+    flops, moved = np.array(pieces).swapaxes(0, 1)  # (3, R) each: one call for the three
+    launched = (flops > 0) | (moved > 0)
+    at_once = (rates.time(flops, moved) - rates.launch * launched).sum(axis=0)
+    return np.asarray(at_once + (rates.launch + rates.per_layer) * busy)
 
 
 def _speed_up(rates: ComputeRates) -> float:
