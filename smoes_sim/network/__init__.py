@@ -19,7 +19,14 @@ from smoes_sim.network.fluid.waterfill import max_min_rates
 from smoes_sim.network.schedules import Order, Schedule, phases_of
 from smoes_sim.network.separate import SeparateExchanges
 from smoes_sim.network.sequence import ExchangeSequence
-from smoes_sim.network.staggered import RouteSolver, StaggeredExchange, finish_at_no_cost, is_one_phase
+from smoes_sim.network.staggered import (
+    RouteSolver,
+    StaggeredExchange,
+    finish_at_no_cost,
+    finish_chain,
+    is_chain,
+    is_one_phase,
+)
 
 __all__ = [
     "ActivePhase",
@@ -44,8 +51,10 @@ __all__ = [
     "exchange_duration",
     "exchange_time",
     "finish_at_no_cost",
+    "finish_chain",
     "finish_exchange",
     "has_numba",
+    "is_chain",
     "is_one_phase",
     "link_load",
     "lower_bound",

@@ -1,8 +1,9 @@
-"""An exchange of one phase that ranks enter at different times, alone on the network, without an event loop.
+"""An exchange that ranks enter at different times, alone on the network, without an event loop.
 
 A rank posts its messages when it enters, and has finished when all of them have left and all that it receives has arrived,
-as on SimPy's clock (:mod:`smoes_sim.network.fluid.engine`). Exchanges of several phases, sends in kernel buffers and
-overheads of receives need that clock.
+as on SimPy's clock (:mod:`smoes_sim.network.fluid.engine`). Phases that follow each other are solved one after the other,
+as if no two shared a link at the same time. Pipelined phases, sends in kernel buffers and overheads of receives need
+that clock.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from smoes_sim.network.fluid.solve import fluid_times
 Times = NDArray[np.float64]
 WINDOW = 0.4
 """Width of the windows of the single fluid solution, as a share of the least time that the flows in flight still need."""
+
+_MOST_PHASES = 2
+"""Phases of a chain: copies between nodes, then forwarded inside them (``deduplicate: node``)."""
 
 
 class RouteSolver:
@@ -78,9 +82,36 @@ def is_one_phase(network: Network, phases: Sequence[Flows]) -> bool:
     return len(phases) == 1 and not (network.send_buffer or network.per_receive)
 
 
+def is_chain(network: Network, phases: Sequence[Flows]) -> bool:
+    """Whether :func:`finish_chain` can time an exchange: one phase, or a second one that forwards what the first brought.
+
+    Rounds of ``pairwise`` form a chain too, but neighbouring rounds share links, which a chain leaves out.
+    """
+    waits = [flows.after == number - 1 and flows.behind < 0 for number, flows in enumerate(phases)]
+    return len(phases) <= _MOST_PHASES and all(waits) and not (network.send_buffer or network.per_receive)
+
+
+def finish_chain(phases: Sequence[StaggeredExchange], solvers: Sequence[RouteSolver], entry: Times) -> Times:
+    """Seconds until each rank is done with an exchange under each of S sets of constants, shape (S, R).
+
+    Args:
+        phases: Its phases, each of which waits for the one before.
+        solvers: Of the network of the messages, under each set.
+        entry: Seconds when each rank enters, shape (S, R).
+    """
+    entered = entry + np.array([[solver.network.per_exchange] for solver in solvers])
+    posted = finish = sent = received = entered
+    for number, phase in enumerate(phases):
+        if number:
+            posted = np.maximum(posted, np.maximum(received, sent) if phase.flows.after_sent else received)
+        sent, received = phase.ends(solvers, posted, entered if phase.flows.rendezvous == "entry" else posted)
+        finish = np.maximum(finish, np.maximum(sent, received))
+    return finish
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StaggeredExchange:
-    """The messages of an exchange, prepared for many entry times and constants; made by :meth:`of`.
+    """The messages of a phase, prepared for many entry times and constants; made by :meth:`of`.
 
     Attributes:
         flows: The messages, sorted by sender.
@@ -110,27 +141,27 @@ class StaggeredExchange:
         is_apart = bool(np.bincount(flows.routes.links, minlength=1).max() <= 1)
         return cls(flows=flows, queued=queued, senders=flows.source[first], first=first, is_full=is_full, is_apart=is_apart)
 
-    def finish(self, solvers: Sequence[RouteSolver], entry: Times) -> Times:
-        """Seconds until each rank has sent and received everything under each of S sets of constants, shape (S, R).
+    def ends(self, solvers: Sequence[RouteSolver], posted: Times, there: Times) -> tuple[Times, Times]:
+        """Seconds until each rank has sent its messages, and received those for it, both (S, R) and at least ``posted``.
 
         Args:
-            solvers: Of the network of the messages, under each set.
-            entry: Seconds when each rank enters, shape (S, R).
+            solvers: Of the network of the messages, under each set of constants.
+            posted: Seconds when each rank posts its messages, shape (S, R).
+            there: Seconds when each rank has posted its receives, which count with rendezvous, shape (S, R).
         """
         flows = self.flows
-        per_exchange, per_message = (
-            np.array([[getattr(solver.network, name)] for solver in solvers]) for name in ("per_exchange", "per_message")
-        )
-        posted = entry + per_exchange
         if not len(flows):
-            return posted
+            return posted, posted
+        per_message = np.array([[solver.network.per_message] for solver in solvers])
         start = posted.min(axis=1, keepdims=True)
-        posted = posted - start
-        ready = posted[:, flows.source] + per_message * self.queued
+        ready = (posted - start)[:, flows.source] + per_message * self.queued
         if flows.rendezvous != "none":
-            ready = np.maximum(ready, posted[:, flows.destination])
-        sent = self._drained(solvers, ready)
-        return start + self._latest(posted, sent, sent + flows.latency)
+            ready = np.maximum(ready, (there - start)[:, flows.destination])
+        left = self._drained(solvers, ready) + start
+        sent, received = posted.copy(), posted.copy()
+        sent[:, self.senders] = np.maximum(sent[:, self.senders], np.maximum.reduceat(left, self.first, axis=1))
+        np.maximum.at(received.T, flows.destination, (left + flows.latency).T)
+        return sent, received
 
     def _drained(self, solvers: Sequence[RouteSolver], ready: Times) -> Times:
         """Seconds when the last byte of each message leaves, (S, F); without a solution where no two share a link."""
@@ -138,14 +169,6 @@ class StaggeredExchange:
         if self.is_apart and not any(network.changes_sizes for network in networks):
             return ready + self.flows.size / rates_alone(self.flows, np.stack([network.capacity for network in networks]))
         return np.stack([solver.drained(self.flows, start) for solver, start in zip(solvers, ready, strict=True)])
-
-    def _latest(self, posted: Times, sent: Times, arrived: Times) -> Times:
-        finish = posted.copy()
-        if len(sent):
-            latest_sent = np.maximum.reduceat(sent, self.first, axis=1)
-            finish[:, self.senders] = np.maximum(finish[:, self.senders], latest_sent)
-            np.maximum.at(finish.T, self.flows.destination, arrived.T)
-        return finish
 
 
 def finish_at_no_cost(phases: Sequence[Flows], entry: Times) -> Times:

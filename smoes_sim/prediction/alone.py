@@ -15,6 +15,8 @@ from smoes_sim.network import (
     SeparateExchanges,
     StaggeredExchange,
     exchange_duration,
+    finish_chain,
+    is_chain,
     is_one_phase,
     lower_bound,
 )
@@ -89,11 +91,13 @@ class ExchangesAlone:
     def _alone(self, solver: RouteSolver, phases: Sequence[Flows]) -> float:
         """Seconds of one exchange that all ranks enter at once; the fast engine checks one of its large ones."""
         network, is_large = solver.network, sum(len(flows) for flows in phases) > _EXACT
-        if not is_one_phase(network, phases) or (is_large and not self._is_fast):
+        is_simple = is_one_phase(network, phases) and not is_large
+        if not is_simple and not (self._is_fast and is_chain(network, phases)):
             return self._judged(network, phases)
         num_ranks = network.topology.num_ranks
-        found = float(StaggeredExchange.of(phases[0], num_ranks).finish([solver], np.zeros((1, num_ranks))).max())
-        if is_large and not self._is_checked:
+        parts = [StaggeredExchange.of(flows, num_ranks) for flows in phases]
+        found = float(finish_chain(parts, [solver], np.zeros((1, num_ranks))).max())
+        if not is_simple and not self._is_checked:
             self._is_checked = True
             self.error = max(self.error, abs(found / self._judged(network, phases) - 1))
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -279,13 +279,13 @@ class Prediction(Result):
 
     def _engine(self) -> str:
         """How the passes were timed, and what of them."""
-        errors = [self.engine_error, self.decode_engine_error or 0.0]
-        text = "fast" if "fast" in (self.engine, self.decode_engine) else "exact"
-        if text == "fast" and None in errors:
-            text = "fast, not compared with the exact one, which is too slow here"
-        elif text == "fast":
-            largest = max(error or 0.0 for error in errors)
-            text = f"fast, corrected for its {percent(largest)} % from the exact one" if largest else "fast, and exact here"
+        used = {"prefill": (self.engine, self.engine_error)}
+        if self.decode_engine is not None:
+            used["decode"] = (self.decode_engine, self.decode_engine_error)
+        errors = {phase: error for phase, (engine, error) in used.items() if engine == "fast"}
+        text = _fast(list(errors.values())) if errors else "exact"
+        if errors and len(errors) < len(used):
+            text = f"exact, but in {next(iter(errors))} {text}"
         parts = []
         if self.layers and self.layers_simulated != self.layers:
             parts.append(f"{self.layers_simulated} of {self.layers} MoE layers")
@@ -299,6 +299,14 @@ class Prediction(Result):
         if error == 0.0 and late == 0.0:
             return "0 (every rate change simulated)"
         return f"exchanges within {error:.1g} of two runs with wider windows, messages late by at most {seconds(late)}"
+
+
+def _fast(errors: Sequence[float | None]) -> str:
+    """What the fast engine leaves out, from its differences to the exact one."""
+    known = [error for error in errors if error is not None]
+    if len(known) < len(errors):
+        return "fast, not compared with the exact one, which is too slow here"
+    return f"fast, corrected for its {percent(max(known))} % from the exact one" if any(known) else "fast, and exact here"
 
 
 def _is_optional(key: str) -> bool:

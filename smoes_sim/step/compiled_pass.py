@@ -25,11 +25,12 @@ that of windows on SimPy's clock."""
 
 
 def can_be_compiled(batches: Sequence[MicroBatch], network: Network, *, shared_cores: int | None) -> bool:
-    """Whether :func:`compiled_passes` can time a step: as the fast engine, with few messages and without incast."""
+    """Whether :func:`compiled_passes` can time a step: as the fast engine, with one phase of few messages, no incast."""
     topology = network.topology
     has_incast = bool((np.isfinite(topology.incast_flows) & (topology.incast_efficiency < 1)).any())
-    first = [pair.dispatch[0] for batch in batches for pair in batch.exchanges[:1]]
-    is_small = max(map(len, first), default=0) <= _MOST_COMPILED
+    pairs = [pair for batch in batches for pair in batch.exchanges[:1]]
+    first = [phases for pair in pairs for phases in (pair.dispatch, pair.combine)]
+    is_small = all(len(phases) == 1 and len(phases[0]) <= _MOST_COMPILED for phases in first)
     return has_numba() and is_small and not has_incast and can_be_fast(batches, network, shared_cores=shared_cores)
 
 

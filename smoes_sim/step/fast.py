@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes
-from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, finish_at_no_cost, is_one_phase
+from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, finish_at_no_cost, finish_chain, is_chain
 from smoes_sim.step.layers import PassLayer
 from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap, StepTime
 
@@ -45,13 +45,13 @@ class PassTime:
 
 
 def can_be_fast(batches: Sequence[MicroBatch], network: Network, *, shared_cores: int | None) -> bool:
-    """Whether :func:`fast_passes` can time a step: one micro-batch, exchanges of one phase, a device for each rank."""
+    """Whether :func:`fast_passes` can time a step: one micro-batch, phases one after the other, a device for each rank."""
     if len(batches) != 1 or shared_cores is not None:
         return False
     exchanges: list[Sequence[Flows]] = []
     if len(batches[0].exchanges):
         exchanges += [batches[0].exchanges[0].dispatch, batches[0].exchanges[0].combine]
-    return all(is_one_phase(network, phases) for phases in exchanges) and not network.send_buffer
+    return all(is_chain(network, phases) for phases in exchanges) and not network.send_buffer
 
 
 def fast_passes(
@@ -67,7 +67,7 @@ def fast_passes(
     """Times of one pass under several sets of constants, as they are and with dispatch and combine at no cost.
 
     Args:
-        exchanges: Dispatch and combine of each MoE layer, each of one phase.
+        exchanges: Dispatch and combine of each MoE layer, whose phases follow each other.
         group: Exchanges around attention; None without attention groups.
         times: Compute times under each set of constants.
         networks: The network under each set of constants.
@@ -127,15 +127,22 @@ def _passed(
         dispatch, combine = (
             partial(finish_at_no_cost, phases)
             if rules.is_free
-            else partial(StaggeredExchange.of(phases[0], num_ranks).finish, solvers)
+            else partial(finish_chain, _staggered(phases, num_ranks), solvers)
             for phases in (pair.dispatch, pair.combine)
         )
         run.moe_layer(layer.moe, dispatch, combine)
     return run.result()
 
 
-def _around(group: GroupExchanges, num_ranks: int) -> tuple[StaggeredExchange, StaggeredExchange]:
-    return StaggeredExchange.of(group.gather[0], num_ranks), StaggeredExchange.of(group.scatter[0], num_ranks)
+_Phases = list[StaggeredExchange]
+
+
+def _around(group: GroupExchanges, num_ranks: int) -> tuple[_Phases, _Phases]:
+    return _staggered(group.gather, num_ranks), _staggered(group.scatter, num_ranks)
+
+
+def _staggered(phases: Sequence[Flows], num_ranks: int) -> _Phases:
+    return [StaggeredExchange.of(flows, num_ranks) for flows in phases]
 
 
 class _Run:
@@ -145,7 +152,7 @@ class _Run:
         self,
         times: Sequence[ComputeTimes],
         solvers: Sequence[RouteSolver],
-        around: tuple[StaggeredExchange, StaggeredExchange] | None,
+        around: tuple[_Phases, _Phases] | None,
         *,
         overlaps_shared: bool,
     ) -> None:
@@ -185,4 +192,4 @@ class _Run:
             self._clock = self._clock + work
             return
         gather, scatter = self._around
-        self._clock = scatter.finish(self._solvers, gather.finish(self._solvers, self._clock) + work)
+        self._clock = finish_chain(scatter, self._solvers, finish_chain(gather, self._solvers, self._clock) + work)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_scenario import small
 from test_timeline import layer_of, model_of, network_of, times_of
 
+from smoes_sim.prediction.deploy import deploy
 from smoes_sim.step.fast import fast_passes
 from smoes_sim.step.layers import pass_layers, some_layers
 from smoes_sim.step.timeline import MicroBatch, step_time
@@ -86,3 +88,20 @@ def test_a_pass_can_be_cut_to_some_of_its_layers():
     assert [layer.number for layer in layers] == [0, 3]
     assert len(fast.layer_ends) == len(exact.layer_ends) == 1
     assert fast.layer_ends == pytest.approx(exact.layer_ends)
+
+
+def test_copies_forwarded_inside_nodes_are_timed_as_on_simpy(tmp_path):
+    # two nodes of two ranks: the second phase of an exchange crosses other links than the first
+    two_nodes = (
+        "topology={kind: two_level, nodes: 2, ranks_per_node: 2, "
+        "scale_up: {kind: nvlink4, bandwidth: 450 GB/s, latency: 1 us}, "
+        "nic: {kind: infiniband, per: rank, bandwidth: 50 GB/s, latency: 2 us}, fabric: {oversubscription: 1}}"
+    )
+    scenario = small(tmp_path, two_nodes, "communication.deduplicate=node", "workload.spread=0.5")
+    deployment = deploy(scenario)
+    conditions, step = deployment.under({}), deployment.prefill
+    (batch,) = conditions.micro_batches(step)
+    assert [len(batch.exchanges[0].dispatch), len(batch.exchanges[0].combine)] == [2, 2]
+    layers = deployment.layers_simulated
+    ((fast,), _) = fast_passes(batch.exchanges, None, [batch.times], [conditions.network], layers, overlap="none")
+    assert fast.duration == pytest.approx(conditions.time(step).duration, rel=0.01)
