@@ -260,9 +260,8 @@ def _parse_yaml(text: str, *, name: str) -> Any:
     try:
         return _tree_of(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        mark, problem = error.problem_mark or error.context_mark, str(error.problem or error.context).splitlines()[0]
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        problem = str(error.problem or error.context).splitlines()[0]
         raise ConfigError(f"{place}: is not YAML: {problem}. Fix this line.") from None
     except YAMLError as error:
         raise ConfigError(f"{name}: is not YAML: {str(error).splitlines()[0]}. Fix the file.") from None
@@ -284,10 +283,7 @@ def _plain(node: Any) -> Any:
         return [_plain(value) for value in node]
     if isinstance(node, bool) or node is None:
         return node
-    for scalar in (int, float, str):
-        if isinstance(node, scalar):
-            return scalar(node)
-    return str(node)
+    return next((scalar(node) for scalar in (int, float) if isinstance(node, scalar)), str(node))
 
 
 def named_document(name: str, folder: Path, *, what: str) -> Document:
