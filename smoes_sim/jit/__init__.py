@@ -45,7 +45,7 @@ class Compiled:
 
         numba.extending.typeof_impl.register(Compiled)(_type_of)
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-        options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": self.is_part}  # a quarter of the time to compile
+        options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": self.is_part}  # nothing uses them
         try:
             return numba.njit(self._signature, cache=not self.is_part, **options)(self._function)
         except RuntimeError:  # numba finds no directory that it may write to
