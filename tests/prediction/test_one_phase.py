@@ -162,14 +162,14 @@ def test_a_timeline_of_decode_alone_is_that_of_a_step(tmp_path):
 
 
 def test_requests_that_arrive_have_prompts(tmp_path):
-    with pytest.raises(ConfigError, match=r"^workload\.phase = decode: requests that arrive have prompts.* phase: both"):
+    with pytest.raises(ConfigError, match=r"^workload\.phase = decode: requests are prefilled and then decoded.* phase: both"):
         serve(small(tmp_path, DECODE), rate="1/s", requests=4)
 
 
 def test_a_plan_for_decode_alone_is_refused(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN.replace("{batch: 4, text_tokens: 16, output_tokens: 3,", "{phase: decode, batch: 4, context: 16,"))
-    with pytest.raises(ConfigError, match=r"plan\.yaml: workload\.phase = decode: requests that arrive have prompts"):
+    with pytest.raises(ConfigError, match=r"plan\.yaml: workload\.phase = decode: requests are prefilled and then decoded"):
         load_plan(str(path))
 
 
