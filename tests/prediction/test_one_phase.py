@@ -162,7 +162,9 @@ def test_a_timeline_of_decode_alone_is_that_of_a_step(tmp_path):
 
 
 def test_requests_that_arrive_have_prompts(tmp_path):
-    with pytest.raises(ConfigError, match=r"^workload\.phase = decode: requests are prefilled and then decoded.* phase: both"):
+    with pytest.raises(
+        ConfigError, match=r"^workload\.phase = decode: requests are prefilled and then decoded.* phase: both"
+    ):
         serve(small(tmp_path, DECODE), rate="1/s", requests=4)
 
 
