@@ -85,6 +85,7 @@ def _prefill(short: str) -> Question:
 
 def _pass(ranks: int, goal: float, *, most: float | None = None) -> Question:
     return Question(
+        why="six layers of prefill and of decode under three sets of constants, and the comparison with the exact engine",
         name=f"pass-{ranks}",
         text=f"pass of Qwen3-VL-30B-A3B, 48 layers, {ranks:,} ranks",
         commands=_ask("simulate", _file("pass"), f"topology=h100-rail-{ranks // 8}", f"workload.batch={ranks}", "--json"),
@@ -97,6 +98,7 @@ def _pass(ranks: int, goal: float, *, most: float | None = None) -> Question:
 def _alltoall(name: str, text: str, topology: str, *skew: str, goal: float, most: float | None = None) -> Question:
     return Question(
         name=name,
+        why="three solutions with windows, and merging their routes" if skew else "",
         text=f"alltoall, {text}",
         commands=_ask("alltoall", _file(topology), "--bytes", "64MiB", *skew, "--json"),
         goal=goal,
@@ -104,10 +106,18 @@ def _alltoall(name: str, text: str, topology: str, *skew: str, goal: float, most
     )
 
 
+_START = "typer and NumPy take most of the start"
 QUESTIONS: tuple[Question, ...] = (
-    Question(name="help", text="--help", commands=_ask("--help"), goal=0.2),
-    Question(name="topology-list", text="topology list", commands=_ask("topology", "list"), goal=0.4),
-    Question(name="mistyped", text="a mistyped name", commands=_ask("simulate", "olmoe-two-orn"), goal=0.5, exit_code=2),
+    Question(name="help", text="--help", commands=_ask("--help"), goal=0.2, why=_START),
+    Question(name="topology-list", text="topology list", commands=_ask("topology", "list"), goal=0.4, why=_START),
+    Question(
+        name="mistyped",
+        text="a mistyped name",
+        commands=_ask("simulate", "olmoe-two-orn"),
+        goal=0.5,
+        exit_code=2,
+        why=_START,
+    ),
     Question(
         name="readme",
         text="compare olmoe-two-orin, 8 rows",
@@ -137,6 +147,7 @@ QUESTIONS: tuple[Question, ...] = (
         text="plan with arrivals at 20/s, one offer",
         commands=_ask("plan", _file("arrivals"), "--out", OUT),
         goal=5,
+        why="the search serves the requests step by step in Python, for each set of constants, at every rate it tries",
     ),
     Question(
         name="sweep",
@@ -151,6 +162,7 @@ QUESTIONS: tuple[Question, ...] = (
         commands=tuple((*_SMOES_SIM, "sweep", study, "--jobs", "2", "--out", f"{OUT}/{study}") for study in _STUDIES),
         goal=300,
         is_wall=True,
+        why="no topology, placement or traffic is shared between points",
     ),
     _alltoall("zipf-1024", "Zipf(1) per source, star, 1,024 ranks", "star-1024", "--zipf", "1", "--per-source", goal=1.5),
     _alltoall("zipf-4096", "Zipf(1) per source, star, 4,096 ranks", "star-4096", "--zipf", "1", "--per-source", goal=25),
