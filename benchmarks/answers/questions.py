@@ -85,7 +85,7 @@ def _prefill(short: str) -> Question:
 
 def _pass(ranks: int, goal: float, *, most: float | None = None) -> Question:
     return Question(
-        why="all layers are routed and counted, six run under three sets of constants and are compared with the exact engine",
+        why="all layers are routed and counted, six run three times and are compared with the exact engine",
         name=f"pass-{ranks}",
         text=f"pass of Qwen3-VL-30B-A3B, 48 layers, {ranks:,} ranks",
         commands=_ask("simulate", _file("pass"), f"topology=h100-rail-{ranks // 8}", f"workload.batch={ranks}", "--json"),
