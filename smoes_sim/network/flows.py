@@ -144,6 +144,12 @@ class Network:
         return result
 
     @property
+    def has_incast(self) -> bool:
+        """Whether some link delivers less where many messages meet."""
+        topology = self.topology
+        return bool((np.isfinite(topology.incast_flows) & (topology.incast_efficiency < 1)).any())
+
+    @property
     def constants(self) -> tuple[object, ...]:
         """Everything that a set of constants can change, to tell two networks on the same links apart."""
         of_links = [tuple(sorted(values.items())) for values in (self.efficiency, self.half_size)]

@@ -36,7 +36,6 @@ class RouteSolver:
     def __init__(self, network: Network) -> None:
         self.network = network
         self._kept: list[tuple[Flows, PreparedRoutes]] = []
-        self._has_incast = bool(np.isfinite(network.topology.incast_flows).any())
 
     def drained(self, flows: Flows, ready: Times) -> Times:
         """Seconds when the last byte of each message leaves, by one fluid solution, shape (F,).
@@ -46,7 +45,7 @@ class RouteSolver:
             ready: Seconds when each may start, shape (F,).
         """
         size = self.network.sized_all([flows])[0].size
-        if not self._has_incast:
+        if not self.network.has_incast:
             return self._prepared(flows).drained(size, ready, window=WINDOW)
         topology = self.network.topology
         return fluid_times(
@@ -78,7 +77,7 @@ class RouteSolver:
 
 
 def is_one_phase(network: Network, phases: Sequence[Flows]) -> bool:
-    """Whether :class:`StaggeredExchange` can time an exchange."""
+    """Whether an exchange is one phase of messages that every sender posts at once."""
     return len(phases) == 1 and not (network.send_buffer or network.per_receive)
 
 
@@ -118,7 +117,6 @@ class StaggeredExchange:
         queued: Number of messages that each message's sender posts up to and including it, shape (F,).
         senders: Ranks that send, ascending.
         first: Index of the first message of each of them.
-        is_full: Whether every rank sends to every other one.
         is_apart: Whether no two messages share a link.
     """
 
@@ -126,20 +124,18 @@ class StaggeredExchange:
     queued: Times
     senders: NDArray[np.int64]
     first: NDArray[np.int64]
-    is_full: bool
     is_apart: bool
 
     @classmethod
-    def of(cls, flows: Flows, num_ranks: int) -> StaggeredExchange:
+    def of(cls, flows: Flows) -> StaggeredExchange:
         """Prepare the messages of one phase."""
         first = np.flatnonzero(np.diff(flows.source, prepend=-1))
         messages = flows.messages
         total = np.cumsum(messages)
         before = (total - messages)[first]
         queued = total - np.repeat(before, np.diff(first, append=len(flows)))
-        is_full = len(flows) == num_ranks * (num_ranks - 1)
         is_apart = bool(np.bincount(flows.routes.links, minlength=1).max() <= 1)
-        return cls(flows=flows, queued=queued, senders=flows.source[first], first=first, is_full=is_full, is_apart=is_apart)
+        return cls(flows=flows, queued=queued, senders=flows.source[first], first=first, is_apart=is_apart)
 
     def ends(self, solvers: Sequence[RouteSolver], posted: Times, there: Times) -> tuple[Times, Times]:
         """Seconds until each rank has sent its messages, and received those for it, both (S, R) and at least ``posted``.

@@ -94,9 +94,8 @@ class ExchangesAlone:
         is_simple = is_one_phase(network, phases) and not is_large
         if not is_simple and not (self._is_fast and is_chain(network, phases)):
             return self._judged(network, phases)
-        num_ranks = network.topology.num_ranks
-        parts = [StaggeredExchange.of(flows, num_ranks) for flows in phases]
-        found = float(finish_chain(parts, [solver], np.zeros((1, num_ranks))).max())
+        parts = [StaggeredExchange.of(flows) for flows in phases]
+        found = float(finish_chain(parts, [solver], np.zeros((1, network.topology.num_ranks))).max())
         if not is_simple and not self._is_checked:
             self._is_checked = True
             self.error = max(self.error, abs(found / self._judged(network, phases) - 1))
@@ -130,7 +129,6 @@ class _Together:
             return cls(routed=None, simulated=None)
         routed = SeparateExchanges.of([phases for pair in pairs for phases in (pair.dispatch, pair.combine)], network)
         chosen = [phases for row in rows for phases in (pairs[row].dispatch, pairs[row].combine)]
-        has_incast = (np.isfinite(network.topology.incast_flows) & (network.topology.incast_efficiency < 1)).any()
-        if has_incast or not all(is_one_phase(network, phases) and len(phases[0]) <= _TOGETHER for phases in chosen):
+        if network.has_incast or not all(is_one_phase(network, phases) and len(phases[0]) <= _TOGETHER for phases in chosen):
             return cls(routed=routed, simulated=None)
         return cls(routed=routed, simulated=routed if len(rows) == len(pairs) else SeparateExchanges.of(chosen, network))

@@ -16,7 +16,7 @@ from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.prediction.ranks import topology_of
 from smoes_sim.prediction.router import make_workload, tokens_and_routing
-from smoes_sim.prediction.sampling import MOST_CHUNKS, deployed_layers, evenly_spaced, simulated_layers, simulated_steps
+from smoes_sim.prediction.sampling import MOST_CHUNKS, evenly_spaced, routed_layers, simulated_layers, simulated_steps
 from smoes_sim.routing import (
     RoutingTrace,
 )
@@ -130,7 +130,7 @@ def _routed(scenario: Scenario, model: ModelShape, num_ranks: int) -> list[int] 
     if scenario.sampling == "none" or not model.experts or scenario.routing.trace is not None:
         return None
     num_tokens = make_workload(scenario.workload.for_ranks(num_ranks), model, scenario.seed).num_tokens
-    found = deployed_layers(model.num_moe_layers, num_tokens=num_tokens, top_k=model.top_k)
+    found = routed_layers(model.num_moe_layers, num_tokens=num_tokens, top_k=model.top_k)
     return None if len(found) == model.num_moe_layers else found.tolist()
 
 

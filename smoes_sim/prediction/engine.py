@@ -7,9 +7,9 @@ multiplied by the ratio. Where exchanges are small, compiled code finds the exac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
@@ -20,11 +20,10 @@ from smoes_sim.step.build import Step
 from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
 from smoes_sim.step.fast import PassTime, can_be_fast, fast_passes, free_passes
 from smoes_sim.step.layers import PassLayer, some_layers
+from smoes_sim.step.legs import PassInputs
 from smoes_sim.step.timeline import MicroBatch
 
 Engine = Literal["fast", "exact"]
-_Found = TypeVar("_Found")
-_BothTimes = tuple[list[PassTime], list[PassTime]]
 MOST_DIFFERENCE = 0.01
 """Relative difference of the two engines up to which ``auto`` corrects the fast one; above it uses the exact one."""
 _PROBED_LAYERS = 6
@@ -83,13 +82,13 @@ class EngineChoice:
         """Times of a step under each set of constants, over the simulated layers."""
         batches = [conditions.micro_batches(step) for conditions in sets]
         if self.engine == "fast":
-            real, free = _without_simpy(fast_passes, sets, batches, self._layers)
+            real, free = fast_passes(_inputs(sets, batches, self._layers))
             corrected = [_scaled(time, ratio) for time, ratio in zip(real, self._ratios, strict=True)]
             return EnginePasses(
                 engine="fast", difference=self._difference, real=corrected, free=free, lateness=0.0, batches=batches
             )
         if _is_compiled(sets[0], step):
-            real, free = _without_simpy(compiled_passes, sets, batches, self._layers)
+            real, free = compiled_passes(_inputs(sets, batches, self._layers))
             return EnginePasses(engine="exact", difference=0.0, real=real, free=free, lateness=0.0, batches=batches)
         exact = [conditions.time(step, layers=self._layers) for conditions in sets]
         free = self._free(sets, step, batches)
@@ -107,7 +106,7 @@ class EngineChoice:
         """Times with dispatch and combine at no cost; without SimPy where no micro-batches or ranks share a device."""
         first = sets[0]
         if len(step.batches) == 1 and first.shared_cores is None and not first.network.send_buffer:
-            return _without_simpy(free_passes, sets, batches, self._layers)
+            return free_passes(_inputs(sets, batches, self._layers))
         ideal = at_no_cost(step)
         networks = [conditions.network.at_no_cost() for conditions in sets]
         times = [
@@ -131,7 +130,7 @@ class EngineChoice:
         few = some_layers(self._layers, rows)
         probed = list(sets) if messages <= _PROBED_EACH else [sets[len(sets) // 2]]
         batches = [conditions.micro_batches(step) for conditions in probed]
-        fast, _ = _without_simpy(fast_passes, probed, batches, few)
+        fast, _ = fast_passes(_inputs(probed, batches, few))
         exact = [PassTime.of(conditions.time(step, layers=few)) for conditions in probed]
         ratios = [_after_first(slow) / _after_first(quick) for slow, quick in zip(exact, fast, strict=True)]
         self._difference = max(abs(ratio - 1) for ratio in ratios)
@@ -152,38 +151,32 @@ def engine_of(conditions: Conditions, step: Step) -> Engine:
         return "exact"
     if wanted == "auto" and conditions.network.topology.num_ranks > 2 and _is_compiled(conditions, step):
         return "exact"
-    batches = conditions.micro_batches(step)
-    if can_be_fast(batches, conditions.network, shared_cores=conditions.shared_cores):
+    exchanges = [batch.exchanges for batch in step.batches]
+    if can_be_fast(exchanges, conditions.network, shared_cores=conditions.shared_cores):
         return "fast"
     if wanted == "fast":
         raise ConfigError(
-            "engine = fast times exchanges of one phase, without two_batch, shared_cores or send_buffer. "
-            "Write engine: auto, which times all others exactly."
+            "engine = fast cannot time schedules of many phases (two_hop, pairwise, ...), two_batch, shared_cores or "
+            "send_buffer. Write engine: auto, which times these exactly."
         )
     return "exact"
 
 
-def _without_simpy(
-    timed: Callable[..., _Found],
-    sets: Sequence[Conditions],
-    batches: Sequence[Sequence[MicroBatch]],
-    layers: Sequence[PassLayer],
-) -> _Found:
-    """Times of a step by a function such as :func:`fast_passes` under each set of constants.
+def _inputs(sets: Sequence[Conditions], batches: Sequence[Sequence[MicroBatch]], layers: Sequence[PassLayer]) -> PassInputs:
+    """What the engines without SimPy need.
 
     Args:
-        timed: The function.
-        sets: The deployment under each set.
+        sets: The deployment under each set of constants.
         batches: The micro-batches of the step under each set, of which there is one.
         layers: Layers of the pass, in order.
     """
     deployment, (first,) = sets[0].deployment, batches[0]
-    return timed(
-        first.exchanges,
-        first.group,
-        [batch.times for (batch,) in batches],
-        [conditions.network for conditions in sets],
-        layers,
+    return PassInputs(
+        exchanges=first.exchanges,
+        group=first.group,
+        times=[batch.times for (batch,) in batches],
+        networks=[conditions.network for conditions in sets],
+        layers=layers,
         overlap=deployment.scenario.overlap,
         shares_feed_forward=deployment.model.shares_feed_forward,
     )
@@ -191,18 +184,18 @@ def _without_simpy(
 
 def pass_time(conditions: Conditions, step: Step, layers: Sequence[PassLayer]) -> PassTime:
     """Time of a step under one set of constants by the engine of the scenario; the fast one is not corrected."""
-    batches = [conditions.micro_batches(step)]
-    if engine_of(conditions, step) == "fast":
-        return _without_simpy(fast_passes, [conditions], batches, layers)[0][0]
-    if _is_compiled(conditions, step):
-        return _without_simpy(compiled_passes, [conditions], batches, layers)[0][0]
-    return PassTime.of(conditions.time(step, layers=layers))
+    engine = engine_of(conditions, step)
+    if engine == "exact" and not _is_compiled(conditions, step):
+        return PassTime.of(conditions.time(step, layers=layers))
+    inputs = _inputs([conditions], [conditions.micro_batches(step)], layers)
+    real, _ = fast_passes(inputs) if engine == "fast" else compiled_passes(inputs)
+    return real[0]
 
 
 def _is_compiled(conditions: Conditions, step: Step) -> bool:
     """Whether compiled code finds the exact times of a step."""
-    batches = conditions.micro_batches(step)
-    return can_be_compiled(batches, conditions.network, shared_cores=conditions.shared_cores)
+    exchanges = [batch.exchanges for batch in step.batches]
+    return can_be_compiled(exchanges, conditions.network, shared_cores=conditions.shared_cores)
 
 
 def at_no_cost(step: Step) -> Step:

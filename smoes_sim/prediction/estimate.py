@@ -6,7 +6,7 @@ it, so the total is estimated by the ratio::
     total = sum of all controls * (sum of simulated values / sum of their controls)
 
 Its standard error follows from the residuals ``value - ratio * control`` of the n simulated out of N (ratio estimator with
-the finite population correction, Cochran, Sampling Techniques, 3rd ed., section 6.3)::
+the finite population correction, Cochran, Sampling Techniques, 3rd ed., chapter 6)::
 
     N * sqrt(1 - n / N) * sqrt(sum of squared residuals / (n - 1) / n)
 """
@@ -71,7 +71,7 @@ def spaced_error(values: Sequence[float], *, number: int) -> float:
     """Standard error of the mean of evenly spaced values as that of all, from the differences of neighbours.
 
     A trend, such as the growth of the context, hardly counts, since evenly spaced samples do not miss it (Wolter,
-    Introduction to Variance Estimation, 2nd ed., section 8.2)::
+    Introduction to Variance Estimation, 2nd ed., chapter 8)::
 
         sqrt((1 - n / N) / n * sum of (y[i + 1] - y[i])**2 / (2 (n - 1)))
 

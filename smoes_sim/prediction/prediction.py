@@ -298,7 +298,7 @@ class Prediction(Result):
         late = max(self.lateness_s, self.decode_lateness_s or 0.0)
         if error == 0.0 and late == 0.0:
             return "0 (every rate change simulated)"
-        return f"exchanges within {error:.1g} of two runs with wider windows, messages late by at most {seconds(late)}"
+        return f"exchanges within {error:.1g}, messages late by at most {seconds(late)}"
 
 
 def _fast(errors: Sequence[float | None]) -> str:

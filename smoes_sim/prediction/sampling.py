@@ -1,7 +1,7 @@
 """Which layers and steps of a deployment are routed and simulated.
 
-All of them where they are few. Otherwise evenly spaced ones: of the MoE layers those that are *deployed* (routed, placed,
-their bytes counted), and of these the *simulated* ones, whose exchanges are solved; see :mod:`smoes_sim.prediction.estimate`
+All of them where they are few. Otherwise evenly spaced ones: of the MoE layers those that are *routed* (and placed, their
+bytes counted), and of these the *simulated* ones, whose exchanges are solved; see :mod:`smoes_sim.prediction.estimate`
 for the totals.
 """
 
@@ -14,9 +14,9 @@ from smoes_sim.network import Schedule
 from smoes_sim.step.build import DECODE_STEPS
 
 _MOST_SLOTS = 50_000_000
-"""Routed tokens of all deployed layers together: about a second of routing, and 100 MB."""
-_FEWEST_DEPLOYED = 8
-"""MoE layers that are deployed at least."""
+"""Routed tokens of all routed layers together: about a second of routing, and 100 MB."""
+_FEWEST_ROUTED = 8
+"""MoE layers that are routed at least."""
 MOST_CHUNKS = 16
 """Steps of a chunked prefill that are simulated at most."""
 _MOST_FLOWS = 20_000
@@ -41,7 +41,7 @@ def evenly_spaced(number: int, most: int) -> NDArray[np.int64]:
     return (2 * np.arange(most) + 1) * number // (2 * most)
 
 
-def deployed_layers(num_layers: int, *, num_tokens: int, top_k: int) -> NDArray[np.int64]:
+def routed_layers(num_layers: int, *, num_tokens: int, top_k: int) -> NDArray[np.int64]:
     """MoE layers that are routed, as indices among the MoE layers of the model.
 
     Args:
@@ -50,28 +50,28 @@ def deployed_layers(num_layers: int, *, num_tokens: int, top_k: int) -> NDArray[
         top_k: Experts of a token.
     """
     affordable = _MOST_SLOTS // max(num_tokens * top_k, 1)
-    return evenly_spaced(num_layers, max(affordable, _FEWEST_DEPLOYED))
+    return evenly_spaced(num_layers, max(affordable, _FEWEST_ROUTED))
 
 
 def simulated_layers(num_layers: int, *, num_ranks: int, schedule: Schedule) -> NDArray[np.int64]:
-    """Rows of the deployed MoE layers whose exchanges are simulated.
+    """Rows of the routed MoE layers whose exchanges are simulated.
 
     Args:
-        num_layers: Number of deployed MoE layers.
+        num_layers: Number of routed MoE layers.
         num_ranks: Number of ranks; each sends to every other one.
         schedule: Schedule of the exchanges.
     """
-    flows = 2 * num_ranks * (num_ranks - 1) * _times_dearer(schedule)
-    fewest = _FEWEST_SIMULATED if _times_dearer(schedule) == 1 else _FEWEST_OF_PHASES
+    flows = 2 * num_ranks * (num_ranks - 1) * _relative_cost(schedule)
+    fewest = _FEWEST_SIMULATED if _relative_cost(schedule) == 1 else _FEWEST_OF_PHASES
     return evenly_spaced(num_layers, max(_MOST_FLOWS // max(flows, 1), fewest))
 
 
 def simulated_steps(*, num_ranks: int, schedule: Schedule) -> int:
     """Number of decode steps that are simulated at most: fewer where exchanges of many phases run on SimPy's clock."""
-    is_dear = num_ranks * (num_ranks - 1) * _times_dearer(schedule) > _MOST_FLOWS // 8
-    return _FEWEST_STEPS if is_dear and _times_dearer(schedule) > 1 else DECODE_STEPS
+    is_costly = num_ranks * (num_ranks - 1) * _relative_cost(schedule) > _MOST_FLOWS // 8
+    return _FEWEST_STEPS if is_costly and _relative_cost(schedule) > 1 else DECODE_STEPS
 
 
-def _times_dearer(schedule: Schedule) -> int:
-    """About how many times the messages of a direct exchange a schedule costs: forwarding cuts them into parts."""
+def _relative_cost(schedule: Schedule) -> int:
+    """Cost of an exchange relative to a direct one, roughly: forwarding cuts messages into parts."""
     return {"two_hop": 8, "hierarchical": 8, "pairwise": 4, "all_to_all_single": 4}.get(schedule, 1)

@@ -19,6 +19,7 @@ from smoes_sim.step.build import Exchanges, group_exchanges, halves
 from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
 from smoes_sim.step.fast import fast_passes
 from smoes_sim.step.layers import PassLayer, pass_layers
+from smoes_sim.step.legs import PassInputs
 from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, step_time
 from smoes_sim.traffic.copies import count_traffic
 
@@ -140,17 +141,18 @@ class StepNodes:
     ) -> Floats:
         """Seconds until the last rank has left each of some layers, which follow each other, under each set, (D, S)."""
         scenario, model = self._deployment.scenario, self._deployment.model
-        parts = [
-            MicroBatch(times=one, exchanges=batch.exchanges, group=batch.group)
-            for batch, one in zip(batches, timed[0], strict=True)
-        ]
-        first = self._sets[0]
-        if engine == "fast" or can_be_compiled(parts, first.network, shared_cores=first.shared_cores):
-            solve = fast_passes if engine == "fast" else compiled_passes
+        first, exchanges = self._sets[0], [batch.exchanges for batch in batches]
+        if engine == "fast" or can_be_compiled(exchanges, first.network, shared_cores=first.shared_cores):
             (batch,) = batches
-            networks = [conditions.network for conditions in self._sets]
-            times = [one for (one,) in timed]
-            passed, _ = solve(batch.exchanges, batch.group, times, networks, layers, overlap=scenario.overlap)
+            inputs = PassInputs(
+                exchanges=batch.exchanges,
+                group=batch.group,
+                times=[one for (one,) in timed],
+                networks=[conditions.network for conditions in self._sets],
+                layers=layers,
+                overlap=scenario.overlap,
+            )
+            passed, _ = fast_passes(inputs) if engine == "fast" else compiled_passes(inputs)
             return np.stack([one.layer_ends for one in passed])
         found = []
         for conditions, each in zip(self._sets, timed, strict=True):

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.compute import ComputeTimes
 from smoes_sim.network import ExchangeSequence, Network, has_numba
 from smoes_sim.step.fast import PassTime, can_be_fast
-from smoes_sim.step.layers import PassLayer
-from smoes_sim.step.legs import Leg, pass_legs
-from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap
+from smoes_sim.step.legs import Leg, PassInputs, pass_legs
+from smoes_sim.step.timeline import LayerExchanges
 
 Times = NDArray[np.float64]
 _MOST_COMPILED = 1_000
@@ -24,49 +22,34 @@ time of the fast engine, which would be compared with the exact one besides; wit
 that of windows on SimPy's clock."""
 
 
-def can_be_compiled(batches: Sequence[MicroBatch], network: Network, *, shared_cores: int | None) -> bool:
-    """Whether :func:`compiled_passes` can time a step: as the fast engine, with one phase of few messages, no incast."""
-    topology = network.topology
-    has_incast = bool((np.isfinite(topology.incast_flows) & (topology.incast_efficiency < 1)).any())
-    pairs = [pair for batch in batches for pair in batch.exchanges[:1]]
-    first = [phases for pair in pairs for phases in (pair.dispatch, pair.combine)]
-    is_small = all(len(phases) == 1 and len(phases[0]) <= _MOST_COMPILED for phases in first)
-    return has_numba() and is_small and not has_incast and can_be_fast(batches, network, shared_cores=shared_cores)
-
-
-def compiled_passes(
-    exchanges: Sequence[LayerExchanges],
-    group: GroupExchanges | None,
-    times: Sequence[ComputeTimes],
-    networks: Sequence[Network],
-    layers: Sequence[PassLayer],
-    *,
-    overlap: Overlap,
-    shares_feed_forward: bool = False,
-) -> tuple[list[PassTime], list[PassTime]]:
-    """Exact times of one pass under several sets of constants, as they are and with dispatch and combine at no cost.
+def can_be_compiled(exchanges: Sequence[Sequence[LayerExchanges]], network: Network, *, shared_cores: int | None) -> bool:
+    """Whether :func:`compiled_passes` can time a step: as the fast engine, with one phase of few messages, no incast.
 
     Args:
-        exchanges: Dispatch and combine of each MoE layer, each of one phase.
-        group: Exchanges around attention; None without attention groups.
-        times: Compute times under each set of constants.
-        networks: The network under each set of constants.
-        layers: Layers of the pass, in order.
-        overlap: What computes while tokens travel: ``none`` or ``shared_expert``.
-        shares_feed_forward: Whether the group also shares dense layers.
+        exchanges: Those of each micro-batch.
+        network: Their network.
+        shared_cores: Number of cores that all ranks share, if they do.
     """
-    *legs, end = pass_legs(exchanges, group, times, layers, overlap=overlap, shares_feed_forward=shares_feed_forward)
+    first = [phases for layers in exchanges for pair in layers[:1] for phases in (pair.dispatch, pair.combine)]
+    is_small = all(len(phases) == 1 and len(phases[0]) <= _MOST_COMPILED for phases in first)
+    return has_numba() and is_small and not network.has_incast and can_be_fast(exchanges, network, shared_cores=shared_cores)
+
+
+def compiled_passes(inputs: PassInputs) -> tuple[list[PassTime], list[PassTime]]:
+    """Exact times of one pass under each set of constants, as it is and with dispatch and combine at no cost."""
+    *legs, end = pass_legs(inputs)
+    networks = inputs.networks
     if not legs:
         alone = [PassTime(duration=float(work.max()), layer_ends=np.empty(0)) for work in end.before]
         return alone, alone
-    sequence = ExchangeSequence.of([leg.flows for leg in legs if leg.flows is not None], networks[0])
+    sequence = ExchangeSequence.of([leg.phases[0] for leg in legs], networks[0])
     is_expert = np.array([leg.is_expert for leg in legs])
     found = [
         _pass_time(sequence, network, legs, end, index, is_free=is_expert & at_no_cost)
         for at_no_cost in (False, True)
         for index, network in enumerate(networks)
     ]
-    return found[: len(times)], found[len(times) :]
+    return found[: len(networks)], found[len(networks) :]
 
 
 def _pass_time(

@@ -8,22 +8,17 @@ next one, which ranks that finish early have entered. Nothing is lost between tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.compute import ComputeTimes
 from smoes_sim.network import Flows, Network, RouteSolver, StaggeredExchange, finish_at_no_cost, finish_chain, is_chain
-from smoes_sim.step.layers import PassLayer
-from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, Overlap, StepTime
+from smoes_sim.step.legs import Leg, PassInputs, pass_legs
+from smoes_sim.step.timeline import LayerExchanges, StepTime
 
 Times = NDArray[np.float64]
-_Travel = Callable[[Times], Times]
-"""An exchange: seconds when each rank enters, (S, R), to seconds when it is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,152 +39,68 @@ class PassTime:
         return cls(duration=time.duration, layer_ends=time.layer_ends)
 
 
-def can_be_fast(batches: Sequence[MicroBatch], network: Network, *, shared_cores: int | None) -> bool:
-    """Whether :func:`fast_passes` can time a step: one micro-batch, phases one after the other, a device for each rank."""
-    if len(batches) != 1 or shared_cores is not None:
-        return False
-    exchanges: list[Sequence[Flows]] = []
-    if len(batches[0].exchanges):
-        exchanges += [batches[0].exchanges[0].dispatch, batches[0].exchanges[0].combine]
-    return all(is_chain(network, phases) for phases in exchanges) and not network.send_buffer
-
-
-def fast_passes(
-    exchanges: Sequence[LayerExchanges],
-    group: GroupExchanges | None,
-    times: Sequence[ComputeTimes],
-    networks: Sequence[Network],
-    layers: Sequence[PassLayer],
-    *,
-    overlap: Overlap,
-    shares_feed_forward: bool = False,
-) -> tuple[list[PassTime], list[PassTime]]:
-    """Times of one pass under several sets of constants, as they are and with dispatch and combine at no cost.
+def can_be_fast(exchanges: Sequence[Sequence[LayerExchanges]], network: Network, *, shared_cores: int | None) -> bool:
+    """Whether :func:`fast_passes` can time a step.
 
     Args:
-        exchanges: Dispatch and combine of each MoE layer, whose phases follow each other.
-        group: Exchanges around attention; None without attention groups.
-        times: Compute times under each set of constants.
-        networks: The network under each set of constants.
-        layers: Layers of the pass, in order.
-        overlap: What computes while tokens travel: ``none`` or ``shared_expert``.
-        shares_feed_forward: Whether the group also shares dense layers.
+        exchanges: Those of each micro-batch: there must be one, whose phases follow each other.
+        network: Their network, without send buffers.
+        shared_cores: Number of cores that all ranks share; must be None.
     """
-    real, free = (
-        _passed(exchanges, group, times, networks, layers, rules=_Rules(overlap, shares_feed_forward, is_free))
-        for is_free in (False, True)
-    )
-    return real, free
+    if len(exchanges) != 1 or shared_cores is not None or network.send_buffer:
+        return False
+    return all(is_chain(network, phases) for pair in exchanges[0][:1] for phases in (pair.dispatch, pair.combine))
 
 
-def free_passes(
-    exchanges: Sequence[LayerExchanges],
-    group: GroupExchanges | None,
-    times: Sequence[ComputeTimes],
-    networks: Sequence[Network],
-    layers: Sequence[PassLayer],
-    *,
-    overlap: Overlap,
-    shares_feed_forward: bool = False,
-) -> list[PassTime]:
-    """Times of one pass with dispatch and combine at no cost, of any number of phases; exact; arguments as above."""
-    return _passed(exchanges, group, times, networks, layers, rules=_Rules(overlap, shares_feed_forward, True))
+def fast_passes(inputs: PassInputs) -> tuple[list[PassTime], list[PassTime]]:
+    """Times of one pass under each set of constants, as it is and with dispatch and combine at no cost."""
+    known = {network.constants: RouteSolver(network) for network in inputs.networks}
+    solvers = [known[network.constants] for network in inputs.networks]
+    return _passed(inputs, _Travel(solvers)), free_passes(inputs)
 
 
-class _Rules(NamedTuple):
-    """What overlaps, whether groups share dense layers, and whether dispatch and combine are at no cost."""
-
-    overlap: Overlap
-    shares_feed_forward: bool
-    is_free: bool
+def free_passes(inputs: PassInputs) -> list[PassTime]:
+    """Times of one pass under each set of constants with dispatch and combine at no cost, of any number of phases; exact."""
+    return _passed(inputs, _Travel([RouteSolver(network) for network in inputs.networks], at_no_cost=True))
 
 
-def _passed(
-    exchanges: Sequence[LayerExchanges],
-    group: GroupExchanges | None,
-    times: Sequence[ComputeTimes],
-    networks: Sequence[Network],
-    layers: Sequence[PassLayer],
-    *,
-    rules: _Rules,
-) -> list[PassTime]:
+def _passed(inputs: PassInputs, travel: _Travel) -> list[PassTime]:
     """One pass under each set of constants."""
-    num_ranks = networks[0].topology.num_ranks
-    around = None if group is None else _around(group, num_ranks)
-    known = {network.constants: RouteSolver(network) for network in networks}
-    solvers = [known[network.constants] for network in networks]
-    run = _Run(times, solvers, around, overlaps_shared=rules.overlap == "shared_expert")
-    for layer in layers:
-        if layer.moe is None:
-            run.dense_layer(rules.shares_feed_forward)
-            continue
-        pair = exchanges[layer.moe]
-        dispatch, combine = (
-            partial(finish_at_no_cost, phases)
-            if rules.is_free
-            else partial(finish_chain, _staggered(phases, num_ranks), solvers)
-            for phases in (pair.dispatch, pair.combine)
-        )
-        run.moe_layer(layer.moe, dispatch, combine)
-    return run.result()
+    clock, ends = np.zeros(()), []
+    for leg in pass_legs(inputs):
+        clock = clock + leg.before
+        if leg.phases:
+            clock = np.maximum(travel.done(leg, clock), clock + leg.meanwhile)
+        if leg.ends_layer:
+            ends.append(clock.max(axis=1))
+    durations = clock.max(axis=1).tolist()
+    by_set = np.reshape(ends, (len(ends), len(durations))).T
+    return [PassTime(duration=duration, layer_ends=end) for duration, end in zip(durations, by_set, strict=True)]
 
 
-_Phases = list[StaggeredExchange]
+class _Travel:
+    """Times exchanges under each of S sets of constants; those around attention are prepared once.
 
+    Args:
+        solvers: Of the network under each set.
+        at_no_cost: Whether dispatch and combine take no time.
+    """
 
-def _around(group: GroupExchanges, num_ranks: int) -> tuple[_Phases, _Phases]:
-    return _staggered(group.gather, num_ranks), _staggered(group.scatter, num_ranks)
+    def __init__(self, solvers: Sequence[RouteSolver], *, at_no_cost: bool = False) -> None:
+        self._solvers, self._at_no_cost = solvers, at_no_cost
+        self._around: list[tuple[Sequence[Flows], list[StaggeredExchange]]] = []
 
+    def done(self, leg: Leg, entry: Times) -> Times:
+        """Seconds until each rank is done with an exchange that it enters at ``entry``, both (S, R)."""
+        if leg.is_expert and self._at_no_cost:
+            return finish_at_no_cost(leg.phases, entry)
+        return finish_chain(self._prepared(leg), self._solvers, entry)
 
-def _staggered(phases: Sequence[Flows], num_ranks: int) -> _Phases:
-    return [StaggeredExchange.of(flows, num_ranks) for flows in phases]
-
-
-class _Run:
-    """The clocks of all ranks under each of S sets of constants, (S, R)."""
-
-    def __init__(
-        self,
-        times: Sequence[ComputeTimes],
-        solvers: Sequence[RouteSolver],
-        around: tuple[_Phases, _Phases] | None,
-        *,
-        overlaps_shared: bool,
-    ) -> None:
-        self._solvers, self._around, self._overlaps_shared = solvers, around, overlaps_shared
-        self._attention, self._gate, self._shared, self._dense, self._head, self._experts = (
-            np.stack([getattr(one, name) for one in times])
-            for name in ("attention", "gate", "shared", "dense", "head", "experts")
-        )
-        self._clock = np.zeros_like(self._attention)
-        self._ends: list[Times] = []
-
-    def dense_layer(self, is_shared: bool) -> None:
-        """Attention and the feed-forward layer."""
-        self._shared_work(self._attention, True)
-        self._shared_work(self._dense, is_shared)
-
-    def moe_layer(self, row: int, dispatch: _Travel, combine: _Travel) -> None:
-        """Attention, gate, shared experts, dispatch, routed experts, combine."""
-        self._shared_work(self._attention, True)
-        entry = self._clock + self._gate
-        if self._overlaps_shared:
-            self._clock = np.maximum(dispatch(entry), entry + self._shared)
-        else:
-            self._clock = dispatch(entry + self._shared)
-        self._clock = combine(self._clock + self._experts[:, row])
-        self._ends.append(self._clock.max(axis=1))
-
-    def result(self) -> list[PassTime]:
-        """The pass under each set, with the head at its end."""
-        durations = (self._clock + self._head).max(axis=1).tolist()
-        ends = np.reshape(self._ends, (len(self._ends), len(durations))).T
-        return [PassTime(duration=duration, layer_ends=end) for duration, end in zip(durations, ends, strict=True)]
-
-    def _shared_work(self, work: Times, is_shared: bool) -> None:
-        """Work, between a gather and a scatter where a group shares it."""
-        if self._around is None or not is_shared:
-            self._clock = self._clock + work
-            return
-        gather, scatter = self._around
-        self._clock = finish_chain(scatter, self._solvers, finish_chain(gather, self._solvers, self._clock) + work)
+    def _prepared(self, leg: Leg) -> list[StaggeredExchange]:
+        for phases, prepared in self._around:
+            if phases is leg.phases:
+                return prepared
+        prepared = [StaggeredExchange.of(flows) for flows in leg.phases]
+        if not leg.is_expert:
+            self._around.append((leg.phases, prepared))
+        return prepared

@@ -65,7 +65,7 @@ def test_the_output_names_the_engine_and_what_it_left_out(tmp_path):
 
 
 def test_the_fast_engine_says_what_it_cannot_time(tmp_path):
-    with pytest.raises(ConfigError, match=r"engine = fast .* two_batch.*Write engine: auto"):
+    with pytest.raises(ConfigError, match=r"engine = fast cannot .* two_batch.*Write engine: auto"):
         simulate(small(tmp_path, "engine=fast", "overlap=two_batch"))
 
 

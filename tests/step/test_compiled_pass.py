@@ -10,15 +10,21 @@ from test_timeline import model_of, network_of, times_of
 from smoes_sim.network import Network, phases_of
 from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
 from smoes_sim.step.layers import PassLayer, pass_layers, some_layers
+from smoes_sim.step.legs import PassInputs
 from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, MicroBatch, step_time
 
 pytest.importorskip("numba")
 
 
+def inputs(exchanges, times, networks, layers, *, overlap="none", group=None):
+    """A pass under some sets of constants."""
+    return PassInputs(exchanges=exchanges, group=group, times=times, networks=networks, layers=layers, overlap=overlap)
+
+
 def check_equal(model, times, exchanges, network, *, overlap="none", layers=None, group=None):
     """Compare a pass, real and at no cost, with the event loop of SimPy."""
     layers = pass_layers(model) if layers is None else layers
-    ((real,), (free,)) = compiled_passes(exchanges, group, [times], [network], layers, overlap=overlap)
+    ((real,), (free,)) = compiled_passes(inputs(exchanges, [times], [network], layers, overlap=overlap, group=group))
     batch = MicroBatch(times=times, exchanges=exchanges, group=group)
     at_no_cost = MicroBatch(times=times, exchanges=[layer.at_no_cost() for layer in exchanges], group=group)
     exact = step_time(model, [batch], network, overlap=overlap, layers=layers)
@@ -56,7 +62,7 @@ def test_two_ranks_by_hand():
     times = times_of(2, attention=[1, 1], experts=[[3, 3]])
     flows = phases_of(network, [np.array([[0.0, 5.0], [5.0, 0.0]])])
     exchanges = [LayerExchanges(dispatch=flows, combine=flows)]
-    ((real,), (free,)) = compiled_passes(exchanges, None, [times], [network], pass_layers(model_of(1)), overlap="none")
+    ((real,), (free,)) = compiled_passes(inputs(exchanges, [times], [network], pass_layers(model_of(1))))
     assert (real.duration, real.layer_ends.tolist(), free.duration) == (18.0, [18.0], 4.0)
 
 
@@ -120,7 +126,7 @@ def test_a_dense_model_only_computes():
     times = [times_of(2, 0, attention=[1, 2], dense=[1, 1], head=[3, 1])] * 2
     layers = [PassLayer(0, None), PassLayer(1, None)]
     network = network_of(2)
-    (real, _), (free, _) = compiled_passes([], None, times, [network] * 2, layers, overlap="none")
+    (real, _), (free, _) = compiled_passes(inputs([], times, [network] * 2, layers))
     assert (real.duration, free.duration, len(real.layer_ends)) == (7.0, 7.0, 0)  # rank 0: 1 + 1 twice, 3
 
 
@@ -139,7 +145,7 @@ def test_all_sets_of_constants_share_a_pass():
     exchanges = random_layers(rng, slow, 2, density=1.0, rendezvous=False)
     times = [random_times(rng, 3, 2, idle=0.0) for _ in range(2)]
     layers = pass_layers(model_of(2))
-    both, _ = compiled_passes(exchanges, None, times, [slow, fast], layers, overlap="none")
+    both, _ = compiled_passes(inputs(exchanges, times, [slow, fast], layers))
     for found, one, network in zip(both, times, [slow, fast], strict=True):
         check = check_equal(model_of(2), one, exchanges, network)
         assert (found.duration, found.layer_ends.tolist()) == (check.duration, check.layer_ends.tolist())
@@ -157,5 +163,5 @@ def test_links_that_incast_slows_down_need_the_clock_of_simpy():
     wide = network_of(3).topology
     link = "{bandwidth: 1 B/s, incast: {flows: 1, efficiency: 0.5, source: made up}}"
     limited = Network.on(topology(f"{{kind: star, ranks: 3, link: {link}}}"))
-    assert not can_be_compiled([], limited, shared_cores=None)
-    assert can_be_compiled([MicroBatch(times=times_of(3), exchanges=[])], Network.on(wide), shared_cores=None)
+    assert not can_be_compiled([[]], limited, shared_cores=None)
+    assert can_be_compiled([[]], Network.on(wide), shared_cores=None)

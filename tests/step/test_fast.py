@@ -10,13 +10,19 @@ from test_timeline import layer_of, model_of, network_of, times_of
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.step.fast import fast_passes
 from smoes_sim.step.layers import pass_layers, some_layers
+from smoes_sim.step.legs import PassInputs
 from smoes_sim.step.timeline import MicroBatch, step_time
+
+
+def inputs(exchanges, times, network, layers, *, overlap="none"):
+    """A pass under one set of constants, without attention groups."""
+    return PassInputs(exchanges=exchanges, group=None, times=[times], networks=[network], layers=layers, overlap=overlap)
 
 
 def both(model, times, exchanges, network, *, overlap="none", layers=None):
     """Duration by the fast and by the exact engine."""
     layers = pass_layers(model) if layers is None else layers
-    ((fast,), _) = fast_passes(exchanges, None, [times], [network], layers, overlap=overlap)
+    ((fast,), _) = fast_passes(inputs(exchanges, times, network, layers, overlap=overlap))
     batch = MicroBatch(times=times, exchanges=exchanges)
     exact = step_time(model, [batch], network, overlap=overlap, layers=layers)
     return fast, exact
@@ -42,7 +48,7 @@ def test_two_ranks_by_hand():
     network = network_of(2)
     times = times_of(2, attention=[1, 1], experts=[[3, 3]])
     exchanges = [layer_of(network, [[0, 5], [5, 0]])]
-    ((real,), (free,)) = fast_passes(exchanges, None, [times], [network], pass_layers(model_of(1)), overlap="none")
+    ((real,), (free,)) = fast_passes(inputs(exchanges, times, network, pass_layers(model_of(1))))
     assert (real.duration, real.layer_ends.tolist(), free.duration) == (18.0, [18.0], 4.0)
 
 
@@ -74,7 +80,7 @@ def test_dispatch_and_combine_at_no_cost_only_leave_waiting():
     network = network_of(2)
     times = times_of(2, attention=[1, 3], experts=[[2, 2]])
     exchanges = [layer_of(network, [[0, 5], [5, 0]])]
-    (_, (free,)) = fast_passes(exchanges, None, [times], [network], pass_layers(model_of(1)), overlap="none")
+    (_, (free,)) = fast_passes(inputs(exchanges, times, network, pass_layers(model_of(1))))
     assert free.duration == 5.0
 
 
@@ -103,5 +109,5 @@ def test_copies_forwarded_inside_nodes_are_timed_as_on_simpy(tmp_path):
     (batch,) = conditions.micro_batches(step)
     assert [len(batch.exchanges[0].dispatch), len(batch.exchanges[0].combine)] == [2, 2]
     layers = deployment.layers_simulated
-    ((fast,), _) = fast_passes(batch.exchanges, None, [batch.times], [conditions.network], layers, overlap="none")
+    ((fast,), _) = fast_passes(inputs(batch.exchanges, batch.times, conditions.network, layers))
     assert fast.duration == pytest.approx(conditions.time(step).duration, rel=0.01)
