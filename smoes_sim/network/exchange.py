@@ -148,10 +148,7 @@ def _simulate(
 
 def ready_times(network: Network, flows: Flows) -> NDArray[np.float64]:
     """Seconds when each message of a phase leaves its sender's software if all ranks start at 0, shape (F,)."""
-    overhead = network.per_message * flows.messages
-    total = np.cumsum(overhead)
-    first = np.searchsorted(flows.source, flows.source, side="left")
-    return network.per_exchange + total - (total - overhead)[first]
+    return network.per_exchange + network.per_message * flows.queued
 
 
 def _single_phase(network: Network, flows: Flows, tolerance: float, record_links: bool) -> ExchangeTime:

@@ -62,6 +62,14 @@ class Flows:
         """Number of messages that each flow represents, shape (F,)."""
         return np.ones(len(self.size)) if self.copies is None else self.copies
 
+    @property
+    def queued(self) -> NDArray[np.float64]:
+        """Number of messages that the sender of each flow posts up to and including it, shape (F,); flows are by sender."""
+        messages = self.messages
+        total = np.cumsum(messages)
+        first = np.searchsorted(self.source, self.source, side="left")
+        return total - (total - messages)[first]
+
     def __len__(self) -> int:
         return len(self.size)
 

@@ -30,6 +30,7 @@ class SeparateExchanges:
         phases: The phases of each exchange.
         flows: The messages of all exchanges, (F,).
         exchange: Exchange of each message, (F,).
+        queued: Number of messages that each message's sender posts in its phase up to and including it, (F,).
         load: Bytes on each link, (K, H).
         least: Least latency of a message on each link, seconds, (K, H); infinite where there is none.
         busiest: Messages of the busiest sender, (K,).
@@ -39,6 +40,7 @@ class SeparateExchanges:
     phases: Sequence[Sequence[Flows]]
     flows: Flows
     exchange: Longs
+    queued: Reals
     load: Reals
     least: Reals
     busiest: Reals
@@ -67,6 +69,7 @@ class SeparateExchanges:
             phases=exchanges,
             flows=flows,
             exchange=exchange,
+            queued=np.concatenate([part.queued for part in parts]),
             load=load.astype(np.float64).reshape(number, num_links),
             least=least.reshape(number, num_links),
             busiest=sent.reshape(number, num_ranks).max(axis=1),
@@ -96,7 +99,7 @@ class SeparateExchanges:
         flows, first = self.flows, np.searchsorted(self.exchange, np.arange(len(self.phases) + 1))
         sizes = [network.sized_all(phases)[0].size for phases in self.phases] if network.changes_sizes else [flows.size]
         size = np.concatenate(sizes)
-        ready = network.per_exchange + network.per_message * self._queued(first)
+        ready = network.per_exchange + network.per_message * self.queued
         entry = np.repeat(self.exchange, np.diff(flows.routes.offsets)) * network.topology.num_links + flows.routes.links
         if np.bincount(entry, minlength=1).max() <= 1:
             drained = ready + size / rates_alone(flows, network.capacity)
@@ -109,15 +112,6 @@ class SeparateExchanges:
             at = int(np.argmin(found / bounds))
             raise SimulationError(f"an exchange took {found[at]} s, below its bound of {bounds[at]} s: please report this.")
         return found
-
-    def _queued(self, first: Longs) -> Reals:
-        """Number of messages that each message's sender posts in the exchange up to and including it, (F,)."""
-        messages = self.flows.messages
-        total = np.cumsum(messages)
-        is_first = np.diff(self.flows.source, prepend=-1) != 0
-        is_first[first[:-1][np.diff(first) > 0]] = True
-        starts = np.flatnonzero(is_first)
-        return total - np.repeat((total - messages)[starts], np.diff(starts, append=len(total)))
 
     def _solved(self, network: Network, size: Reals, ready: Reals, first: Longs) -> Reals:
         """Seconds when the last byte of each message leaves, one exchange after the other on the routes of all pairs."""

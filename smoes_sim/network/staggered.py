@@ -130,12 +130,8 @@ class StaggeredExchange:
     def of(cls, flows: Flows) -> StaggeredExchange:
         """Prepare the messages of one phase."""
         first = np.flatnonzero(np.diff(flows.source, prepend=-1))
-        messages = flows.messages
-        total = np.cumsum(messages)
-        before = (total - messages)[first]
-        queued = total - np.repeat(before, np.diff(first, append=len(flows)))
         is_apart = bool(np.bincount(flows.routes.links, minlength=1).max() <= 1)
-        return cls(flows=flows, queued=queued, senders=flows.source[first], first=first, is_apart=is_apart)
+        return cls(flows=flows, queued=flows.queued, senders=flows.source[first], first=first, is_apart=is_apart)
 
     def ends(self, solvers: Sequence[RouteSolver], posted: Times, there: Times) -> tuple[Times, Times]:
         """Seconds until each rank has sent its messages, and received those for it, both (S, R) and at least ``posted``.

@@ -34,8 +34,9 @@ _KEPT_SLOTS = 8_000_000
 """Most slots of a routing that is kept for the next caller: four take 64 MB, with weights twice that."""
 
 
+@lru_cache(maxsize=2)
 def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
-    """The tokens of a workload; the same seed gives the same lengths."""
+    """The tokens of a workload; the same seed gives the same lengths. The last two are kept."""
     return build_workload(spec, model, rng=np.random.default_rng([seed, 3]))
 
 
