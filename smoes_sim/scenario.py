@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from smoes_sim.compute import Precision, Range, Share, find_device
+from smoes_sim.compute.spec import ComputeSpec
 from smoes_sim.errors import ConfigError
 from smoes_sim.models import ModelShape, dense_equal, find_model
-from smoes_sim.network import Order, Schedule
 from smoes_sim.placement import ExpertRule
-from smoes_sim.placement.spec import ExpertFile, PlacementSpec
+from smoes_sim.placement.spec import ExpertFile, ParallelismSpec, PlacementSpec
 from smoes_sim.routing.spec import RoutingSpec
 from smoes_sim.topology import TopologySpec
 from smoes_sim.topology.shipped import topology_document
-from smoes_sim.traffic.copies import Deduplicate, ElementType
-from smoes_sim.units import Duration, Size
+from smoes_sim.traffic.spec import CommunicationSpec
 from smoes_sim.workload import WorkloadSpec
 from smoes_sim.workload.spec import said_again
 from smoes_sim.yaml_files import Document, MappingDocument, NamedSection, Override, Place, Spec, assignments, named_document
@@ -38,159 +36,6 @@ __all__ = [
 ]
 
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
-
-
-def _known(name: str, find: Callable[[str], object], prefix: str) -> str:
-    """``name`` if ``find`` knows it; otherwise its error, without the key that the place in the file already gives."""
-    try:
-        find(name)
-    except ConfigError as error:
-        raise ValueError(str(error).removeprefix(prefix)) from None
-    return name
-
-
-_SCHEDULES_OF_LIBRARIES = {
-    "deepep": "two_hop (its normal kernels, prefill) or low_latency (its low-latency kernels, decode)",
-    "deepepnormal": "two_hop",
-    "deepeplowlatency": "low_latency",
-    "nccl": "direct",
-    "rccl": "direct",
-    "gloo": "pairwise",
-    "mpi": "pairwise",
-}
-"""Names of libraries, without dashes and underscores -> the schedule that describes them."""
-
-
-class CommunicationSpec(Spec):
-    """How tokens are sent to their experts and back."""
-
-    library: Schedule = Field(
-        "direct",
-        description="Schedule of messages: all pairs at once (direct), rounds (pairwise), one copy per node and then inside "
-        "the node (two_hop), one message per routed token (low_latency), gather, exchange, scatter (hierarchical), or as "
-        "NCCL's all_to_all_single (all_to_all_single).",
-        examples=["two_hop"],
-    )
-    order: Order = Field(
-        "shifted",
-        description="Order in which a rank posts its messages: by rank number (naive), beginning behind its own (shifted), "
-        "own rail first (rail), or random.",
-        examples=["rail"],
-    )
-    deduplicate: Deduplicate = Field(
-        "rank",
-        description="A token is sent once per expert (none), once per destination rank (rank) or once per destination node "
-        "(node).",
-        examples=["node"],
-    )
-    dispatch: ElementType = Field(
-        "bf16", description="Element type of dispatched tokens; fp8 includes its scales.", examples=["fp8"]
-    )
-    combine: ElementType = Field("bf16", description="Element type of the results sent back.", examples=["bf16"])
-    rendezvous: bool = Field(
-        False,
-        description="Whether a message waits until its receiver has entered the exchange (gloo, NCCL), instead of in a "
-        "buffer there.",
-        examples=[True],
-    )
-    send_buffer: Size = Field(
-        0.0,
-        description="Kernel buffer of the sender (TCP): the last bytes of a message count as sent once they are in it.",
-        examples=["4 MiB"],
-    )
-    tolerance: float = Field(
-        1e-3, ge=0, le=0.1, description="Relative error that is accepted in large exchanges; 0: exact.", examples=[0.01]
-    )
-    per_message: Duration = Field(
-        0.0, description="Software time of the sender per message, one after the other.", examples=["3 us"]
-    )
-    per_exchange: Duration = Field(
-        0.0, description="Software time of a rank to enter an exchange, whatever it sends.", examples=["20 us"]
-    )
-
-    @field_validator("library", mode="before")
-    @classmethod
-    def _library_is_a_schedule(cls, library: Any) -> Any:
-        wanted = _SCHEDULES_OF_LIBRARIES.get(str(library).lower().replace("-", "").replace("_", ""))
-        if wanted is not None:
-            raise ValueError(f'"{library}" is a library, not a schedule of messages. Write {wanted}.')
-        return library
-
-    @model_validator(mode="after")
-    def _library_fits_deduplication(self) -> CommunicationSpec:
-        if self.library == "low_latency" and self.deduplicate != "none":
-            raise ValueError(
-                f"library = low_latency sends one message per routed token and cannot deduplicate by {self.deduplicate}. "
-                "Write deduplicate: none."
-            )
-        if self.library == "hierarchical" and self.deduplicate == "node":
-            raise ValueError("library = hierarchical forwards in its own way. Write deduplicate: none or rank.")
-        return self
-
-
-class ComputeSpec(Spec):
-    """The device and which part of its peak is reached; the defaults are assumptions that a calibration replaces."""
-
-    device: str = Field(
-        description="Name of a shipped device; every rank drives one (`smoes-sim list devices`).", examples=["h100-sxm"]
-    )
-    flops_efficiency: Share | Range | None = Field(
-        None,
-        description="Share of the dense peak that is reached where arithmetic limits, as a number or as low, value, high. "
-        "Not given: the device's own range.",
-        examples=[0.6, {"low": 0.3, "value": 0.5, "high": 0.7}],
-    )
-    memory_efficiency: Share | Range | None = Field(
-        None,
-        description="Share of the memory bandwidth that is reached where memory limits, as a number or as low, value, "
-        "high. Not given: the device's own range.",
-        examples=[0.8, {"low": 0.5, "value": 0.8, "high": 0.9}],
-    )
-    weights: Precision = Field(
-        "bf16", description="Format of projections and experts, in memory and in products.", examples=["fp8"]
-    )
-    cache: Precision = Field("bf16", description="Format of the KV cache.", examples=["fp8"])
-    memory_share: Share = Field(
-        0.9, description="Share of the device's memory that weights, cache and buffers may use.", examples=[0.85]
-    )
-    launch: Duration = Field(5e-6, description="Fixed time per kernel launch.", examples=["3 us"])
-    per_layer: Duration = Field(
-        0.0, description="Host time per layer that the roofline does not include.", examples=["50 us"]
-    )
-    per_prefill: Duration | None = Field(
-        None,
-        description="Time of a prefill outside the layers. Not given: that of the vision tower by roofline.",
-        examples=["30 ms"],
-    )
-    shared_cores: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="Number of cores on which all ranks compute in turns, as in a lab on one machine. Not given: each rank "
-        "on its own device.",
-        examples=[2],
-    )
-
-    @field_validator("device")
-    @classmethod
-    def _device_is_known(cls, name: str) -> str:
-        return _known(name, find_device, "device = ")
-
-
-class ParallelismSpec(Spec):
-    """How attention is divided; experts are always spread over all ranks (or over EP groups of them)."""
-
-    tensor: int = Field(
-        1,
-        ge=1,
-        description="Number of neighbouring ranks that share the attention of their sequences (tensor parallelism), and the "
-        "feed-forward layers of a dense model; 1: each rank has its own.",
-        examples=[2],
-    )
-    prefill_chunk: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="Prompt tokens that such a group of ranks takes in one step (chunked prefill). Not given: the whole "
-        "batch in one step.",
-        examples=[8192],
-    )
 
 
 class Scenario(Spec):
@@ -265,7 +110,12 @@ class Scenario(Spec):
     @field_validator("model")
     @classmethod
     def _model_is_known(cls, model: str | ModelShape) -> str | ModelShape:
-        return _known(model, find_model, "model = ") if isinstance(model, str) else model
+        if isinstance(model, str):
+            try:
+                find_model(model)
+            except ConfigError as error:
+                raise ValueError(str(error).removeprefix("model = ")) from None
+        return model
 
     @model_validator(mode="after")
     def _tokens_come_from_somewhere(self) -> Scenario:

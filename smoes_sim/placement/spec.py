@@ -1,6 +1,8 @@
-"""The section ``placement`` of a scenario, as a person writes it."""
+"""The sections ``placement`` and ``parallelism`` of a scenario, as a person writes them."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 from pydantic import Field
 
@@ -42,4 +44,22 @@ class PlacementSpec(Spec):
         description="Home rank of each token: by sequence (data_parallel), equal runs of the batch (sharded), by modality "
         "(modality), or the rank that holds most of its experts (affinity).",
         examples=["modality"],
+    )
+
+
+class ParallelismSpec(Spec):
+    """How attention is divided; experts are always spread over all ranks (or over EP groups of them)."""
+
+    tensor: int = Field(
+        1,
+        ge=1,
+        description="Number of neighbouring ranks that share the attention of their sequences (tensor parallelism), and the "
+        "feed-forward layers of a dense model; 1: each rank has its own.",
+        examples=[2],
+    )
+    prefill_chunk: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Prompt tokens that such a group of ranks takes in one step (chunked prefill). Not given: the whole "
+        "batch in one step.",
+        examples=[8192],
     )
