@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smoes_sim.adaptation.result import Adaptation, PolicyTotals, WindowTimes
 from smoes_sim.adaptation.schedule import ReplacementSchedule, ScheduleMaker
 from smoes_sim.adaptation.windows import Window, drifting_windows, windows_of_trace
-from smoes_sim.compute.layers import ELEMENT_SIZE
+from smoes_sim.compute.load import ELEMENT_SIZE
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time, phases_of
 from smoes_sim.placement import EXPERT_RULES, ExpertRule

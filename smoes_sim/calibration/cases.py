@@ -6,12 +6,12 @@ The fit and the validation use the same code: ``case.duration(constants)`` runs 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
 
-from smoes_sim.compute import ComputeTimes, compute_times
+from smoes_sim.compute import AttentionTimes, ComputeTimes, compute_times
 from smoes_sim.errors import MeasurementError
 from smoes_sim.measurements import Measurement
 from smoes_sim.network import Flows, Network, Order, Schedule, exchange_time, phases_of
@@ -248,8 +248,9 @@ def _layer_time(
     model = conditions.deployment.model.model_copy(update={"layers": 1, "dense_layers": 0, "moe_every": 1})
     batches = []
     for batch, of_all in zip(step.batches, times, strict=True):
-        nothing = {part.name: np.zeros_like(of_all.shared) for part in fields(of_all)}
-        own = replace(of_all, **nothing | {"shared": of_all.shared, "experts": of_all.experts[index : index + 1]})
+        none = np.zeros_like(of_all.shared)
+        attention, experts = AttentionTimes.undivided(none), of_all.experts[index : index + 1]
+        own = replace(of_all, attention=attention, gate=none, dense=none, head=none, experts=experts)
         batches.append(MicroBatch(times=own, exchanges=[batch.exchanges[index]]))
     return step_time(
         model,

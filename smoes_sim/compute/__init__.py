@@ -1,17 +1,21 @@
 """How long does each rank compute, and how much memory does it need?
 
 Main types: :class:`Device` (peaks and bandwidth), :class:`RankLoad` (work of each rank) and :class:`ComputeTimes`.
-``roofline`` turns operations and bytes into seconds, ``layers`` the parts of a step, ``vision`` the vision tower; ``memory``
-counts bytes, ``cores`` shares the cores of one machine. Neighbours: ``models`` has the shapes, ``step`` orders the times.
+``roofline`` turns operations and bytes into seconds, ``attention`` and ``layers`` the parts of a step, ``vision`` the vision
+tower; ``memory`` counts bytes, ``cores`` shares the cores of one machine. Neighbours: ``models`` has the shapes, ``step``
+orders the times.
 """
 
+from smoes_sim.compute.attention import AttentionTimes, attention_times
 from smoes_sim.compute.devices import Device, Range, Share, device_names, find_device
-from smoes_sim.compute.layers import ComputeRates, ComputeTimes, Precision, RankLoad, attention_times, compute_times
+from smoes_sim.compute.layers import ComputeTimes, compute_times
+from smoes_sim.compute.load import ComputeRates, Precision, RankLoad
 from smoes_sim.compute.memory import MemoryNeed, StepSize, memory_of_rank
 from smoes_sim.compute.roofline import roofline_time
 from smoes_sim.compute.vision import vision_time
 
 __all__ = [
+    "AttentionTimes",
     "ComputeRates",
     "ComputeTimes",
     "Device",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smoes_sim.compute.layers import ELEMENT_SIZE, Precision
+from smoes_sim.compute.load import ELEMENT_SIZE, Precision
 from smoes_sim.models import ModelShape
 
 _BF16 = 2

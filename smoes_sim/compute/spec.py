@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from smoes_sim.compute.devices import Range, Share, find_device
-from smoes_sim.compute.layers import Precision
+from smoes_sim.compute.load import Precision
 from smoes_sim.errors import ConfigError
 from smoes_sim.units import Duration
 from smoes_sim.yaml_files import Spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smoes_sim.compute.layers import ComputeRates
+from smoes_sim.compute.load import ComputeRates
 from smoes_sim.models import ModelShape
 
 _ACTIVATION = 2

@@ -168,6 +168,11 @@ class ModelShape(Spec):
         return tuple(range(self.dense_layers + self.moe_every - 1, self.layers, self.moe_every))
 
     @property
+    def attention_kinds(self) -> tuple[int, ...]:
+        """Kind of the attention of each layer, as a row of attention times; all alike."""
+        return (0,) * self.layers
+
+    @property
     def num_moe_layers(self) -> int:
         """Number of MoE layers (L in shapes)."""
         return len(self.moe_layer_indices)
@@ -205,6 +210,16 @@ class ModelShape(Spec):
         down = self.hidden * (mla.kv_lora_rank + mla.qk_rope_head_dim) + mla.kv_lora_rank
         up = mla.kv_lora_rank * self.heads * (mla.qk_nope_head_dim + mla.v_head_dim)
         return query + down + up + self.heads * mla.v_head_dim * self.hidden
+
+    @property
+    def attention_output_parameters(self) -> int:
+        """Those of them that project the result of all heads back to the width of the model.
+
+        Example:
+            OLMoE: 2048**2, a quarter of its attention.
+        """
+        width = self.head_dim if self.mla is None else self.mla.v_head_dim
+        return self.heads * width * self.hidden
 
     @property
     def attention_flops_per_pair(self) -> int:

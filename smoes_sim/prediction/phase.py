@@ -147,10 +147,10 @@ def _passes(sets: Sequence[Conditions], step: Step, timed: EnginePasses, alone: 
     found = []
     for conditions, batches, time, ideal in zip(sets, timed.batches, timed.real, timed.free, strict=True):
         comm, bound, around = alone.times(conditions.network, step)
-        dense = _dense(batches)
-        layers, at_no_cost = (_increments(one, deployment.layers_simulated, dense=dense) for one in (time, ideal))
+        layers, at_no_cost = (_increments(one, deployment.layers_simulated, batches) for one in (time, ideal))
         rest, free_rest = time.duration - layers.sum(), ideal.duration - at_no_cost.sum()
-        work = sum((_work(batch.times) for batch in batches), np.zeros(len(bound)))
+        kinds = np.array(deployment.model.attention_kinds)[deployment.moe_layers]
+        work = sum((_work(batch.times, kinds) for batch in batches), np.zeros(len(bound)))
         found.append(
             _Pass(
                 rest=float(rest),
@@ -171,28 +171,32 @@ def pass_seconds(conditions: Conditions, step: Step) -> float:
     """Seconds of one pass over all layers of the model, from those that are simulated; the fast engine is not corrected."""
     deployment = conditions.deployment
     time = pass_time(conditions, step, deployment.layers_simulated)
-    dense = _dense(conditions.micro_batches(step))
-    layers = _increments(time, deployment.layers_simulated, dense=dense)
+    layers = _increments(time, deployment.layers_simulated, conditions.micro_batches(step))
     left_out = deployment.model.num_moe_layers - len(layers)
     return time.duration + (left_out * float(layers.mean()) if left_out else 0.0)
 
 
-def _dense(batches: Sequence[MicroBatch]) -> float:
-    """Seconds of a dense layer on its busiest rank."""
-    return sum(float((batch.times.attention + batch.times.dense).max()) for batch in batches)
+def _increments(time: PassTime, layers: Sequence[PassLayer], batches: Sequence[MicroBatch]) -> Reals:
+    """Seconds that each simulated MoE layer adds to a pass, without those of the dense layers before it.
 
-
-def _increments(time: PassTime, layers: Sequence[PassLayer], *, dense: float) -> Reals:
-    """Seconds that each simulated MoE layer adds to a pass, without the ``dense`` seconds of each dense layer before it."""
-    number = np.cumsum([layer.moe is None for layer in layers])[[layer.moe is not None for layer in layers]]
-    added: Reals = np.diff(time.layer_ends, prepend=0.0) - dense * np.diff(number, prepend=0)
+    A dense layer takes what it takes on its busiest rank.
+    """
+    dense = sum((batch.times.attention.whole + batch.times.dense).max(axis=1) for batch in batches)  # of each kind
+    spent = np.cumsum([dense[layer.kind] if layer.moe is None else 0.0 for layer in layers])
+    before = spent[[layer.moe is not None for layer in layers]]
+    added: Reals = np.diff(time.layer_ends, prepend=0.0) - np.diff(before, prepend=0.0)
     return added
 
 
-def _work(times: ComputeTimes) -> Reals:
-    """Seconds of each MoE layer on its busiest ranks, without communication, (L,)."""
-    own = (times.attention + times.gate + times.shared).max()
-    work: Reals = own + times.experts.max(axis=1, initial=0.0)
+def _work(times: ComputeTimes, kinds: NDArray[np.int64]) -> Reals:
+    """Seconds of each MoE layer on its busiest ranks, without communication, (L,).
+
+    Args:
+        times: Compute times.
+        kinds: Kind of the attention of each layer, (L,).
+    """
+    own = (times.attention.whole + times.gate + times.shared).max(axis=1)
+    work: Reals = own[kinds] + times.experts.max(axis=1, initial=0.0)
     return work
 
 

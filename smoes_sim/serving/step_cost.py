@@ -87,10 +87,10 @@ class StepCosts:
         if self._is_split:
             none = np.zeros_like(loads[0].pairs)
             bare = [replace(load, pairs=none, earlier=none, context=none) for load in loads]
-            delay = attention - sum(self._attention(load) for load in bare)
+            delay = (attention - sum(self._attention(load) for load in bare)) / self._deployment.model.layers
         other = sum(self._other(int(load.tokens.max()), int(load.outputs.max())) for load in loads)
         places = prompts / max(dealt[0].max(), 1.0)
-        return outside + self._deployment.model.layers * attention + other + self._rest(prompts, decoded, places, delay)
+        return outside + attention + other + self._rest(prompts, decoded, places, delay)
 
     def _deal(self, batch: StepBatch) -> Floats:
         """Tokens, pairs, earlier tokens and ends of the prompts of each group, (4, groups)."""
@@ -134,9 +134,10 @@ class StepCosts:
         return np.ceil(whole - 1e-6).astype(np.int64)
 
     def _attention(self, load: RankLoad) -> float:
-        """Seconds of one layer's attention on the busiest rank."""
-        times = attention_times(self._deployment.model, load, self._conditions.rates, tensor=self._tensor)
-        return float(times.max())
+        """Seconds of the attention of all layers on the busiest rank of each."""
+        model = self._deployment.model
+        times = attention_times(model, load, self._conditions.rates, tensor=self._tensor)
+        return float(times.whole.max(axis=1) @ np.bincount(model.attention_kinds))
 
     def _other(self, tokens: int, outputs: int) -> float:
         """Seconds in a step for router, shared and dense experts and head of a rank's tokens and outputs."""

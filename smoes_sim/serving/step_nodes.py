@@ -100,10 +100,11 @@ class StepNodes:
             return found
         timed = [[batch.times(conditions) for batch in batches] for conditions in self._sets]
         rows = [layer.moe for layer in self._layers if layer.moe is not None]
+        kinds = [layer.kind for layer in self._layers if layer.moe is not None]
         ratios = self._ratios_of(has_prompts)
         ends = self._ends(batches, timed, self._layers, self.engine) * ratios[:, None]
         for place, times in enumerate(timed):
-            own = sum(float((one.attention + one.gate + one.shared).max()) for one in times)
+            own = sum((one.attention.whole + one.gate + one.shared).max(axis=1)[kinds] for one in times)
             experts = sum((one.experts.max(axis=1) for one in times), np.zeros(len(times[0].experts)))
             every = float(experts.sum()) * model.num_moe_layers / len(experts)
             sample = np.diff(ends[place], prepend=0.0) - own
@@ -225,8 +226,7 @@ class _Batch:
         """Its compute times under a set of constants, without the head."""
         deployment = conditions.deployment
         times = compute_times(deployment.model, self.load, conditions.rates, tensor=deployment.scenario.parallelism.tensor)
-        attention = times.attention + self.delay * (times.attention > 0)
-        return replace(times, attention=attention, head=np.zeros_like(times.head))
+        return replace(times, attention=times.attention.delayed(self.delay), head=np.zeros_like(times.head))
 
 
 def _some(layers: Sequence[PassLayer], most: int) -> list[PassLayer]:

@@ -14,10 +14,12 @@ class PassLayer(NamedTuple):
     Attributes:
         number: Its index in the model.
         moe: Its row among the exchanges and expert times; None for a dense layer.
+        kind: Row of its attention among the attention times.
     """
 
     number: int
     moe: int | None
+    kind: int = 0
 
 
 def pass_layers(model: ModelShape, moe_layers: Sequence[int] | None = None) -> list[PassLayer]:
@@ -31,12 +33,12 @@ def pass_layers(model: ModelShape, moe_layers: Sequence[int] | None = None) -> l
         >>> from smoes_sim.models import find_model
         >>> model = find_model("deepseek-v3")  # three dense layers, then 58 MoE layers
         >>> [tuple(layer) for layer in pass_layers(model, moe_layers=[3, 60])]
-        [(0, None), (1, None), (2, None), (3, 0), (60, 1)]
+        [(0, None, 0), (1, None, 0), (2, None, 0), (3, 0, 0), (60, 1, 0)]
     """
     all_moe = model.moe_layer_indices
     rows = {layer: row for row, layer in enumerate(all_moe if moe_layers is None else moe_layers)}
     dense = set(range(model.layers)) - set(all_moe)
-    return [PassLayer(layer, rows.get(layer)) for layer in sorted(dense | set(rows))]
+    return [PassLayer(layer, rows.get(layer), model.attention_kinds[layer]) for layer in sorted(dense | set(rows))]
 
 
 def some_layers(layers: Sequence[PassLayer], rows: Sequence[int]) -> list[PassLayer]:

@@ -60,13 +60,14 @@ class Leg:
 
 def pass_legs(inputs: PassInputs) -> Iterator[Leg]:
     """The exchanges of a pass in order, and its end."""
-    attention, dense, gate, shared, head = (
-        np.stack([getattr(one, name) for one in inputs.times]) for name in ("attention", "dense", "gate", "shared", "head")
+    dense, gate, shared, head = (
+        np.stack([getattr(one, name) for one in inputs.times]) for name in ("dense", "gate", "shared", "head")
     )
-    none = before = np.zeros_like(attention)
+    attention = np.stack([one.attention.whole for one in inputs.times], axis=1)  # (K, S, R)
+    none = before = np.zeros_like(gate)
     during, own = (shared, gate) if inputs.overlap == "shared_expert" else (none, gate + shared)
     for layer in inputs.layers:
-        parts = [(attention, inputs.group)]
+        parts = [(attention[layer.kind], inputs.group)]
         if layer.moe is None:
             parts.append((dense, inputs.group if inputs.shares_feed_forward else None))
         for work, around in parts:

@@ -223,7 +223,7 @@ class _Step:
         """Process of a micro-batch on one rank; work without an exchange in between is one piece."""
         todo: list[_Work] = []
         for place, layer in enumerate(self._layers):
-            attention = _Work(layer.number, "attention", float(times.attention[rank]))
+            attention = _Work(layer.number, "attention", float(times.attention.whole[layer.kind, rank]))
             todo = yield from self._shared(rank, attention, around_attention[place], before=todo)
             opened = experts[place]
             if opened is None:

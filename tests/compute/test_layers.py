@@ -53,7 +53,8 @@ def rates(*, flops="1 GFLOPS", memory="1 GB/s", peak_fp8=None, **changes):
 def nanoseconds(load, model=TOY, tensor=1, **settings):
     """Times by part, in ns; at 1 GFLOPS or 1 GB/s that is operations or bytes."""
     times = compute_times(model, load, rates(**settings), tensor=tensor)
-    return {field.name: pytest.approx(getattr(times, field.name) * 1e9, abs=1e-6) for field in fields(times)}
+    parts = {field.name: getattr(times, field.name) for field in fields(times)} | {"attention": times.attention.whole[0]}
+    return {name: pytest.approx(seconds * 1e9, abs=1e-6) for name, seconds in parts.items()}
 
 
 def test_operations_of_each_part():
@@ -93,7 +94,7 @@ def test_the_slower_of_both_counts_part_by_part():
 def test_launch_and_time_per_layer_are_paid_only_by_ranks_with_work():
     plain = compute_times(TOY, LOAD, rates())
     slow = compute_times(TOY, LOAD, rates(launch=1e-3, per_layer=1.0))
-    assert slow.attention - plain.attention == pytest.approx([1.001, 0])
+    assert (slow.attention.whole - plain.attention.whole)[0] == pytest.approx([1.001, 0])
     for part in ("gate", "shared", "dense", "head"):
         assert getattr(slow, part) - getattr(plain, part) == pytest.approx([1e-3, 0])
     assert slow.experts - plain.experts == pytest.approx(np.array([[1e-3, 1e-3], [1e-3, 0]]))
@@ -127,8 +128,8 @@ def test_a_mixed_step_adds_decode_to_prefill_and_shares_weights_and_launch():
     # weights (96 bytes) once for both: 3 prompt tokens and 1 decoded one with 100 in the cache
     mixed = replace(LOAD, decode=np.array([1, 0]), context=np.array([100, 0]))
     assert nanoseconds(mixed, flops="1000 PFLOPS")["attention"] == np.array([96 + 32 * 4 + 24 + 800, 0.0])
-    slow = compute_times(TOY, mixed, rates(launch=1.0, per_layer=1.0)).attention
-    assert slow == pytest.approx(compute_times(TOY, mixed, rates()).attention + np.array([2.0, 0.0]))
+    slow = compute_times(TOY, mixed, rates(launch=1.0, per_layer=1.0)).attention.whole[0]
+    assert slow == pytest.approx(compute_times(TOY, mixed, rates()).attention.whole[0] + np.array([2.0, 0.0]))
 
 
 def test_attention_groups_share_weights_and_heads_and_gather_their_tokens():
@@ -192,7 +193,7 @@ def test_a_thousand_slots_of_olmoe_are_12_58_gflop():
 
 
 def attention_of(context, **settings):
-    return compute_times(find_model("deepseek-v3"), decoding([context]), rates(**settings)).attention[0]
+    return compute_times(find_model("deepseek-v3"), decoding([context]), rates(**settings)).attention.whole[0, 0]
 
 
 def test_latent_attention_caches_one_vector_and_one_rotary_key():
@@ -212,7 +213,7 @@ def test_latent_attention_rebuilds_keys_and_values_of_earlier_chunks():
     first = replace(LOAD, prefill=np.array([1, 0]), pairs=np.array([11, 0]))
     later = replace(first, earlier=np.array([10, 0]))
     model = find_model("deepseek-v3")
-    times = [compute_times(model, load, rates(memory="1000 TB/s")).attention[0] for load in (first, later)]
+    times = [compute_times(model, load, rates(memory="1000 TB/s")).attention.whole[0, 0] for load in (first, later)]
     assert (times[1] - times[0]) * 1e9 == pytest.approx(10 * 33554432)
 
 

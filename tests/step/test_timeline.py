@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from build_from import star, topology
 
-from smoes_sim.compute import ComputeTimes
+from smoes_sim.compute import AttentionTimes, ComputeTimes
 from smoes_sim.models import ModelShape
 from smoes_sim.models.image_tokens import FixedImageTokens
 from smoes_sim.network import Network, phases_of
@@ -46,7 +46,8 @@ def times_of(ranks, layers=1, **parts):
     """Times that are zero except for the parts given."""
     names = ("attention", "gate", "shared", "dense", "head")
     values = {name: np.zeros(ranks) for name in names} | {"experts": np.zeros((layers, ranks))}
-    return ComputeTimes(**(values | {name: np.array(value, dtype=float) for name, value in parts.items()}))
+    values |= {name: np.array(value, dtype=float) for name, value in parts.items()}
+    return ComputeTimes(**(values | {"attention": AttentionTimes.undivided(values["attention"])}))
 
 
 def events(step, rank):
@@ -175,7 +176,7 @@ def test_a_straggler_holds_up_only_those_who_wait_for_it():
     model, layer = model_of(1), layer_of(network, pairs)
     even = times_of(4, attention=[1, 1, 1, 1], experts=[[1, 1, 1, 1]])
     assert timed(model, even, [layer], network).finish == pytest.approx([8, 8, 8, 8])
-    late = replace(even, attention=np.array([1.0, 1, 1, 101]))
+    late = replace(even, attention=AttentionTimes.undivided(np.array([1.0, 1, 1, 101])))
     assert timed(model, late, [layer], network).finish == pytest.approx([8, 8, 106, 108])
 
 

@@ -1,0 +1,107 @@
+"""The rates that a device reaches, and the work of each rank in a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoes_sim.compute.devices import Device
+from smoes_sim.compute.roofline import roofline_time
+
+Precision = Literal["bf16", "fp8"]
+Floats = NDArray[np.float64]
+ELEMENT_SIZE: dict[Precision, int] = {"bf16": 2, "fp8": 1}
+"""Bytes of an element, without the scales of fp8 (4 bytes for 128 or more elements)."""
+ACTIVATION = 2
+"""Bytes of an activation: bf16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeRates:
+    """A device and the shares of its peaks that are reached.
+
+    Attributes:
+        device: Peaks and bandwidth.
+        flops_efficiency: Share of the peak.
+        memory_efficiency: Share of the memory bandwidth.
+        launch: Seconds per part of a layer.
+        per_layer: Seconds of software per layer, outside the roofline.
+        weights: Format in which projections and experts are stored and multiplied; router and head are always bf16.
+        cache: Format of the KV cache; scores are computed in bf16.
+    """
+
+    device: Device
+    flops_efficiency: float
+    memory_efficiency: float
+    launch: float
+    per_layer: float
+    weights: Precision = "bf16"
+    cache: Precision = "bf16"
+
+    def time(self, flops: Floats, bytes_moved: Floats, *, precision: Precision = "bf16") -> Floats:
+        """Seconds of each piece of work, launch included, in the broadcast shape of ``flops`` and ``bytes_moved``."""
+        return roofline_time(
+            flops=flops,
+            bytes_moved=bytes_moved,
+            device=self.device,
+            flops_efficiency=self.flops_efficiency,
+            memory_efficiency=self.memory_efficiency,
+            launch=self.launch,
+            precision=precision,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankLoad:
+    """Work of each rank in one step, prefill and decode together; R ranks, L MoE layers.
+
+    Attributes:
+        prefill: Number of prompt tokens at home on each rank, shape (R,).
+        pairs: Number of (prompt token, token that it attends to) pairs, shape (R,).
+        earlier: Number of tokens of the same sequences that earlier steps have prefilled, shape (R,).
+        decode: Number of tokens that are decoded, shape (R,).
+        context: Number of (decoded token, token that it attends to) pairs, all read from the cache, shape (R,).
+        outputs: Number of sequences whose next token each rank produces, shape (R,).
+        slots: Number of routed tokens of each rank, shape (L, R).
+        active_experts: Number of experts of each rank that process at least one token, shape (L, R).
+        away_pairs: Number of those of ``pairs`` for which another rank must send a query, or keys and values, first, (R,).
+        away_context: The same of ``context``, (R,).
+    """
+
+    prefill: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    earlier: NDArray[np.int64]
+    decode: NDArray[np.int64]
+    context: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    active_experts: NDArray[np.int64]
+    away_pairs: NDArray[np.int64] | None = None
+    away_context: NDArray[np.int64] | None = None
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Number of tokens at home on each rank, shape (R,)."""
+        return self.prefill + self.decode
+
+    @property
+    def away(self) -> tuple[Floats, Floats]:
+        """Shares of the pairs in prefill and in decode that wait for another rank, (R,) each."""
+
+        def share(away: NDArray[np.int64] | None, pairs: NDArray[np.int64]) -> Floats:
+            return np.zeros(len(pairs)) if away is None else away / np.maximum(pairs, 1)
+
+        return share(self.away_pairs, self.pairs), share(self.away_context, self.context)
+
+
+def of_group(values: NDArray[np.integer], tensor: int) -> Floats:
+    """Sums over groups of ``tensor`` neighbouring ranks, given to each rank of the group, shape (R,).
+
+    Example:
+        >>> of_group(np.array([1, 2, 3, 4]), 2).tolist()
+        [3.0, 3.0, 7.0, 7.0]
+    """
+    return np.repeat(values.reshape(-1, tensor).sum(axis=1), tensor).astype(np.float64)
