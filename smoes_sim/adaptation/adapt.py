@@ -118,8 +118,11 @@ def _rule(scenario: Scenario) -> ExpertRule:
     if scenario.workload.phase == "decode":
         raise ConfigError("workload.phase = decode: adapt simulates whole prefills. Write phase: prefill or both.")
     layout = scenario.parallelism
-    if layout.tensor > 1 or layout.prefill_chunk is not None:
-        raise ConfigError("parallelism: adapt simulates whole prefills with attention on each rank. Leave the section out.")
+    if layout.tensor > 1 or layout.expert_tensor > 1 or layout.prefill_chunk is not None:
+        raise ConfigError(
+            "parallelism: adapt simulates whole prefills with attention on each rank and whole experts. Leave out all but "
+            "expert."
+        )
     return rule
 
 

@@ -82,6 +82,7 @@ class ScheduleMaker:
             self.rule,
             self.windows[source].trace,
             num_ranks=self.deployment.topology.num_ranks,
+            ep_size=self.deployment.scenario.parallelism.expert,
             rng=np.random.default_rng([self.deployment.scenario.seed, 4]),
             spare=self.deployment.scenario.placement.spare,
         )

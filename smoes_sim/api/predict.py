@@ -187,7 +187,7 @@ def place(
         A :class:`Placement`; ``physical_to_logical_map`` has the shape (MoE layers, slots).
 
     Raises:
-        PlacementError: If the experts do not divide over the ranks, or the rule cannot fill spare slots.
+        PlacementError: If some ranks have no expert, or the rule cannot fill spare slots.
 
     Example:
         >>> from smoes_sim import place, synthesize

@@ -28,7 +28,9 @@ class ComputeTimes:
     experts: Floats
 
 
-def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, tensor: int = 1) -> ComputeTimes:
+def compute_times(
+    model: ModelShape, load: RankLoad, rates: ComputeRates, *, tensor: int = 1, expert_tensor: int = 1
+) -> ComputeTimes:
     """Roofline times of every part of a step on each rank, seconds.
 
     Args:
@@ -38,6 +40,7 @@ def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, ten
         tensor: Number of neighbouring ranks that form an attention group. They share the attention and the head of all
             tokens of the group: each holds a part of the weights, heads and vocabulary, and in a dense model of the
             feed-forward layers. Router, shared experts, and dense layers beside experts work on the rank's own tokens.
+        expert_tensor: Number of ranks that share each routed expert; each has that part of its weights, for all its tokens.
 
     Example:
         OLMoE's routed experts on 1,000 slots: 2 * 6291456 * 1000 = 12.58 GFLOP.
@@ -50,8 +53,8 @@ def compute_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, ten
         return rates.time(2.0 * parameters * tokens, moved * (parameters > 0), precision=precision)
 
     slots, active = load.slots.astype(np.float64), load.active_experts.astype(np.float64)
-    experts_flops = 2.0 * model.expert_parameters * slots
-    experts_bytes = model.expert_bytes(element) * active + ACTIVATION * 2.0 * hidden * slots
+    experts_flops = 2.0 * model.expert_parameters / expert_tensor * slots
+    experts_bytes = model.expert_bytes(element) / expert_tensor * active + ACTIVATION * 2.0 * hidden * slots
     head_weights = hidden * model.vocab / tensor
     outputs = of_group(load.outputs, tensor)
     dense = 3 * hidden * model.dense_ffn

@@ -61,7 +61,15 @@ class MemoryNeed:
 
 
 def memory_of_rank(
-    model: ModelShape, step: StepSize, *, slots: int, num_ranks: int, tensor: int, weights: Precision, cache: Precision
+    model: ModelShape,
+    step: StepSize,
+    *,
+    slots: int,
+    num_ranks: int,
+    tensor: int,
+    weights: Precision,
+    cache: Precision,
+    expert_tensor: int = 1,
 ) -> MemoryNeed:
     """Bytes that the busiest rank needs, by part.
 
@@ -74,10 +82,11 @@ def memory_of_rank(
         model: The model's shape.
         step: The largest step.
         slots: Number of experts on the rank per MoE layer, replicas included.
-        num_ranks: Number of ranks, R.
+        num_ranks: Number of ranks of an EP group.
         tensor: Number of ranks of an attention group.
         weights: Format of projections and experts; router, embedding, head and tower are bf16.
         cache: Format of the KV cache.
+        expert_tensor: Number of ranks that share each expert.
 
     Example:
         OLMoE on 2 ranks in bf16: experts 16 layers * 32 slots * 6291456 * 2 B = 6.44 GB a rank, attention 0.537 GB.
@@ -92,22 +101,23 @@ def memory_of_rank(
             "router": float(_BF16 * moe * model.experts * hidden),
             "shared": float(size * moe * model.shared_experts * model.expert_parameters),
             "dense": size * (model.layers - moe) * 3 * hidden * model.dense_ffn / dense_parts,
-            "experts": float(size * moe * slots * model.expert_parameters),
+            "experts": float(size * moe * slots * model.expert_parameters / expert_tensor),
             "embeddings": _BF16 * embeddings / tensor,
             "norms": float(_BF16 * (2 * model.layers + 1) * hidden),
             "vision": float(_BF16 * tower),
         },
-        buffers=_buffers(model, step, num_ranks=num_ranks, tensor=tensor),
+        buffers=_buffers(model, step, num_ranks=num_ranks, tensor=tensor, expert_tensor=expert_tensor),
         cache_per_token=model.kv_bytes_per_token(ELEMENT_SIZE[cache]) * model.kv_share(tensor),
         cached=step.cached,
     )
 
 
-def _buffers(model: ModelShape, step: StepSize, *, num_ranks: int, tensor: int) -> dict[str, float]:
+def _buffers(model: ModelShape, step: StepSize, *, num_ranks: int, tensor: int, expert_tensor: int) -> dict[str, float]:
     """Bytes of the buffers of a step, by part.
 
     Per token: four hidden vectors, and the inner vectors of the widest of attention, dense and shared layers. Per routed
-    token: input, output and three inner vectors of the expert. Per copy: the bytes sent and received. The logits.
+    token: input, output and three inner vectors of the expert; ranks that share experts have the tokens of all of them, with
+    a part of the inner vectors. Per copy: the bytes sent and received. The logits.
     """
     if model.mla is None:
         attention = model.head_dim * (model.heads + 2 * model.kv_heads)
@@ -115,11 +125,11 @@ def _buffers(model: ModelShape, step: StepSize, *, num_ranks: int, tensor: int) 
         query = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
         attention = model.heads * (2 * query + model.mla.v_head_dim)
     widest = max(attention, 3 * model.dense_ffn, 3 * model.shared_experts * model.expert_ffn)
-    routed = step.tokens * model.top_k * step.imbalance
-    copies = step.tokens * min(model.top_k, num_ranks) * step.imbalance
+    routed = step.tokens * model.top_k * step.imbalance * expert_tensor
+    copies = step.tokens * min(model.top_k * expert_tensor, num_ranks) * step.imbalance
     return {
         "activations": float(_BF16 * step.tokens * (4 * model.hidden + widest)),
-        "experts": _BF16 * routed * (2 * model.hidden + 3 * model.expert_ffn),
+        "experts": _BF16 * routed * (2 * model.hidden + 3 * model.expert_ffn / expert_tensor),
         "exchanges": copies * step.copy_bytes,
         "logits": _LOGIT * step.outputs * model.vocab / tensor,
     }

@@ -42,6 +42,10 @@ def check_runnable(scenario: Scenario) -> None:
         raise ConfigError(
             f"parallelism.prefill_chunk = {scenario.parallelism.prefill_chunk}: prefill runs whole. Leave it out."
         )
+    if scenario.parallelism.expert_tensor > 1:
+        raise ConfigError(
+            f"parallelism.expert_tensor = {scenario.parallelism.expert_tensor}: each rank runs whole experts. Leave it out."
+        )
     if scenario.overlap != "none":
         raise ConfigError(f"overlap = {scenario.overlap}: layers run without overlap. Write overlap: none.")
 
@@ -54,7 +58,7 @@ def check_memory(deployment: Deployment, *, num_ranks: int, free: float) -> None
     """
     model, placement = deployment.model, deployment.placement
     assert placement is not None
-    experts = len(placement.slot_rank) // placement.ep_size + model.shared_experts
+    experts = int(placement.slots_per_rank.max()) + model.shared_experts
     element = 4 if deployment.scenario.communication.combine == "fp32" else 2
     needed = model.num_moe_layers * experts * model.expert_bytes(element)
     if needed * num_ranks > 0.8 * free:

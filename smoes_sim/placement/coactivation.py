@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from smoes_sim.placement.layout import slots_of
 from smoes_sim.routing.trace import RoutingTrace
 
 _BLOCK = 8192
@@ -29,8 +30,8 @@ def coactivation(trace: RoutingTrace, layer: int) -> NDArray[np.float64]:
 
 
 def kept_together(together: NDArray[np.float64], order: NDArray[np.int64], *, num_ranks: int) -> float:
-    """Number of (token, pair of experts) on one rank when ``order`` is cut into equal ranks; no replicas."""
-    return float(sum(together[np.ix_(row, row)].sum() / 2 for row in order.reshape(num_ranks, -1)))
+    """Number of (token, pair of experts) on one rank when ``order`` is cut into ranks (the first longer); no replicas."""
+    return float(sum(together[np.ix_(row, row)].sum() / 2 for row in np.array_split(order, num_ranks)))
 
 
 def keep_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[np.int64]:
@@ -38,7 +39,7 @@ def keep_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[n
 
     Args:
         together: Symmetric, shape (E, E), zero on the diagonal.
-        num_ranks: R, a divisor of E.
+        num_ranks: R, at most E; the first E % R ranks have one expert more.
 
     Example:
         Experts 0 and 2 are used together 5 times, 1 and 3 4 times, 0 and 1 once; two ranks keep 9 of 10 pairs.
@@ -68,9 +69,9 @@ def keep_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[n
 def _gathered(together: NDArray[np.float64], num_ranks: int) -> NDArray[np.int64]:
     """Rank of each expert: each rank starts with the free expert that is used most with free ones, then adds the closest."""
     rank_of = np.full(len(together), -1)
-    for rank in range(num_ranks):
+    for rank, size in enumerate(slots_of(len(together), num_ranks).tolist()):
         pull = together[:, rank_of < 0].sum(axis=1)
-        for number in range(len(together) // num_ranks):
+        for number in range(size):
             expert = int(np.where(rank_of < 0, pull, -1.0).argmax())
             pull = together[:, expert] + (pull if number else 0)
             rank_of[expert] = rank

@@ -1,14 +1,17 @@
 """Balance the load of ranks by replicas of busy experts: the algorithm of EPLB, and replicas for SMoES bins.
 
-EPLB (deepseek-ai/EPLB, README and ``eplb.py``; MIT) in words, for one layer: groups of experts are packed onto nodes; inside
-each node the expert with the highest load per copy gets the next copy until all slots are used; copies are packed onto the
-node's ranks. Packing takes the heaviest first and puts it on the lightest pack that has room. Where nodes do not divide the
-groups the whole system is one node and one group ("global"). Copies of an expert are assumed to share its load equally.
+EPLB (deepseek-ai/EPLB, README and ``eplb.py``; MIT) in words, for one layer: groups of experts are packed onto nodes;
+inside each node the expert with the highest load per copy gets the next copy until all slots are used; copies are packed
+onto the node's ranks. Packing takes the heaviest first and puts it on the lightest pack that has room. Where nodes do not
+divide the groups, or ranks do not divide the slots, the whole system is one node and one group ("global"). Where ranks do
+not divide the slots, the first ones have one more; the servers' own EPLB needs equally many. Copies of an expert are
+assumed to share its load equally.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +29,7 @@ def balance(
 
     Args:
         loads: Routed tokens of each expert, shape (E,).
-        num_slots: S, a multiple of R and at least E.
+        num_slots: S, at least E; the first S % R ranks have one more.
         num_ranks: R, a multiple of the nodes.
         num_nodes: Nodes.
         num_groups: Groups of neighbouring experts; each stays on one node if the nodes divide the groups.
@@ -38,12 +41,12 @@ def balance(
         [1, 0, 3, 0, 0, 2]
     """
     values = np.asarray(loads, dtype=np.float64)
-    if num_groups % num_nodes:
+    if num_groups % num_nodes or num_slots % num_ranks:
         num_nodes = num_groups = 1
     group_size = len(values) // num_groups
     rows = []
     for groups in pack(values.reshape(num_groups, group_size).sum(axis=1), num_packs=num_nodes):
-        experts = (groups[:, None] * group_size + np.arange(group_size)).ravel()
+        experts = (np.array(groups)[:, None] * group_size + np.arange(group_size)).ravel()
         copies = replicate(values[experts], num_slots=num_slots // num_nodes)
         number = np.bincount(copies)
         packs = pack((values[experts] / number)[copies], num_packs=num_ranks // num_nodes)
@@ -51,26 +54,26 @@ def balance(
     return np.concatenate(rows)
 
 
-def pack(weights: NDArray[np.float64], *, num_packs: int) -> NDArray[np.int64]:
-    """Indices of the weights in each pack, shape (packs, weights / packs), in the order of packing.
+def pack(weights: NDArray[np.float64], *, num_packs: int) -> list[list[int]]:
+    """Indices of the weights in each pack, in the order of packing; where they do not divide, the first have one more.
 
     Example:
         Two packs: 5 + 3 + 1 and 4 + 3 + 2.
 
-        >>> pack(np.array([5.0, 4, 3, 3, 2, 1]), num_packs=2).tolist()
+        >>> pack(np.array([5.0, 4, 3, 3, 2, 1]), num_packs=2)
         [[0, 3, 5], [1, 2, 4]]
     """
-    size = len(weights) // num_packs
-    if size == 1:
-        return np.arange(num_packs)[:, None]
+    size, larger = divmod(len(weights), num_packs)
+    if size == 1 and not larger:
+        return [[number] for number in range(num_packs)]
     packs: list[list[int]] = [[] for _ in range(num_packs)]
     open_packs = [(0.0, number) for number in range(num_packs)]
     for index in np.argsort(-weights, kind="stable").tolist():
         total, number = heapq.heappop(open_packs)
         packs[number].append(index)
-        if len(packs[number]) < size:
+        if len(packs[number]) < size + (number < larger):
             heapq.heappush(open_packs, (total + float(weights[index]), number))
-    return np.array(packs, dtype=np.int64)
+    return packs
 
 
 def replicate(loads: NDArray[np.float64], *, num_slots: int) -> NDArray[np.int64]:
@@ -92,31 +95,34 @@ def replicate(loads: NDArray[np.float64], *, num_slots: int) -> NDArray[np.int64
 
 
 def add_replicas(
-    base: NDArray[np.int64], loads: NDArray[np.integer] | NDArray[np.floating], *, spare: int
+    base: Sequence[NDArray[np.int64]] | NDArray[np.int64],
+    loads: NDArray[np.integer] | NDArray[np.floating],
+    *,
+    slots: int,
 ) -> NDArray[np.int64]:
-    """Experts of each rank with its spare slots filled by replicas of busy experts, shape (R, E / R + spare).
+    """Experts of each rank with its free slots filled by replicas of busy experts, shape (R, slots).
 
     Repeatedly, of the experts that some rank with a free slot lacks, the one with the highest load per copy is copied to the
     least loaded of those ranks.
 
     Args:
-        base: Experts of each rank, shape (R, E / R).
+        base: Experts of each of the R ranks.
         loads: Routed tokens of each expert, shape (E,).
-        spare: Free slots of each rank.
+        slots: Slots of each rank.
 
     Example:
         Expert 0 is copied to the second rank. The first rank already has 0 and 1, so it gets 2.
 
-        >>> add_replicas(np.array([[0, 1], [2, 3]]), np.array([6, 2, 1, 1]), spare=1).tolist()
+        >>> add_replicas(np.array([[0, 1], [2, 3]]), np.array([6, 2, 1, 1]), slots=3).tolist()
         [[0, 1, 2], [2, 3, 0]]
     """
-    ranks = [list(row) for row in base.tolist()]
+    ranks = [row.tolist() for row in base]
     values = np.asarray(loads, dtype=np.float64)
     number = np.ones(len(values))
-    for _ in range(spare * len(ranks)):
+    for _ in range(slots * len(ranks) - sum(map(len, ranks))):
         per_copy = values / number
         rank_load = [float(per_copy[row].sum()) for row in ranks]
-        free = [rank for rank, row in enumerate(ranks) if len(row) < base.shape[1] + spare]
+        free = [rank for rank, row in enumerate(ranks) if len(row) < slots]
         possible = [expert for expert in range(len(values)) if any(expert not in ranks[rank] for rank in free)]
         expert = max(possible, key=lambda candidate: per_copy[candidate])
         rank = min((rank for rank in free if expert not in ranks[rank]), key=lambda candidate: rank_load[candidate])

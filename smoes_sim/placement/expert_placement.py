@@ -16,8 +16,9 @@ class ExpertPlacement:
 
     Attributes:
         physical_to_logical_map: Expert in each slot, shape (L, S), the form that EPLB and SGLang read.
-        slot_rank: Rank of each slot within its group, shape (S,).
+        slot_rank: Rank of each slot within its group, shape (S,); the first of them where several share each expert.
         num_groups: EP groups, each of which holds all experts; a token uses those of the group of its home rank.
+        expert_tensor: Neighbouring ranks that share each expert: each computes a part of its inner width, for every token.
 
     Example:
         >>> ExpertPlacement(physical_to_logical_map=np.array([[0, 1, 2, 3]]), slot_rank=np.array([0, 0, 1, 1]))
@@ -28,6 +29,7 @@ class ExpertPlacement:
     physical_to_logical_map: NDArray[np.int64]
     slot_rank: NDArray[np.int64]
     num_groups: int = 1
+    expert_tensor: int = 1
 
     def __repr__(self) -> str:
         layers, slots = self.physical_to_logical_map.shape
@@ -37,7 +39,7 @@ class ExpertPlacement:
     @property
     def ep_size(self) -> int:
         """Number of ranks that together hold all experts."""
-        return int(self.slot_rank.max()) + 1
+        return int(self.slot_rank.max()) + self.expert_tensor
 
     @property
     def num_ranks(self) -> int:
@@ -49,8 +51,13 @@ class ExpertPlacement:
         """Whether some layer has more slots than experts."""
         return self.physical_to_logical_map.shape[1] > int(self.physical_to_logical_map.max()) + 1
 
+    @property
+    def slots_per_rank(self) -> NDArray[np.int64]:
+        """Number of slots of each rank of a group, shape (ep_size,); a slot counts on every rank that shares it."""
+        return np.repeat(np.bincount(self.slot_rank)[:: self.expert_tensor], self.expert_tensor)
+
     def destination(self, layer: int, experts: NDArray[np.integer], home: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rank that serves each routed token, shape (T, K), -1 where there is no expert.
+        """Rank that serves each routed token, shape (T, K), -1 where there is no expert; the first where several share it.
 
         A copy on the home rank is used first. Tokens without one use the copies of their expert in turn (round-robin), in
         the order of tokens; the distance to a copy is not considered.
@@ -70,6 +77,7 @@ class ExpertPlacement:
             [0, 0, 1]
         """
         first, local = home // self.ep_size * self.ep_size, home % self.ep_size
+        local -= local % self.expert_tensor
         if not self.has_replicas:
             return np.where(experts >= 0, first[:, None] + self.expert_rank[layer][experts], -1)
         copies, number = self.copy_ranks(layer)
@@ -79,9 +87,26 @@ class ExpertPlacement:
         away = (experts >= 0) & (chosen < 0)
         wanted = experts[away].astype(np.int64)
         turn = occurrence_index(wanted) % number[wanted]
-        result = np.where(experts >= 0, home[:, None], -1)
+        result = np.where(experts >= 0, (first + local)[:, None], -1)
         result[away] = np.broadcast_to(first[:, None], experts.shape)[away] + copies[wanted, turn]
         return result
+
+    def sharing(self, destination: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Every rank that computes a part of each routed token, shape (T, K * expert_tensor), from the first, (T, K).
+
+        Example:
+            Two ranks share each expert: a token for ranks 0 and 4 goes to 0, 1, 4 and 5.
+
+            >>> placement = ExpertPlacement(
+            ...     physical_to_logical_map=np.array([[0, 1, 2]]), slot_rank=np.array([0, 2, 4]), expert_tensor=2
+            ... )
+            >>> placement.sharing(np.array([[0, 4]])).tolist()
+            [[0, 1, 4, 5]]
+        """
+        if self.expert_tensor == 1:
+            return destination
+        parts = np.where(destination[:, :, None] >= 0, destination[:, :, None] + np.arange(self.expert_tensor), -1)
+        return parts.reshape(len(destination), -1)
 
     def copy_ranks(self, layer: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ranks of the copies of each expert in slot order, padded with -1, shape (E, C), and their number, shape (E,)."""
@@ -94,18 +119,18 @@ class ExpertPlacement:
     def rank_loads(self, counts: NDArray[np.integer]) -> NDArray[np.float64]:
         """Routed tokens of each rank of a group, shape (L, ep_size), from those of each expert, ``counts`` (L, E).
 
-        The copies of an expert share its tokens equally.
+        The copies of an expert share its tokens equally; each of the ranks that share a copy has all its tokens.
         """
         layer = np.arange(len(counts))[:, None]
         number = np.stack([np.bincount(slots, minlength=counts.shape[1]) for slots in self.physical_to_logical_map])
         share = (counts / number)[layer, self.physical_to_logical_map]
         loads = np.zeros((len(counts), self.ep_size))
         np.add.at(loads, (layer, self.slot_rank[None, :]), share)
-        return loads
+        return np.repeat(loads[:, :: self.expert_tensor], self.expert_tensor, axis=1)
 
     @property
     def expert_rank(self) -> NDArray[np.int64]:
-        """Rank of each expert within an EP group, shape (L, E).
+        """Rank of each expert within an EP group, the first where several share it, shape (L, E).
 
         Raises:
             PlacementError: If an expert has replicas, and so no single rank.

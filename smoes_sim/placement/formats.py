@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from smoes_sim.errors import PlacementError
 from smoes_sim.placement.expert_placement import ExpertPlacement
+from smoes_sim.placement.layout import expert_layout
 from smoes_sim.yaml_files import write_bytes
 
 _MAP = "physical_to_logical_map"
@@ -34,12 +35,19 @@ def write_placement(placement: ExpertPlacement, path: Path, *, moe_layers: Seque
         num_layers: Hidden layers of the model.
 
     Raises:
-        PlacementError: If the slots are not ordered by rank, or there are several EP groups.
+        PlacementError: If the slots are not ordered by rank, ranks have different numbers of them, or there are several EP
+            groups.
     """
     if placement.num_groups > 1:
         raise PlacementError(
             f"{placement.num_ranks} ranks form {placement.num_groups} EP groups; a file describes one. "
             f"Use {placement.ep_size} ranks."
+        )
+    sizes = np.bincount(placement.slot_rank)
+    if len(set(sizes.tolist())) > 1:
+        raise PlacementError(
+            f"{sizes.sum()} slots on {placement.ep_size} ranks are {sizes.min()} or {sizes.max()} on each; the file format "
+            "has equally many. Use spare slots (--rule eplb --spare 1), or a number of ranks that divides them."
         )
     if (np.diff(placement.slot_rank) < 0).any():
         raise PlacementError("slot_rank is not ascending: the file format needs slots ordered by rank. Sort the slots.")
@@ -88,20 +96,45 @@ def all_layers(values: NDArray[np.int64], *, moe_layers: Sequence[int], num_laye
     return rows
 
 
-def read_placement(path: Path, *, moe_layers: Sequence[int], num_experts: int, num_ranks: int) -> ExpertPlacement:
+def read_placement(
+    path: Path,
+    *,
+    moe_layers: Sequence[int],
+    num_experts: int,
+    num_ranks: int,
+    ep_size: int | None = None,
+    expert_tensor: int = 1,
+) -> ExpertPlacement:
     """Placement of a file that has a row for each hidden layer or for each MoE layer.
 
     Args:
         path: JSON file with a ``physical_to_logical_map``.
         moe_layers: Index of each MoE layer in the model, L of them.
         num_experts: E.
-        num_ranks: R; the slots are divided equally over them, in order.
+        num_ranks: R.
+        ep_size: Ranks of an EP group, over which the slots are divided equally, in order. None: all.
+        expert_tensor: Ranks that share each expert.
 
     Raises:
         PlacementError: If the file cannot be read, a layer lacks an expert, or the slots do not divide over the ranks.
     """
     try:
-        return _placement(_map_of(path), moe_layers=moe_layers, num_experts=num_experts, num_ranks=num_ranks)
+        layout = expert_layout(num_experts, num_ranks=num_ranks, ep_size=ep_size or num_ranks, expert_tensor=expert_tensor)
+        order = _order(_map_of(path), moe_layers=moe_layers, num_experts=num_experts)
+        slots = order.shape[1]
+        if slots % layout.holders:
+            sharing = "" if expert_tensor == 1 else f" (every {expert_tensor} share their slots)"
+            raise PlacementError(
+                f"{slots} slots do not divide over {layout.ep_size} ranks{sharing}. Use a divisor of {slots}, of which "
+                "parallelism.expert makes groups."
+            )
+        sizes = np.full(layout.holders, slots // layout.holders)
+        return ExpertPlacement(
+            physical_to_logical_map=order,
+            slot_rank=layout.slot_ranks(sizes),
+            num_groups=layout.num_groups,
+            expert_tensor=expert_tensor,
+        )
     except PlacementError as error:
         raise error.at(str(path)) from None
 
@@ -123,7 +156,8 @@ def _map_of(path: Path) -> list[list[int]]:
     return rows
 
 
-def _placement(rows: list[list[int]], *, moe_layers: Sequence[int], num_experts: int, num_ranks: int) -> ExpertPlacement:
+def _order(rows: list[list[int]], *, moe_layers: Sequence[int], num_experts: int) -> NDArray[np.int64]:
+    """Expert in each slot of each MoE layer, shape (L, S)."""
     if len(rows) != len(moe_layers):
         if len(rows) <= max(moe_layers):
             raise PlacementError(
@@ -142,7 +176,4 @@ def _placement(rows: list[list[int]], *, moe_layers: Sequence[int], num_experts:
                 f"layer {layer}: has {len(row)} slots, layer {moe_layers[0]} has {slots}: all need the same number. "
                 "Fix the file."
             )
-    if slots % num_ranks:
-        raise PlacementError(f"{slots} slots do not divide over {num_ranks} ranks. Use a divisor of {slots}.")
-    slot_rank = np.arange(slots) // (slots // num_ranks)
-    return ExpertPlacement(physical_to_logical_map=np.array(rows, dtype=np.int64), slot_rank=slot_rank)
+    return np.array(rows, dtype=np.int64)

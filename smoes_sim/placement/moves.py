@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,15 +48,14 @@ def keep_in_place(old: ExpertPlacement, new: ExpertPlacement) -> ExpertPlacement
     """
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - 0.4 s to import, and predictions do not renumber
 
-    rows = []
+    rows, sizes = [], np.bincount(new.slot_rank)
     for layer, slots in enumerate(new.physical_to_logical_map):
         common = _held(new, layer).astype(np.int64) @ _held(old, layer).T
+        common[sizes[:, None] != sizes] = -1 - len(slots)  # a rank keeps its number of slots
         _, place = linear_sum_assignment(common, maximize=True)
-        by_rank = slots.reshape(new.ep_size, -1)
-        renamed = np.empty_like(by_rank)
-        renamed[place] = by_rank
-        rows.append(renamed.ravel())
-    return ExpertPlacement(physical_to_logical_map=np.stack(rows), slot_rank=new.slot_rank, num_groups=new.num_groups)
+        by_rank = np.split(slots, np.cumsum(sizes)[:-1])
+        rows.append(np.concatenate([by_rank[rank] for rank in np.argsort(place)]))
+    return replace(new, physical_to_logical_map=np.stack(rows))
 
 
 def _held(placement: ExpertPlacement, layer: int) -> NDArray[np.bool_]:

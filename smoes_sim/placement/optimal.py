@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.errors import PlacementError
+from smoes_sim.placement.layout import slots_of
 
 _TIME_LIMIT = 60.0
 """Seconds for one layer; an optimum that is not proven by then is an error."""
@@ -16,13 +17,13 @@ def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: 
 
     Integers y[e, n, r] say how many of the n copies of expert e are on rank r; each copy takes 1 / n of its load::
 
-        minimise z;  sum_{e,n} load[e] / n y[e,n,r] <= z;  sum_{e,n} y[e,n,r] = S / R;  sum_r y[e,n,r] = n u[e,n];
+        minimise z;  sum_{e,n} load[e] / n y[e,n,r] <= z;  sum_{e,n} y[e,n,r] = S_r;  sum_r y[e,n,r] = n u[e,n];
         sum_n u[e,n] = 1, u binary
 
     Args:
         loads: Routed tokens of each expert, shape (E,).
-        num_ranks: R, a divisor of E.
-        spare: Slots of each rank beside E / R.
+        num_ranks: R; the slots of each, S_r, are those of :func:`~smoes_sim.placement.layout.slots_of`.
+        spare: Slots of each rank beside its share of the experts.
 
     Raises:
         PlacementError: If HiGHS does not prove the optimum in time.
@@ -35,7 +36,8 @@ def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: 
         [9, 9]
     """
     values, E, R = np.asarray(loads, dtype=np.float64), len(loads), num_ranks
-    most = 1 + spare * R
+    sizes = slots_of(E, R, spare=spare)
+    most = 1 + int(sizes.sum()) - E
     rows: list[tuple[dict[int, float], float, float]] = []
     copies = np.arange(E * most * R).reshape(E, most, R)
     used = copies.size + np.arange(E * most).reshape(E, most)
@@ -44,7 +46,7 @@ def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: 
     for rank in range(R):
         here = copies[:, :, rank].ravel().tolist()
         rows.append((dict(zip(here, share.ravel().tolist(), strict=True)) | {top: -1.0}, -np.inf, 0.0))
-        rows.append((dict.fromkeys(here, 1.0), E / R + spare, E / R + spare))
+        rows.append((dict.fromkeys(here, 1.0), float(sizes[rank]), float(sizes[rank])))
     for expert in range(E):
         rows.append((dict.fromkeys(used[expert].tolist(), 1.0), 1.0, 1.0))
         for index in range(most):
@@ -53,7 +55,8 @@ def least_load(loads: NDArray[np.integer] | NDArray[np.floating], *, num_ranks: 
     upper = np.full(top + 1, np.inf)
     upper[used.ravel()] = 1
     upper[: copies.size] = np.broadcast_to(np.arange(1, most + 1)[:, None], copies.shape).ravel()
-    rows.append((dict.fromkeys(copies[int(values.argmax()), :, 0].tolist(), 1.0), 1.0, np.inf))  # ranks are interchangeable
+    if len(set(sizes.tolist())) == 1:  # ranks are interchangeable
+        rows.append((dict.fromkeys(copies[int(values.argmax()), :, 0].tolist(), 1.0), 1.0, np.inf))
     found = _solve(rows, cost={top: 1.0}, upper=upper, whole=top, what=f"the least load of {E} experts on {R} ranks")
     number = found[: copies.size].reshape(E, most, R).sum(axis=1)
     return np.concatenate([np.repeat(np.arange(E), number[:, rank]) for rank in range(R)])
@@ -71,7 +74,8 @@ def most_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[n
     place = np.arange(E * R).reshape(E, R)
     rows: list[tuple[dict[int, float], float, float]] = []
     rows += [(dict.fromkeys(place[expert].tolist(), 1.0), 1.0, 1.0) for expert in range(E)]
-    rows += [(dict.fromkeys(place[:, rank].tolist(), 1.0), E / R, E / R) for rank in range(R)]
+    sizes = slots_of(E, R).tolist()
+    rows += [(dict.fromkeys(place[:, rank].tolist(), 1.0), size, size) for rank, size in enumerate(sizes)]
     cost: dict[int, float] = {}
     variable = E * R
     for first, second in zip(*np.nonzero(np.triu(together)), strict=True):
@@ -80,7 +84,8 @@ def most_together(together: NDArray[np.float64], *, num_ranks: int) -> NDArray[n
             rows += [({variable: 1.0, int(place[expert, rank]): -1.0}, -np.inf, 0.0) for expert in (first, second)]
             variable += 1
     upper = np.ones(variable)
-    upper[place[0, 1:]] = 0  # ranks are interchangeable: expert 0 is on the first
+    if E % R == 0:
+        upper[place[0, 1:]] = 0  # ranks are interchangeable: expert 0 is on the first
     found = _solve(rows, cost=cost, upper=upper, whole=E * R, what=f"the most pairs of {E} experts on {R} ranks")
     return np.argsort(found[: E * R].reshape(E, R).argmax(axis=1), kind="stable")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from smoes_sim.errors import ConfigError
+from smoes_sim.models import ModelShape
 from smoes_sim.placement.experts import ExpertRule
 from smoes_sim.placement.tokens import TokenRule
 from smoes_sim.yaml_files import Spec
@@ -36,7 +38,7 @@ class PlacementSpec(Spec):
         0,
         ge=0,
         description="Slots of each rank for replicas of experts, beside its share of the experts (rounded down); for bins, "
-        "eplb and optimal.",
+        "eplb and optimal. 0: every expert has one slot, and where they do not divide, the first ranks have one more.",
         examples=[1],
     )
     tokens: TokenRule = Field(
@@ -48,7 +50,7 @@ class PlacementSpec(Spec):
 
 
 class ParallelismSpec(Spec):
-    """How attention is divided; experts are always spread over all ranks (or over EP groups of them)."""
+    """How attention and experts are divided over ranks."""
 
     tensor: int = Field(
         1,
@@ -57,9 +59,47 @@ class ParallelismSpec(Spec):
         "feed-forward layers of a dense model; 1: each rank has its own.",
         examples=[2],
     )
+    expert: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Number of neighbouring ranks that form an EP group, which holds all experts; each group serves its "
+        "own tokens. A multiple of tensor. Not given: all, or with more ranks than experts one expert per rank.",
+        examples=[8],
+    )
+    expert_tensor: int = Field(
+        1,
+        ge=1,
+        description="Number of neighbouring ranks in an EP group that share each expert: each has a part of its inner "
+        "width, receives every token of the expert and returns a part of the sum.",
+        examples=[2],
+    )
     prefill_chunk: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="Prompt tokens that such a group of ranks takes in one step (chunked prefill). Not given: the whole "
         "batch in one step.",
         examples=[8192],
     )
+
+    @model_validator(mode="after")
+    def _groups_nest(self) -> ParallelismSpec:
+        for key, size in (("tensor", self.tensor), ("expert_tensor", self.expert_tensor)):
+            if self.expert is not None and self.expert % size:
+                raise ValueError(
+                    f"parallelism.{key} = {size} does not divide the {self.expert} ranks of an EP group "
+                    "(parallelism.expert): no engine lets such a group cross EP groups. Use a divisor."
+                )
+        return self
+
+    def check_model(self, model: ModelShape) -> None:
+        """Refuse experts that cannot be divided as asked.
+
+        Raises:
+            ConfigError: If the model has no experts, or their inner width does not divide.
+        """
+        if not model.experts and (self.expert is not None or self.expert_tensor > 1):
+            key, value = ("expert", self.expert) if self.expert is not None else ("expert_tensor", self.expert_tensor)
+            raise ConfigError(f"parallelism.{key} = {value}: {model.name} has no experts. Leave it out.")
+        if model.experts and model.expert_ffn % self.expert_tensor:
+            raise ConfigError(
+                f"parallelism.expert_tensor = {self.expert_tensor} does not divide the inner width {model.expert_ffn} of an "
+                f"expert of {model.name}. Use a divisor."
+            )

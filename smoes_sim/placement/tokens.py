@@ -21,11 +21,12 @@ def home_tokens(
     """Home rank of every token, shape (T,), the same in all layers.
 
     Args:
-        rule: ``data_parallel``: all tokens of a sequence are on rank ``sequence_id % R``. ``sharded``: the prefill tokens
-            of the batch are cut into R equal runs; a decode token is where ``data_parallel`` puts it. ``modality``: the
-            tokens of a modality are cut into equal runs over its ranks (:func:`modality_ranks`). ``affinity``: the rank
-            that holds most of the token's experts (a copy counts) over all layers, the lowest rank on a tie, in EP group
-            ``sequence_id % groups`` (an oracle: it knows the routing in advance).
+        rule: ``data_parallel``: all tokens of a sequence are on rank ``sequence_id % R``. ``sharded``: the prefill
+            tokens of the batch are cut into R equal runs; a decode token is where ``data_parallel`` puts it.
+            ``modality``: the tokens of a modality are cut into equal runs over its ranks (:func:`modality_ranks`).
+            ``affinity``: the rank that holds most of the token's experts (a copy counts) over all layers, the lowest
+            rank on a tie (ranks that share experts take tokens in turn), in EP group ``sequence_id % groups`` (an
+            oracle: it knows the routing in advance).
         trace: Tokens and their routing.
         placement: Where the experts are.
         decide_by: Under ``modality``, the routing that decides which ranks serve text; None: the trace itself, which in
@@ -92,4 +93,5 @@ def _by_affinity(trace: RoutingTrace, placement: ExpertPlacement) -> NDArray[np.
             is_new = (rank_of >= 0) & (copies[:, :number] != rank_of[:, None]).all(axis=1)
             counts = (ids >= 0) & is_new[ids]
             np.add.at(votes, (np.broadcast_to(token, ids.shape)[counts], rank_of[ids[counts]]), 1)
-    return votes.argmax(axis=1) + placement.ep_size * (trace.sequence_id % placement.num_groups)
+    first = votes.argmax(axis=1) + np.arange(trace.num_tokens) % placement.expert_tensor
+    return first + placement.ep_size * (trace.sequence_id % placement.num_groups)

@@ -169,30 +169,54 @@ def sequence_homes(
 
 def _check_placement(scenario: Scenario, model: ModelShape, topology: Topology) -> None:
     """Refuse experts that do not fit on the ranks, before the work of routing."""
-    rule = scenario.expert_rule
+    rule, layout = scenario.expert_rule, scenario.parallelism
+    layout.check_model(model)
     if not model.experts or isinstance(rule, ExpertFile):
         return
     try:
-        check_slots(rule, model.experts, num_ranks=topology.num_ranks, spare=scenario.placement.spare)
+        groups = check_slots(
+            rule,
+            model.experts,
+            num_ranks=topology.num_ranks,
+            spare=scenario.placement.spare,
+            ep_size=layout.expert,
+            expert_tensor=layout.expert_tensor,
+        )
     except PlacementError as error:
         raise error.at(f"{model.name} on {topology.name}") from None
+    if groups.ep_size % layout.tensor:
+        raise ConfigError(
+            f"parallelism.tensor = {layout.tensor} does not divide the {groups.ep_size} ranks of an EP group of "
+            f"{model.name}. Use a divisor."
+        )
 
 
 def _place(
     scenario: Scenario, model: ModelShape, trace: RoutingTrace, num_ranks: int, *, layers: Sequence[int] | None
 ) -> ExpertPlacement:
-    rule = scenario.expert_rule
+    rule, layout = scenario.expert_rule, scenario.parallelism
     if isinstance(rule, ExpertFile):
         if scenario.placement.spare:
             raise ConfigError(
                 f"placement.spare = {scenario.placement.spare}: the file says what is in its slots. Leave it out."
             )
         placement = read_placement(
-            Path(rule.file), moe_layers=model.moe_layer_indices, num_experts=model.experts, num_ranks=num_ranks
+            Path(rule.file),
+            moe_layers=model.moe_layer_indices,
+            num_experts=model.experts,
+            num_ranks=num_ranks,
+            ep_size=layout.expert,
+            expert_tensor=layout.expert_tensor,
         )
         if layers is None:
             return placement
         return replace(placement, physical_to_logical_map=placement.physical_to_logical_map[list(layers)])
     return place_experts(
-        rule, trace, num_ranks=num_ranks, rng=np.random.default_rng([scenario.seed, 4]), spare=scenario.placement.spare
+        rule,
+        trace,
+        num_ranks=num_ranks,
+        rng=np.random.default_rng([scenario.seed, 4]),
+        spare=scenario.placement.spare,
+        ep_size=layout.expert,
+        expert_tensor=layout.expert_tensor,
     )

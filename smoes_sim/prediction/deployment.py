@@ -171,10 +171,16 @@ class Conditions:
 
     def micro_batches(self, step: Step) -> list[MicroBatch]:
         """The micro-batches of a step with their compute times."""
-        tensor = self.deployment.scenario.parallelism.tensor
+        layout = self.deployment.scenario.parallelism
         return [
             MicroBatch(
-                times=compute_times(self.deployment.model, batch.load, self.rates, tensor=tensor),
+                times=compute_times(
+                    self.deployment.model,
+                    batch.load,
+                    self.rates,
+                    tensor=layout.tensor,
+                    expert_tensor=layout.expert_tensor,
+                ),
                 exchanges=batch.exchanges,
                 group=batch.group,
             )

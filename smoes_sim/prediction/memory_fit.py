@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -104,28 +105,32 @@ def memory(deployment: Deployment) -> MemoryFit:
 
 
 def _layouts(deployment: Deployment) -> list[int]:
-    """Numbers of ranks over which attention groups and slots divide, ascending."""
-    tensor, placement = deployment.scenario.parallelism.tensor, deployment.placement
-    candidates = range(tensor, _MOST_RANKS + 1, tensor)
+    """Numbers of ranks that form whole attention and EP groups, ascending; without ``expert`` divisors of the slots."""
+    layout, placement = deployment.scenario.parallelism, deployment.placement
     if placement is None:
-        return list(candidates)
-    slots = placement.physical_to_logical_map.shape[1]
-    return [ranks for ranks in candidates if slots % ranks == 0 or ranks % slots == 0]
+        return list(range(layout.tensor, _MOST_RANKS + 1, layout.tensor))
+    if layout.expert is not None:
+        return list(range(layout.expert, _MOST_RANKS + 1, layout.expert))
+    step, slots = math.lcm(layout.tensor, layout.expert_tensor), placement.physical_to_logical_map.shape[1]
+    holders = {ranks: ranks // layout.expert_tensor for ranks in range(step, _MOST_RANKS + 1, step)}
+    return [ranks for ranks, holding in holders.items() if slots % holding == 0 or holding % slots == 0]
 
 
 def _need(deployment: Deployment, num_ranks: int) -> MemoryNeed:
     scenario, placement = deployment.scenario, deployment.placement
-    slots = 0
+    slots, layout, ep_size = 0, scenario.parallelism, num_ranks
     if placement is not None:
-        slots = -(-placement.physical_to_logical_map.shape[1] // num_ranks)
-        if num_ranks == deployment.topology.num_ranks:
-            slots = int(np.bincount(placement.slot_rank).max())
+        slots, ep_size = int(placement.slots_per_rank.max()), placement.ep_size
+        if num_ranks != deployment.topology.num_ranks and layout.expert is None:
+            ep_size = num_ranks
+            slots = -(-placement.physical_to_logical_map.shape[1] * layout.expert_tensor // num_ranks)
     return memory_of_rank(
         deployment.model,
         _step_size(deployment, num_ranks),
         slots=slots,
-        num_ranks=num_ranks,
-        tensor=scenario.parallelism.tensor,
+        num_ranks=ep_size,
+        tensor=layout.tensor,
+        expert_tensor=layout.expert_tensor,
         weights=scenario.compute.weights,
         cache=scenario.compute.cache,
     )

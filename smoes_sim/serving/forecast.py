@@ -88,9 +88,10 @@ def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: 
             copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
             has_images=bool(deployment.workload.sequence_vision_tokens.any()),
         ),
-        slots=int(np.bincount(placement.slot_rank).max()) if placement else 0,
-        num_ranks=deployment.topology.num_ranks,
+        slots=int(placement.slots_per_rank.max()) if placement else 0,
+        num_ranks=placement.ep_size if placement else deployment.topology.num_ranks,
         tensor=tensor,
+        expert_tensor=scenario.parallelism.expert_tensor,
         weights=scenario.compute.weights,
         cache=scenario.compute.cache,
     )

@@ -225,7 +225,10 @@ class _Batch:
     def times(self, conditions: Conditions) -> ComputeTimes:
         """Its compute times under a set of constants, without the head."""
         deployment = conditions.deployment
-        times = compute_times(deployment.model, self.load, conditions.rates, tensor=deployment.scenario.parallelism.tensor)
+        layout = deployment.scenario.parallelism
+        times = compute_times(
+            deployment.model, self.load, conditions.rates, tensor=layout.tensor, expert_tensor=layout.expert_tensor
+        )
         return replace(times, attention=times.attention.delayed(self.delay), head=np.zeros_like(times.head))
 
 

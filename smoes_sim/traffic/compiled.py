@@ -12,11 +12,11 @@ Ids = NDArray[np.int16]
 
 
 @jit(
-    "void(i2[:, :], i8[::1], i8[:, ::1], i8[::1], i8[::1], i8, b1,"
+    "void(i2[:, :], i8[::1], i8[:, ::1], i8[::1], i8[::1], i8, i8, b1,"
     " i8[::1], i8[::1], i8[:, ::1], b1[:, ::1], i8[::1], i8[::1])"
 )
 def count_layer(  # noqa: PLR0912, PLR0917 (one loop; numba takes no keywords)
-    experts: Ids, home: Longs, copies: Longs, number: Longs, forwarder: Longs, ep_size: int, once: bool,
+    experts: Ids, home: Longs, copies: Longs, number: Longs, forwarder: Longs, ep_size: int, sharing: int, once: bool,
     turn: Longs, slots: Longs, expert_slots: Longs, is_active: NDArray[np.bool_], first: Longs, second: Longs,
 ) -> None:  # fmt: skip
     """Add the counts of some tokens in a layer.
@@ -28,6 +28,7 @@ def count_layer(  # noqa: PLR0912, PLR0917 (one loop; numba takes no keywords)
         number: Their number, shape (E,).
         forwarder: Rank that takes what home ``i`` sends to rank ``j``, at ``i * R + j``; empty: none does.
         ep_size: Ranks of a group.
+        sharing: Ranks that share each expert.
         once: Whether a token is sent once to each rank.
         turn: Routed tokens of each expert so far that had no copy of it at home, shape (E,).
         slots: Routed tokens of each rank, shape (R,).
@@ -37,7 +38,7 @@ def count_layer(  # noqa: PLR0912, PLR0917 (one loop; numba takes no keywords)
         second: Copies that forwarders send on, shape (R * R,); empty without forwarders.
     """
     num_ranks, top_k = len(slots), experts.shape[1]
-    ranks, gateways = np.empty(top_k, np.int64), np.empty(top_k, np.int64)
+    ranks, gateways = np.empty(top_k * sharing, np.int64), np.empty(top_k * sharing, np.int64)
     for token in range(len(home)):
         source = home[token]
         start = source // ep_size * ep_size
@@ -48,7 +49,7 @@ def count_layer(  # noqa: PLR0912, PLR0917 (one loop; numba takes no keywords)
                 continue
             at = 0
             if number[expert] > 1:
-                here = source - start
+                here = (source - start) // sharing * sharing
                 at = -1
                 for copy in range(number[expert]):
                     if copies[expert, copy] == here:
@@ -56,29 +57,30 @@ def count_layer(  # noqa: PLR0912, PLR0917 (one loop; numba takes no keywords)
                 if at < 0:
                     at = turn[expert] % number[expert]
                     turn[expert] += 1
-            rank = start + copies[expert, at]
-            slots[rank] += 1
             expert_slots[source // ep_size, expert] += 1
-            is_active[rank, expert] = True
-            is_new = True
-            if once:
-                for earlier in range(seen):
-                    if ranks[earlier] == rank:
+            for part in range(sharing):
+                rank = start + copies[expert, at] + part
+                slots[rank] += 1
+                is_active[rank, expert] = True
+                is_new = True
+                if once:
+                    for earlier in range(seen):
+                        if ranks[earlier] == rank:
+                            is_new = False
+                    ranks[seen] = rank
+                    seen += is_new
+                if not is_new:
+                    continue
+                if not len(forwarder):
+                    first[source * num_ranks + rank] += 1
+                    continue
+                gateway = forwarder[source * num_ranks + rank]
+                second[gateway * num_ranks + rank] += 1
+                is_new = gateway != source
+                for earlier in range(passed):
+                    if gateways[earlier] == gateway:
                         is_new = False
-                ranks[seen] = rank
-                seen += is_new
-            if not is_new:
-                continue
-            if not len(forwarder):
-                first[source * num_ranks + rank] += 1
-                continue
-            gateway = forwarder[source * num_ranks + rank]
-            second[gateway * num_ranks + rank] += 1
-            is_new = gateway != source
-            for earlier in range(passed):
-                if gateways[earlier] == gateway:
-                    is_new = False
-            if is_new:
-                gateways[passed] = gateway
-                passed += 1
-                first[source * num_ranks + gateway] += 1
+                if is_new:
+                    gateways[passed] = gateway
+                    passed += 1
+                    first[source * num_ranks + gateway] += 1

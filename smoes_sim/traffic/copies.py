@@ -49,7 +49,7 @@ class Traffic:
     Attributes:
         stages: Copies from rank to rank in dispatch, int64 (L, R, R) each; the diagonal counts copies that stay. Two
             stages with ``node`` deduplication (between nodes, then forwarded inside), otherwise one.
-        slots: Routed tokens that each rank's experts process, int64 (L, R).
+        slots: Routed tokens that each rank's experts process, int64 (L, R); all that share an expert count its tokens.
         expert_slots: Routed tokens of each expert in each EP group, int64 (L, G, E).
         active_experts: Experts of each rank with at least one token, int64 (L, R).
     """
@@ -62,7 +62,7 @@ class Traffic:
     @property
     def routed(self) -> int:
         """Number of routed tokens: (token, expert) pairs over all layers."""
-        return int(self.slots.sum())
+        return int(self.expert_slots.sum())
 
     @property
     def local_copies(self) -> int:
@@ -114,11 +114,12 @@ def count_traffic(
     slots, expert_slots, active, stages = [], [], [], []
     for layer in range(trace.num_layers):
         ids = trace.expert_ids[:, layer].astype(np.int64)
-        destination = placement.destination(layer, ids, home)
+        expert_slots.append(np.bincount((group * E + ids)[ids >= 0], minlength=G * E).reshape(G, E))
+        destination = placement.sharing(placement.destination(layer, ids, home))
+        ids = np.repeat(ids, placement.expert_tensor, axis=1)
         slots.append(np.bincount(destination[destination >= 0], minlength=R))
         used = np.unique((destination * E + ids)[ids >= 0])
         active.append(np.bincount(used // E, minlength=R))
-        expert_slots.append(np.bincount((group * E + ids)[ids >= 0], minlength=G * E).reshape(G, E))
         if deduplicate == "none":
             stages.append([_pairs(np.repeat(home, destination.shape[1]), destination.ravel(), R)])
             continue
@@ -164,8 +165,9 @@ def _count_compiled(
         for layer in range(L):
             second = stages[1][layer] if len(stages) > 1 else none
             count_layer(
-                experts[:, layer], home[part], *copies[layer], forwarder, placement.ep_size, deduplicate != "none",
-                turn[layer], slots[layer], expert_slots[layer], is_active[layer], stages[0][layer], second,
+                experts[:, layer], home[part], *copies[layer], forwarder, placement.ep_size, placement.expert_tensor,
+                deduplicate != "none", turn[layer], slots[layer], expert_slots[layer], is_active[layer],
+                stages[0][layer], second,
             )  # fmt: skip
     return Traffic(
         stages=tuple(stage.reshape(L, R, R) for stage in stages),
@@ -255,6 +257,6 @@ def remote_tokens(
     rows = range(trace.num_layers) if layers is None else layers
     remote = np.empty((trace.num_tokens, len(rows)), dtype=bool)
     for column, layer in enumerate(rows):
-        destination = placement.destination(layer, trace.expert_ids[:, layer], home)
+        destination = placement.sharing(placement.destination(layer, trace.expert_ids[:, layer], home))
         remote[:, column] = ((destination != home[:, None]) & (destination >= 0)).any(axis=1)
     return remote

@@ -180,7 +180,7 @@ def trace_matrix(trace: RoutingTrace, num_ranks: int, size: float) -> Matrix:
     Ranks send ``size`` on average. Experts are in the model's order, sequences are spread over the ranks, no deduplication.
 
     Raises:
-        PlacementError: If the experts do not divide over the ranks.
+        PlacementError: If some ranks have no expert.
         TraceError: If no token goes to any expert.
     """
     placement = place_experts("contiguous", trace, num_ranks=num_ranks, rng=np.random.default_rng(0))

@@ -108,7 +108,7 @@ def test_bins_and_counts_are_exported_for_sglang(here: Path, capsys: pytest.Capt
     assert "write either --placement RULE or --counts" in refusal(capsys, "trace", "export", "t.npz", "-o", "x.json")
     start = ["trace", "export", "t.npz", "-o", "x.json", "--placement", "bins"]
     assert "needs the number of ranks. Give --ranks" in refusal(capsys, *start)
-    assert "4 experts do not divide over 3 ranks" in refusal(capsys, *start, "--ranks", "3")
+    assert "4 slots on 3 ranks are 1 or 2 on each" in refusal(capsys, *start, "--ranks", "3")
     dump = ["trace", "export", "stat.pt", "-o", "x.json", "--placement", "bins", "--ranks", "2"]
     assert "stat.pt: is a recorder dump; bins needs a trace" in refusal(capsys, *dump)
 
@@ -137,7 +137,7 @@ def test_counts_that_make_no_placement_are_refused(here: Path, capsys: pytest.Ca
     assert "c.json: holds expert load counts, from which only --rule eplb can place experts, not bins" in refusal(
         capsys, *make, "bins"
     )
-    assert "4 experts do not divide over 3 ranks. Use one of 1, 2, 4 ranks" in refusal(capsys, *make, "eplb", "--ranks", "3")
+    assert "4 slots on 3 ranks are 1 or 2 on each; the file" in refusal(capsys, *make, "eplb", "--ranks", "3")
     for content in ('{"counts": [[1]]}', "[[1, 2]]", '{"logical_count": [[1, 2], [3]]}', '{"logical_count": [[1, -2]]}'):
         (here / "c.json").write_text(content)
         assert 'c.json: is not {"logical_count": [[...], ...]}' in refusal(capsys, *make, "eplb")

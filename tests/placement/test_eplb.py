@@ -40,8 +40,8 @@ def test_six_slots_by_hand():
 
 
 def test_packing_takes_the_heaviest_first_and_the_lightest_pack_that_has_room():
-    assert pack(np.array([5.0, 4, 3, 3, 2, 1]), num_packs=2).tolist() == [[0, 3, 5], [1, 2, 4]]
-    assert pack(np.array([1.0, 9, 4]), num_packs=3).tolist() == [[0], [1], [2]]
+    assert pack(np.array([5.0, 4, 3, 3, 2, 1]), num_packs=2) == [[0, 3, 5], [1, 2, 4]]
+    assert pack(np.array([1.0, 9, 4]), num_packs=3) == [[0], [1], [2]]
 
 
 def test_the_busiest_copy_is_copied_next():
@@ -50,21 +50,21 @@ def test_the_busiest_copy_is_copied_next():
 
 def test_replicas_of_bins_go_to_the_lighter_rank_that_lacks_them():
     # loads 6, 2 | 1, 1: expert 0 to the second rank (5 | 5); the first, alone free, gets 2 as it has 1
-    assert add_replicas(np.array([[0, 1], [2, 3]]), np.array([6, 2, 1, 1]), spare=1).tolist() == [[0, 1, 2], [2, 3, 0]]
+    assert add_replicas(np.array([[0, 1], [2, 3]]), np.array([6, 2, 1, 1]), slots=3).tolist() == [[0, 1, 2], [2, 3, 0]]
 
 
 def test_of_several_ranks_that_lack_the_busiest_expert_the_least_loaded_gets_it():
     # loads 100, 1 | 60, 1 | 1, 1 | 20, 20. Expert 0 (100) goes to the third rank (load 2, not 61 or 40). Then 2 (60 against
     # 50 per copy of 0) to the fourth (40, not 51); then 0 (50) to the second, and 2 (30) to the first, which has 0.
     base, loads = np.arange(8).reshape(4, 2), np.array([100, 1, 60, 1, 1, 1, 20, 20])
-    assert add_replicas(base, loads, spare=1).tolist() == [[0, 1, 2], [2, 3, 0], [4, 5, 0], [6, 7, 2]]
+    assert add_replicas(base, loads, slots=3).tolist() == [[0, 1, 2], [2, 3, 0], [4, 5, 0], [6, 7, 2]]
 
 
 @settings(deadline=None, max_examples=40)
 @given(loads=st.lists(st.integers(0, 100), min_size=12, max_size=12), spare=st.integers(0, 9))
 def test_bins_stay_and_no_rank_holds_an_expert_twice(loads, spare):
     base = np.arange(12).reshape(4, 3)
-    filled = add_replicas(base, np.array(loads), spare=spare)
+    filled = add_replicas(base, np.array(loads), slots=base.shape[1] + spare)
     assert filled.shape == (4, 3 + spare)
     assert np.array_equal(filled[:, :3], base)
     assert all(len(set(row)) == 3 + spare for row in filled.tolist())

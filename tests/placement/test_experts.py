@@ -101,26 +101,59 @@ def test_bins_compare_text_with_vision_whatever_else_there_is():
     assert place("bins", trace, num_ranks=2).physical_to_logical_map.tolist() == [[1, 0]]
 
 
-@pytest.mark.parametrize("rule", ["contiguous", "random", "bins"])
-def test_experts_that_do_not_divide_are_refused_with_the_numbers_that_do(rule):
-    message = (
-        r"^12 experts do not divide over 8 ranks\. Use one of 1, 2, 3, 4, 6, 12 ranks, a multiple of 12, or replicas: "
-        r"placement\.experts=eplb placement\.spare=1 \(2 slots per rank, 16 in all\)\.$"
+@settings(deadline=None, max_examples=60)
+@given(
+    rule=st.sampled_from(["contiguous", "random", "bins", "coactivation", "eplb"]),
+    experts=st.integers(1, 13),
+    ranks=st.integers(1, 13),
+    seed=st.integers(0, 1000),
+)
+def test_where_experts_do_not_divide_the_first_ranks_have_one_more(rule, experts, ranks, seed):
+    ranks = min(ranks, experts)
+    placement = place(rule, random_trace(layers=2, experts=experts, seed=seed), num_ranks=ranks)
+    more = [experts // ranks + (rank < experts % ranks) for rank in range(ranks)]
+    assert placement.slots_per_rank.tolist() == more
+    assert all(sorted(slots) == list(range(experts)) for slots in placement.physical_to_logical_map.tolist())
+
+
+def test_12_experts_on_8_ranks_are_2_on_4_ranks_and_1_on_4():
+    placement = place("contiguous", random_trace(layers=1, experts=12), num_ranks=8)
+    assert placement.expert_rank.tolist() == [[0, 0, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("rule", ["bins", "eplb", "optimal"])
+def test_a_spare_slot_makes_uneven_ranks_equal_and_holds_replicas(rule):
+    # 12 experts on 8 ranks: 12 // 8 + 1 = 2 slots on each, 4 replicas
+    trace = random_trace(layers=1, experts=12)
+    placed = place_experts(rule, trace, num_ranks=8, rng=np.random.default_rng(0), spare=1)
+    assert placed.slots_per_rank.tolist() == [2] * 8
+    assert set(placed.physical_to_logical_map[0].tolist()) == set(range(12))
+
+
+def test_ranks_without_an_expert_are_refused_with_what_holds_them():
+    trace = random_trace(layers=1, experts=12)
+    with pytest.raises(
+        PlacementError, match=r"^12 experts leave some of the 20 ranks .*parallelism\.expert=10, or replicas"
+    ):
+        place("bins", trace, num_ranks=20)
+    placed = place_experts("eplb", trace, num_ranks=20, rng=np.random.default_rng(0), spare=1)
+    assert placed.slots_per_rank.tolist() == [1] * 20
+
+
+@pytest.mark.parametrize(("experts", "slots"), [(256, 288), (128, 144)])
+def test_one_spare_slot_on_72_ranks_as_published(experts, slots):
+    # DeepSeek-V3 on 72 ranks: 256 // 72 + 1 = 4 slots a rank, 288 in all; 128 experts: 1 + 1 = 2, 144
+    trace = random_trace(layers=1, experts=experts, tokens=400)
+    placed = place_experts("eplb", trace, num_ranks=72, rng=np.random.default_rng(0), spare=1)
+    assert placed.physical_to_logical_map.shape == (1, slots)
+    assert placed.slots_per_rank.tolist() == [slots // 72] * 72
+    assert (
+        np.bincount(place("bins", trace, num_ranks=72).slots_per_rank).tolist()
+        == {
+            256: [0, 0, 0, 32, 40],  # 40 * 4 + 32 * 3
+            128: [0, 16, 56],  # 56 * 2 + 16
+        }[experts]
     )
-    with pytest.raises(PlacementError, match=message):
-        place(rule, random_trace(layers=1, experts=12), num_ranks=8)
-
-
-@pytest.mark.parametrize("ranks", [8, 20])
-def test_the_replicas_that_the_refusal_proposes_make_it_work(ranks):
-    # 12 experts on 8 ranks: 1 + 1 slots per rank, 16 in all; on 20 ranks: 0 + 1 slots, 20 in all
-    trace = random_trace(layers=2, experts=12)
-    placed = place_experts("eplb", trace, num_ranks=ranks, rng=np.random.default_rng(0), spare=1)
-    assert placed.physical_to_logical_map.shape == (2, {8: 16, 20: 20}[ranks])
-    assert all(set(slots) == set(range(12)) for slots in placed.physical_to_logical_map.tolist())
-    for rule in ("bins", "optimal"):
-        with pytest.raises(PlacementError, match=r"^12 experts do not divide over"):
-            place_experts(rule, trace, num_ranks=ranks, rng=np.random.default_rng(0), spare=1)
 
 
 def test_the_registry_holds_every_rule_of_the_schema():

@@ -57,7 +57,7 @@ def test_no_heuristic_beats_it(loads, spare):
     assert set(exact.tolist()) == set(range(6))
     least = busiest(values, exact, 2)
     others = [balance(values, num_slots=6 + 2 * spare, num_ranks=2)]
-    others.append(add_replicas(np.arange(6).reshape(2, 3), values, spare=spare).ravel())
+    others.append(add_replicas(np.arange(6).reshape(2, 3), values, slots=3 + spare).ravel())
     assert all(busiest(values, slots, 2) >= least - 1e-6 for slots in others)
 
 

@@ -161,8 +161,8 @@ def test_a_trace_keeps_its_proportions():
 
 
 def test_a_trace_must_fit_the_ranks():
-    with pytest.raises(PlacementError, match="4 experts do not divide over 3 ranks"):
-        trace_matrix(trace([0, 2], [0, 1]), 3, 100.0)
+    with pytest.raises(PlacementError, match="4 experts leave some of the 6 ranks of an EP group without one"):
+        trace_matrix(trace([0, 2], [0, 1]), 6, 100.0)
 
 
 def test_a_trace_without_any_expert_has_no_proportions():
