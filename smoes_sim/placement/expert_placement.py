@@ -56,6 +56,26 @@ class ExpertPlacement:
         """Number of slots of each rank of a group, shape (ep_size,); a slot counts on every rank that shares it."""
         return np.repeat(np.bincount(self.slot_rank)[:: self.expert_tensor], self.expert_tensor)
 
+    @property
+    def layout(self) -> str:
+        """Groups, ranks that share experts, and slots, in words.
+
+        Example:
+            >>> ranks = np.array([0, 0, 1])
+            >>> ExpertPlacement(physical_to_logical_map=np.array([[0, 1, 2]]), slot_rank=ranks, num_groups=4).layout
+            '4 EP groups of 2 ranks, 1 or 2 slots per rank'
+        """
+        sizes, (_, slots) = self.slots_per_rank, self.physical_to_logical_map.shape
+        groups = "1 EP group" if self.num_groups == 1 else f"{self.num_groups} EP groups"
+        parts = [f"{groups} of {self.ep_size} rank{'s' if self.ep_size > 1 else ''}"]
+        if self.expert_tensor > 1:
+            parts.append(f"every expert on {self.expert_tensor} ranks together")
+        least, most = int(sizes.min()), int(sizes.max())
+        parts.append(f"{most if least == most else f'{least} or {most}'} slot{'s' if most > 1 else ''} per rank")
+        if self.has_replicas:
+            parts.append(f"{slots} slots for {int(self.physical_to_logical_map.max()) + 1} experts")
+        return ", ".join(parts)
+
     def destination(self, layer: int, experts: NDArray[np.integer], home: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rank that serves each routed token, shape (T, K), -1 where there is no expert; the first where several share it.
 

@@ -38,6 +38,7 @@ class Description:
     policy: str
     token_placement: str
     expert_placement: str
+    expert_layout: str | None
     deduplicate: str
     bytes_total: float
     bytes_remote: float
@@ -78,6 +79,7 @@ def describe(deployment: Deployment) -> Description:
         policy=_policy(deployment),
         token_placement=scenario.placement.tokens if trace is not None else "data_parallel",
         expert_placement=str(scenario.expert_rule) if trace is not None else "replicated",
+        expert_layout=None if placement is None else placement.layout,
         deduplicate=scenario.communication.deduplicate,
         bytes_total=deeper * float(np.mean([step.bytes_total for step in deployment.asked])),
         bytes_remote=deeper * float(np.mean([step.bytes_remote for step in deployment.asked])),

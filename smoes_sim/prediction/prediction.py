@@ -43,6 +43,8 @@ class Prediction(Result):
         policy: Routing policy.
         token_placement: Rule that gives tokens their home ranks.
         expert_placement: Rule that gives experts their slots.
+        expert_layout: EP groups, and slots of each rank, in words; None for a dense model, or where an earlier version did
+            not say.
         deduplicate: Whether a token is sent once per rank or per node.
         phase: What was asked for: ``both``, ``prefill`` or ``decode``. Where this list says prefill, the same key describes
             a decode step if only decode was asked for.
@@ -105,6 +107,7 @@ class Prediction(Result):
     token_placement: str
     expert_placement: str
     deduplicate: str
+    expert_layout: str | None = None
     phase: Phase = "both"
     sequences: int | None = None
     context: float | None = None
@@ -235,7 +238,7 @@ class Prediction(Result):
             "deployment": f"{self.model} on {self.topology} ({self.ranks} ranks), routing {self.policy}",
             "workload": self._asked(),
             "constants": f"calibration {self.calibration}" if self.calibration else "nominal",
-            "expert placement": self.expert_placement,
+            "expert placement": "; ".join(filter(None, (self.expert_placement, self.expert_layout))),
             "token placement": f"{self.token_placement}, deduplication {self.deduplicate}",
             "transmission rate (%)": shares or "-",
             "bytes between ranks": ", ".join(remote),

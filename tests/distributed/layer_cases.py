@@ -63,6 +63,8 @@ CASES = [
     Case(experts=2, deduplicate="rank", odd="two EP groups"),
     Case(experts=2, deduplicate="none", schedule="two_hop", odd="two EP groups"),
     Case(experts=4, deduplicate="rank", odd="nothing is routed"),
+    Case(experts=6, deduplicate="rank", odd="two experts on two ranks, one on two"),
+    Case(experts=8, deduplicate="rank", odd="groups of two ranks"),
 ]
 
 
@@ -124,6 +126,7 @@ def scenario_of(case: Case) -> Scenario:
             "routing": {"policy": "smoes" if case.policy == "dropped" else case.policy},
             "placement": {"tokens": case.tokens},
             "communication": {"deduplicate": case.deduplicate.partition(",")[0]},
+            "parallelism": {"expert": 2 if case.odd == "groups of two ranks" else None},
             "compute": {"device": "h100-sxm"},
             "seed": 7,
         }

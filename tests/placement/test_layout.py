@@ -10,6 +10,7 @@ from smoes_sim.placement import ExpertPlacement, home_tokens
 from smoes_sim.placement.formats import read_placement, write_placement
 from smoes_sim.placement.layout import expert_layout
 from smoes_sim.prediction.deploy import deploy
+from smoes_sim.prediction.describe import describe
 from smoes_sim.prediction.memory_fit import memory
 from smoes_sim.traffic import copies
 from smoes_sim.traffic.copies import count_traffic
@@ -34,6 +35,23 @@ def test_nothing_travels_between_ep_groups(tmp_path):
     assert sent[:4, :4].sum() > 0
     assert sent[4:, 4:].sum() > 0
     assert memory(deployment).need.weights["experts"] == 3 * 2 * 3 * 512 * 256 * 2  # 8 experts on 4 ranks: two on each
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ((), "1 EP group of 8 ranks, 1 slots per rank"),
+        (("parallelism.expert=4",), "2 EP groups of 4 ranks, 2 slots per rank"),
+        (("parallelism.expert_tensor=2",), "1 EP group of 8 ranks, every expert on 2 ranks together, 2 slots per rank"),
+        (("model.experts=12", "placement.experts=contiguous"), "1 EP group of 8 ranks, 1 or 2 slots per rank"),
+        (
+            ("model.experts=12", "placement.experts=eplb", "placement.spare=1"),
+            "1 EP group of 8 ranks, 2 slots per rank, 16 slots for 12 experts",
+        ),
+    ],
+)
+def test_a_prediction_says_which_layout_it_is(tmp_path, overrides, words):
+    assert describe(laid_out(tmp_path, *overrides)).expert_layout == words.replace("1 slots", "1 slot")
 
 
 def test_groups_of_one_rank_send_nothing(tmp_path):

@@ -39,6 +39,8 @@ def test_by_hand():
     assert busiest([5, 4, 3, 3, 2, 1], least_load(np.array([5, 4, 3, 3, 2, 1]), num_ranks=2), 2) == 9
     assert busiest([6, 1, 1, 1], least_load(np.array([6, 1, 1, 1]), num_ranks=2), 2) == 7
     assert busiest([6, 1, 1, 1], least_load(np.array([6, 1, 1, 1]), num_ranks=2, spare=1), 2) == pytest.approx(4.5)
+    # three experts on two ranks, two and one: the heaviest alone on the second rank (9), not with another (10)
+    assert least_load(np.array([9, 1, 1]), num_ranks=2).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize("seed", range(4))
