@@ -216,6 +216,8 @@ def make_router(routing: RoutingSpec, model: ModelShape, seed: int) -> tuple[Syn
         )
     except ConfigError as error:
         raise error.at(model.name) from None
+    if routing.balance == "even":
+        return router, RouterParameters(popularity=0.0, even=True)
     return router, _parameters(routing.fitted, model, seed)
 
 

@@ -19,8 +19,8 @@ Words = NDArray[np.uint64]
 GAMMA = 0x9E3779B97F4A7C15
 """Step from one draw to the next: 2^64 over the golden ratio, odd."""
 MIX_A, MIX_B = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-EXPERTS, PULL, ORDERS = range(3)
-"""Streams: the choice of experts, the pull of a token, the orders on which a router is fitted."""
+EXPERTS, PULL, ORDERS, EVEN = range(4)
+"""Streams: the choice of experts, the pull of a token, the orders on which a router is fitted, those of even routing."""
 _QUANTILES = 1 << 16
 
 

@@ -49,6 +49,12 @@ class RoutingSpec(Spec):
         description="Standard deviation of the popularity of experts in a synthetic router, in nats; 0: all equal.",
         examples=[0.3],
     )
+    balance: Literal["drawn", "even"] = Field(
+        "drawn",
+        description="How evenly a synthetic router uses experts: as its scores fall (drawn), or each expert of a layer for "
+        "the same number of tokens of every prefill and decode step, give or take one where it does not divide (even).",
+        examples=["even"],
+    )
     groups: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="Number of groups of neighbouring experts, for policy device_limited and group_balanced. "
@@ -92,6 +98,21 @@ class RoutingSpec(Spec):
     def _score_is_smoes(self) -> RoutingSpec:
         if self.score is not None and self.policy != "smoes":
             raise ValueError(f'score = "{self.score}" belongs to policy smoes, not {self.policy}. Leave it out.')
+        return self
+
+    @model_validator(mode="after")
+    def _even_is_all_that_is_said(self) -> RoutingSpec:
+        if self.balance != "even":
+            return self
+        if self.policy != "standard":
+            raise ValueError(f"balance = even uses all experts alike, and policy {self.policy} does not. Leave out one.")
+        for key in ("rates", "msi", "skip", "trace"):
+            if (value := getattr(self, key)) is not None:
+                raise ValueError(f"balance = even leaves nothing to {key} = {value}. Leave out one.")
+        if self.popularity != type(self).model_fields["popularity"].default:
+            raise ValueError(
+                f"balance = even makes all experts equally popular, not popularity = {self.popularity}. Leave out one."
+            )
         return self
 
     @property

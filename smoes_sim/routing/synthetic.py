@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from smoes_sim.errors import ConfigError
 from smoes_sim.routing.choice import Arrivals, Chooser, Race, Rows
 from smoes_sim.routing.counters import EXPERTS, normals, starts
+from smoes_sim.routing.even import deal, places
 from smoes_sim.routing.local_share import LocalShare, local_share
 from smoes_sim.routing.trace import DECODE, IMAGE, TEXT, VIDEO, RoutingTrace
 
@@ -56,6 +57,7 @@ class RouterParameters:
         popularity: Spread of expert popularity.
         layer_correlation: Correlation of a token's shared pull between neighbouring layers.
         depth_decay: Relative fall of the pull from first to last layer, around a mean of 1.
+        even: Whether experts are dealt to the tokens of each step so that all are used equally often; without preferences.
     """
 
     affinity: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -64,6 +66,7 @@ class RouterParameters:
     popularity: float = 0.1
     layer_correlation: float = 0.5
     depth_decay: float = 0.5
+    even: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +232,7 @@ class SyntheticRouter:
         """The routing of all tokens in some layers, the same as in a trace of all layers.
 
         Args:
-            tokens: Tokens, T.
+            tokens: Tokens, T; for even routing all tokens of each step.
             parameters: What the router prefers.
             layers: MoE layers, each of 0..L-1; None: all.
             with_weights: Whether the trace has routing weights, which take longer than the experts.
@@ -247,6 +250,7 @@ class SyntheticRouter:
         T, L, K = len(tokens.modality), len(wanted), self.top_k
         race = self.race(parameters, wanted)
         chooser = Chooser(race, num_slots=T * L * K)
+        dealt = self._dealt(tokens, wanted) if parameters.even else None
         ids = np.empty((T, L, K), dtype=np.int16)
         weights = np.empty((T, L, K), dtype=np.float16) if with_weights else None
         for first in range(0, T, _BLOCK):
@@ -257,7 +261,7 @@ class SyntheticRouter:
             for low in range(0, L, together):
                 part = slice(low, low + together)
                 rows = self._rows(some, pull, wanted, part)
-                chosen = chooser.choose(rows)
+                chosen = chooser.choose(rows) if dealt is None else dealt[block, part].swapaxes(0, 1).reshape(-1, K)
                 shape = (-1, len(pull), K)
                 ids[block, part] = chosen.reshape(shape).swapaxes(0, 1)
                 if weights is not None:
@@ -271,6 +275,11 @@ class SyntheticRouter:
             moe_layers=np.array(wanted, dtype=np.int32),
             num_experts=self.num_experts,
         )
+
+    def _dealt(self, tokens: Tokens, layers: list[int]) -> NDArray[np.int16]:
+        """Experts of even routing, shape (T, layers, K)."""
+        at = places(tokens.sequence_id, tokens.phase == DECODE)
+        return deal(at, num_experts=self.num_experts, top_k=self.top_k, layers=layers, seed=self._seed)
 
     def _rows(self, tokens: Tokens, pull: NDArray[np.float32], layers: list[int], part: slice) -> Rows:
         """All pairs of some of ``layers`` with each token, layer by layer."""
