@@ -82,7 +82,7 @@ class SeparateExchanges:
         longest = np.zeros(len(self.phases))
         at_narrowest = flows.size / rates_alone(flows, network.capacity)
         np.maximum.at(longest, self.exchange, at_narrowest + flows.latency)
-        by_link = np.where(self.load > 0, self.load / network.capacity + self.least, 0.0).max(axis=1)
+        by_link = np.where(self.load > 0, self.load / network.capacity + self.least, 0.0).max(axis=1, initial=0.0)
         first = network.per_message * self.fewest
         by_sender = network.per_message * self.busiest - first
         bound = network.per_exchange + first + np.maximum(np.maximum(by_link, longest), by_sender)

@@ -112,8 +112,8 @@ def _with_even_work(deployment: Deployment) -> Deployment:
 
 
 def _mean_load(load: RankLoad) -> RankLoad:
-    """The mean over ranks of every count, which may be a fraction."""
-    values = {field.name: np.asarray(getattr(load, field.name), dtype=np.float64) for field in fields(load)}
-    return RankLoad(
-        **{name: np.broadcast_to(value.mean(axis=-1, keepdims=True), value.shape) for name, value in values.items()}
+    """The mean over ranks of every count, which may be a fraction; a count that is not given stays so."""
+    given = {field.name: getattr(load, field.name) for field in fields(load) if getattr(load, field.name) is not None}
+    return replace(
+        load, **{name: np.broadcast_to(value.mean(axis=-1, keepdims=True), value.shape) for name, value in given.items()}
     )
