@@ -132,6 +132,23 @@ class Scenario(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weights_have_formats_of_their_parts(self) -> Scenario:
+        weights, model = self.compute.weights, self.model_shape
+        if isinstance(weights, str):
+            return self
+        parts = {
+            "experts": model.experts > 0,
+            "shared": model.shared_experts > 0,
+            "dense": model.num_moe_layers < model.layers,
+        }
+        for part, exists in parts.items():
+            if not exists and (found := getattr(weights, part)) != "bf16":
+                raise ValueError(
+                    f"compute.weights.{part} = {found}: {model.name} has no such layers or experts. Leave {part} out."
+                )
+        return self
+
     @classmethod
     def load(cls, name: str | Path, *overrides: Override, **settings: object) -> Scenario:
         """A shipped scenario, or that of a file, with overrides as for ``simulate``.

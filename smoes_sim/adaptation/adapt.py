@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smoes_sim.adaptation.result import Adaptation, PolicyTotals, WindowTimes
 from smoes_sim.adaptation.schedule import ReplacementSchedule, ScheduleMaker
 from smoes_sim.adaptation.windows import Window, drifting_windows, windows_of_trace
-from smoes_sim.compute.load import ELEMENT_SIZE
+from smoes_sim.compute.formats import weight_bytes
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import exchange_time, phases_of
 from smoes_sim.placement import EXPERT_RULES, ExpertRule
@@ -128,7 +128,8 @@ def _rule(scenario: Scenario) -> ExpertRule:
 
 def _expert_bytes(deployment: Deployment) -> float:
     """Bytes of one expert's weights in one layer."""
-    return float(deployment.model.expert_bytes(ELEMENT_SIZE[deployment.scenario.compute.weights]))
+    model = deployment.model
+    return model.expert_bytes(weight_bytes(deployment.scenario.compute.weights, "experts", hidden=model.hidden))
 
 
 def _timed(deployment: Deployment, schedules: Sequence[ReplacementSchedule], constants: Mapping[str, float]) -> list[_Times]:

@@ -7,7 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from smoes_sim.compute.load import ACTIVATION, ELEMENT_SIZE, ComputeRates, Floats, RankLoad, of_group
+from smoes_sim.compute.formats import cache_bytes, format_of, weight_bytes
+from smoes_sim.compute.load import ACTIVATION, ComputeRates, Floats, RankLoad, of_group
 from smoes_sim.models import ModelShape
 
 
@@ -51,15 +52,15 @@ def attention_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, t
     not be the home of the query (:mod:`smoes_sim.traffic.attention`).
     """
     tokens = of_group(load.prefill + load.decode, tensor)
-    cache = model.kv_bytes_per_token(ELEMENT_SIZE[rates.cache]) / model.layers * model.kv_share(tensor)
-    weights = model.attention_parameters / tensor
+    cache = model.kv_bytes_per_token(cache_bytes(model, rates.cache)) / model.layers * model.kv_share(tensor)
+    weights, element = model.attention_parameters / tensor, weight_bytes(rates.weights, "attention", hidden=model.hidden)
     prefill, earlier, pairs = (of_group(part, tensor) for part in (load.prefill, load.earlier, load.pairs))
     context = of_group(load.context, tensor)
     speed_up = _speed_up(rates)
     pieces = (
         (
             2.0 * weights * tokens / speed_up,
-            ELEMENT_SIZE[rates.weights] * weights * (tokens > 0) + ACTIVATION * (2 + 2 / tensor) * model.hidden * tokens,
+            element * weights * (tokens > 0) + ACTIVATION * (2 + 2 / tensor) * model.hidden * tokens,
         ),
         (
             (model.attention_flops_per_pair * pairs + model.rebuild_flops_per_token * earlier / speed_up) / tensor,
@@ -83,6 +84,4 @@ def attention_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, t
 
 def _speed_up(rates: ComputeRates) -> float:
     """Ratio of the peak in the format of the weights to the peak in bf16."""
-    if rates.weights == "bf16" or rates.device.peak_fp8 is None:
-        return 1.0
-    return rates.device.peak_fp8 / rates.device.peak_bf16
+    return rates.device.peak(format_of(rates.weights, "attention")) / rates.device.peak_bf16

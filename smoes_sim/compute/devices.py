@@ -8,6 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from smoes_sim.compute.formats import WeightFormat
 from smoes_sim.errors import ConfigError
 from smoes_sim.units import Bandwidth, Flops, Size
 from smoes_sim.yaml_files import Document, Spec, nearest
@@ -57,9 +58,9 @@ H800 (3.35 TB/s), same sources: products of 64 rows 1688 to 2668 GB/s, 0.50 to 0
 class Device(Spec):
     """One accelerator.
 
-    ``peak_bf16`` and ``peak_fp8`` are dense rates in operations per second (a multiply-add is two), ``None`` where the
-    format is not supported; ``memory_bandwidth`` is in bytes per second, ``memory`` in bytes. The efficiencies are the
-    shares of peak and bandwidth to expect without a measurement.
+    The peaks are dense rates in operations per second (a multiply-add is two), ``None`` where the device has no units for
+    the format; ``memory_bandwidth`` is in bytes per second, ``memory`` in bytes. The efficiencies are the shares of peak and
+    bandwidth to expect without a measurement.
 
     Example:
         h100-sxm is compute-bound above 989.4e12 / 3.35e12 = 295 operations per byte:
@@ -72,11 +73,31 @@ class Device(Spec):
     name: str
     peak_bf16: Flops
     peak_fp8: Flops | None = None
+    peak_int8: Flops | None = None
+    peak_fp4: Flops | None = None
     memory_bandwidth: Bandwidth
     memory: Size
     flops_efficiency: Range = FLOPS_EFFICIENCY
     memory_efficiency: Range = MEMORY_EFFICIENCY
     source: str
+
+    def peak(self, weights: WeightFormat) -> float:
+        """Dense rate of products with weights in a format, operations per second.
+
+        fp8, int8 and the three fp4 formats run in their own units where the device has them and they are faster than bf16
+        (weights and activations in the format: W8A8, W4A4). Otherwise, and always for int4, weights are unpacked and
+        multiplied in bf16: fewer bytes are read, products are no faster (vLLM: FP8 on Ampere is "weight-only W8A16";
+        W4A16 of GPTQ, AWQ and Kimi-K2). fp32 runs as TF32, at half the bf16 rate (A100, H100 and B200 data sheets).
+
+        Example:
+            >>> h100 = find_device("h100-sxm")
+            >>> [round(h100.peak(weights) / h100.peak_bf16, 3) for weights in ("fp8", "int4", "mxfp4", "fp32")]
+            [2.0, 1.0, 1.0, 0.5]
+        """
+        if weights == "fp32":
+            return self.peak_bf16 / 2
+        units = {"fp8": self.peak_fp8, "int8": self.peak_int8} | dict.fromkeys(("fp4", "mxfp4", "nvfp4"), self.peak_fp4)
+        return max(self.peak_bf16, units.get(weights) or 0.0)
 
 
 class _DeviceFile(Spec):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from smoes_sim.compute.attention import AttentionTimes, attention_times
-from smoes_sim.compute.load import ACTIVATION, ELEMENT_SIZE, ComputeRates, Floats, Precision, RankLoad, of_group
+from smoes_sim.compute.formats import WeightPart, format_of, weight_bytes
+from smoes_sim.compute.load import ACTIVATION, ComputeRates, Floats, RankLoad, of_group
 from smoes_sim.models import ModelShape
 
 
@@ -46,23 +47,30 @@ def compute_times(
         OLMoE's routed experts on 1,000 slots: 2 * 6291456 * 1000 = 12.58 GFLOP.
     """
     own, group = load.tokens.astype(np.float64), of_group(load.tokens, tensor)
-    hidden, element = model.hidden, ELEMENT_SIZE[rates.weights]
+    hidden = model.hidden
 
-    def mlp(parameters: float, precision: Precision, tokens: Floats = own) -> Floats:
-        moved = ELEMENT_SIZE[precision] * parameters * (tokens > 0) + ACTIVATION * 2 * hidden * tokens
+    def mlp(parameters: float, part: WeightPart | None, tokens: Floats = own) -> Floats:
+        element = ACTIVATION if part is None else weight_bytes(rates.weights, part, hidden=hidden)
+        moved = element * parameters * (tokens > 0) + ACTIVATION * 2 * hidden * tokens
+        precision = "bf16" if part is None else format_of(rates.weights, part)
         return rates.time(2.0 * parameters * tokens, moved * (parameters > 0), precision=precision)
 
     slots, active = load.slots.astype(np.float64), load.active_experts.astype(np.float64)
     experts_flops = 2.0 * model.expert_parameters / expert_tensor * slots
-    experts_bytes = model.expert_bytes(element) / expert_tensor * active + ACTIVATION * 2.0 * hidden * slots
+    expert = model.expert_bytes(weight_bytes(rates.weights, "experts", hidden=hidden)) / expert_tensor
+    experts_bytes = expert * active + ACTIVATION * 2.0 * hidden * slots
     head_weights = hidden * model.vocab / tensor
     outputs = of_group(load.outputs, tensor)
     dense = 3 * hidden * model.dense_ffn
     return ComputeTimes(
         attention=attention_times(model, load, rates, tensor=tensor),
-        gate=mlp(hidden * model.experts, "bf16"),
-        shared=mlp(model.shared_experts * model.expert_parameters, rates.weights),
-        dense=mlp(dense / tensor, rates.weights, group) if model.shares_feed_forward else mlp(dense, rates.weights),
-        head=rates.time(2.0 * head_weights * outputs, np.where(outputs > 0, ACTIVATION * head_weights, 0.0)),
-        experts=rates.time(experts_flops, experts_bytes, precision=rates.weights),
+        gate=mlp(hidden * model.experts, None),
+        shared=mlp(model.shared_experts * model.expert_parameters, "shared"),
+        dense=mlp(dense / tensor, "dense", group) if model.shares_feed_forward else mlp(dense, "dense"),
+        head=rates.time(
+            2.0 * head_weights * outputs,
+            np.where(outputs > 0, weight_bytes(rates.weights, "embeddings", hidden=hidden) * head_weights, 0.0),
+            precision=format_of(rates.weights, "embeddings"),
+        ),
+        experts=rates.time(experts_flops, experts_bytes, precision=format_of(rates.weights, "experts")),
     )

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute.devices import Device
+from smoes_sim.compute.formats import CacheFormat, WeightFormat, Weights
 from smoes_sim.compute.roofline import roofline_time
 
-Precision = Literal["bf16", "fp8"]
 Floats = NDArray[np.float64]
-ELEMENT_SIZE: dict[Precision, int] = {"bf16": 2, "fp8": 1}
-"""Bytes of an element, without the scales of fp8 (4 bytes for 128 or more elements)."""
 ACTIVATION = 2
 """Bytes of an activation: bf16."""
 
@@ -29,7 +26,7 @@ class ComputeRates:
         memory_efficiency: Share of the memory bandwidth.
         launch: Seconds per part of a layer.
         per_layer: Seconds of software per layer, outside the roofline.
-        weights: Format in which projections and experts are stored and multiplied; router and head are always bf16.
+        weights: Format in which projections and experts are stored and multiplied, or one by part; the router is bf16.
         cache: Format of the KV cache; scores are computed in bf16.
     """
 
@@ -38,11 +35,17 @@ class ComputeRates:
     memory_efficiency: float
     launch: float
     per_layer: float
-    weights: Precision = "bf16"
-    cache: Precision = "bf16"
+    weights: Weights = "bf16"
+    cache: CacheFormat = "bf16"
 
-    def time(self, flops: Floats, bytes_moved: Floats, *, precision: Precision = "bf16") -> Floats:
-        """Seconds of each piece of work, launch included, in the broadcast shape of ``flops`` and ``bytes_moved``."""
+    def time(self, flops: Floats, bytes_moved: Floats, *, precision: WeightFormat = "bf16") -> Floats:
+        """Seconds of each piece of work, launch included, in the broadcast shape of ``flops`` and ``bytes_moved``.
+
+        Args:
+            flops: Operations of each piece.
+            bytes_moved: Bytes of each piece.
+            precision: Format of the weights that are multiplied; :meth:`Device.peak` says at which rate.
+        """
         return roofline_time(
             flops=flops,
             bytes_moved=bytes_moved,

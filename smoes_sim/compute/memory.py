@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smoes_sim.compute.load import ELEMENT_SIZE, Precision
+from smoes_sim.compute.formats import CacheFormat, WeightPart, Weights, cache_bytes, weight_bytes
 from smoes_sim.models import ModelShape
 
 _BF16 = 2
@@ -67,8 +67,8 @@ def memory_of_rank(
     slots: int,
     num_ranks: int,
     tensor: int,
-    weights: Precision,
-    cache: Precision,
+    weights: Weights,
+    cache: CacheFormat,
     expert_tensor: int = 1,
 ) -> MemoryNeed:
     """Bytes that the busiest rank needs, by part.
@@ -84,30 +84,34 @@ def memory_of_rank(
         slots: Number of experts on the rank per MoE layer, replicas included.
         num_ranks: Number of ranks of an EP group.
         tensor: Number of ranks of an attention group.
-        weights: Format of projections and experts; router, embedding, head and tower are bf16.
+        weights: Format of projections and experts, or one by part; router, norms and tower are bf16. Scales are counted.
         cache: Format of the KV cache.
         expert_tensor: Number of ranks that share each expert.
 
     Example:
         OLMoE on 2 ranks in bf16: experts 16 layers * 32 slots * 6291456 * 2 B = 6.44 GB a rank, attention 0.537 GB.
     """
-    size, hidden, moe = ELEMENT_SIZE[weights], model.hidden, model.num_moe_layers
+    hidden, moe = model.hidden, model.num_moe_layers
     embeddings = model.embedding_parameters * (1 if model.tie_embeddings else 2)
     dense_parts = tensor if model.shares_feed_forward else 1
     tower = model.vision.parameters(hidden) if model.vision is not None and step.has_images else 0
+
+    def size(part: WeightPart) -> float:
+        return weight_bytes(weights, part, hidden=hidden)
+
     return MemoryNeed(
         weights={
-            "attention": size * model.layers * model.attention_parameters / tensor,
+            "attention": size("attention") * model.layers * model.attention_parameters / tensor,
             "router": float(_BF16 * moe * model.experts * hidden),
-            "shared": float(size * moe * model.shared_experts * model.expert_parameters),
-            "dense": size * (model.layers - moe) * 3 * hidden * model.dense_ffn / dense_parts,
-            "experts": float(size * moe * slots * model.expert_parameters / expert_tensor),
-            "embeddings": _BF16 * embeddings / tensor,
+            "shared": float(size("shared") * moe * model.shared_experts * model.expert_parameters),
+            "dense": size("dense") * (model.layers - moe) * 3 * hidden * model.dense_ffn / dense_parts,
+            "experts": float(size("experts") * moe * slots * model.expert_parameters / expert_tensor),
+            "embeddings": size("embeddings") * embeddings / tensor,
             "norms": float(_BF16 * (2 * model.layers + 1) * hidden),
             "vision": float(_BF16 * tower),
         },
         buffers=_buffers(model, step, num_ranks=num_ranks, tensor=tensor, expert_tensor=expert_tensor),
-        cache_per_token=model.kv_bytes_per_token(ELEMENT_SIZE[cache]) * model.kv_share(tensor),
+        cache_per_token=model.kv_bytes_per_token(cache_bytes(model, cache)) * model.kv_share(tensor),
         cached=step.cached,
     )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smoes_sim.compute.devices import Device
+from smoes_sim.compute.formats import WeightFormat
 from smoes_sim.errors import ConfigError
 
 
@@ -19,7 +18,7 @@ def roofline_time(
     flops_efficiency: float,
     memory_efficiency: float,
     launch: float = 0.0,
-    precision: Literal["bf16", "fp8"] = "bf16",
+    precision: WeightFormat = "bf16",
 ) -> NDArray[np.float64]:
     """Seconds that each piece of work takes on ``device``.
 
@@ -30,17 +29,17 @@ def roofline_time(
     Args:
         flops: Operations of each piece, any shape; a multiply-add is two.
         bytes_moved: Bytes read from and written to memory, a shape that broadcasts with ``flops``.
-        device: The device; its dense peak for ``precision`` is used.
+        device: The device; its dense peak for products of weights in ``precision`` is used.
         flops_efficiency: Share of the peak that is reached, in (0, 1].
         memory_efficiency: Share of the memory bandwidth that is reached, in (0, 1].
         launch: Fixed cost of a piece, seconds.
-        precision: Which peak applies.
+        precision: Format of the weights that are multiplied (:meth:`Device.peak`).
 
     Returns:
         Seconds, in the broadcast shape of ``flops`` and ``bytes_moved``.
 
     Raises:
-        ConfigError: If an efficiency, the launch cost or the work is out of range, or the device lacks the precision.
+        ConfigError: If an efficiency, the launch cost or the work is out of range.
 
     Example:
         312e9 operations on an A100 of 312 TFLOPS, half of which is reached, and a launch of 5 us: 2.005 ms.
@@ -51,9 +50,7 @@ def roofline_time(
         >>> round(float(roofline_time(flops=312e9, bytes_moved=0, **options)) * 1e3, 6)
         2.005
     """
-    peak = device.peak_bf16 if precision == "bf16" else device.peak_fp8
-    if peak is None:
-        raise ConfigError(f'device = "{device.name}": has no peak for precision = "{precision}". Use "bf16".')
+    peak = device.peak(precision)
     for name, efficiency in (("flops_efficiency", flops_efficiency), ("memory_efficiency", memory_efficiency)):
         if not 0 < efficiency <= 1:
             raise ConfigError(f"{name} = {efficiency}: must lie in (0, 1]. Give the share of the peak that is reached.")

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from smoes_sim.compute.devices import Range, Share, find_device
-from smoes_sim.compute.load import Precision
+from smoes_sim.compute.formats import CacheFormat, WeightFormat, WeightFormats
 from smoes_sim.errors import ConfigError
 from smoes_sim.units import Duration
 from smoes_sim.yaml_files import Spec
@@ -31,10 +31,13 @@ class ComputeSpec(Spec):
         "high. Not given: the device's own range.",
         examples=[0.8, {"low": 0.5, "value": 0.8, "high": 0.9}],
     )
-    weights: Precision = Field(
-        "bf16", description="Format of projections and experts, in memory and in products.", examples=["fp8"]
+    weights: WeightFormat | WeightFormats = Field(
+        "bf16",
+        description="Format of projections and experts, in memory and in products, or one by part (experts, attention, "
+        "shared, dense, embeddings; a part that is not named is bf16). Scales are counted. The router is bf16.",
+        examples=["fp8", {"experts": "mxfp4"}],
     )
-    cache: Precision = Field("bf16", description="Format of the KV cache.", examples=["fp8"])
+    cache: CacheFormat = Field("bf16", description="Format of the KV cache, scales included.", examples=["fp8"])
     memory_share: Share = Field(
         0.9, description="Share of the device's memory that weights, cache and buffers may use.", examples=[0.85]
     )

@@ -59,7 +59,7 @@ def _variants(base: Conditions) -> Iterator[tuple[str, Conditions]]:
             other = deployment.on(_with_faster_links(deployment.network, kind))
             yield f"link.{kind}", replace(base, deployment=other, network=faster)
     device = rates.device
-    peaks = {"peak_bf16": 2 * device.peak_bf16, "peak_fp8": device.peak_fp8 and 2 * device.peak_fp8}
+    peaks = {name: peak and 2 * peak for name, peak in device if name.startswith("peak_")}
     for name, update in (("compute", peaks), ("memory", {"memory_bandwidth": 2 * device.memory_bandwidth})):
         yield name, replace(base, rates=replace(rates, device=device.model_copy(update=update)))
     half = replace(

@@ -5,8 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from smoes_sim.compute import ComputeRates, Device, RankLoad, compute_times
-from smoes_sim.errors import ConfigError
+from smoes_sim.compute import ComputeRates, Device, RankLoad, WeightFormats, compute_times
 from smoes_sim.models import ModelShape, find_model
 from smoes_sim.models.image_tokens import FixedImageTokens
 
@@ -44,8 +43,9 @@ LOAD = RankLoad(
 )
 
 
-def rates(*, flops="1 GFLOPS", memory="1 GB/s", peak_fp8=None, **changes):
-    device = Device(name="toy", peak_bf16=flops, peak_fp8=peak_fp8, memory_bandwidth=memory, memory="1 GB", source="made up")
+def rates(*, flops="1 GFLOPS", memory="1 GB/s", peak_fp8=None, peak_fp4=None, **changes):
+    peaks = {"peak_bf16": flops, "peak_fp8": peak_fp8, "peak_fp4": peak_fp4}
+    device = Device(name="toy", memory_bandwidth=memory, memory="1 GB", source="made up", **peaks)
     defaults = {"flops_efficiency": 1.0, "memory_efficiency": 1.0, "launch": 0.0, "per_layer": 0.0}
     return ComputeRates(device=device, **(defaults | changes))
 
@@ -164,14 +164,33 @@ def test_fp8_halves_bytes_of_weights_and_doubles_the_rate_of_their_products_only
     assert times["shared"] == np.array([96 * 3, 0.0])
     assert (times["gate"], times["head"]) == (np.array([2 * 16 * 3, 0.0]), np.array([80, 0.0]))
     small = nanoseconds(LOAD, flops="1000 PFLOPS", peak_fp8="2000 PFLOPS", weights="fp8")
-    assert small["experts"] == np.array([[96 * 2 + 16 * 5, 96 + 16], [96 + 16, 0.0]])
+    expert = 96 * (1 + 4 / 128**2)  # a byte and a float32 per 128 x 128
+    assert small["experts"] == np.array([[expert * 2 + 16 * 5, expert + 16], [expert + 16, 0.0]])
     halved = nanoseconds(decoding([100]), flops="1000 PFLOPS", cache="fp8")["attention"]
     assert halved == np.array([2 * (48 + 16) + 400, 0.0])
 
 
-def test_fp8_weights_on_a_device_without_fp8_are_refused():
-    with pytest.raises(ConfigError, match=r'device = "toy": has no peak for precision = "fp8"'):
-        compute_times(TOY, LOAD, rates(weights="fp8"))
+def test_weights_without_units_of_their_own_are_read_in_fewer_bytes_and_multiplied_in_bf16():
+    for weights in ("fp8", "int4", "mxfp4"):  # the toy device has bf16 alone; int4 never has units
+        times = nanoseconds(LOAD, memory="1000 TB/s", weights=weights)
+        assert times["experts"] == np.array([[2 * 96 * 5, 2 * 96 * 1], [2 * 96 * 1, 0.0]])
+        assert times["shared"] == np.array([2 * 96 * 3, 0.0])
+    # 96 parameters of 4.25 bits are 51 bytes; a slot moves 2 * 2 * 4
+    assert nanoseconds(LOAD, flops="1000 PFLOPS", weights="mxfp4")["experts"] == np.array(
+        [[51 * 2 + 80, 51 + 16], [67, 0.0]]
+    )
+
+
+def test_each_part_has_its_own_format():
+    formats = WeightFormats(experts="nvfp4", shared="fp8", embeddings="fp8")
+    fast = {"peak_fp8": "2 GFLOPS", "peak_fp4": "4 GFLOPS", "weights": formats}
+    times = nanoseconds(LOAD, memory="1000 TB/s", **fast)
+    assert times["experts"] == np.array([[96 * 5 / 2, 96 / 2], [96 / 2, 0.0]])  # 2 operations at 4 GFLOPS
+    assert (times["shared"], times["head"]) == (np.array([96 * 3, 0.0]), np.array([40, 0.0]))
+    assert times["dense"] == np.array([2 * 192 * 3, 0.0])  # not named: bf16
+    moved = nanoseconds(LOAD, flops="1000 PFLOPS", weights=formats)
+    assert moved["experts"] == np.array([[54 * 2 + 80, 54 + 16], [54 + 16, 0.0]])  # 96 * 4.5 / 8 = 54
+    assert moved["head"] == np.array([40 * (1 + 4 / 128**2), 0.0])
 
 
 def test_weights_count_once_per_active_expert_not_per_slot():

@@ -49,7 +49,7 @@ def test_attention_groups_divide_the_feed_forward_layers_of_dense_models_only():
 def test_fp8_halves_projections_experts_and_cache():
     small, large = need(weights="fp8", cache="fp8"), need()
     for part in ("attention", "experts"):
-        assert small.weights[part] == large.weights[part] / 2
+        assert small.weights[part] == large.weights[part] / 2 * (1 + 4 / 128**2)  # a float32 per 128 x 128
     assert small.weights["embeddings"] == large.weights["embeddings"]
     assert small.cache_per_token == large.cache_per_token / 2 == 65536
 
