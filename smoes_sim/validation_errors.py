@@ -32,15 +32,15 @@ class Located(Protocol):
         """``file:line:column`` of a key."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest known name, or lists them all.
+def nearest(name: str, known: Iterable[str], *, also: Iterable[str] = ()) -> str:
+    """A sentence that offers the nearest known name, or lists them all; names in ``also`` are offered, but not listed.
 
     Example:
         >>> nearest("rank", ["ranks", "nodes"]), nearest("xyz", ["ranks", "nodes"])
         ('Did you mean "ranks"?', 'Known: nodes, ranks.')
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [*names, *also], n=1, cutoff=0.6)
     return f'Did you mean "{close[0]}"?' if close else f"Known: {', '.join(names)}."
 
 

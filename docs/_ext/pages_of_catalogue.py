@@ -60,11 +60,19 @@ def devices_page() -> str:
     rows, details = [], []
     for entry in read(DATA / "devices.yaml")["devices"]:
         name = entry["name"]
-        rates = [str(entry.get(key, "-")) for key in ("peak_bf16", "peak_fp8", "memory_bandwidth", "memory")]
+        rates = [
+            str(entry.get(key, "-"))
+            for key in ("peak_bf16", "peak_fp8", "peak_int8", "peak_fp4", "memory_bandwidth", "memory")
+        ]
         rows.append([f"[`{name}`](#{name})", *rates])
-        details.append(f"### {name}\n\n{cell(entry['source'])}")
-    header = ["name", "BF16 peak", "FP8 peak", "memory bandwidth", "memory"]
-    text = "Use one by its name, `compute: {device: h100-sxm}`. Peaks are dense (without structured sparsity)."
+        also = f"Also called {', '.join(entry['also'])}.\n\n" if "also" in entry else ""
+        details.append(f"### {name}\n\n{also}{cell(entry['source'])}")
+    header = ["name", "BF16 peak", "FP8 peak", "INT8 peak", "FP4 peak", "memory bandwidth", "memory"]
+    text = (
+        "Use one by its name, `compute: {device: h100-sxm}`. Peaks are dense (without structured sparsity); `-`: the device "
+        "has no units for the format. Case, punctuation and the vendor do not matter; other names in use are understood: "
+        "H200, NVIDIA H100 SXM."
+    )
     return "\n\n".join(["# Devices", text, table(header, rows), "## Sources", *details])
 
 

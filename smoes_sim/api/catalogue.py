@@ -97,7 +97,7 @@ def catalogue(kind: str) -> Catalogue:
     Example:
         >>> from smoes_sim import catalogue
         >>> [name for name in catalogue("devices") if name.startswith("h100")]
-        ['h100-sxm']
+        ['h100-nvl', 'h100-pcie', 'h100-sxm']
     """
     if kind not in KINDS:
         raise ConfigError(f'"{kind}" is no kind of shipped things. {nearest(str(kind), KINDS)}')
@@ -146,8 +146,9 @@ def _model(name: str) -> str:
 
 def _device(name: str) -> str:
     device = find_device(name)
-    peak = f"{device.peak_bf16 / 1e12:.4g} TFLOPS bf16"
-    return f"{peak}, {size(device.memory_bandwidth)}/s, {size(device.memory)}"
+    peaks = {"bf16": device.peak_bf16, "fp8": device.peak_fp8, "int8": device.peak_int8, "fp4": device.peak_fp4}
+    rates = ", ".join(f"{name} {peak / 1e12:.6g}" if peak else f"{name} -" for name, peak in peaks.items())
+    return f"{rates} TFLOPS; {size(device.memory_bandwidth)}/s, {size(device.memory)}"
 
 
 def _workload(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from typing import Annotated, Self
@@ -60,7 +61,7 @@ class Device(Spec):
 
     The peaks are dense rates in operations per second (a multiply-add is two), ``None`` where the device has no units for
     the format; ``memory_bandwidth`` is in bytes per second, ``memory`` in bytes. The efficiencies are the shares of peak and
-    bandwidth to expect without a measurement.
+    bandwidth to expect without a measurement. ``also`` are other names in use.
 
     Example:
         h100-sxm is compute-bound above 989.4e12 / 3.35e12 = 295 operations per byte:
@@ -79,6 +80,7 @@ class Device(Spec):
     memory: Size
     flops_efficiency: Range = FLOPS_EFFICIENCY
     memory_efficiency: Range = MEMORY_EFFICIENCY
+    also: tuple[str, ...] = Field((), strict=False)
     source: str
 
     def peak(self, weights: WeightFormat) -> float:
@@ -116,13 +118,36 @@ def device_names() -> tuple[str, ...]:
     return tuple(sorted(_shipped()))
 
 
+def _plain(name: str) -> str:
+    """A name without case, punctuation and vendor: ``NVIDIA H100 SXM`` and ``h100-sxm`` are the same."""
+    return re.sub("^(nvidia|amdinstinct|amd|instinct)", "", re.sub("[^a-z0-9]", "", name.lower()))
+
+
+@cache
+def _by_plain_name() -> dict[str, tuple[str, ...]]:
+    """Names of the devices that are meant by each plain name, sorted; the name of a device means that one alone."""
+    found: dict[str, tuple[str, ...]] = {}
+    for device in sorted(_shipped().values(), key=lambda device: device.name):
+        for name in device.also:
+            found[_plain(name)] = (*found.get(_plain(name), ()), device.name)
+    return found | {_plain(name): (name,) for name in _shipped()}
+
+
 def find_device(name: str) -> Device:
-    """The shipped device called ``name``.
+    """The shipped device called ``name``, by its own name or another that is in use.
 
     Raises:
-        ConfigError: If no device has the name.
+        ConfigError: If no device has the name, or several.
+
+    Example:
+        >>> [find_device(name).name for name in ("H200", "NVIDIA H100 SXM", "gb200-nvl72")]
+        ['h200-sxm', 'h100-sxm', 'gb200']
     """
     devices = _shipped()
-    if name not in devices:
-        raise ConfigError(f'device = "{name}" is unknown. {nearest(name, devices)}')
-    return devices[name]
+    meant = _by_plain_name().get(_plain(name), ())
+    if len(meant) > 1:
+        raise ConfigError(f'device = "{name}" may be {", ".join(meant[:-1])} or {meant[-1]}. Write one of them.')
+    if not meant:
+        also = {word for device in devices.values() for word in device.also}
+        raise ConfigError(f'device = "{name}" is unknown. {nearest(name.lower().replace(" ", "-"), devices, also=also)}')
+    return devices[meant[0]]

@@ -17,7 +17,9 @@ class ComputeSpec(Spec):
     """The device and which part of its peak is reached; the defaults are assumptions that a calibration replaces."""
 
     device: str = Field(
-        description="Name of a shipped device; every rank drives one (`smoes-sim list devices`).", examples=["h100-sxm"]
+        description="Name of a shipped device; every rank drives one (`smoes-sim list devices`). Other names in use are "
+        "understood (H200, gb200-nvl72); one that means several devices is refused (h100).",
+        examples=["h100-sxm"],
     )
     flops_efficiency: Share | Range | None = Field(
         None,
@@ -61,7 +63,6 @@ class ComputeSpec(Spec):
     @classmethod
     def _device_is_known(cls, name: str) -> str:
         try:
-            find_device(name)
+            return find_device(name).name
         except ConfigError as error:
             raise ValueError(str(error).removeprefix("device = ")) from None
-        return name

@@ -33,7 +33,7 @@ _RELEASED = {
     "38aef80965c7cf50d38eeb136f66605afad31e8964cafb5513395cbe46f2fecd": 1,  # 0.1.0 installed from a wheel
 }
 """Hash of the source files of a release that named points by it -> the version of its model."""
-_WORDS = {"description", "source", "sources", "image_source", "meaning", "command", "version"}
+_WORDS = {"also", "description", "source", "sources", "image_source", "meaning", "command", "version"}
 """Keys of shipped data that document it."""
 
 

@@ -148,7 +148,7 @@ CASES = [
     ("trace info truncated.npz", r"truncated\.npz: cannot be read as a trace"),
     ("trace info star.yaml", r"star\.yaml: cannot be read as a trace"),
     (f"{ORIN} model=olmo", r'model = "olmo" is unknown'),
-    (f"{ORIN} compute.device=h100", r'"h100" is unknown\. Did you mean "h100-sxm"\?'),
+    (f"{ORIN} compute.device=h100", r'device = "h100" may be h100-nvl, h100-pcie or h100-sxm\. Write one of them'),
     (f"{ORIN} workload.preset=mmu", r'preset = "mmu" is unknown\. Did you mean "mmmu"\?'),
     (f"{ORIN} workload.decode_batch=9", r"decode_batch = 9 is more than batch = 8.*Use 1\.\.8"),
     (f"{ORIN} routing.policy=smos", r'"smos" is unknown\. Did you mean "smoes"\?'),

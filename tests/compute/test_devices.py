@@ -24,11 +24,15 @@ def test_devices_are_shipped_under_unique_names():
 def test_every_device_names_its_source_and_has_plausible_figures(name):
     device = find_device(name)
     assert any(word in device.source for word in (".com", ".io", ".cz", ".se", "data sheet", "assumed:"))
-    # the ridge of every accelerator of these years lies between 100 and 1000 operations per byte, of a core near 10
-    least = 10 if name.endswith("-core") else 100
+    # the ridge of every accelerator of these years lies between 100 and 1000 operations per byte, of a core near 10; H20's
+    # arithmetic is cut to a seventh of H100's
+    least = 10 if name.endswith("-core") or name == "h20" else 100
     assert least < device.peak_bf16 / device.memory_bandwidth < 1000
     # FP8 runs at twice the BF16 rate (L40S's sheet prints 362.05 and 733)
     assert device.peak_fp8 is None or device.peak_fp8 == pytest.approx(2 * device.peak_bf16, rel=0.02)
+    # INT8 runs at that rate too, except on Blackwell Ultra; FP4 at twice the FP8 rate or more
+    assert device.peak_int8 is None or name in ("b300-sxm", "gb300") or device.peak_int8 > 1.9 * device.peak_bf16
+    assert device.peak_fp4 is None or device.peak_fp4 >= 3.99 * device.peak_bf16
 
 
 def test_orin_is_64_tensor_cores_of_256_multiply_adds_at_1_3_ghz():
@@ -52,6 +56,47 @@ def test_h100_turns_compute_bound_at_295_operations_per_byte():
 def test_an_unknown_device_is_refused_with_the_nearest_one():
     with pytest.raises(ConfigError, match=r'device = "h100-smx" is unknown. Did you mean "h100-sxm"\?'):
         find_device("h100-smx")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("h200", "h200-sxm"),
+        ("B200", "b200-sxm"),
+        ("H100 SXM", "h100-sxm"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("mi355x", "mi355x"),
+        ("rtx_pro_6000", "rtx-pro-6000"),
+        ("gb200-nvl72", "gb200"),
+        ("GB300 NVL72", "gb300"),
+    ],
+)
+def test_devices_are_found_by_the_names_in_use(name, meant):
+    assert find_device(name).name == meant
+
+
+def test_a_name_of_several_devices_is_refused_with_their_names():
+    with pytest.raises(ConfigError, match=r'device = "H100" may be h100-nvl, h100-pcie or h100-sxm\. Write one of them\.'):
+        find_device("H100")
+    with pytest.raises(ConfigError, match=r'"a100-80gb" may be a100-pcie-80gb or a100-sxm4-80gb\.'):
+        find_device("a100-80gb")
+
+
+def test_a_wrong_guess_is_answered_with_the_nearest_name_in_use():
+    with pytest.raises(ConfigError, match=r'device = "GB200 NVL" is unknown\. Did you mean "gb200-nvl4"\?'):
+        find_device("GB200 NVL")
+    with pytest.raises(ConfigError, match=r'device = "tpu-v5p" is unknown\. Known: a100-pcie-80gb, a100-sxm4-40gb, '):
+        find_device("tpu-v5p")
+
+
+def test_products_run_in_units_of_the_format_only_where_they_are_faster():
+    b300, h100, a100 = (find_device(name) for name in ("b300-sxm", "h100-sxm", "a100-sxm4-80gb"))
+    assert b300.peak("int8") == b300.peak("bf16") == 2250e12  # its INT8 units do 150e12
+    assert (b300.peak("nvfp4"), b300.peak("int4")) == (14000e12, 2250e12)
+    assert [h100.peak(weights) for weights in ("fp8", "int8", "mxfp4", "fp32")] == [1978.9e12, 1978.9e12, 989.4e12, 494.7e12]
+    assert (a100.peak("fp8"), a100.peak("int8")) == (312e12, 624e12)
 
 
 def test_a_peak_without_a_unit_is_refused():
