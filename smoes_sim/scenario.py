@@ -38,6 +38,30 @@ __all__ = [
 _SHIPPED = Path(__file__).parent / "data" / "scenarios"
 
 
+_OF_PLACED_EXPERTS = (
+    ("placement", "experts"),
+    ("placement", "spare"),
+    ("placement", "tokens"),
+    ("routing", "rates"),
+    ("routing", "msi"),
+    ("routing", "popularity"),
+)
+"""Keys that say nothing where no tokens are routed."""
+_OF_EXPERTS = (
+    *_OF_PLACED_EXPERTS,
+    *(("routing", key) for key in ("policy", "balance", "skip")),
+    *(
+        ("communication", key)
+        for key in ("library", "order", "deduplicate", "dispatch", "combine", "rendezvous", "tolerance")
+    ),
+)
+"""The same in a model that has no experts under any policy."""
+_OF_EXCHANGES = tuple(("communication", key) for key in ("send_buffer", "per_message", "per_exchange"))
+"""Keys that say nothing where nothing is sent."""
+_ACCEPTED = (("routing", "policy", "dense"), ("routing", "rates", "published"))
+"""Values that hold for other policies, or say what is so anyway."""
+
+
 class Scenario(Spec):
     """One deployment: what is simulated, run and compared."""
 
@@ -148,6 +172,33 @@ class Scenario(Spec):
                     f"compute.weights.{part} = {found}: {model.name} has no such layers or experts. Leave {part} out."
                 )
         return self
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> Scenario:
+        """Refuse keys that say nothing about this model; a value that is the default says nothing anywhere."""
+        shape = find_model(self.model) if isinstance(self.model, str) else self.model
+        if self.overlap == "shared_expert" and not shape.shared_experts:
+            raise ValueError(f"overlap = shared_expert: {shape.name} has no shared experts. Write none or two_batch.")
+        if not shape.experts:
+            self._refuse(_OF_EXPERTS, f"{shape.name} has no experts")
+            if self.parallelism.tensor == 1:
+                self._refuse(_OF_EXCHANGES, f"{shape.name} has no experts, and without parallelism.tensor nothing is sent")
+        elif self.routing.policy == "dense":
+            self._refuse(_OF_PLACED_EXPERTS, "policy dense has no experts")
+        communication = self.communication
+        if communication.order != "shifted" and not communication.per_message and self.calibration is None:
+            raise ValueError(
+                f"communication.order = {communication.order}: messages that take no software time are all posted at once. "
+                "Give communication.per_message or a calibration, or leave it out."
+            )
+        return self
+
+    def _refuse(self, keys: Sequence[tuple[str, str]], reason: str) -> None:
+        for section, key in keys:
+            part = getattr(self, section)
+            value, default = getattr(part, key), type(part).model_fields[key].default
+            if value != default and (section, key, value) not in _ACCEPTED:
+                raise ValueError(f"{section}.{key} = {value}: {reason}. Leave it out.")
 
     @classmethod
     def load(cls, name: str | Path, *overrides: Override, **settings: object) -> Scenario:

@@ -25,16 +25,20 @@ class RoutingSpec(Spec):
     policy: Policy | Literal["dense"] = Field(
         "standard",
         description="Router: load-balanced (standard), modality-aware (smoes, hard, hybrid), limited to groups of experts "
-        "(device_limited, group_balanced), or none (dense: a dense model of equal total parameters).",
+        "(device_limited, group_balanced), or none (dense: a dense model of equal total parameters; what communication says "
+        "of experts is then for the other policies of a comparison). With a trace: the router it was captured from, which "
+        "decides where experts are if placement.experts does not say.",
         examples=["smoes"],
     )
     score: Literal["attention"] | None = Field(
-        None, description="Modality score that SMoES was trained with; only with policy smoes.", examples=["attention"]
+        None,
+        description="Modality score that SMoES was trained with, a note that changes no number; only with policy smoes.",
+        examples=["attention"],
     )
     rates: Literal["published"] | Rates | None = Field(
         None,
         description="Transmission rates between two ranks that the synthetic router must show; published: those of the "
-        "policy's paper. Not given: no such target.",
+        "policy's paper, if it has any. Not given: no such target.",
         examples=["published", {"prefill_vision": 0.33, "prefill": 0.45, "decode": 0.5}],
     )
     msi: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -114,6 +118,25 @@ class RoutingSpec(Spec):
                 f"balance = even makes all experts equally popular, not popularity = {self.popularity}. Leave out one."
             )
         return self
+
+    @model_validator(mode="after")
+    def _targets_are_of_a_fitted_router(self) -> RoutingSpec:
+        why = f"policy {self.policy} follows from its split" if self.policy in {"hard", "hybrid"} else None
+        if self.trace is not None:
+            why = "a trace replaces the synthetic router"
+            self._refuse_with_a_trace(why)
+        if why is None:
+            return self
+        if isinstance(self.rates, Rates):
+            raise ValueError(f"rates = {self.rates}: {why}. Leave it out.")
+        if self.msi is not None:
+            raise ValueError(f"msi = {self.msi}: {why}. Leave it out.")
+        return self
+
+    def _refuse_with_a_trace(self, why: str) -> None:
+        for key in ("popularity", "groups", "keep"):
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} = {value}: {why}. Leave it out.")
 
     @property
     def fitted(self) -> RoutingSpec:

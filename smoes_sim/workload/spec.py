@@ -125,10 +125,16 @@ class WorkloadSpec(Spec):
         None, description="Images in each prompt. Not given: that of the preset, or 0.", examples=[1]
     )
     image_width: Positive | None = Field(
-        None, description="Width of each image in pixels. Not given: that of the preset.", examples=[800]
+        None,
+        description="Width of each image in pixels; without effect on models with a fixed number of tokens per image. "
+        "Not given: that of the preset.",
+        examples=[800],
     )
     image_height: Positive | None = Field(
-        None, description="Height of each image in pixels. Not given: that of the preset.", examples=[600]
+        None,
+        description="Height of each image in pixels; without effect on models with a fixed number of tokens per image. "
+        "Not given: that of the preset.",
+        examples=[600],
     )
     spread: Annotated[float, Field(ge=0)] | None = Field(
         None,

@@ -130,6 +130,7 @@ def test_a_trace_without_decode_and_with_unknown_decisions_runs(here: Path, caps
 
 def test_a_dense_model_takes_the_same_tokens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dense = ["model.dense_layers=3", "model.experts=0", "model.top_k=0", "model.expert_ffn=0"]
+    dense += ["placement.experts=null", "placement.tokens=data_parallel"]
     row = document(capsys, "simulate", "s.yaml", *dense)
     assert (row["policy"], row["bytes_remote"]) == ("dense", 0)
     assert row["ttft_s"] > 0
