@@ -16,7 +16,7 @@ from smoes_sim.placement.spec import ExpertFile, ParallelismSpec, PlacementSpec
 from smoes_sim.routing.spec import RoutingSpec
 from smoes_sim.topology import TopologySpec
 from smoes_sim.topology.shipped import topology_document
-from smoes_sim.traffic.spec import CommunicationSpec
+from smoes_sim.traffic.spec import AttentionSpec, CommunicationSpec
 from smoes_sim.workload import WorkloadSpec
 from smoes_sim.workload.spec import said_again
 from smoes_sim.yaml_files import Document, MappingDocument, NamedSection, Override, Place, Spec, assignments, named_document
@@ -96,6 +96,11 @@ class Scenario(Spec):
         description="Messages that carry tokens to their experts and results back.",
         examples=[{"library": "two_hop", "deduplicate": "node", "dispatch": "fp8"}],
     )
+    attention: AttentionSpec = Field(
+        AttentionSpec(),
+        description="What travels in attention where the tokens of a sequence are on several ranks.",
+        examples=[{"exchange": "queries"}],
+    )
     compute: ComputeSpec = Field(
         description="Device of each rank, and which part of its peak is reached.", examples=[{"device": "h100-sxm"}]
     )
@@ -104,10 +109,11 @@ class Scenario(Spec):
         description="How attention is divided over ranks.",
         examples=[{"tensor": 2, "prefill_chunk": 8192}],
     )
-    overlap: Literal["none", "shared_expert", "two_batch"] = Field(
+    overlap: Literal["none", "shared_expert", "two_batch", "attention"] = Field(
         "none",
-        description="What runs during dispatch and combine: nothing (none), the shared experts (shared_expert), or the "
-        "other half of the batch (two_batch).",
+        description="What runs while messages travel: nothing (none), the shared experts during dispatch (shared_expert), "
+        "the other half of the batch (two_batch), or the scores that need nothing from other ranks during the exchange of "
+        "attention (attention).",
         examples=["two_batch"],
     )
     calibration: str | None = Field(
@@ -149,7 +155,8 @@ class Scenario(Spec):
 
     @model_validator(mode="after")
     def _tensor_groups_keep_their_sequences(self) -> Scenario:
-        if self.parallelism.tensor > 1 and self.placement.tokens != "data_parallel":
+        rule = self.placement.decode_tokens or self.placement.tokens
+        if self.parallelism.tensor > 1 and {rule, self.placement.tokens} != {"data_parallel"}:
             raise ValueError(
                 f"placement.tokens = {self.placement.tokens} spreads a sequence over ranks, and so does "
                 f"parallelism.tensor = {self.parallelism.tensor}. Write tokens: data_parallel, or tensor: 1."
@@ -199,6 +206,26 @@ class Scenario(Spec):
             value, default = getattr(part, key), type(part).model_fields[key].default
             if value != default and (section, key, value) not in _ACCEPTED:
                 raise ValueError(f"{section}.{key} = {value}: {reason}. Leave it out.")
+
+    @model_validator(mode="after")
+    def _attention_has_something_to_exchange(self) -> Scenario:
+        rules = {self.placement.tokens, self.placement.decode_tokens or self.placement.tokens}
+        keys = []
+        if self.attention.exchange != "auto":
+            keys.append(f"attention.exchange = {self.attention.exchange}")
+        if self.overlap == "attention":
+            keys.append("overlap = attention")
+        if keys and (rules <= {"data_parallel"} or rules <= {"single"}):
+            raise ValueError(
+                f"{' and '.join(keys)}: under placement.tokens = {self.placement.tokens} every sequence is on one rank and "
+                "nothing is exchanged. Leave it out, or write another placement.tokens."
+            )
+        if keys and self.workload.phase == "decode":
+            raise ValueError(
+                f"{' and '.join(keys)}: workload.phase = decode has no prefill that leaves its cache on several ranks; each "
+                "sequence is decoded where its cache is. Leave it out."
+            )
+        return self
 
     @classmethod
     def load(cls, name: str | Path, *overrides: Override, **settings: object) -> Scenario:

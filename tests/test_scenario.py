@@ -230,7 +230,7 @@ def test_policy_dense_replaces_the_model_by_its_dense_counterpart_of_equal_total
 
 def test_a_mistake_in_a_file_is_reported_with_its_line_and_column(tmp_path):
     path = written(tmp_path, SMALLEST + "overlap: all\n")
-    with pytest.raises(ConfigError, match=rf'^{re.escape(path)}:5:10: overlap = "all" is unknown\. Known: none'):
+    with pytest.raises(ConfigError, match=rf'^{re.escape(path)}:5:10: overlap = "all" is unknown\. Known: attention'):
         load_scenario(path)
 
 

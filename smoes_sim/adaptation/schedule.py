@@ -19,7 +19,8 @@ from smoes_sim.placement import (
     place_experts,
 )
 from smoes_sim.prediction.deployment import Deployment
-from smoes_sim.step.build import RoutedExperts, Step, make_step
+from smoes_sim.step.build import Step, make_step
+from smoes_sim.step.parts import RoutedExperts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

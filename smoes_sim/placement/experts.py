@@ -136,7 +136,8 @@ def place_experts(
     """Slots of every layer under a rule.
 
     Without spare slots every expert has one slot; where the experts do not divide over the ranks of a group, the first ranks
-    have one more. With spare slots all ranks have equally many, filled with replicas (:func:`~.layout.slots_of`).
+    have one more. With spare slots all ranks have equally many, filled with replicas
+    (:func:`~smoes_sim.placement.layout.slots_of`).
 
     Args:
         rule: ``contiguous`` keeps the model's order; ``random`` shuffles each layer; ``bins`` sorts each layer by the

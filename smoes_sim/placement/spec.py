@@ -44,8 +44,14 @@ class PlacementSpec(Spec):
     tokens: TokenRule = Field(
         "data_parallel",
         description="Home rank of each token: by sequence (data_parallel), equal runs of the batch (sharded), by modality "
-        "(modality), or the rank that holds most of its experts (affinity).",
+        "(modality), the rank that holds most of its experts (affinity), or rank 0 for all tokens of the batch (single).",
         examples=["modality"],
+    )
+    decode_tokens: TokenRule | None = Field(
+        None,
+        description="Home rank of each decoded token, where it is not by the rule of the prompts; the cache moves there "
+        "once, or queries travel to it (attention.exchange). Not given: as tokens.",
+        examples=["data_parallel"],
     )
 
 

@@ -11,8 +11,9 @@ from smoes_sim.placement.expert_placement import ExpertPlacement
 from smoes_sim.routing.information import expert_counts
 from smoes_sim.routing.trace import DECODE, PREFILL, TEXT, RoutingTrace
 
-TokenRule = Literal["data_parallel", "sharded", "modality", "affinity"]
+TokenRule = Literal["data_parallel", "sharded", "modality", "affinity", "single"]
 TOKEN_RULES: tuple[TokenRule, ...] = ("data_parallel", "sharded", "modality", "affinity")
+"""Rules that give every rank tokens of a large batch."""
 
 
 def home_tokens(
@@ -26,7 +27,8 @@ def home_tokens(
             ``modality``: the tokens of a modality are cut into equal runs over its ranks (:func:`modality_ranks`).
             ``affinity``: the rank that holds most of the token's experts (a copy counts) over all layers, the lowest
             rank on a tie (ranks that share experts take tokens in turn), in EP group ``sequence_id % groups`` (an
-            oracle: it knows the routing in advance).
+            oracle: it knows the routing in advance). ``single``: all tokens are on rank 0, where ``bins`` puts the most
+            visual experts.
         trace: Tokens and their routing.
         placement: Where the experts are.
         decide_by: Under ``modality``, the routing that decides which ranks serve text; None: the trace itself, which in
@@ -37,6 +39,8 @@ def home_tokens(
         return _by_affinity(trace, placement)
     if rule == "modality":
         return _by_modality(trace, modality_ranks(decide_by or trace, placement))
+    if rule == "single":
+        return np.zeros(trace.num_tokens, dtype=np.int64)
     home = trace.sequence_id.astype(np.int64) % num_ranks
     if rule == "sharded":
         prefill = trace.phase == PREFILL

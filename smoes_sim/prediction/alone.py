@@ -85,7 +85,8 @@ class ExchangesAlone:
                 chosen = [pairs[row] for row in deployment.simulated.tolist()]
                 comm += [self._alone(solver, pair.dispatch) + self._alone(solver, pair.combine) for pair in chosen]
             if batch.group is not None:
-                around += self._alone(solver, batch.group.gather) + self._alone(solver, batch.group.scatter)
+                parts = [batch.group.gather, batch.group.scatter]
+                around += sum(self._alone(solver, phases) for phases in parts if phases)
         return np.maximum(comm, bound[deployment.simulated]), bound, around
 
     def _alone(self, solver: RouteSolver, phases: Sequence[Flows]) -> float:

@@ -13,9 +13,18 @@ from smoes_sim.display.tables import Interval, ranged
 from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.prediction import Prediction
 
-CHANGES = ("ttft_s", "tpot_s", "tokens_per_s", "ep_comm_s", "decode_ep_comm_s", "bytes_remote")
+CHANGES = (
+    "ttft_s",
+    "tpot_s",
+    "tokens_per_s",
+    "ep_comm_s",
+    "decode_ep_comm_s",
+    "bytes_remote",
+    "exchanges_s",
+    "exchanges_bytes",
+)
 """Quantities whose change is reported where a prediction has them."""
-_OF_ASKED = {"tokens_per_s", "ep_comm_s", "bytes_remote"}
+_OF_ASKED = {"tokens_per_s", "ep_comm_s", "bytes_remote", "exchanges_s", "exchanges_bytes"}
 """Those that describe a decode step, or its steady state, where only decode was asked for, and otherwise the whole batch."""
 
 

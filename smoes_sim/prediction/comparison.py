@@ -25,8 +25,8 @@ _CHANGED = {
     "ttft_s": "TTFT",
     "tpot_s": "TPOT",
     "tokens_per_s": "tokens/s",
-    "ep_comm_s": "EP time",
-    "bytes_remote": "bytes",
+    "exchanges_s": "exchanges",
+    "exchanges_bytes": "bytes",
 }
 _NAMED = {"routing.policy": "routing", "placement.experts": "experts", "placement.tokens": "tokens"}
 """Keys with a column of their own in every comparison, and its name."""
@@ -196,30 +196,38 @@ class Comparison(Result):
         for row, leading in zip(self.rows, cells, strict=True):
             rates = row.transmission_rate
             shares = [percent(None if rates is None else getattr(rates, name)) for name in shown]
-            rows.append([*leading, *shares, f"{row.bytes_remote / 1e9:.3f}", f"{row.imbalance:.2f}"])
+            attention = [f"{row.attention_exchange_bytes / 1e9:.3f}"] if self._is_spread else []
+            rows.append([*leading, *shares, f"{row.bytes_remote / 1e9:.3f}", *attention, f"{row.imbalance:.2f}"])
         return Table(
             title="What travels (share of tokens and layers that need another rank, %; bytes between ranks in "
             f"{self._pass()})",
-            header=[*header, *shown.values(), "GB", "max/mean"],
+            header=[*header, *shown.values(), "GB", *(["attention GB"] if self._is_spread else []), "max/mean"],
             rows=rows,
             left=len(header),
         )
 
+    @property
+    def _is_spread(self) -> bool:
+        """Whether sequences of some row are on several ranks, which exchange something around attention."""
+        return any(row.attention_exchange_bytes or row.cache_move_bytes for row in self.rows)
+
     def _timed(self, header: list[str], cells: list[list[str]]) -> Table:
         keys = {"tpot_s": "TPOT"} if self._is_decode else {"ttft_s": "TTFT", "tpot_s": "TPOT"}
+        keys |= {"exchanges_s": "exchanges"} if self._is_spread else {}
         units = {key: time_column(_with_ends(self.rows, key)) for key in keys}
         rows = []
         for row, leading in zip(self.rows, cells, strict=True):
             times = [ranged(getattr(row, key), row.interval(key), units[key][1]) for key in keys]
             rate = ranged(row.tokens_per_s, row.interval("tokens_per_s"), "{:.3g}".format)
-            rows.append([*leading, *times, rate, ranged(row.ep_overhead, row.interval("ep_overhead"), percent)])
+            overhead = [] if self._is_spread else [ranged(row.ep_overhead, row.interval("ep_overhead"), percent)]
+            rows.append([*leading, *times, rate, *overhead])
         return Table(
             title="How long it takes" + self._meaning_of_brackets(),
             header=[
                 *header,
                 *(f"{name} ({units[key][0]})" for key, name in keys.items()),
                 "tokens/s",
-                "EP overhead (%)",
+                *([] if self._is_spread else ["EP overhead (%)"]),
             ],
             rows=rows,
             left=len(header),

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from smoes_sim.display.tables import Table
 from smoes_sim.errors import ConfigError
 from smoes_sim.network import Network
+from smoes_sim.scenario import Scenario
 from smoes_sim.yaml_files import Spec, nearest, read_text, write_bytes
 
 _SHIPPED = Path(__file__).parents[1] / "data" / "calibrations"
@@ -211,6 +212,13 @@ def network_under(network: Network, constants: Mapping[str, float]) -> Network:
         jitter=constants.get("jitter", network.jitter),
         per_receive=constants.get("per_receive", network.per_receive),
     )
+
+
+def middle_constants(scenario: Scenario) -> dict[str, float]:
+    """The median of each constant of the scenario's calibration; none without one."""
+    if scenario.calibration is None:
+        return {}
+    return {name: float(np.median(values)) for name, values in load_calibration(scenario.calibration).draws.items()}
 
 
 def interval(series: Sequence[float]) -> tuple[float, float]:

@@ -13,7 +13,9 @@ from smoes_sim.errors import ConfigError, PlacementError
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement, check_slots, home_tokens, place_experts, read_placement
-from smoes_sim.prediction.deployment import Deployment
+from smoes_sim.prediction.attention import cache_move, spread_attention
+from smoes_sim.prediction.constants import middle_constants, network_under
+from smoes_sim.prediction.deployment import Deployment, rates_under
 from smoes_sim.prediction.ranks import topology_of
 from smoes_sim.prediction.router import make_workload, tokens_and_routing
 from smoes_sim.prediction.sampling import MOST_CHUNKS, evenly_spaced, routed_layers, simulated_layers, simulated_steps
@@ -24,13 +26,12 @@ from smoes_sim.routing.trace import PREFILL
 from smoes_sim.scenario import ExpertFile, Scenario
 from smoes_sim.step.build import (
     DECODE_STEPS,
-    RoutedExperts,
-    StepParts,
     decode_steps,
     make_step,
     num_decode_steps,
     prefill_chunks,
 )
+from smoes_sim.step.parts import RoutedExperts, StepParts
 from smoes_sim.topology import Topology
 
 
@@ -79,6 +80,9 @@ def deploy(scenario: Scenario, *, whole: bool = False) -> Deployment:
         experts = RoutedExperts(trace=trace, placement=placement)
         if tensor == 1:
             home = home_tokens(scenario.placement.tokens, trace, placement, decide_by=deciding)
+            if scenario.placement.decode_tokens is not None:
+                decoded = home_tokens(scenario.placement.decode_tokens, trace, placement, decide_by=deciding)
+                home = np.where(is_prompt, home, decoded)
     parts = StepParts(
         model=model,
         network=network,
@@ -89,6 +93,9 @@ def deploy(scenario: Scenario, *, whole: bool = False) -> Deployment:
         parallelism=scenario.parallelism,
         overlap=scenario.overlap,
     )
+    constants = middle_constants(scenario)
+    under, rates = network_under(network, constants), rates_under(scenario, constants)
+    parts = replace(parts, spread=spread_attention(scenario, parts, network=under, rates=rates))
     return assemble(scenario, parts, moe_layers=moe_layers)
 
 
@@ -120,6 +127,7 @@ def assemble(scenario: Scenario, parts: StepParts, *, moe_layers: NDArray[np.int
         num_chunks=len(prompts) / float(np.mean([len(tokens) for tokens in chosen])) if chosen else 0.0,
         num_decode_steps=num_decode_steps(parts.workload),
         mixed=mixed,
+        cache_move=cache_move(parts),
         moe_layers=moe_layers,
         simulated=_simulated(scenario, len(moe_layers), num_ranks=parts.network.topology.num_ranks),
     )

@@ -14,13 +14,15 @@ from smoes_sim.compute.cores import shared_finish
 from smoes_sim.models import ModelShape
 from smoes_sim.network import Network
 from smoes_sim.placement import ExpertPlacement
+from smoes_sim.prediction.attention import CacheMove, cache_move
 from smoes_sim.prediction.constants import network_under
 from smoes_sim.routing import (
     RoutingTrace,
 )
 from smoes_sim.scenario import Scenario
-from smoes_sim.step.build import Step, StepParts
+from smoes_sim.step.build import Step
 from smoes_sim.step.layers import PassLayer, pass_layers, some_layers
+from smoes_sim.step.parts import StepParts
 from smoes_sim.step.timeline import MicroBatch, StepTime, step_time
 from smoes_sim.topology import Topology
 from smoes_sim.workload import Workload
@@ -40,6 +42,7 @@ class Deployment:
         num_chunks: Number of steps like those of ``chunks`` that prefill takes: its tokens over their mean.
         num_decode_steps: Number of all decode steps.
         mixed: A middle chunk of prefill and a decode step in one; None where prefill is not cut into chunks.
+        cache_move: The cache on its way to the ranks that decode; None where it is there.
         moe_layers: Indices in the model of the MoE layers that are routed; the rows of traffic and exchanges.
         simulated: Rows of those whose exchanges are simulated, ascending.
     """
@@ -53,6 +56,7 @@ class Deployment:
     num_chunks: float
     num_decode_steps: int
     mixed: Step | None
+    cache_move: CacheMove | None
     moe_layers: NDArray[np.int64]
     simulated: NDArray[np.int64]
 
@@ -71,6 +75,7 @@ class Deployment:
             chunks=[step.on(parts) for step in self.chunks],
             decode=[step.on(parts) for step in self.decode],
             mixed=None if self.mixed is None else self.mixed.on(parts),
+            cache_move=cache_move(parts),
         )
 
     @property
@@ -93,6 +98,13 @@ class Deployment:
     def model(self) -> ModelShape:
         """The model's shape."""
         return self.parts.model
+
+    @property
+    def num_around(self) -> int:
+        """Number of exchanges around attention in a pass, one there and back each; see ``ModelShape.gathers``."""
+        if self.parts.spread is not None:
+            return self.model.layers
+        return self.model.gathers(self.scenario.parallelism.tensor)
 
     @property
     def layers_simulated(self) -> list[PassLayer]:
@@ -233,26 +245,31 @@ class Conditions:
 
 def conditions_of(deployment: Deployment, constants: Mapping[str, float]) -> Conditions:
     """A deployment under a set of constants; what the set does not name stays as the scenario says."""
-    spec = deployment.scenario.compute
     return Conditions(
         deployment=deployment,
         network=network_under(deployment.network, constants),
-        rates=ComputeRates(
-            device=find_device(spec.device),
-            flops_efficiency=constants.get("flops_efficiency", efficiency_range(deployment, "flops_efficiency").value),
-            memory_efficiency=constants.get("memory_efficiency", efficiency_range(deployment, "memory_efficiency").value),
-            launch=constants.get("launch", spec.launch),
-            per_layer=constants.get("per_layer", spec.per_layer),
-            weights=spec.weights,
-            cache=spec.cache,
-        ),
-        per_prefill=constants.get("per_prefill", spec.per_prefill),
+        rates=rates_under(deployment.scenario, constants),
+        per_prefill=constants.get("per_prefill", deployment.scenario.compute.per_prefill),
     )
 
 
-def efficiency_range(deployment: Deployment, name: Literal["flops_efficiency", "memory_efficiency"]) -> Range:
+def rates_under(scenario: Scenario, constants: Mapping[str, float]) -> ComputeRates:
+    """Compute rates under a set of constants; what the set does not name stays as the scenario says."""
+    spec = scenario.compute
+    return ComputeRates(
+        device=find_device(spec.device),
+        flops_efficiency=constants.get("flops_efficiency", efficiency_range(scenario, "flops_efficiency").value),
+        memory_efficiency=constants.get("memory_efficiency", efficiency_range(scenario, "memory_efficiency").value),
+        launch=constants.get("launch", spec.launch),
+        per_layer=constants.get("per_layer", spec.per_layer),
+        weights=spec.weights,
+        cache=spec.cache,
+    )
+
+
+def efficiency_range(scenario: Scenario, name: Literal["flops_efficiency", "memory_efficiency"]) -> Range:
     """The range of a share of the device's peak: that of the scenario, or that of the device."""
-    spec = deployment.scenario.compute
+    spec = scenario.compute
     found: float | Range | None = getattr(spec, name)
     if found is None:
         found = getattr(find_device(spec.device), name)

@@ -42,7 +42,13 @@ class Description:
     deduplicate: str
     bytes_total: float
     bytes_remote: float
+    exchanges_bytes: float
     decode_bytes_remote: float
+    attention_exchange: str
+    decode_attention_exchange: str | None
+    attention_exchange_bytes: float
+    decode_attention_exchange_bytes: float | None
+    cache_move_bytes: float | None
     imbalance: float
     decode_imbalance: float | None
     transmission_rate: TransmissionRates | None
@@ -67,7 +73,12 @@ def describe(deployment: Deployment) -> Description:
         rates = TransmissionRates(**{part.name: _known(getattr(found, part.name)) for part in fields(TransmissionRates)})
         msi = _known(float(np.mean(modality_specialisation(trace))))
     fit = memory(deployment)
+    model, spread, move = deployment.model, deployment.parts.spread, deployment.cache_move
+    passes = deployment.chunks or decode  # the passes of what is asked for, and how many of them there are for each
+    per_pass = (deployment.num_chunks or 1.0) / len(passes)
+    exchanged = model.layers * float(np.sum([step.attention_bytes for step in passes])) * per_pass
     deeper = deployment.model.num_moe_layers / max(len(deployment.moe_layers), 1)
+    remote = deeper * float(np.mean([step.bytes_remote for step in deployment.asked]))
     balances = [step.traffic.imbalance() for step in decode if step.traffic]
     return Description(
         phase=scenario.workload.phase,
@@ -77,13 +88,21 @@ def describe(deployment: Deployment) -> Description:
         topology=deployment.topology.name,
         ranks=deployment.topology.num_ranks,
         policy=_policy(deployment),
-        token_placement=scenario.placement.tokens if trace is not None else "data_parallel",
+        token_placement=_token_placement(scenario) if trace is not None else "data_parallel",
         expert_placement=str(scenario.expert_rule) if trace is not None else "replicated",
         expert_layout=None if placement is None else placement.layout,
         deduplicate=scenario.communication.deduplicate,
         bytes_total=deeper * float(np.mean([step.bytes_total for step in deployment.asked])),
-        bytes_remote=deeper * float(np.mean([step.bytes_remote for step in deployment.asked])),
+        bytes_remote=remote,
         decode_bytes_remote=deeper * float(np.mean([step.bytes_remote for step in decode])) if decode else 0.0,
+        attention_exchange=spread.prefill if spread and exchanged and deployment.chunks else "none",
+        decode_attention_exchange=(spread.decode if spread else "none") if decode else None,
+        attention_exchange_bytes=exchanged,
+        decode_attention_exchange_bytes=model.layers * float(np.mean([step.attention_bytes for step in decode]))
+        if decode
+        else None,
+        exchanges_bytes=remote + exchanged,
+        cache_move_bytes=None if move is None else move.bytes_moved,
         imbalance=deployment.imbalance,
         decode_imbalance=float(np.mean(balances)) if balances else None,
         transmission_rate=rates,
@@ -93,6 +112,12 @@ def describe(deployment: Deployment) -> Description:
         calibration=scenario.calibration,
         warnings=_warnings(deployment, fit),
     )
+
+
+def _token_placement(scenario: Scenario) -> str:
+    """The rule of the prompts, and that of decoded tokens where it is another one."""
+    rule, decode = scenario.placement.tokens, scenario.placement.decode_tokens
+    return rule if decode is None or decode == rule else f"{rule}, decode {decode}"
 
 
 def _known(value: float) -> float | None:
@@ -108,7 +133,7 @@ def _not_counted(deployment: Deployment) -> list[str]:
     if has_images and scenario.compute.per_prefill is None:
         unknown = deployment.model.vision is None or scenario.workload.is_from_trace
         vision = ["vision encoder"] if unknown and scenario.calibration is None else []
-    return [*vision, "keys and values between ranks", "choice of the next token"]
+    return [*vision, "choice of the next token"]
 
 
 def _warnings(deployment: Deployment, fit: MemoryFit) -> list[str]:

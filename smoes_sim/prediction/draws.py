@@ -16,8 +16,8 @@ def constant_sets(deployment: Deployment) -> list[dict[str, float]]:
         calibration = load_calibration(name)
         return [calibration.draw(index) for index in range(calibration.num_draws)]
     ranges = {
-        "flops_efficiency": efficiency_range(deployment, "flops_efficiency"),
-        "memory_efficiency": efficiency_range(deployment, "memory_efficiency"),
+        "flops_efficiency": efficiency_range(deployment.scenario, "flops_efficiency"),
+        "memory_efficiency": efficiency_range(deployment.scenario, "memory_efficiency"),
     }
     if all(found.low == found.high for found in ranges.values()):
         return [{}]

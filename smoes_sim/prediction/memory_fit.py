@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import MemoryNeed, StepSize, find_device, memory_of_rank
+from smoes_sim.prediction.attention import cached_on_ranks
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.routing.trace import PREFILL
 from smoes_sim.traffic.copies import copy_bytes
@@ -150,11 +151,12 @@ def _step_size(deployment: Deployment, num_ranks: int) -> StepSize:
     prompts = int(np.bincount(group[is_prompt]).max(initial=0))
     sequences = -(-workload.num_sequences // groups)
     prefill = prompts if chunk is None else min(prompts, chunk + -(-workload.decode_batch // groups))
+    here = cached_on_ranks(deployment.parts) if num_ranks == deployment.topology.num_ranks else None
     communication, hidden = scenario.communication, deployment.model.hidden
     return StepSize(
         tokens=-(-max(prefill, sequences) // tensor),
         outputs=sequences,
-        cached=_cached(workload, group),
+        cached=_cached(workload, group) if here is None else max(int(held.max()) for held in here),
         imbalance=deployment.imbalance,
         copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
         has_images=deployment.prefill is not None and bool(workload.sequence_vision_tokens.any()),

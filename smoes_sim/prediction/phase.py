@@ -30,6 +30,7 @@ class PhaseTimes:
         ep_comm_s: Sum of its dispatch and combine exchanges, each timed alone on the network.
         ep_exposed_s: Time that the pass would save if dispatch and combine took no time.
         tp_comm_s: Sum of the gathers and scatters of attention groups, each timed alone on the network.
+        attention_exchange_s: Sum of what sequences on several ranks exchange around attention, each exchange timed alone.
         bound_s: Lower bound of ``ep_comm_s``.
         network_error: Largest relative error of an exchange alone (``ExchangeTime.error_bound``); 0 is exact.
         lateness_s: Longest wait of a message for the next window of the network (see ``Engine``); 0 is exact.
@@ -44,6 +45,7 @@ class PhaseTimes:
     ep_comm_s: float
     ep_exposed_s: float
     tp_comm_s: float
+    attention_exchange_s: float
     bound_s: float
     network_error: float
     lateness_s: float
@@ -63,6 +65,8 @@ class PhaseTimes:
             "ep_comm_s": self.ep_comm_s,
             "ep_exposed_s": self.ep_exposed_s,
             "tp_comm_s": self.tp_comm_s,
+            "attention_exchange_s": self.attention_exchange_s,
+            "exchanges_s": self.ep_comm_s + self.attention_exchange_s,
             "bound_s": self.bound_s,
             "network_error": self.network_error,
             "lateness_s": self.lateness_s,
@@ -81,6 +85,7 @@ class PhaseTimes:
             ep_comm_s=number * self.ep_comm_s,
             ep_exposed_s=number * self.ep_exposed_s,
             tp_comm_s=number * self.tp_comm_s,
+            attention_exchange_s=number * self.attention_exchange_s,
             bound_s=number * self.bound_s,
             network_error=self.network_error,
             lateness_s=self.lateness_s,
@@ -125,7 +130,7 @@ class _Pass:
         comm: Seconds of its dispatch and combine, each alone on the network, (S,).
         bound: Lower bound of that in every routed layer, (L,).
         control: Lower bound of every routed layer with its work, (L,).
-        tp_comm: Seconds of the gathers and scatters of attention groups.
+        around: Seconds of all exchanges around attention, each alone on the network.
         lateness: Longest wait of a message for the next window.
     """
 
@@ -136,14 +141,13 @@ class _Pass:
     comm: Reals
     bound: Reals
     control: Reals
-    tp_comm: float
+    around: float
     lateness: float
 
 
 def _passes(sets: Sequence[Conditions], step: Step, timed: EnginePasses, alone: ExchangesAlone) -> list[_Pass]:
     """One step under each set of constants."""
     deployment = sets[0].deployment
-    gathers = deployment.model.gathers(deployment.scenario.parallelism.tensor)
     found = []
     for conditions, batches, time, ideal in zip(sets, timed.batches, timed.real, timed.free, strict=True):
         comm, bound, around = alone.times(conditions.network, step)
@@ -160,7 +164,7 @@ def _passes(sets: Sequence[Conditions], step: Step, timed: EnginePasses, alone: 
                 comm=comm,
                 bound=bound,
                 control=work + bound,
-                tp_comm=gathers * around,
+                around=deployment.num_around * around,
                 lateness=timed.lateness,
             )
         )
@@ -219,6 +223,7 @@ def _mean(
         return total.scaled(1 / steps) + of_steps
 
     bounds, controls = [one.bound for one in passed], [one.control for one in passed]
+    around, is_spread = float(np.mean([one.around for one in passed])), deployment.scenario.parallelism.tensor == 1
     step = mean([one.layers for one in passed], controls, [one.rest for one in passed])
     exposed = mean([one.exposed for one in passed], bounds, [one.exposed_rest for one in passed])
     comm = mean([one.comm for one in passed], bounds, [0.0] * len(passed))
@@ -226,7 +231,8 @@ def _mean(
         step_s=step.value,
         ep_comm_s=comm.value,
         ep_exposed_s=exposed.value,
-        tp_comm_s=float(np.mean([one.tp_comm for one in passed])),
+        tp_comm_s=0.0 if is_spread else around,
+        attention_exchange_s=around if is_spread else 0.0,
         bound_s=float(np.mean([bound.sum() for bound in bounds])) * deeper,
         network_error=network_error,
         lateness_s=max(one.lateness for one in passed),

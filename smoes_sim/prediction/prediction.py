@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NESTED = ("transmission_rate", "memory", "intervals", "draws")
 """Fields that are not written as they are."""
-_OPTIONAL = ("mixed_step_s", "decode_imbalance")
+_OPTIONAL = ("mixed_step_s", "decode_imbalance", "cache_move_s", "cache_move_bytes")
 """Keys that a JSON document holds only where they have a value, besides those that begin with ``decode_``."""
 NOMINAL = (
     "nominal: links at their full rated bandwidth, no software cost; communication times are lower bounds (no calibration)"
@@ -53,6 +53,16 @@ class Prediction(Result):
         bytes_total: Bytes of dispatch and combine in prefill, with those that stay on their rank.
         bytes_remote: Bytes of dispatch and combine in prefill from rank to rank.
         decode_bytes_remote: The same in a decode step.
+        attention_exchange: What travels in the attention of prefill where sequences are on several ranks: ``queries``,
+            ``kv`` or ``moved_cache``; ``none`` where nothing is owed.
+        decode_attention_exchange: The same in decode; None without decode.
+        attention_exchange_bytes: Bytes from rank to rank around the attention of prefill, over all layers.
+        decode_attention_exchange_bytes: The same in a decode step; None without decode.
+        attention_exchange_s: Those exchanges in prefill, each timed alone.
+        exchanges_bytes: ``bytes_remote + attention_exchange_bytes``.
+        exchanges_s: ``ep_comm_s + attention_exchange_s``: what the placement of experts and tokens makes ranks exchange.
+        cache_move_bytes: Bytes of the cache that moves once to the ranks that decode; None where it is there.
+        cache_move_s: Seconds of that, between prefill and the first decode step.
         imbalance: Routed tokens of the busiest rank / mean, in prefill.
         decode_imbalance: The same in decode; None without decode.
         transmission_rate: Shares of (token, layer) pairs that need another rank; None for a dense model.
@@ -114,6 +124,15 @@ class Prediction(Result):
     bytes_total: float
     bytes_remote: float
     decode_bytes_remote: float
+    attention_exchange: str = "none"
+    decode_attention_exchange: str | None = None
+    attention_exchange_bytes: float = 0.0
+    decode_attention_exchange_bytes: float | None = None
+    cache_move_bytes: float | None = None
+    cache_move_s: float | None = None
+    attention_exchange_s: float = 0.0
+    exchanges_bytes: float | None = None
+    exchanges_s: float | None = None
     imbalance: float
     transmission_rate: TransmissionRates | None
     msi: float | None
@@ -139,6 +158,8 @@ class Prediction(Result):
     decode_ep_comm_s: float | None = None
     decode_ep_exposed_s: float | None = None
     decode_tp_comm_s: float | None = None
+    decode_attention_exchange_s: float | None = None
+    decode_exchanges_s: float | None = None
     decode_bound_s: float | None = None
     decode_network_error: float | None = None
     decode_lateness_s: float | None = None
@@ -251,6 +272,9 @@ class Prediction(Result):
             "EP communication, decode": f"{self._ranged('decode_ep_comm_s')}, lower bound {seconds(self.decode_bound_s)}",
             "EP exposed, decode": self._exposed("decode_"),
             f"TP communication, {'prefill' if has_prefill else 'decode'}": self._ranged("tp_comm_s"),
+            "attention exchange, prefill": self._attention(""),
+            "attention exchange, decode": self._attention("decode_"),
+            "cache moved once": f"{size(self.cache_move_bytes or 0.0)} in {self._ranged('cache_move_s')}",
             "mixed step": self._ranged("mixed_step_s"),
             "memory": str(self.memory),
             "engine": self._engine(),
@@ -263,6 +287,10 @@ class Prediction(Result):
         gone |= set() if has_prefill else {"TTFT", "EP communication, prefill", "EP exposed, prefill"}
         gone |= set() if has_decode else {"EP communication, decode", "EP exposed, decode"}
         gone |= set() if self.phase != "prefill" else {"TPOT"}
+        gone |= set() if self.attention_exchange_bytes and has_prefill else {"attention exchange, prefill"}
+        gone |= set() if self.decode_attention_exchange_bytes else {"attention exchange, decode"}
+        gone |= set() if self.cache_move_bytes else {"cache moved once"}
+        gone |= set() if self.not_counted else {"not counted"}
         return {key: line for key, line in lines.items() if key not in gone}
 
     def _asked(self) -> str:
@@ -274,6 +302,10 @@ class Prediction(Result):
 
     def _ranged(self, key: str) -> str:
         return ranged(getattr(self, key), self.interval(key), seconds)
+
+    def _attention(self, phase: str) -> str:
+        scheme, sent = getattr(self, f"{phase}attention_exchange"), getattr(self, f"{phase}attention_exchange_bytes") or 0.0
+        return f"{scheme}, {size(sent)}, {self._ranged(f'{phase}attention_exchange_s')}"
 
     def _exposed(self, phase: str) -> str:
         share = ranged(getattr(self, f"{phase}ep_overhead"), self.interval(f"{phase}ep_overhead"), percent)

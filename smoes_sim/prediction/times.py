@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from smoes_sim.network import exchange_duration
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.phase import PhaseTimes, phase_times
 
@@ -17,6 +18,8 @@ class Times:
         prefill: The whole prefill; None where only decode steps are asked for.
         decode: The mean of the sampled decode steps; None where there is none (one output token, phase prefill).
         outside_s: Seconds of the prefill outside the layers; 0 without prefill.
+        cache_move_s: Seconds in which the cache moves to the ranks that decode, between prefill and the first decode step;
+            0 where it is there.
         mixed_step_s: Seconds of a step with a chunk of prefill and a decode step; None where prefill is not in chunks.
         tokens_per_s_prefill: Prompt tokens per second of all ranks; None without prefill.
         tokens_per_s_prefill_per_rank: The same divided by the number of ranks; None without prefill.
@@ -26,6 +29,7 @@ class Times:
     prefill: PhaseTimes | None
     decode: PhaseTimes | None
     outside_s: float
+    cache_move_s: float
     mixed_step_s: float | None
     tokens_per_s_prefill: float | None
     tokens_per_s_prefill_per_rank: float | None
@@ -59,6 +63,8 @@ class Times:
         flat |= {key: value for key, value in of_prefill.items() if value is not None}
         if self.prefill is not None:
             flat["outside_s"] = self.outside_s
+        if self.cache_move_s:
+            flat["cache_move_s"] = self.cache_move_s
         if self.mixed_step_s is not None:
             flat["mixed_step_s"] = self.mixed_step_s
         if self.decode is not None:
@@ -108,14 +114,17 @@ def _times(conditions: Conditions, prefill: PhaseTimes | None, decode: PhaseTime
     deployment, outside = conditions.deployment, conditions.outside
     ttft = prefill.step_s + outside if prefill else 0.0
     rate = deployment.workload.num_prefill_tokens / ttft if prefill else None
+    move = deployment.cache_move
+    move_s = 0.0 if move is None else exchange_duration(conditions.network, move.phases).duration
     return Times(
         prefill=prefill,
         decode=decode,
         outside_s=outside,
+        cache_move_s=move_s,
         mixed_step_s=mixed,
         tokens_per_s_prefill=rate,
         tokens_per_s_prefill_per_rank=None if rate is None else rate / deployment.topology.num_ranks,
-        tokens_per_s=throughput(deployment, ttft, decode.step_s if decode else 0.0),
+        tokens_per_s=throughput(deployment, ttft + move_s, decode.step_s if decode else 0.0),
     )
 
 
@@ -127,7 +136,7 @@ def throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
 
     Args:
         deployment: Says how many tokens each sequence gets.
-        ttft: Seconds of the prefill; 0 without.
+        ttft: Seconds of the prefill, and in which its cache moves; 0 without.
         tpot: Seconds of a decode step.
     """
     workload = deployment.workload

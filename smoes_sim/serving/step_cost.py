@@ -127,17 +127,24 @@ class StepCosts:
             among = sum(tokens * (tokens + 1) // 2 for tokens, _ in batch.prefill)
             whole[0] = totals[0] * shares.tokens
             whole[1] = among * shares.pairs + (totals[1] - among) * shares.tokens
-            whole[2], whole[3] = totals[2] * shares.tokens, totals[3] * shares.ends
+            whole[2] = totals[2] * shares.tokens + totals[0] * shares.received
+            whole[3] = totals[3] * shares.ends
         if len(contexts):
-            share = self._tokens.decode_share(len(contexts))
-            whole[4], whole[5] = len(contexts) * share, contexts.sum() * share
+            share, of_contexts = self._tokens.decode_shares(len(contexts))
+            whole[4], whole[5] = len(contexts) * share, contexts.sum() * of_contexts
         return np.ceil(whole - 1e-6).astype(np.int64)
 
     def _attention(self, load: RankLoad) -> float:
-        """Seconds of the attention of all layers on the busiest rank of each."""
+        """Seconds of the attention of all layers on the busiest rank of each.
+
+        Where sequences are on several ranks, these wait for each other before and after the scores.
+        """
         model = self._deployment.model
         times = attention_times(model, load, self._conditions.rates, tensor=self._tensor)
-        return float(times.whole.max(axis=1) @ np.bincount(model.attention_kinds))
+        number, scores = np.bincount(model.attention_kinds), times.scores + times.remote
+        if self._deployment.parts.spread is None:
+            return float(times.whole.max(axis=1) @ number)
+        return float(((times.project + times.output).max(axis=1) + scores.max(axis=1)) @ number)
 
     def _other(self, tokens: int, outputs: int) -> float:
         """Seconds in a step for router, shared and dense experts and head of a rank's tokens and outputs."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smoes_sim.compute import ComputeTimes, RankLoad, compute_times
 from smoes_sim.network import exchange_time
@@ -15,7 +17,8 @@ from smoes_sim.prediction.estimate import ratio_total
 from smoes_sim.prediction.sampling import evenly_spaced
 from smoes_sim.serving.step_grid import Node, delay_at, power_of_two
 from smoes_sim.serving.step_tokens import Floats, Ints, StepTokens
-from smoes_sim.step.build import Exchanges, group_exchanges, halves
+from smoes_sim.step.around import exchanges_around, together
+from smoes_sim.step.build import Exchanges, halves
 from smoes_sim.step.compiled_pass import can_be_compiled, compiled_passes
 from smoes_sim.step.fast import fast_passes
 from smoes_sim.step.layers import PassLayer, pass_layers
@@ -79,7 +82,8 @@ class StepNodes:
             return np.zeros(len(self._sets))
         model = self._deployment.model
         batches = self._batches(node, draw=draw, draws=draws)
-        elsewhere = max(0, model.gathers(self._tensor) - model.num_moe_layers)  # those of MoE layers are simulated with them
+        # those of MoE layers are simulated with them
+        elsewhere = max(0, self._deployment.num_around - model.num_moe_layers)
         found = self._layers_of(batches, has_prompts=node.prefill > 0)
         if elsewhere:
             for place, conditions in enumerate(self._sets):
@@ -90,7 +94,7 @@ class StepNodes:
     def _around(self, group: GroupExchanges | None, conditions: Conditions) -> float:
         """Seconds of a gather and a scatter."""
         phases = [] if group is None else [group.gather, group.scatter]
-        return sum(exchange_time(conditions.network, part).duration for part in phases)
+        return sum(exchange_time(conditions.network, part).duration for part in phases if part)
 
     def _layers_of(self, batches: Sequence[_Batch], *, has_prompts: bool) -> Floats:
         """Seconds of all MoE layers, without what ranks compute by themselves, under each set of constants."""
@@ -177,24 +181,30 @@ class StepNodes:
         prompts = self.tokens.prompts(taken[0], max(node.places, 1))
         decoded = self.tokens.decoded(taken[1], draw=draw, draws=draws)
         tokens, sequence = (np.concatenate(pair) for pair in zip(prompts, decoded, strict=True))
-        home = self.tokens.homes(tokens, sequence, np.arange(len(tokens)) < taken[0])
+        is_prompt = np.arange(len(tokens)) < taken[0]
+        home = self.tokens.homes(tokens, sequence, is_prompt)
         parts = halves(home) if self._is_split else [np.arange(len(tokens))]
         repeat = (node.prefill + node.decode) / len(tokens)
         return [
-            self._batch(tokens[part], home[part], repeat=repeat, delay=delay_at(node.delay) / len(parts)) for part in parts
+            self._batch(
+                _Tokens(tokens[part], sequence[part], home[part], is_prompt[part]),
+                repeat=repeat,
+                delay=delay_at(node.delay) / len(parts),
+            )
+            for part in parts
         ]
 
-    def _batch(self, tokens: Ints, home: Ints, *, repeat: float, delay: float) -> _Batch:
+    def _batch(self, taken: _Tokens, *, repeat: float, delay: float) -> _Batch:
         """Some tokens of the workload as a micro-batch.
 
         Args:
-            tokens: Which.
-            home: Home rank of each.
+            taken: Which, and where they are.
             repeat: How many tokens each stands for.
             delay: Seconds that attention takes longer.
         """
         deployment = self._deployment
         parts = deployment.parts
+        tokens, sequence, home, is_prompt = taken
         count = np.rint(np.bincount(home, minlength=self._num_ranks) * repeat).astype(np.int64)
         none = np.zeros_like(count)
         load = load_of(np.stack([count, none, none, none, none, none]))
@@ -210,7 +220,21 @@ class StepNodes:
             exchanges = Exchanges(traffic, parts, repeat=repeat)
             slots = np.rint(traffic.slots * repeat).astype(np.int64)
             load = replace(load, slots=slots, active_experts=traffic.active_experts)
-        return _Batch(load=load, exchanges=exchanges, group=group_exchanges(load.tokens, parts), delay=delay)
+        owed = together(
+            self.tokens.prompt_attention(sequence[is_prompt], home[is_prompt]),
+            self.tokens.decode_attention(tokens[~is_prompt], home[~is_prompt]),
+        )
+        group = exchanges_around(load.tokens, owed, parts, repeat=repeat)
+        return _Batch(load=load, exchanges=exchanges, group=group, delay=delay)
+
+
+class _Tokens(NamedTuple):
+    """Tokens of the workload in a step: place of each prompt token or number of each decoded one, home, which it is."""
+
+    tokens: Ints
+    sequence: Ints
+    home: Ints
+    is_prompt: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

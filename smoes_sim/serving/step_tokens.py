@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from smoes_sim.placement import home_tokens
+from smoes_sim.placement import home_tokens, occurrence_index
 from smoes_sim.prediction.deploy import sequence_homes
 from smoes_sim.prediction.deployment import Deployment
 from smoes_sim.routing.trace import DECODE, PREFILL
+from smoes_sim.traffic.attention import AttentionTraffic, KeyPlaces, attention_traffic
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -24,13 +25,15 @@ class PrefillShares:
 
     Attributes:
         tokens: Share of the prompt tokens that are at home on each rank.
-        pairs: Share of the (token, earlier token of its prompt) pairs.
+        pairs: Share of the (token, earlier token of its prompt) pairs that are computed there.
         ends: Share of the prompts whose last token is there.
+        received: Keys and values that are sent there, for each prompt token of the batch; it need not sum to 1.
     """
 
     tokens: Floats
     pairs: Floats
     ends: Floats
+    received: Floats
 
 
 class StepTokens:
@@ -112,7 +115,8 @@ class StepTokens:
         deployment = self._deployment
         rule, trace, placement = deployment.scenario.placement.tokens, deployment.trace, deployment.placement
         tensor, num_ranks = deployment.scenario.parallelism.tensor, deployment.topology.num_ranks
-        if trace is None or placement is None or tensor > 1 or rule == "data_parallel":
+        decode_rule = deployment.scenario.placement.decode_tokens or rule
+        if trace is None or placement is None or tensor > 1 or {rule, decode_rule} == {"data_parallel"}:
             return sequence_homes(sequence, is_prompt, num_ranks=num_ranks, tensor=tensor)
         if rule == "affinity":  # the rank inside an EP group depends on the routing alone and is known
             return deployment.home[tokens] % placement.ep_size + placement.ep_size * (sequence % placement.num_groups)
@@ -121,7 +125,10 @@ class StepTokens:
             sequence_id=sequence.astype(np.int32),
             phase=np.where(is_prompt, PREFILL, DECODE).astype(np.uint8),
         )
-        return home_tokens(rule, step, placement, decide_by=trace)
+        home = home_tokens(rule, step, placement, decide_by=trace)
+        if decode_rule == rule or is_prompt.all():
+            return home
+        return np.where(is_prompt, home, home_tokens(decode_rule, step, placement, decide_by=trace))
 
     def prefill_shares(self, prompts: int) -> PrefillShares:
         """How a number of equally long prompts spreads over the ranks."""
@@ -129,17 +136,49 @@ class StepTokens:
             tokens, place = self.prompts(max(prompts, min(_PROFILED, len(self._prompts))), prompts)
             home = self.homes(tokens, place, np.ones(len(tokens), dtype=np.bool_))
             last = np.flatnonzero(np.diff(place, append=prompts))
-            self._shares[prompts] = PrefillShares(
-                tokens=self._share(home, np.ones(len(home))),
-                pairs=self._share(home, self._contexts[tokens]),
-                ends=self._share(home[last], np.ones(len(last))),
-            )
+            count = self._share(home, np.ones(len(home)))
+            pairs, received = self._share(home, self._contexts[tokens]), np.zeros(len(count))
+            attention = self.prompt_attention(place, home)
+            if attention is not None:
+                pairs, received = attention.pairs / attention.pairs.sum(), attention.read / len(home) - count
+            ends = self._share(home[last], np.ones(len(last)))
+            self._shares[prompts] = PrefillShares(tokens=count, pairs=pairs, ends=ends, received=received)
         return self._shares[prompts]
 
-    def decode_share(self, number: int) -> Floats:
-        """Share of a number of decoded sequences that is at home on each rank, (R,)."""
+    def prompt_attention(self, place: Ints, home: Ints) -> AttentionTraffic | None:
+        """What prompt tokens of a step need from other ranks; None where nothing is owed.
+
+        Args:
+            place: Place of each token, those of one place in the order of the prompt, (T,).
+            home: Home rank of each, (T,).
+        """
+        spread, num_ranks = self._deployment.parts.spread, self._deployment.topology.num_ranks
+        if spread is None or not len(place):
+            return None
+        position = occurrence_index(place)
+        needs = KeyPlaces(place, position, home, num_ranks=num_ranks).needs(place, position, home)
+        return attention_traffic(needs, spread.prefill, self._deployment.model, cache_bytes=spread.cache_bytes)
+
+    def decode_attention(self, tokens: Ints, home: Ints) -> AttentionTraffic | None:
+        """What decoded tokens need where caches are left as the deployment makes them; None where nothing is owed.
+
+        Args:
+            tokens: Decoded tokens of the workload, (T,).
+            home: Home rank of each in the step, (T,).
+        """
+        spread, workload = self._deployment.parts.spread, self._deployment.workload
+        if spread is None or spread.decode == "moved_cache" or not len(tokens):
+            return None
+        sequence = workload.sequence_id[tokens].astype(np.int64)
+        needs = spread.places.needs(sequence, workload.context_lengths[tokens] - 1, home)
+        return attention_traffic(needs, spread.decode, self._deployment.model, cache_bytes=spread.cache_bytes)
+
+    def decode_shares(self, number: int) -> tuple[Floats, Floats]:
+        """Shares of a number of decoded sequences at home on each rank, and of their contexts computed there, (R,) both."""
         tokens, sequence = self.decoded(number)
-        return self._share(self.homes(tokens, sequence, np.zeros(number, dtype=np.bool_)), np.ones(number))
+        home = self.homes(tokens, sequence, np.zeros(number, dtype=np.bool_))
+        attention, share = self.decode_attention(tokens, home), self._share(home, np.ones(number))
+        return share, share if attention is None else attention.pairs / attention.pairs.sum()
 
     def _share(self, home: Ints, weights: Floats) -> Floats:
         return np.bincount(home, weights=weights, minlength=self._deployment.topology.num_ranks) / weights.sum()

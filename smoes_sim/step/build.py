@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoes_sim.compute import RankLoad
-from smoes_sim.models import ModelShape
-from smoes_sim.network import Flows, Network, phases_of
-from smoes_sim.placement import ExpertPlacement, occurrence_index
-from smoes_sim.routing import RoutingTrace
+from smoes_sim.network import Flows, phases_of
+from smoes_sim.placement import occurrence_index
 from smoes_sim.routing.trace import PREFILL
-from smoes_sim.scenario import CommunicationSpec, ParallelismSpec
-from smoes_sim.step.timeline import GroupExchanges, LayerExchanges, Overlap
+from smoes_sim.step.around import exchanges_around, spread_load
+from smoes_sim.step.parts import StepParts
+from smoes_sim.step.timeline import GroupExchanges, LayerExchanges
+from smoes_sim.traffic.attention import AttentionTraffic
 from smoes_sim.traffic.copies import Traffic, copy_bytes, count_traffic
 from smoes_sim.workload import Workload
 
@@ -32,19 +32,21 @@ class MicroBatchLoad:
 
     Attributes:
         exchanges: Dispatch and combine of each MoE layer.
-        group: Exchanges of the ranks of an attention group around attention, the same in every layer; None where each rank
-            computes attention alone.
+        group: Exchanges around attention, of an attention group or of sequences on several ranks, the same in every layer;
+            None where each rank computes attention alone.
         load: Work of each rank.
+        attention: Bytes that sequences on several ranks send around the scores of a layer; None where nothing is owed.
     """
 
     exchanges: Sequence[LayerExchanges]
     group: GroupExchanges | None
     load: RankLoad
+    attention: AttentionTraffic | None = None
 
     def on(self, parts: StepParts) -> MicroBatchLoad:
         """The same copies and work with the network of other ``parts``."""
         exchanges = self.exchanges.on(parts) if isinstance(self.exchanges, Exchanges) else self.exchanges
-        return replace(self, exchanges=exchanges, group=group_exchanges(self.load.tokens, parts))
+        return replace(self, exchanges=exchanges, group=exchanges_around(self.load.tokens, self.attention, parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,11 @@ class Step:
         return replace(self, batches=[batch.on(parts) for batch in self.batches])
 
     @property
+    def attention_bytes(self) -> float:
+        """Bytes from rank to rank around the scores of one layer, where sequences live on several ranks."""
+        return sum(batch.attention.total_bytes for batch in self.batches if batch.attention is not None)
+
+    @property
     def bytes_remote(self) -> float:
         """Bytes sent from rank to rank in dispatch and combine, over all layers."""
         copies = self.traffic.remote_copies if self.traffic else 0
@@ -78,44 +85,6 @@ class Step:
         """Bytes of all copies, those that stay on their rank included, over all layers."""
         copies = self.traffic.local_copies if self.traffic else 0
         return self.bytes_remote + copies * (self.dispatch_bytes + self.combine_bytes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoutedExperts:
-    """Which token goes to which expert, and which rank holds each expert.
-
-    Attributes:
-        trace: Experts of each token.
-        placement: Ranks of each expert.
-    """
-
-    trace: RoutingTrace
-    placement: ExpertPlacement
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepParts:
-    """What the steps of one deployment have in common.
-
-    Attributes:
-        model: Shape of the model.
-        network: Routes and constants.
-        workload: Tokens of all sequences.
-        experts: Routing and placement of the experts; None for a dense model.
-        home: Home rank of each token, shape (T,).
-        communication: How copies are sent.
-        parallelism: Attention groups and chunks of prefill.
-        overlap: What computes while tokens travel.
-    """
-
-    model: ModelShape
-    network: Network
-    workload: Workload
-    experts: RoutedExperts | None
-    home: NDArray[np.int64]
-    communication: CommunicationSpec
-    parallelism: ParallelismSpec
-    overlap: Overlap
 
 
 def decode_steps(workload: Workload, *, most: int = DECODE_STEPS) -> list[NDArray[np.int64]]:
@@ -139,7 +108,9 @@ def num_decode_steps(workload: Workload) -> int:
 
 
 def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
-    """Token indices of each step of prefill: every attention group takes its tokens in order, one chunk per step.
+    """Token indices of each step of prefill: every attention group takes its tokens in order, at most a chunk per step.
+
+    Where sequences live on several ranks, a token waits for the step of those before it (:func:`chunks_in_order`).
 
     None where only decode steps are asked for.
     """
@@ -149,8 +120,46 @@ def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
         return []
     if size is None:
         return [tokens]
-    chunk = occurrence_index(parts.home[tokens] // parts.parallelism.tensor) // size
+    if parts.spread is None:
+        chunk = occurrence_index(parts.home[tokens] // parts.parallelism.tensor) // size
+    else:
+        chunk = chunks_in_order(parts.workload.sequence_id[tokens], parts.home[tokens], size)
     return [tokens[chunk == number] for number in range(int(chunk.max()) + 1)]
+
+
+def chunks_in_order(sequence: NDArray[np.integer], home: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Number of the step of each prompt token where a sequence lives on several ranks, (T,).
+
+    A token is in the first step in which its rank has room and that is not before the step of the token before it, because
+    it attends to that one. Ranks take their tokens in order.
+
+    Args:
+        sequence: Sequence of each token, which are in the order of sequences and positions, (T,).
+        home: Home rank of each, (T,).
+        size: Tokens of a rank in a step, at most.
+
+    Example:
+        Two sequences of two image tokens on rank 0 and a text token on rank 1, two tokens a step.
+
+        >>> chunks_in_order(np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 0, 0, 1]), 2).tolist()
+        [0, 0, 0, 1, 1, 1]
+    """
+    starts = np.flatnonzero(np.diff(sequence, prepend=-1) | np.diff(home, prepend=-1))
+    lengths = np.diff(starts, append=len(sequence))
+    step, used = np.zeros(int(home.max(initial=0)) + 1, np.int64), np.zeros(int(home.max(initial=0)) + 1, np.int64)
+    found = np.empty(len(sequence), dtype=np.int64)
+    reached, current = 0, -1
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        rank = home[start]
+        if sequence[start] != current:
+            reached, current = 0, sequence[start]
+        if step[rank] < reached:
+            step[rank], used[rank] = reached, 0
+        place = used[rank] + np.arange(length)
+        found[start : start + length] = step[rank] + place // size
+        reached = int(found[start + length - 1])
+        step[rank], used[rank] = reached, place[-1] % size + 1
+    return found
 
 
 def make_step(parts: StepParts, tokens: NDArray[np.int64]) -> Step:
@@ -201,11 +210,16 @@ def _batch(parts: StepParts, tokens: NDArray[np.int64], traffic: Traffic | None)
     if traffic is not None:
         exchanges = Exchanges(traffic, parts)
         slots, active = traffic.slots, traffic.active_experts
-    load = _load(parts, tokens, slots=slots, active=active)
-    return MicroBatchLoad(exchanges=exchanges, group=group_exchanges(load.tokens, parts), load=load)
+    load, attention = replace(own_load(parts, tokens), slots=slots, active_experts=active), None
+    if parts.spread is not None:
+        load, attention = spread_load(load, parts, tokens)
+    group = exchanges_around(load.tokens, attention, parts)
+    return MicroBatchLoad(exchanges=exchanges, group=group, load=load, attention=attention)
 
 
-def _load(parts: StepParts, tokens: NDArray[np.int64], *, slots: NDArray[np.int64], active: NDArray[np.int64]) -> RankLoad:
+def own_load(parts: StepParts, tokens: NDArray[np.int64]) -> RankLoad:
+    """Work of each rank for some tokens at home there, without routed experts."""
+    none = np.zeros((0, parts.network.topology.num_ranks), dtype=np.int64)
     workload, num_ranks = parts.workload, parts.network.topology.num_ranks
     here, context = parts.home[tokens], workload.context_lengths[tokens]
     is_prefill = workload.phase[tokens] == PREFILL
@@ -222,8 +236,8 @@ def _load(parts: StepParts, tokens: NDArray[np.int64], *, slots: NDArray[np.int6
         decode=count(~is_prefill),
         context=count(~is_prefill, context),
         outputs=count(ends),
-        slots=slots,
-        active_experts=active,
+        slots=none,
+        active_experts=none,
     )
 
 
@@ -297,26 +311,3 @@ class Exchanges(Sequence[LayerExchanges]):
             message_size=size,
             rendezvous=communication.rendezvous,
         )
-
-
-def group_exchanges(tokens: NDArray[np.int64], parts: StepParts) -> GroupExchanges | None:
-    """All-gather before attention and reduce-scatter after it, in bf16; None without attention groups.
-
-    Every rank sends its tokens to each other rank of its group, and each of them sends back its part of the result. The
-    volume is that of an all-reduce: 2 (t - 1) / t of the group's tokens per rank.
-
-    Args:
-        tokens: Number of tokens at home on each rank, shape (R,).
-        parts: The deployment.
-    """
-    tensor = parts.parallelism.tensor
-    if tensor == 1:
-        return None
-    group = np.arange(len(tokens)) // tensor
-    same = (group[:, None] == group[None, :]) & ~np.eye(len(tokens), dtype=bool)
-    matrix = np.where(same, tokens[:, None] * float(copy_bytes(parts.model.hidden, "bf16")), 0.0)
-    order = parts.communication.order
-    return GroupExchanges(
-        gather=phases_of(parts.network, [matrix], order=order, seed=parts.network.seed),
-        scatter=phases_of(parts.network, [matrix.T], order=order, seed=parts.network.seed),
-    )

@@ -26,7 +26,7 @@ class PassInputs:
         times: Compute times under each set of constants.
         networks: The network under each set of constants.
         layers: Layers of the pass, in order.
-        overlap: What computes while tokens travel: ``none`` or ``shared_expert``.
+        overlap: What computes meanwhile: ``none``, ``shared_expert`` or ``attention``.
         shares_feed_forward: Whether the group also shares dense layers.
     """
 
@@ -63,11 +63,24 @@ def pass_legs(inputs: PassInputs) -> Iterator[Leg]:
     dense, gate, shared, head = (
         np.stack([getattr(one, name) for one in inputs.times]) for name in ("dense", "gate", "shared", "head")
     )
-    attention = np.stack([one.attention.whole for one in inputs.times], axis=1)  # (K, S, R)
+    whole, project, scores, remote, output = (
+        np.stack([getattr(one.attention, name) for one in inputs.times], axis=1)  # (K, S, R)
+        for name in ("whole", "project", "scores", "remote", "output")
+    )
     none = before = np.zeros_like(gate)
     during, own = (shared, gate) if inputs.overlap == "shared_expert" else (none, gate + shared)
     for layer in inputs.layers:
-        parts = [(attention[layer.kind], inputs.group)]
+        if inputs.group is not None and inputs.group.is_spread:
+            here, away = scores[layer.kind], remote[layer.kind]
+            local, between = (here, away) if inputs.overlap == "attention" else (none, here + away)
+            yield Leg(phases=inputs.group.gather, before=before + project[layer.kind], meanwhile=local)
+            if inputs.group.scatter:
+                yield Leg(phases=inputs.group.scatter, before=between, meanwhile=none)
+                between = none
+            before = between + output[layer.kind]
+            parts = []
+        else:
+            parts = [(whole[layer.kind], inputs.group)]
         if layer.moe is None:
             parts.append((dense, inputs.group if inputs.shares_feed_forward else None))
         for work, around in parts:

@@ -1,7 +1,9 @@
 """The timeline of a step: SimPy processes of the ranks over the layers of the model.
 
 Per MoE layer: attention, gate, dispatch, routed experts, combine. Where ranks share attention, a gather precedes and a
-scatter follows it, in dense layers too, and in dense models around the feed-forward layers as well. Shared experts run
+scatter follows it, in dense layers too, and in dense models around the feed-forward layers as well. Where a sequence is on
+several ranks, queries (or keys and values) travel between its projections and its scores, and partial results after them;
+with ``attention`` overlap a rank works on the scores that need nothing from others meanwhile. Shared experts run
 before dispatch, or with ``shared_expert`` overlap while tokens travel; with ``two_batch`` the tokens of every rank pass in
 two halves, one of which computes while the other travels. A rank starts its experts when all that it receives has arrived,
 and its next layer when its own results are back. There is no barrier, so a straggler delays only the ranks that wait for
@@ -18,13 +20,14 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from smoes_sim.compute import ComputeTimes
+from smoes_sim.compute import AttentionTimes, ComputeTimes
 from smoes_sim.compute.cores import Cores
 from smoes_sim.models import ModelShape
 from smoes_sim.network import ActivePhase, Engine, Flows, LinkUse, Network, Processes, enter_exchange, finish_exchange
 from smoes_sim.step.layers import PassLayer, pass_layers
 
-Overlap = Literal["none", "shared_expert", "two_batch"]
+Floats = NDArray[np.float64]
+Overlap = Literal["none", "shared_expert", "two_batch", "attention"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +59,17 @@ class LayerExchanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupExchanges:
-    """Phases of the gather before the work that a group shares and of the scatter after it, the same in every layer."""
+    """Phases of the exchanges around the attention of a layer, the same in every layer.
+
+    Attributes:
+        gather: Before the work that a group shares, or before the scores of a sequence that lives on several ranks.
+        scatter: After it; none where keys and values travel.
+        is_spread: Whether only scores are between the two, not the projections.
+    """
 
     gather: Sequence[Flows]
     scatter: Sequence[Flows]
+    is_spread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +178,14 @@ class _Opened(NamedTuple):
     phases: list[ActivePhase]
 
 
+class _Around(NamedTuple):
+    """The exchanges around work, opened; no scatter where nothing comes back."""
+
+    gather: _Opened
+    scatter: _Opened | None
+    is_spread: bool
+
+
 class _Step:
     """The processes of one step: a device per rank, and per rank a process for each of its micro-batches."""
 
@@ -206,29 +224,35 @@ class _Step:
         exchange = batch.exchanges[layer.moe]
         return _open(self._experts, exchange.dispatch), _open(self._experts, exchange.combine)
 
-    def _open_around(self, group: GroupExchanges | None) -> list[tuple[_Opened, _Opened] | None]:
+    def _open_around(self, group: GroupExchanges | None) -> list[_Around | None]:
         """A gather and a scatter for each layer; None for each layer without an attention group."""
         if group is None:
             return [None] * len(self._layers)
-        return [(_open(self._engine, group.gather), _open(self._engine, group.scatter)) for _ in self._layers]
+        return [
+            _Around(
+                gather=_open(self._engine, group.gather),
+                scatter=_open(self._engine, group.scatter) if group.scatter else None,
+                is_spread=group.is_spread,
+            )
+            for _ in self._layers
+        ]
 
     def _run(
         self,
         rank: int,
         times: ComputeTimes,
         experts: Sequence[tuple[_Opened, _Opened] | None],
-        around_attention: Sequence[tuple[_Opened, _Opened] | None],
-        around_feed_forward: Sequence[tuple[_Opened, _Opened] | None],
+        around_attention: Sequence[_Around | None],
+        around_feed_forward: Sequence[_Around | None],
     ) -> Processes:
         """Process of a micro-batch on one rank; work without an exchange in between is one piece."""
         todo: list[_Work] = []
         for place, layer in enumerate(self._layers):
-            attention = _Work(layer.number, "attention", float(times.attention.whole[layer.kind, rank]))
-            todo = yield from self._shared(rank, attention, around_attention[place], before=todo)
+            todo = yield from self._attention(rank, layer, times.attention, around_attention[place], before=todo)
             opened = experts[place]
             if opened is None:
                 dense = _Work(layer.number, "dense", float(times.dense[rank]))
-                todo = yield from self._shared(rank, dense, around_feed_forward[place], before=todo)
+                todo = yield from self._shared(rank, [dense], around_feed_forward[place], before=todo)
                 continue
             yield from self._experts_of(rank, layer, times, opened, before=todo)
             self.ends[place] = max(self.ends[place], self.env.now)
@@ -237,14 +261,38 @@ class _Step:
         yield from self._compute(rank, [*todo, _Work(last, "head", float(times.head[rank]))], then=None)
         self.finish[rank] = max(self.finish[rank], self.env.now)
 
-    def _shared(
-        self, rank: int, work: _Work, around: tuple[_Opened, _Opened] | None, *, before: list[_Work]
+    def _attention(
+        self, rank: int, layer: PassLayer, times: AttentionTimes, around: _Around | None, *, before: list[_Work]
     ) -> Generator[simpy.Event, object, list[_Work]]:
-        """Work that a group may share, between a gather and a scatter; returns the work that remains to be done after it."""
+        """Attention with its exchanges, if it has any; returns the work that remains to be done after it."""
+
+        def work(name: str, seconds: Floats) -> _Work:
+            return _Work(layer.number, name, float(seconds[layer.kind, rank]))
+
+        if around is None or not around.is_spread:
+            return (yield from self._shared(rank, [work("attention", times.whole)], around, before=before))
+        here, away = work("attention", times.scores), work("attention", times.remote)
+        during, between = ([here], [away]) if self.overlap == "attention" else ([], [here, away])
+        project, output = work("attention", times.project), work("attention", times.output)
+        rest = yield from self._shared(rank, between, around, before=[*before, project], meanwhile=during)
+        return [*rest, output]
+
+    def _shared(
+        self,
+        rank: int,
+        work: list[_Work],
+        around: _Around | None,
+        *,
+        before: list[_Work],
+        meanwhile: Sequence[_Work] = (),
+    ) -> Generator[simpy.Event, object, list[_Work]]:
+        """Work between a gather and a scatter, if there are any; returns the work that remains to be done after it."""
         if around is None:
-            return [*before, work]
-        yield from self._exchange(rank, work.layer, "gather", around[0], before=before)
-        yield from self._exchange(rank, work.layer, "scatter", around[1], before=[work])
+            return [*before, *work]
+        yield from self._exchange(rank, work[0].layer, "gather", around.gather, before=before, meanwhile=meanwhile)
+        if around.scatter is None:
+            return work
+        yield from self._exchange(rank, work[0].layer, "scatter", around.scatter, before=work)
         return []
 
     def _experts_of(

@@ -22,7 +22,7 @@ from smoes_sim.routing.targets import published
 from smoes_sim.scenario import Scenario
 from smoes_sim.topology.shipped import shipped_file
 
-MODEL = 2
+MODEL = 3
 """Version of the model that turns a scenario into numbers.
 
 Raise it when predictions change on purpose (tests/sweeps/test_golden.py tells), and say so in the changelog: points that

@@ -20,7 +20,13 @@ from smoes_sim.sweeps.study import LABEL, PlotSpec, Sweep, in_one_line, text_at,
 if TYPE_CHECKING:
     import altair as alt
 
-_CHANGED = {"ttft_s": "TTFT", "tpot_s": "TPOT", "tokens_per_s": "tokens/s", "ep_comm_s": "EP time", "bytes_remote": "bytes"}
+_CHANGED = {
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "tokens_per_s": "tokens/s",
+    "exchanges_s": "exchanges",
+    "exchanges_bytes": "bytes",
+}
 """Changes that are printed, in percent."""
 
 

@@ -1,8 +1,8 @@
-"""The section ``communication`` of a scenario, as a person writes it."""
+"""The sections ``communication`` and ``attention`` of a scenario, as a person writes them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,19 @@ _SCHEDULES_OF_LIBRARIES = {
     "mpi": "pairwise",
 }
 """Names of libraries, without dashes and underscores -> the schedule that describes them."""
+
+
+class AttentionSpec(Spec):
+    """Attention over sequences that live on several ranks."""
+
+    exchange: Literal["auto", "queries", "kv", "moved_cache"] = Field(
+        "auto",
+        description="What travels where a token attends to tokens on other ranks, in every layer: its query, with a partial "
+        "result back, and the cache stays where it was made (queries); keys and values in every step (kv); keys and values "
+        "in prefill, which are kept, and what is still missing once before decode (moved_cache); or what takes the least "
+        "time, prefill and decode apart (auto).",
+        examples=["queries"],
+    )
 
 
 class CommunicationSpec(Spec):

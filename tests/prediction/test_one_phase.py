@@ -129,7 +129,7 @@ def test_more_ranks_have_as_many_sequences_each_where_the_question_says_so(tmp_p
 def test_the_vision_tower_counts_in_prefill_only(tmp_path):
     workload = f"workload={{phase: decode, batch: 8, context: 64, {IMAGES}}}"
     decode = simulate(small(tmp_path, workload, CLIP, "compute.per_prefill=1 s"))
-    assert (decode.outside_s, decode.not_counted[0]) == (None, "keys and values between ranks")
+    assert (decode.outside_s, decode.not_counted[0]) == (None, "choice of the next token")
     assert decode.step_s < 0.1
 
 
@@ -148,7 +148,15 @@ def test_a_chunk_size_without_prefill_is_a_warning(tmp_path):
 def test_decode_alone_is_compared_with_decode_and_not_with_a_prefill(tmp_path):
     alone = small(tmp_path, DECODE)
     found = compare(alone, {"communication.dispatch": ["bf16", "fp8"]})
-    assert set(found.changes[1]) == {"tpot_s", "tokens_per_s", "ep_comm_s", "decode_ep_comm_s", "bytes_remote"}
+    assert set(found.changes[1]) == {
+        "tpot_s",
+        "tokens_per_s",
+        "ep_comm_s",
+        "decode_ep_comm_s",
+        "bytes_remote",
+        "exchanges_s",
+        "exchanges_bytes",
+    }
     assert "TTFT" not in repr(found)
     assert "bytes between ranks in a decode step" in repr(found)
     mixed = compare(alone, {"workload.phase": ["decode", "both"]}, "workload.output_tokens=2")

@@ -61,12 +61,26 @@ SCENARIOS: dict[str, dict[str, str]] = {
     "hybrid": {"routing.policy": "hybrid", "placement.tokens": "modality", "compute.weights": "fp8"},
     "device_limited": {"routing.policy": "device_limited", "routing.groups": "4", "routing.keep": "2"},
     "group_balanced": {"routing.policy": "group_balanced", "routing.groups": "2", "compute.shared_cores": "2"},
+    "single": {
+        "routing.policy": "smoes",
+        "placement.tokens": "single",
+        "placement.decode_tokens": "modality",
+        "attention.exchange": "moved_cache",
+    },
+    "queries": {
+        "routing.policy": "smoes",
+        "placement.tokens": "modality",
+        "attention.exchange": "queries",
+        "overlap": "attention",
+        "parallelism.prefill_chunk": "100",
+    },
     "dense": {"routing.policy": "dense", "parallelism.tensor": "2"},
     "skip": {"routing.skip": "{vision: 0.5, text: 0.25}", "parallelism.prefill_chunk": "100"},
 }
 KEYS = (
     "ttft_s", "tpot_s", "tokens_per_s", "step_s", "ep_comm_s", "ep_exposed_s", "tp_comm_s", "bound_s", "bytes_total",
     "bytes_remote", "imbalance", "decode_ep_comm_s", "decode_bytes_remote", "mixed_step_s",
+    "attention_exchange_bytes", "attention_exchange_s", "decode_attention_exchange_s", "cache_move_s",
 )  # fmt: skip
 
 

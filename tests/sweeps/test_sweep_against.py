@@ -108,7 +108,7 @@ def test_labels_and_changes_are_printed(tmp_path, capsys):
         ["longer", "smoes"],
     ]
     header, today, *_, longer = second.splitlines()
-    assert header.split() == ["label", "routing.policy", "TTFT", "TPOT", "tokens/s", "EP", "time", "bytes"]
+    assert header.split() == ["label", "routing.policy", "TTFT", "TPOT", "tokens/s", "exchanges", "bytes"]
     assert today.split()[2] == "+0.0"
     rows = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
     assert longer.split()[:3] == ["longer", "smoes", f"{100 * rows[3]['change']['ttft_s']:+.1f}"]
