@@ -31,6 +31,8 @@ TWO_NODES = "lab-two-level-2x2"
 """Where SMoES and standard routing are compared under every token placement."""
 PLACEMENTS = ("data_parallel", "sharded", "modality", "affinity")
 POLICIES = ("standard", "smoes")
+KEYS = "keys-smoes-modality"
+"""Scenario in which keys and values travel."""
 _LONG = 3
 """Sequences a rank there: layers long enough that what kernels buffer (128 KiB a message, 10 ms) hardly moves the saving."""
 FITTED_S = 0.1
@@ -148,14 +150,19 @@ def _large_enough(matrix: Matrix) -> Matrix:
 
 
 def layer_scenarios(topology: str, *, seed: int) -> dict[str, dict[str, Any]]:
-    """Scenarios of a lab by name, without the topology: every token placement on two nodes, two elsewhere."""
+    """Scenarios of a lab by name, without the topology: every token placement on two nodes, two elsewhere.
+
+    Attention asks with queries where sequences live on several ranks; once keys and values travel in place of them.
+    """
     placements = PLACEMENTS if topology == TWO_NODES else PLACEMENTS[::2]
     batch = find_topology(topology).num_ranks * (_LONG if topology == TWO_NODES else 1)
-    return {
+    found = {
         f"{policy}-{tokens}": _scenario(policy, tokens, batch=batch, seed=seed)
         for tokens in placements
         for policy in POLICIES
     }
+    found[KEYS] = _scenario("smoes", "modality", batch=batch, seed=seed) | {"attention": {"exchange": "kv"}}
+    return found
 
 
 def _scenario(policy: str, tokens: str, *, batch: int, seed: int) -> dict[str, Any]:
@@ -180,6 +187,7 @@ def _scenario(policy: str, tokens: str, *, batch: int, seed: int) -> dict[str, A
         | {"output_tokens": 1},
         "routing": {"policy": policy},
         "placement": {"tokens": tokens},
+        "attention": {"exchange": "auto" if tokens == "data_parallel" else "queries"},
         "communication": {"library": "direct", "deduplicate": "rank"},
         "compute": {"device": "zen4-core", "shared_cores": len(os.sched_getaffinity(0))},
         "seed": seed,

@@ -17,6 +17,8 @@ from smoes_sim.cli import show
 
 _PLOT = "lab-accuracy.png"
 _HALF_DUPLEX = "all_to_all_single"
+ATTENTION = "exchanges of attention"
+"""Queries there and results back, and keys and values, where sequences live on several ranks."""
 Row = dict[str, Any]
 Table = tuple[list[str], list[list[str]]]
 
@@ -95,6 +97,7 @@ def _groups(accuracy: Accuracy) -> dict[str, list[Row]]:
         groups[f"layers, {policy}"] = [row for row in groups["whole MoE layers"] if row["family"] == f"layer, {policy}"]
     for phase in ("dispatch", "experts", "combine"):
         groups[f"{phase} alone"] = accuracy.layers_of(phase)
+    groups[ATTENTION] = [row for phase in ("attention_gather", "attention_scatter") for row in accuracy.layers_of(phase)]
     groups["fitted: ping-pong and one all-to-all"] = [row for row in accuracy.exchanges["rows"] if row["in_sample"]]
     return {name: rows for name, rows in groups.items() if rows}
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lab_report import ATTENTION
 from benchmarks.processes import machine
 
 HISTORY = "history.jsonl"
@@ -51,6 +52,9 @@ def verdicts(document: dict[str, Any]) -> list[Verdict]:
             _verdict("exchanges, median error", exchanges["median"], 0.03, exchanges["floor_median"]),
             _verdict("exchanges, 90th percentile", exchanges["p90"], 0.10, exchanges["floor_p90"]),
         ]
+    attention = groups.get(ATTENTION)
+    if attention is not None:
+        found.append(_verdict("exchanges of attention, median error", attention["median"], 0.05, attention["floor_median"]))
     if layers is not None:
         found.append(_verdict("whole MoE layers, median error", layers["median"], 0.06, layers["floor_median"]))
         found += [

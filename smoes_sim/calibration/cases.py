@@ -27,7 +27,9 @@ from smoes_sim.yaml_files import nearest
 
 _TOLERANCE = 1e-4
 """Relative tolerance of exchanges with many messages; exchanges with few messages are exact."""
-PHASES = ("dispatch", "experts", "combine", "shared", "layer", "step")
+_AROUND = ("attention_gather", "attention_scatter")
+"""Exchanges around the scores of sequences that live on several ranks."""
+PHASES = ("dispatch", "experts", "combine", "shared", "layer", "step", *_AROUND)
 """Parts of a forward pass that a row may time."""
 
 
@@ -183,13 +185,20 @@ class StepCase:
     @property
     def constants(self) -> tuple[str, ...]:
         """Names of the constants that matter: of the device for computation, of the network for communication."""
-        layer = self.deployment.steps[0].batches[0].exchanges[self.row.layer or 0]
-        sends = [
-            *_of_software(self.row),
-            *_of_links(self.deployment.network, [*layer.dispatch, *layer.combine]),
-        ]
+        step, index = self.deployment.steps[0], self.row.layer or 0
+        if self.row.phase in _AROUND:
+            phases = _exchange(step, index, self.row.phase)
+        else:
+            phases = [*_exchange(step, index, "dispatch"), *_exchange(step, index, "combine")]
+        sends = [*_of_software(self.row), *_of_links(self.deployment.network, phases)]
         computes = ["flops_efficiency", "memory_efficiency", "launch"]
-        used = {"dispatch": sends, "combine": sends, "experts": computes, "shared": computes}
+        used = {
+            "dispatch": sends,
+            "combine": sends,
+            **dict.fromkeys(_AROUND, sends),
+            "experts": computes,
+            "shared": computes,
+        }
         return tuple(used.get(self.row.phase, [*sends, *computes]))
 
     def duration(self, constants: Mapping[str, float]) -> float:
@@ -218,7 +227,8 @@ def phase_time(
         step: A forward pass of it.
         times: Compute times of each of its batches.
         index: Which MoE layer.
-        phase: ``dispatch``, ``experts``, ``combine``, ``shared`` or ``layer``, all of them without barriers between.
+        phase: ``dispatch``, ``experts``, ``combine``, ``shared`` or ``layer``, all of them without barriers between; or
+            ``attention_gather`` or ``attention_scatter`` before it, where sequences live on several ranks.
         tolerance: Relative error of an exchange with many messages.
     """
     if phase == "experts":
@@ -227,9 +237,17 @@ def phase_time(
         return max(conditions.slowest(part.shared) for part in times)
     if phase == "layer":
         return _layer_time(conditions, step, times, index, tolerance=tolerance)
-    layer = step.batches[0].exchanges[index]
-    phases = layer.dispatch if phase == "dispatch" else layer.combine
-    return exchange_time(conditions.network, phases, tolerance=tolerance).duration
+    return exchange_time(conditions.network, _exchange(step, index, phase), tolerance=tolerance).duration
+
+
+def _exchange(step: Step, index: int, phase: str) -> Sequence[Flows]:
+    """Messages of a phase of one MoE layer; none around attention where every sequence is on one rank."""
+    batch = step.batches[0]
+    if phase in _AROUND:
+        around = None if batch.attention is None else batch.group
+        return [] if around is None else around.gather if phase == "attention_gather" else around.scatter
+    layer = batch.exchanges[index]
+    return layer.dispatch if phase == "dispatch" else layer.combine
 
 
 def _layer_time(
@@ -269,6 +287,10 @@ def _step_case(row: Measurement, deployment_of: Callable[[str], Deployment]) -> 
     num_layers = len(deployment.steps[0].batches[0].exchanges)
     if row.phase != "step" and (row.layer is None or row.layer >= num_layers):
         raise MeasurementError(f"layer = {row.layer}: the scenario has the MoE layers 0 to {num_layers - 1}. Fix it.")
+    if row.phase in _AROUND and not _exchange(deployment.steps[0], 0, row.phase):
+        raise MeasurementError(
+            f"phase = {row.phase}: attention sends nothing there in this scenario. Name another scenario."
+        )
     return StepCase(row=row, deployment=deployment)
 
 

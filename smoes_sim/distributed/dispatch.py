@@ -82,7 +82,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Copies:
+class Copies:
     """All copies of a stage, (C,) each: token (and slot, where slots are sent apart), source and destination."""
 
     token: Ints
@@ -152,8 +152,8 @@ def plan_layer(
         stages.append(
             Stage(
                 take=torch.as_tensor(position[stage.token[sent]], device=device),
-                outward=_counts(stage.matrix(topology.num_ranks), rank),
-                homeward=_counts(stage.matrix(topology.num_ranks).T, rank),
+                outward=counts_of(stage.matrix(topology.num_ranks), rank),
+                homeward=counts_of(stage.matrix(topology.num_ranks).T, rank),
                 num_inputs=num_inputs,
             )
         )
@@ -176,7 +176,8 @@ def plan_layer(
     )
 
 
-def _counts(matrix: Ints, rank: int) -> Counts:
+def counts_of(matrix: Ints, rank: int) -> Counts:
+    """What a rank sends and receives of the rows from rank to rank, (R, R)."""
     return Counts(sent=matrix[rank].tolist(), received=matrix[:, rank].tolist(), all=matrix.tolist())
 
 
@@ -188,26 +189,26 @@ def _weights(trace: RoutingTrace, layer: int) -> NDArray[np.float32]:
     return (present / np.maximum(present.sum(axis=1, keepdims=True), 1)).astype(np.float32)
 
 
-def _copies(destination: Ints, home: Ints, *, deduplicate: Deduplicate, topology: Topology) -> list[_Copies]:
+def _copies(destination: Ints, home: Ints, *, deduplicate: Deduplicate, topology: Topology) -> list[Copies]:
     token, slot = np.nonzero(destination >= 0)
     rank = destination[token, slot]
     if deduplicate == "none":
-        return [_Copies(token=token, slot=slot, source=home[token], destination=rank)]
+        return [Copies(token=token, slot=slot, source=home[token], destination=rank)]
     R = topology.num_ranks
     token, rank = np.divmod(np.unique(token * R + rank), R)
     if deduplicate == "rank":
-        return [_Copies(token=token, slot=np.zeros_like(token), source=home[token], destination=rank)]
+        return [Copies(token=token, slot=np.zeros_like(token), source=home[token], destination=rank)]
     node = topology.node_of_rank
     forwarder = topology.rank_at(node[rank], topology.index_in_node[home[token]])
     gateway = np.where(node[rank] == node[home[token]], home[token], forwarder)
     crossing, entry = np.divmod(np.unique((token * R + gateway)[gateway != home[token]]), R)
     return [
-        _Copies(token=crossing, slot=np.zeros_like(crossing), source=home[crossing], destination=entry),
-        _Copies(token=token, slot=np.zeros_like(token), source=gateway, destination=rank),
+        Copies(token=crossing, slot=np.zeros_like(crossing), source=home[crossing], destination=entry),
+        Copies(token=token, slot=np.zeros_like(token), source=gateway, destination=rank),
     ]
 
 
-def _routed_here(last: _Copies, destination: Ints, rank: int, *, by_slot: bool) -> tuple[Ints, Ints, Ints]:
+def _routed_here(last: Copies, destination: Ints, rank: int, *, by_slot: bool) -> tuple[Ints, Ints, Ints]:
     """Routed tokens that a rank computes: received row, slot and token of each."""
     received = last.received_by(rank)
     token = last.token[received]

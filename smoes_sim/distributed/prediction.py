@@ -9,13 +9,17 @@ import numpy as np
 
 from smoes_sim.calibration.cases import phase_time
 from smoes_sim.compute import compute_times
+from smoes_sim.network import exchange_time
 from smoes_sim.prediction.constants import interval
 from smoes_sim.prediction.deployment import Conditions, Deployment
 from smoes_sim.prediction.draws import constant_sets
 from smoes_sim.step.build import Step
 
-PHASES = ("dispatch", "experts", "combine", "shared", "layer")
-"""Phases that are timed: the parts of an MoE layer, each from a common start, and the whole layer without barriers."""
+LAYER_PHASES = ("dispatch", "experts", "combine", "shared", "layer")
+"""Phases that are timed in every MoE layer: its parts, each from a common start, and the whole layer without barriers."""
+ATTENTION_PHASES = ("cache_move", "attention_gather", "attention_scatter")
+"""Exchanges of attention that are timed where sequences live on several ranks."""
+PHASES = (*ATTENTION_PHASES, *LAYER_PHASES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +34,9 @@ class PredictedPhase:
 def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], PredictedPhase]:
     """Predictions by (step, MoE layer 0..L-1, phase); steps are those of the deployment, the prefill first.
 
-    Attention, gate, dense layers and the head are left out, as the runner leaves them out; everything else is what
-    ``simulate`` computes, under the same sets of constants.
+    Scores of attention, gate, dense layers and the head are left out, as the runner does not time them; everything else is
+    what ``simulate`` computes, under the same sets of constants. The exchanges of attention are those of one layer; the
+    cache moves once, for all layers, which counts as layer 0 of the first decode step.
     """
     series: dict[tuple[int, int, str], list[float]] = {}
     for constants in constant_sets(deployment):
@@ -39,7 +44,19 @@ def predict_layers(deployment: Deployment) -> dict[tuple[int, int, str], Predict
         for index, step in enumerate(deployment.steps):
             for key, value in _step(conditions, step).items():
                 series.setdefault((index, *key), []).append(value)
+        if deployment.cache_move is not None:
+            moved = exchange_time(conditions.network, deployment.cache_move.phases, tolerance=_tolerance(deployment))
+            series.setdefault((first_decode(deployment), 0, "cache_move"), []).append(moved.duration)
     return {key: _summary(values) for key, values in series.items()}
+
+
+def first_decode(deployment: Deployment) -> int:
+    """Number of the first decode step."""
+    return len(deployment.steps) - len(deployment.decode)
+
+
+def _tolerance(deployment: Deployment) -> float:
+    return deployment.scenario.communication.tolerance
 
 
 def _summary(values: Sequence[float]) -> PredictedPhase:
@@ -50,9 +67,14 @@ def _summary(values: Sequence[float]) -> PredictedPhase:
 def _step(conditions: Conditions, step: Step) -> dict[tuple[int, str], float]:
     (batch,) = step.batches
     times = compute_times(conditions.deployment.model, batch.load, conditions.rates)
-    tolerance = conditions.deployment.scenario.communication.tolerance
-    return {
-        (layer, phase): phase_time(conditions, step, [times], layer, phase=phase, tolerance=tolerance)
-        for layer in range(len(batch.exchanges))
-        for phase in PHASES
-    }
+
+    def seconds(layer: int, phase: str) -> float:
+        return phase_time(conditions, step, [times], layer, phase=phase, tolerance=_tolerance(conditions.deployment))
+
+    layers = range(len(batch.exchanges))
+    found = {(layer, phase): seconds(layer, phase) for layer in layers for phase in LAYER_PHASES}
+    if batch.attention is not None and batch.group is not None:
+        around = {"attention_gather": batch.group.gather, "attention_scatter": batch.group.scatter}
+        for phase in (phase for phase, messages in around.items() if messages):
+            found |= dict.fromkeys(((layer, phase) for layer in layers), seconds(0, phase))
+    return found

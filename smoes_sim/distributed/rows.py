@@ -20,7 +20,8 @@ class RunRow:
     Attributes:
         step: 0 for the first pass: the prefill, if there is one, then the decode steps.
         layer: MoE layer, 0..L-1.
-        phase: ``dispatch``, ``experts``, ``combine``, ``shared``, or ``layer``: all of them, without barriers.
+        phase: ``dispatch``, ``experts``, ``combine``, ``shared``, or ``layer``: all of them, without barriers; where
+            sequences live on several ranks also ``attention_gather``, ``attention_scatter`` and, once, ``cache_move``.
         rank: The rank.
         repeat: 0, 1, ...
         time_s: From the common start until this rank was done, seconds; the phase takes the largest over the ranks.

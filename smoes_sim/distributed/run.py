@@ -1,14 +1,15 @@
 """Execute a scenario: every rank runs and times its part of each MoE layer, and rank 0 collects the tables.
 
 Phases are timed one by one from a common start (``dispatch``, ``experts``, ``combine``, ``shared``), then the layer as a
-whole without barriers, where a rank may run ahead as in the simulator. Attention, router and head are not run.
+whole without barriers, where a rank may run ahead as in the simulator. Where sequences live on several ranks, attention is
+run before every MoE layer and its exchanges are timed. Attention on one rank, router and head are not run.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from smoes_sim.distributed.attention import SpreadScores
 from smoes_sim.distributed.clock import Clock, clock_of, undisturbed
 from smoes_sim.distributed.codec import RowCodec, dtype_of
 from smoes_sim.distributed.dispatch import LayerPlan, Transport, local_experts, plan_layer
@@ -29,7 +31,7 @@ from smoes_sim.distributed.group import Backend, RankGroup, join
 from smoes_sim.distributed.journal import Journal
 from smoes_sim.distributed.layer import CountedExchange, ExpertParallelLayer
 from smoes_sim.distributed.patterns import exchange
-from smoes_sim.distributed.prediction import PHASES
+from smoes_sim.distributed.prediction import PHASES, first_decode
 from smoes_sim.distributed.rows import Measured, RunFacts, RunRow
 from smoes_sim.distributed.runnable import as_executed, check_memory, check_runnable
 from smoes_sim.errors import ConfigError, SimulationError
@@ -136,6 +138,13 @@ class _Stack:
         self._layers = [self._layer(deployment, layer) for layer in layers]
         self._plans = [[self._plan(deployment, tokens, layer) for layer in layers] for tokens in self._tokens]
         self._inputs = [self._input(deployment, index) for index in range(len(self._steps))]
+        self._deployment = deployment
+        self._around = CountedExchange(exchange("direct"))
+        self._spread = None
+        if deployment.parts.spread is not None:
+            self._spread = SpreadScores(
+                deployment, self._tokens, rank=self._rank, exchange=self._around, device=self._device
+            )
 
     def _layer(self, deployment: Deployment, layer: int) -> ExpertParallelLayer:
         scenario, model, placement = deployment.scenario, deployment.model, deployment.placement
@@ -181,19 +190,43 @@ class _Stack:
 
     def measure(self, clock: Clock, repeat: int) -> Iterator[RunRow]:
         """Rows of one repeat of all steps and layers."""
+        if self._spread is not None:
+            self._spread.begin()
         for index, step in enumerate(self._steps):
             x = self._inputs[index]
             for number, (layer, plan) in enumerate(zip(self._layers, self._plans[index], strict=True)):
-                visit = _Visit(self._group, clock, self._counted, step=index, layer=number, repeat=repeat, plan=plan)
+                at = {"step": index, "layer": number, "repeat": repeat}
+                if self._spread is not None:
+                    yield from self._attend(_Visit(self._group, clock, self._around, plan=plan, **at), self._spread)
+                visit = _Visit(self._group, clock, self._counted, plan=plan, **at)
                 if layer.shared is not None:
                     visit.time("shared", layer.run_shared, x)
                 rows = visit.time("dispatch", layer.dispatch, x, plan)
                 partial = visit.time("experts", layer.run_experts, rows, plan)
                 visit.time("combine", layer.combine, partial, plan)
                 y = visit.time("layer", layer, x, plan)
-                visit.check(step)
+                visit.check(_layer_bytes(step, number, self._rank))
                 yield from visit.rows
                 x = functional.rms_norm(x + y, x.shape[1:])
+
+    def _attend(self, visit: _Visit, spread: SpreadScores) -> list[RunRow]:
+        """Rows of the attention before one MoE layer; before the first decode step the cache moves."""
+        expected = spread.expected(self._steps[visit.step])
+        if (visit.step, visit.layer) == (first_decode(self._deployment), 0):
+            spread.move(visit)
+            expected |= spread.expected_move(self._deployment.cache_move)
+        spread.attend(visit.step, visit)
+        visit.check(expected)
+        return visit.rows
+
+
+def _layer_bytes(step: Step, layer: int, rank: int) -> dict[str, list[NDArray[np.int64]]]:
+    """Bytes to and from each rank in the exchanges of one MoE layer, by the traffic matrix, (2, R) per stage."""
+    assert step.traffic is not None
+    stages = [stage[layer] for stage in step.traffic.stages]
+    dispatch = [np.stack([stage[rank], stage[:, rank]]) * step.dispatch_bytes for stage in stages]
+    combine = [np.stack([stage[:, rank], stage[rank]]) * step.combine_bytes for stage in reversed(stages)]
+    return {"dispatch": dispatch, "combine": combine, "layer": dispatch + combine}
 
 
 class _Visit:
@@ -211,13 +244,13 @@ class _Visit:
         plan: LayerPlan,
     ) -> None:
         self._group, self._clock, self._counted = group, clock, counted
-        self._step, self._layer, self._repeat, self._plan = step, layer, repeat, plan
+        self.step, self.layer, self._repeat, self._plan = step, layer, repeat, plan
         self._moved: dict[str, list[NDArray[np.int64]]] = {}
         self.rows: list[RunRow] = []
 
     def time(self, phase: str, work: Callable[..., T], *arguments: object) -> T:
         """Result of one phase, run from a common start; its row is added to ``rows``."""
-        with self._group.operation(f"{phase} of MoE layer {self._layer}, step {self._step}, repeat {self._repeat}"):
+        with self._group.operation(f"{phase} of MoE layer {self.layer}, step {self.step}, repeat {self._repeat}"):
             start = self._clock.start()
             cpu = time.thread_time()
             result = work(*arguments)
@@ -228,8 +261,8 @@ class _Visit:
         sent, received = self._remote(phase)
         self.rows.append(
             RunRow(
-                step=self._step,
-                layer=self._layer,
+                step=self.step,
+                layer=self.layer,
                 phase=phase,
                 rank=self._group.place.rank,
                 repeat=self._repeat,
@@ -244,28 +277,33 @@ class _Visit:
         )
         return result
 
+    def together(self, work: Callable[..., T], *arguments: object) -> T:
+        """Result of work that is not timed, begun by all ranks together."""
+        with self._group.operation(f"scores of MoE layer {self.layer}, step {self.step}, repeat {self._repeat}"):
+            self._clock.start()
+        return work(*arguments)
+
     def _remote(self, phase: str) -> tuple[int, int]:
         """Bytes to and from other ranks."""
         rank = self._group.place.rank
         sent, received = (sum(int(part[way].sum() - part[way][rank]) for part in self._moved[phase]) for way in (0, 1))
         return sent, received
 
-    def check(self, step: Step) -> None:
-        """Compare the bytes that were sent with the traffic matrix.
+    def check(self, expected: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
+        """Compare the bytes that were sent with those that were counted.
+
+        Args:
+            expected: Bytes to and from each rank in the exchanges of each phase, (2, R); nothing in the others.
 
         Raises:
             SimulationError: If a byte is missing or too many.
         """
-        assert step.traffic is not None
-        rank = self._group.place.rank
-        stages = [stage[self._layer] for stage in step.traffic.stages]
-        dispatch = [np.stack([stage[rank], stage[:, rank]]) * step.dispatch_bytes for stage in stages]
-        combine = [np.stack([stage[:, rank], stage[rank]]) * step.combine_bytes for stage in reversed(stages)]
-        for phase, wanted in (("dispatch", dispatch), ("combine", combine), ("layer", dispatch + combine)):
-            if not np.array_equal(self._moved[phase], wanted):
+        for phase in {**self._moved, **expected}:
+            moved, wanted = self._moved.get(phase, []), expected.get(phase, [])
+            if not np.array_equal(moved, wanted):
                 raise SimulationError(
-                    f"rank {rank}, MoE layer {self._layer}: {phase} moved {np.array(self._moved[phase]).tolist()} B, the "
-                    f"traffic matrix has {np.array(wanted).tolist()} B: please report this."
+                    f"rank {self._group.place.rank}, MoE layer {self.layer}: {phase} moved {np.array(moved).tolist()} B, "
+                    f"the traffic matrix has {np.array(wanted).tolist()} B: please report this."
                 )
 
 

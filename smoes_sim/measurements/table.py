@@ -62,7 +62,10 @@ _COLUMNS = {
     "order": _Column("order", "Order in which a rank posts its messages: naive, shifted, ..."),
     "send_buffer_bytes": _Column("send_buffer", "Bytes at the end of a message that the sender's kernel buffers", "number"),
     "scenario": _Column("scenario", "Scenario file, relative to the table"),
-    "phase": _Column("phase", "Part of a forward pass: dispatch, experts, combine, shared, layer, step"),
+    "phase": _Column(
+        "phase",
+        "Part of a forward pass: dispatch, experts, combine, shared, layer, step, attention_gather, attention_scatter",
+    ),
     "layer": _Column("layer", "Index of the MoE layer, from 0", "index"),
     "repeats": _Column("repeats", "Number of repetitions of which time_us is the median", "count"),
     "time_p10_us": _Column("duration_p10", "10th percentile over repeats, us", "positive", 1e-6),
@@ -113,7 +116,8 @@ class Measurement:
         order: Order in which a rank posts its messages (``network.Order``).
         send_buffer: Bytes at the end of a message that the sender's kernel buffers, so that the sender returns early.
         scenario: Resolved scenario file, relative to ``folder``.
-        phase: Part of a forward pass: ``dispatch``, ``experts``, ``combine``, ``shared``, ``layer``, ``step``.
+        phase: Part of a forward pass: ``dispatch``, ``experts``, ``combine``, ``shared``, ``layer``, ``step``,
+            ``attention_gather``, ``attention_scatter``.
         layer: Index of the MoE layer, from 0.
         repeats: Number of repetitions of which ``duration`` is the median.
         duration_p10: 10th percentile over repeats, seconds.

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from layer_cases import Case, scenario_of
 
-from smoes_sim.distributed.prediction import predict_layers
+from smoes_sim.distributed.prediction import LAYER_PHASES, predict_layers
 from smoes_sim.network import exchange_time
 from smoes_sim.prediction.deploy import deploy
 from smoes_sim.prediction.times import all_times
 from smoes_sim.routing import RoutingTrace
 from smoes_sim.routing.trace import save_trace
 from smoes_sim.scenario import Scenario
+from smoes_sim.traffic.spec import AttentionSpec
 
 
 def test_parts_are_what_the_simulator_says_of_them() -> None:
@@ -21,13 +22,28 @@ def test_parts_are_what_the_simulator_says_of_them() -> None:
     assert set(found) == {
         (step, 0, phase)
         for step in range(1 + len(deployment.decode))
-        for phase in ("dispatch", "experts", "combine", "shared", "layer")
+        for phase in ("dispatch", "experts", "combine", "shared", "layer", "attention_gather", "attention_scatter")
     }
     (exchanges,) = deployment.prefill.batches[0].exchanges
     for name in ("dispatch", "combine"):
         assert found[0, 0, name].value == exchange_time(deployment.network, getattr(exchanges, name)).duration
+    around = deployment.prefill.batches[0].group
+    for name in ("gather", "scatter"):
+        assert found[0, 0, f"attention_{name}"].value == exchange_time(deployment.network, getattr(around, name)).duration
     (times,) = all_times(deployment, [deployment.under({})])
     assert found[0, 0, "dispatch"].value + found[0, 0, "combine"].value == pytest.approx(times.prefill.ep_comm_s, rel=1e-9)
+
+
+def test_a_cache_that_moves_is_predicted_once_before_the_first_decode_step() -> None:
+    scenario = scenario_of(Case(tokens="modality", policy="smoes"))
+    deployment = deploy(scenario.model_copy(update={"attention": AttentionSpec(exchange="moved_cache")}))
+    found = predict_layers(deployment)
+    assert deployment.cache_move is not None
+    assert found[1, 0, "cache_move"].value == exchange_time(deployment.network, deployment.cache_move.phases).duration
+    assert {key for key in found if key[2] not in LAYER_PHASES} == {
+        (0, 0, "attention_gather"),
+        (1, 0, "cache_move"),
+    }
 
 
 def test_a_layer_lies_between_its_longest_part_and_the_sum_of_all() -> None:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from smoes_sim.cli import main
-from smoes_sim.distributed.prediction import predict_layers
+from smoes_sim.distributed.prediction import LAYER_PHASES, predict_layers
 from smoes_sim.distributed.runnable import as_executed
 from smoes_sim.lab.namespaces import why_not
 from smoes_sim.measurements import read_measurements
@@ -28,6 +28,7 @@ model: {name: tiny, layers: 2, hidden: 32, experts: 6, top_k: 2, shared_experts:
 workload: {batch: 4, images: 1, image_width: 32, image_height: 32, text_tokens: 4, output_tokens: 2}
 routing: {policy: smoes}
 placement: {tokens: modality}
+attention: {exchange: queries}
 communication: {dispatch: fp8}
 compute: {device: h100-sxm}
 """
@@ -64,7 +65,9 @@ def ran(folder: Path) -> dict[str, Any]:
 def test_every_rank_has_a_row_for_every_phase_layer_step_and_repeat(ran: dict[str, Any]) -> None:
     keys = [(row["step"], row["layer"], row["phase"], row["rank"], row["repeat"]) for row in ran["rows"]]
     assert [step["phase"] for step in ran["steps"]] == ["prefill", "decode"]
-    assert len(keys) == len(set(keys)) == 2 * 2 * 5 * 3 * REPEATS
+    around = ("attention_gather", "attention_scatter")  # of the prefill and of the decode step
+    assert {key[2] for key in keys} == {*around, *LAYER_PHASES}
+    assert len(keys) == len(set(keys)) == 2 * 2 * (2 + 5) * 3 * REPEATS
     assert all(row["time_s"] > 0 for row in ran["rows"])
 
 
@@ -79,6 +82,10 @@ def test_rows_carry_the_bytes_and_the_work_of_the_deployment(ran: dict[str, Any]
         out, back = away[rank].sum(), away[:, rank].sum()
         sent = {"dispatch": out * 36, "combine": back * 64, "layer": out * 36 + back * 64}  # 32 + 4 and 2 * 32 bytes
         received = {"dispatch": back * 36, "combine": out * 64, "layer": back * 36 + out * 64}
+        around = step.batches[0].attention
+        assert around is not None
+        for phase, matrix in (("attention_gather", around.outward), ("attention_scatter", around.homeward)):
+            sent[phase], received[phase] = matrix[rank].sum(), matrix[:, rank].sum()
         assert row["bytes_sent"] == sent.get(row["phase"], 0)
         assert row["bytes_received"] == received.get(row["phase"], 0)
         assert row["routed_tokens"] == step.traffic.slots[layer, rank]

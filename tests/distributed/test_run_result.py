@@ -8,7 +8,7 @@ import pytest
 from layer_cases import Case, scenario_of
 
 from smoes_sim.distributed.hosts import RankFacts, SystemFacts, network_words
-from smoes_sim.distributed.prediction import PHASES
+from smoes_sim.distributed.prediction import LAYER_PHASES
 from smoes_sim.distributed.rows import Measured, RunFacts, RunRow
 from smoes_sim.distributed.run_result import RunResult, summarise
 from smoes_sim.prediction.deploy import deploy
@@ -41,7 +41,7 @@ def result(system: SystemFacts, per_rank: tuple[RankFacts, ...], **workload: obj
             step=step, layer=0, phase=phase, rank=rank, repeat=0, time_s=1.0 + (rank == 0), cpu_s=0.5, bytes_sent=10**6,
             bytes_received=0, tokens=1, routed_tokens=1, active_experts=1,
         )
-        for step in range(len(deployment.steps)) for phase in PHASES for rank in range(4)
+        for step in range(len(deployment.steps)) for phase in LAYER_PHASES for rank in range(4)
     ]  # fmt: skip
     facts = RunFacts(
         system=system, library="gloo", clock="shared memory", activation="float32", warmup=2, repeats=1, per_rank=per_rank
