@@ -224,6 +224,11 @@ SILENT: list[tuple[tuple[str, ...], str]] = [
     *((TINY, f"communication.order={order}") for order in ("naive", "rail", "random")),
     *((DENSE, f"compute.weights={{{part}: fp8}}") for part in ("experts", "shared")),
     ((*TINY, "model.dense_layers=0"), "compute.weights={dense: fp8}"),
+    *(
+        ((*TINY, "communication.per_message=3 us", f"communication.library={library}"), "communication.order=naive")
+        for library in ("pairwise", "all_to_all_single")
+    ),
+    ((*TINY, "communication.deduplicate=none", "communication.library=low_latency"), "communication.rendezvous=true"),
     (TINY, "placement.spare=1"),
     (TINY, "routing.groups=4"),
     (TINY, "routing.keep=2"),

@@ -101,3 +101,13 @@ class CommunicationSpec(Spec):
         if self.library == "hierarchical" and self.deduplicate == "node":
             raise ValueError("library = hierarchical forwards in its own way. Write deduplicate: none or rank.")
         return self
+
+    @model_validator(mode="after")
+    def _library_has_an_order_and_waits(self) -> CommunicationSpec:
+        if self.order != "shifted" and self.library in {"pairwise", "all_to_all_single"}:
+            raise ValueError(f"order = {self.order}: library = {self.library} sends in rounds of its own. Leave it out.")
+        if self.rendezvous and self.library == "low_latency":
+            raise ValueError(
+                "rendezvous = true: library = low_latency writes into reserved buffers and never waits. Leave it out."
+            )
+        return self
