@@ -42,6 +42,7 @@ _OF_PLACED_EXPERTS = (
     ("placement", "experts"),
     ("placement", "spare"),
     ("placement", "tokens"),
+    ("placement", "decode_tokens"),
     ("routing", "rates"),
     ("routing", "msi"),
     ("routing", "popularity"),
@@ -197,6 +198,23 @@ class Scenario(Spec):
             raise ValueError(
                 f"communication.order = {communication.order}: messages that take no software time are all posted at once. "
                 "Give communication.per_message or a calibration, or leave it out."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decode_tokens_are_decoded(self) -> Scenario:
+        placement, workload = self.placement, self.workload
+        if placement.decode_tokens is None:
+            return self
+        if not workload.is_from_trace and (workload.phase == "prefill" or workload.filled().output_tokens == 1):
+            raise ValueError(
+                f"placement.decode_tokens = {placement.decode_tokens}: nothing is decoded. Leave it out, or ask "
+                "for decode steps by workload.phase and output_tokens of 2 or more."
+            )
+        if workload.phase == "decode" and placement.tokens != "data_parallel":
+            raise ValueError(
+                f"placement.tokens = {placement.tokens} beside decode_tokens: workload.phase = decode has no tokens but "
+                "decoded ones. Leave out one."
             )
         return self
 

@@ -105,6 +105,9 @@ EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
     "PlacementSpec.spare": (("placement.experts=eplb",), "placement.spare=1"),
     "PlacementSpec.tokens": (("workload.batch=5",), "placement.tokens=sharded"),
     "ExpertFile.file": ((), "placement.experts={file: PLACEMENT}"),
+    "PlacementSpec.decode_tokens": ((), "placement.decode_tokens=single"),
+    "Scenario.attention": (("placement.tokens=sharded", "workload.batch=5"), "attention={exchange: kv}"),
+    "AttentionSpec.exchange": (("placement.tokens=sharded", "workload.batch=5"), "attention.exchange=kv"),
     "CommunicationSpec.library": ((NODES,), "communication.library=two_hop"),
     "CommunicationSpec.order": ((NODES, "communication.per_message=3 us"), "communication.order=naive"),
     "CommunicationSpec.deduplicate": ((), "communication.deduplicate=none"),
@@ -199,6 +202,7 @@ SILENT: list[tuple[tuple[str, ...], str]] = [
         (DENSE, key)
         for key in (
             *("placement.experts=eplb", "placement.spare=1", "placement.tokens=sharded", "overlap=shared_expert"),
+            *("placement.decode_tokens=single", "attention.exchange=kv", "overlap=attention"),
             *("routing.policy=smoes", "routing.msi=0.2", "routing.popularity=0", "routing.balance=even", RATES),
             *("routing.skip={text: 0.3}", "parallelism.expert=2", "parallelism.expert_tensor=2"),
             *("communication.library=pairwise", "communication.deduplicate=none", "communication.dispatch=fp8"),
@@ -211,6 +215,7 @@ SILENT: list[tuple[tuple[str, ...], str]] = [
         ((*TINY, "routing.policy=dense"), key)
         for key in (
             *("placement.experts=eplb", "placement.spare=1", "placement.tokens=sharded", "parallelism.expert=2"),
+            *("placement.decode_tokens=single", "attention.exchange=kv", "overlap=attention"),
             *("routing.msi=0.2", "routing.popularity=0", "routing.balance=even", "routing.skip={text: 0.3}", RATES),
         )
     ),
@@ -229,6 +234,11 @@ SILENT: list[tuple[tuple[str, ...], str]] = [
         for library in ("pairwise", "all_to_all_single")
     ),
     ((*TINY, "communication.deduplicate=none", "communication.library=low_latency"), "communication.rendezvous=true"),
+    *(((*TINY, f"placement.tokens={rule}"), "attention.exchange=kv") for rule in ("data_parallel", "single")),
+    ((*TINY, "placement.tokens=single"), "placement.decode_tokens=sharded"),
+    ((*TINY, "workload.phase=prefill"), "placement.decode_tokens=single"),
+    ((*TINY, "workload.output_tokens=1"), "placement.decode_tokens=single"),
+    ((*TINY, "workload.phase=decode", "placement.decode_tokens=data_parallel"), "placement.tokens=sharded"),
     (TINY, "placement.spare=1"),
     (TINY, "routing.groups=4"),
     (TINY, "routing.keep=2"),

@@ -54,6 +54,12 @@ class PlacementSpec(Spec):
         examples=["data_parallel"],
     )
 
+    @model_validator(mode="after")
+    def _decode_has_no_runs(self) -> PlacementSpec:
+        if self.decode_tokens == "sharded":
+            raise ValueError("decode_tokens = sharded: decoded tokens have no runs of a batch. Write data_parallel.")
+        return self
+
 
 class ParallelismSpec(Spec):
     """How attention and experts are divided over ranks."""
