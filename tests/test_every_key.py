@@ -52,6 +52,9 @@ MLA = (
     "model.attention=mla",
     "model.mla={kv_lora_rank: 64, q_lora_rank: 96, qk_nope_head_dim: 32, qk_rope_head_dim: 16, v_head_dim: 32}",
 )
+LINEAR = "linear: {key_heads: 2, value_heads: 4, key_dim: 32, value_dim: 32, conv: 4}"
+HYBRID = (*TINY, f"model.attention_layers={{pattern: [linear, full], {LINEAR}}}")
+SLIDING = (*TINY, "model.attention_layers={pattern: [sliding, full], window: 4}")
 DENSE = (*TINY, "model.experts=0", "model.top_k=0", "model.shared_experts=0", "model.expert_ffn=0", "model.dense_layers=2")
 RATES = "routing.rates={prefill_vision: 0.6, prefill: 0.7, decode: 0.7}"
 RANGE = "compute.flops_efficiency={low: 0.2, value: 0.4, high: 0.6}"
@@ -160,6 +163,17 @@ EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
         f"LatentAttention.{name}": (MLA, f"model.mla.{name}=48")
         for name in ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     },
+    "ModelShape.attention_gate": ((), "model.attention_gate=true"),
+    "ModelShape.query_rank": ((), "model.query_rank=64"),
+    "ModelShape.shared_ffn": ((), "model.shared_ffn=640"),
+    "ModelShape.attention_layers": ((), SLIDING[-1]),
+    "AttentionLayers.pattern": (SLIDING, "model.attention_layers.pattern=[full, sliding, sliding]"),
+    "AttentionLayers.window": (SLIDING, "model.attention_layers.window=8"),
+    "AttentionLayers.linear": (HYBRID, HYBRID[-1].replace("conv: 4", "conv: 2")),
+    **{
+        f"LinearAttention.{name}": (HYBRID, f"model.attention_layers.linear.{name}={value}")
+        for name, value in {"key_heads": 4, "value_heads": 8, "key_dim": 64, "value_dim": 64, "conv": 3}.items()
+    },
     "ModelShape.tie_embeddings": ((), "model.tie_embeddings=true"),
     "ModelShape.image_tokens": ((IMAGES,), "model.image_tokens={kind: fixed, tokens: 9}"),
     "FixedImageTokens.kind": ((IMAGES,), GRID),
@@ -211,6 +225,11 @@ SILENT: list[tuple[tuple[str, ...], str]] = [
         )
     ),
     ((*DENSE, "parallelism.tensor=2"), "communication.library=pairwise"),
+    (SLIDING, f"model.attention_layers.{LINEAR.replace(': {', '={', 1)}"),
+    (HYBRID, "model.attention_layers.window=8"),
+    ((*TINY, *MLA), "model.attention_gate=true"),
+    ((*TINY, *MLA), "model.query_rank=64"),
+    ((*TINY, "model.shared_experts=0"), "model.shared_ffn=64"),
     *(
         ((*TINY, "routing.policy=dense"), key)
         for key in (

@@ -49,7 +49,8 @@ def models_page() -> str:
         rows.append(
             [f"[`{name}`](#{name})", *size, f"{shape.total_parameters / 1e9:.1f}", f"{shape.active_parameters / 1e9:.1f}"]
         )
-        details.append(f"### {name}\n\n- shape: {cell(shape.source)}\n- images: {cell(shape.image_source)}")
+        images = shape.image_source or ("source not given" if shape.image_tokens else "none, a model for text")
+        details.append(f"### {name}\n\n- shape: {cell(shape.source)}\n- images: {cell(images)}")
     header = ["name", "layers", "hidden", "experts", "top-k", "total (10^9)", "active (10^9)"]
     text = "Use one by its name, `model: olmoe-1b-7b`. Parameters are those of the language model, computed from its shape."
     return "\n\n".join(["# Models", text, table(header, rows), "## Sources", *details])

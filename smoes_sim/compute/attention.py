@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
 
 from smoes_sim.compute.formats import cache_bytes, format_of, weight_bytes
 from smoes_sim.compute.load import ACTIVATION, ComputeRates, Floats, RankLoad, of_group
-from smoes_sim.models import ModelShape
+from smoes_sim.models import LayerAttention, ModelShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,41 +45,75 @@ class AttentionTimes:
 
 
 def attention_times(model: ModelShape, load: RankLoad, rates: ComputeRates, *, tensor: int = 1) -> AttentionTimes:
-    """Seconds of the attention of one layer on each rank: projections, scores of prefill, scores of decode.
+    """Seconds of the attention of a layer of each kind on each rank: projections, scores of prefill, scores of decode.
 
     The three follow each other, each with its own roofline; one launch is added where there is work, and ``per_layer`` where
     there are tokens. Scores are computed where their keys are at that moment, which with a sequence on several ranks need
-    not be the home of the query (:mod:`smoes_sim.traffic.attention`).
+    not be the home of the query (:mod:`smoes_sim.traffic.attention`). A sliding layer has the pairs within its window. A
+    linear one computes its recurrence where its tokens are at home, instead of scores.
     """
+    found = [_times_of_kind(attention, model, load, rates, tensor) for attention in model.attentions]
+    return AttentionTimes(**{part.name: np.stack([getattr(one, part.name) for one in found]) for part in fields(_KindTimes)})
+
+
+@dataclass(frozen=True, slots=True)
+class _KindTimes:
+    """The parts of :class:`AttentionTimes` in a layer of one kind, (R,) each."""
+
+    project: Floats
+    scores: Floats
+    remote: Floats
+    output: Floats
+
+
+def _times_of_kind(
+    attention: LayerAttention, model: ModelShape, load: RankLoad, rates: ComputeRates, tensor: int
+) -> _KindTimes:
     tokens = of_group(load.prefill + load.decode, tensor)
-    cache = model.kv_bytes_per_token(cache_bytes(model, rates.cache)) / model.layers * model.kv_share(tensor)
-    weights, element = model.attention_parameters / tensor, weight_bytes(rates.weights, "attention", hidden=model.hidden)
-    prefill, earlier, pairs = (of_group(part, tensor) for part in (load.prefill, load.earlier, load.pairs))
-    context = of_group(load.context, tensor)
-    speed_up = _speed_up(rates)
-    pieces = (
-        (
-            2.0 * weights * tokens / speed_up,
-            element * weights * (tokens > 0) + ACTIVATION * (2 + 2 / tensor) * model.hidden * tokens,
-        ),
-        (
-            (model.attention_flops_per_pair * pairs + model.rebuild_flops_per_token * earlier / speed_up) / tensor,
-            cache * (prefill + earlier),
-        ),
-        (model.decode_flops_per_pair * context / tensor, cache * context),
+    weights, element = attention.parameters / tensor, weight_bytes(rates.weights, "attention", hidden=model.hidden)
+    project = (
+        2.0 * weights * tokens / _speed_up(rates),
+        element * weights * (tokens > 0) + ACTIVATION * (2 + 2 / tensor) * model.hidden * tokens,
     )
-    flops, moved = np.array(pieces).swapaxes(0, 1)  # (3, R) each: one call for the three
+    is_linear = attention.kind == "linear"
+    work = _recurrence(attention, load, tensor) if is_linear else _scores(attention, model, load, rates, tensor)
+    flops, moved = np.array((project, *work)).swapaxes(0, 1)  # (3, R) each: one call for the three
     launched = (flops > 0) | (moved > 0)
     projected, *scores = rates.time(flops, moved) - rates.launch * launched
-    away = sum(part * share for part, share in zip(scores, load.away, strict=True))
-    output = projected * (model.attention_output_parameters / model.attention_parameters)
+    away = np.asarray(sum(part * (0.0 if is_linear else share) for part, share in zip(scores, load.away, strict=True)))
+    output = projected * (attention.output_parameters / attention.parameters)
     fixed = rates.launch * launched.any(axis=0) + rates.per_layer * (tokens > 0)
-    return AttentionTimes(
-        project=np.asarray(projected - output + fixed)[None],
-        scores=np.asarray(sum(scores) - away)[None],
-        remote=np.asarray(away)[None],
-        output=np.asarray(output)[None],
+    return _KindTimes(projected - output + fixed, sum(scores) - away, away, output)
+
+
+def _scores(
+    attention: LayerAttention, model: ModelShape, load: RankLoad, rates: ComputeRates, tensor: int
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Operations and bytes of the scores of prefill and of decode, over a window if the layer has one."""
+    reach = load if attention.window is None else load.near
+    cache = attention.cache_elements * cache_bytes(model, rates.cache) * attention.cache_share(tensor)
+    parts = (load.prefill, reach.earlier, reach.pairs, reach.context)
+    prefill, earlier, pairs, context = (of_group(part, tensor) for part in parts)
+    rebuild = attention.rebuild_flops_per_token * earlier / _speed_up(rates)
+    return (
+        ((attention.flops_per_pair * pairs + rebuild) / tensor, cache * (prefill + earlier)),
+        (attention.decode_flops_per_pair * context / tensor, cache * context),
     )
+
+
+def _recurrence(
+    attention: LayerAttention, load: RankLoad, tensor: int
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Operations and bytes of the recurrence of prefill and of decode in a linear layer.
+
+    Prefill keeps states on the chip and writes one at the end of each prompt; a decoded token reads and writes that of its
+    sequence.
+    """
+    ends = of_group(load.outputs - load.decode, tensor)
+    prefill, decode = (of_group(part, tensor) for part in (load.prefill, load.decode))
+    flops, inner = attention.flops_per_token / tensor, ACTIVATION * attention.inner / tensor
+    state = attention.state_bytes / min(tensor, attention.state_parts)
+    return (flops * prefill, inner * prefill + state * ends), (flops * decode, (inner + 2 * state) * decode)
 
 
 def _speed_up(rates: ComputeRates) -> float:

@@ -65,7 +65,7 @@ def compute_times(
     return ComputeTimes(
         attention=attention_times(model, load, rates, tensor=tensor),
         gate=mlp(hidden * model.experts, None),
-        shared=mlp(model.shared_experts * model.expert_parameters, "shared"),
+        shared=mlp(model.shared_parameters, "shared"),
         dense=mlp(dense / tensor, "dense", group) if model.shares_feed_forward else mlp(dense, "dense"),
         head=rates.time(
             2.0 * head_weights * outputs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,10 @@ class RankLoad:
         active_experts: Number of experts of each rank that process at least one token, shape (L, R).
         away_pairs: Number of those of ``pairs`` for which another rank must send a query, or keys and values, first, (R,).
         away_context: The same of ``context``, (R,).
+        near_pairs: ``pairs`` of a sliding layer, sum of min(number of tokens that it attends to, window) over prompt tokens,
+            (R,); None, as the next two, for models without such layers.
+        near_earlier: ``earlier`` of a sliding layer, min(earlier, window - 1) of each sequence, (R,).
+        near_context: ``context`` of a sliding layer, min(number of tokens that it attends to, window) of each, (R,).
     """
 
     prefill: NDArray[np.int64]
@@ -84,11 +88,22 @@ class RankLoad:
     active_experts: NDArray[np.int64]
     away_pairs: NDArray[np.int64] | None = None
     away_context: NDArray[np.int64] | None = None
+    near_pairs: NDArray[np.int64] | None = None
+    near_earlier: NDArray[np.int64] | None = None
+    near_context: NDArray[np.int64] | None = None
 
     @property
     def tokens(self) -> NDArray[np.int64]:
         """Number of tokens at home on each rank, shape (R,)."""
         return self.prefill + self.decode
+
+    @property
+    def near(self) -> RankLoad:
+        """The same work where every token attends to the last ``window`` tokens alone."""
+        assert self.near_pairs is not None, "the load of a model with sliding layers"
+        assert self.near_earlier is not None
+        assert self.near_context is not None
+        return replace(self, pairs=self.near_pairs, earlier=self.near_earlier, context=self.near_context)
 
     @property
     def away(self) -> tuple[Floats, Floats]:

@@ -23,6 +23,8 @@ class StepSize:
         imbalance: Routed tokens of the busiest rank over the mean of all ranks.
         copy_bytes: Bytes of a dispatched and a combined copy together.
         has_images: Whether the vision tower is loaded.
+        near: Number of cached tokens within the window of their sequence's end, for sliding layers.
+        sequences: Number of sequences that its attention group keeps, for linear layers.
     """
 
     tokens: int
@@ -31,6 +33,8 @@ class StepSize:
     imbalance: float
     copy_bytes: int
     has_images: bool
+    near: int = 0
+    sequences: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +44,19 @@ class MemoryNeed:
     Attributes:
         weights: By part: attention, router, shared, dense, experts, embeddings, norms, vision.
         buffers: By part: activations, experts' activations, exchanges, logits.
-        cache_per_token: Bytes of the KV cache per token on each rank of its attention group.
+        cache_per_token: Bytes of the KV cache per token on each rank of its attention group, in layers that keep all tokens.
         cached: Number of tokens whose keys and values it keeps.
+        cache_per_sequence: Bytes that a long sequence keeps beside, however long it is: the full windows of sliding layers
+            and the states of linear ones.
+        kept: Bytes that the sequences of the batch keep in such layers.
     """
 
     weights: dict[str, float]
     buffers: dict[str, float]
     cache_per_token: float
     cached: int
+    cache_per_sequence: float = 0.0
+    kept: float = 0.0
 
     @property
     def fixed(self) -> float:
@@ -57,7 +66,11 @@ class MemoryNeed:
     @property
     def total(self) -> float:
         """All bytes."""
-        return self.fixed + self.cache_per_token * self.cached
+        return self.fixed + self.kept + self.cache_per_token * self.cached
+
+    def capacity(self, usable: float) -> int:
+        """Number of tokens whose keys and values fit into ``usable`` bytes beside everything else."""
+        return int(max(0.0, usable - self.fixed - self.kept) // self.cache_per_token)
 
 
 def memory_of_rank(
@@ -99,11 +112,13 @@ def memory_of_rank(
     def size(part: WeightPart) -> float:
         return weight_bytes(weights, part, hidden=hidden)
 
+    window = model.window_bytes_per_token(cache_bytes(model, cache)) * model.kv_share(tensor)
+    state = model.state_bytes * model.state_share(tensor)
     return MemoryNeed(
         weights={
-            "attention": size("attention") * model.layers * model.attention_parameters / tensor,
+            "attention": size("attention") * model.attention_parameters / tensor,
             "router": float(_BF16 * moe * model.experts * hidden),
-            "shared": float(size("shared") * moe * model.shared_experts * model.expert_parameters),
+            "shared": float(size("shared") * moe * model.shared_parameters),
             "dense": size("dense") * (model.layers - moe) * 3 * hidden * model.dense_ffn / dense_parts,
             "experts": float(size("experts") * moe * slots * model.expert_parameters / expert_tensor),
             "embeddings": size("embeddings") * embeddings / tensor,
@@ -113,6 +128,8 @@ def memory_of_rank(
         buffers=_buffers(model, step, num_ranks=num_ranks, tensor=tensor, expert_tensor=expert_tensor),
         cache_per_token=model.kv_bytes_per_token(cache_bytes(model, cache)) * model.kv_share(tensor),
         cached=step.cached,
+        cache_per_sequence=window * (model.window or 0) + state,
+        kept=window * step.near + state * step.sequences,
     )
 
 
@@ -123,12 +140,8 @@ def _buffers(model: ModelShape, step: StepSize, *, num_ranks: int, tensor: int, 
     token: input, output and three inner vectors of the expert; ranks that share experts have the tokens of all of them, with
     a part of the inner vectors. Per copy: the bytes sent and received. The logits.
     """
-    if model.mla is None:
-        attention = model.head_dim * (model.heads + 2 * model.kv_heads)
-    else:
-        query = model.mla.qk_nope_head_dim + model.mla.qk_rope_head_dim
-        attention = model.heads * (2 * query + model.mla.v_head_dim)
-    widest = max(attention, 3 * model.dense_ffn, 3 * model.shared_experts * model.expert_ffn)
+    attention = max(kind.inner for kind in model.attentions)
+    widest = max(attention, 3 * model.dense_ffn, model.shared_parameters // model.hidden)
     routed = step.tokens * model.top_k * step.imbalance * expert_tensor
     copies = step.tokens * min(model.top_k * expert_tensor, num_ranks) * step.imbalance
     return {

@@ -30,7 +30,7 @@ def vision_time(model: ModelShape, rates: ComputeRates, *, images: int, width: i
         OLMoE with CLIP, 8 images over 2 ranks of 42.6 TFLOPS at 0.5: 4 * 0.389e12 / 21.3e12 = 73 ms and 24 launches.
     """
     tower = model.vision
-    if tower is None or images == 0:
+    if tower is None or model.image_tokens is None or images == 0:
         return 0.0
     frames, patches = model.image_tokens.frames(width=width, height=height, merge=tower.merge)
     each = -(-images // num_ranks)

@@ -157,7 +157,7 @@ class _Stack:
             return GroupedExperts(*weights).to(self._device)
 
         experts = made(local_experts(placement, layer, self._rank), model.expert_ffn)
-        inner = model.shared_experts * model.expert_ffn
+        inner = model.shared_parameters // (3 * model.hidden)
         shared = made(np.array([_NOT_AN_EXPERT]), inner) if inner else None
         communication = scenario.communication
         transport = Transport(

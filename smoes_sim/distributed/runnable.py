@@ -58,9 +58,9 @@ def check_memory(deployment: Deployment, *, num_ranks: int, free: float) -> None
     """
     model, placement = deployment.model, deployment.placement
     assert placement is not None
-    experts = int(placement.slots_per_rank.max()) + model.shared_experts
+    slots = int(placement.slots_per_rank.max())
     element = 4 if deployment.scenario.communication.combine == "fp32" else 2
-    needed = model.num_moe_layers * experts * model.expert_bytes(element)
+    needed = model.num_moe_layers * (slots * model.expert_bytes(element) + model.shared_parameters * element)
     if needed * num_ranks > 0.8 * free:
         raise ConfigError(
             f"model {model.name}: experts take {needed / 1e9:.1f} GB on each of {num_ranks} ranks that share "

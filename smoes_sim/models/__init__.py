@@ -4,7 +4,8 @@ Main type: :class:`~smoes_sim.models.shapes.ModelShape`; :func:`~smoes_sim.model
 name. Neighbours: ``workload`` turns a shape and a batch into tokens, ``compute`` turns work on tokens into seconds.
 """
 
+from smoes_sim.models.attention import LatentAttention, LayerAttention
 from smoes_sim.models.image_tokens import ImageTokens
-from smoes_sim.models.shapes import LatentAttention, ModelShape, dense_equal, find_model, model_names
+from smoes_sim.models.shapes import ModelShape, dense_equal, find_model, model_names
 
-__all__ = ["ImageTokens", "LatentAttention", "ModelShape", "dense_equal", "find_model", "model_names"]
+__all__ = ["ImageTokens", "LatentAttention", "LayerAttention", "ModelShape", "dense_equal", "find_model", "model_names"]

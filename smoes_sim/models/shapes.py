@@ -14,6 +14,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from smoes_sim.errors import ConfigError
+from smoes_sim.models.attention import LatentAttention
+from smoes_sim.models.attention_shape import AttentionShape
 from smoes_sim.models.image_tokens import ImageTokens
 from smoes_sim.models.vision import VisionTower
 from smoes_sim.yaml_files import Document, Spec, nearest
@@ -28,21 +30,7 @@ _FFN_STEP = 64
 """Widths of dense counterparts are whole multiples of this, as real ones are; below 0.3% of any shipped model."""
 
 
-class LatentAttention(Spec):
-    """Widths of multi-head latent attention (MLA): keys and values are rebuilt from one latent vector per token."""
-
-    kv_lora_rank: Positive = Field(description="Width of the latent vector of keys and values.", examples=[512])
-    q_lora_rank: Positive | None = Field(
-        None,
-        description="Width of the latent vector of queries. Not given: queries are projected directly.",
-        examples=[1536],
-    )
-    qk_nope_head_dim: Positive = Field(description="Query and key width of a head without rotary part.", examples=[128])
-    qk_rope_head_dim: Positive = Field(description="Rotary query and key width of a head.", examples=[64])
-    v_head_dim: Positive = Field(description="Value width of a head.", examples=[128])
-
-
-class ModelShape(Spec):
+class ModelShape(AttentionShape):
     """The shape of one language model, and the number of tokens of its images.
 
     For MLA the widths of ``mla`` are used instead of ``kv_heads`` and ``head_dim`` (there: query width of a head).
@@ -54,7 +42,10 @@ class ModelShape(Spec):
     also_called: ClassVar[Mapping[str, str]] = {
         "first_k_dense_replace": "dense_layers",
         "hidden_size": "hidden",
+        "attn_output_gate": "attention_gate",
+        "full_attention_interval": "attention_layers.pattern",
         "intermediate_size": "dense_ffn, or expert_ffn if it is the width of an expert",
+        "layer_types": "attention_layers.pattern",
         "model_type": "name",
         "moe_intermediate_size": "expert_ffn",
         "n_routed_experts": "experts",
@@ -65,40 +56,33 @@ class ModelShape(Spec):
         "num_hidden_layers": "layers",
         "num_key_value_heads": "kv_heads",
         "num_local_experts": "experts",
+        "shared_expert_intermediate_size": "shared_ffn",
+        "sliding_window": "attention_layers.window",
         "tie_word_embeddings": "tie_embeddings",
         "vocab_size": "vocab",
     } | {name: f"{name} in the section mla" for name in LatentAttention.model_fields}
-    name: str = Field(description="Name in tables and messages.", examples=["my-moe-7b"])
-    layers: Positive = Field(description="Number of transformer layers, dense and MoE.", examples=[16])
     dense_layers: Count = Field(0, description="Number of first layers that are dense.", examples=[1])
     moe_every: Positive = Field(
         1, description="Of the other layers, every n-th is an MoE layer; 1: all, 2: the second, fourth, ...", examples=[2]
     )
-    hidden: Positive = Field(description="Width of the model.", examples=[2048])
     experts: Count = Field(description="Routed experts of an MoE layer; 0: a dense model.", examples=[64])
     top_k: Count = Field(description="Routed experts that a token uses in each MoE layer.", examples=[8])
     shared_experts: Count = Field(0, description="Experts of an MoE layer that every token uses.", examples=[1])
+    shared_ffn: Positive | None = Field(
+        None,
+        description="Feed-forward width of all shared experts of a layer together. Not given: shared_experts * expert_ffn.",
+        examples=[3072],
+    )
     expert_ffn: Count = Field(description="Feed-forward width of one expert.", examples=[1024])
     dense_ffn: Count = Field(0, description="Feed-forward width of a dense layer.", examples=[10944])
     vocab: Positive = Field(description="Size of the vocabulary.", examples=[50304])
-    heads: Positive = Field(description="Number of query heads.", examples=[16])
-    kv_heads: Positive = Field(description="Number of key and value heads; divides heads.", examples=[16])
-    head_dim: Positive = Field(description="Width of a head.", examples=[128])
-    attention: Literal["gqa", "mla"] = Field(
-        "gqa",
-        description="Grouped-query (with kv_heads = heads: multi-head) or multi-head latent attention.",
-        examples=["mla"],
-    )
-    mla: LatentAttention | None = Field(
-        None,
-        description="Widths of multi-head latent attention; with attention: mla only.",
-        examples=[{"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}],
-    )
     tie_embeddings: bool = Field(
         False, description="Whether the input embedding and the lm_head share their parameters.", examples=[True]
     )
-    image_tokens: ImageTokens = Field(
-        description="Rule for the number of tokens of an image.", examples=[{"kind": "fixed", "tokens": 576}]
+    image_tokens: ImageTokens | None = Field(
+        None,
+        description="Rule for the number of tokens of an image. Not given: a model for text alone, which takes no images.",
+        examples=[{"kind": "fixed", "tokens": 576}],
     )
     vision: VisionTower | None = Field(
         None,
@@ -125,8 +109,10 @@ class ModelShape(Spec):
         examples=["head"],
     )
     source: str = Field(description="Where the numbers are from.", examples=["config.json of the model"])
-    image_source: str = Field(
-        description="Where the rule for images is from.", examples=["preprocessor_config.json of the model"]
+    image_source: str | None = Field(
+        None,
+        description="Where the rule for images is from; with image_tokens.",
+        examples=["preprocessor_config.json of the model"],
     )
 
     @classmethod
@@ -143,11 +129,7 @@ class ModelShape(Spec):
         return find_model(name)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.attention == "mla") != (self.mla is not None):
-            raise ValueError(
-                f'attention = "{self.attention}": the section mla belongs to attention "mla". Add or remove it.'
-            )
+    def _check_experts(self) -> Self:
         if self.experts == 0 and (self.top_k or self.shared_experts or self.expert_ffn):
             raise ValueError("experts = 0 (a dense model): top_k, shared_experts and expert_ffn must be 0 too.")
         if self.experts and not 1 <= self.top_k <= self.experts:
@@ -156,8 +138,10 @@ class ModelShape(Spec):
             raise ValueError(f"expert_ffn = 0 with {self.experts} experts: it must be >= 1.")
         if self.num_moe_layers < self.layers and self.dense_ffn == 0:
             raise ValueError(f"dense_ffn = 0, but {self.layers - self.num_moe_layers} layers are dense. Give their width.")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}.")
+        if self.shared_ffn is not None and not self.shared_experts:
+            raise ValueError(f"shared_ffn = {self.shared_ffn}, but there are no shared experts. Set shared_experts.")
+        if self.image_tokens is None and (self.vision is not None or self.image_source is not None):
+            raise ValueError("vision and image_source are given without image_tokens. Give the rule, or leave them out.")
         return self
 
     @property
@@ -166,11 +150,6 @@ class ModelShape(Spec):
         if self.experts == 0:
             return ()
         return tuple(range(self.dense_layers + self.moe_every - 1, self.layers, self.moe_every))
-
-    @property
-    def attention_kinds(self) -> tuple[int, ...]:
-        """Kind of the attention of each layer, as a row of attention times; all alike."""
-        return (0,) * self.layers
 
     @property
     def num_moe_layers(self) -> int:
@@ -191,76 +170,14 @@ class ModelShape(Spec):
         return 0 if tensor == 1 else self.layers * (2 if self.shares_feed_forward else 1)
 
     @property
-    def attention_parameters(self) -> int:
-        """Parameters of attention in one layer.
-
-        Example:
-            OLMoE: 4 * 2048**2. Mixtral (32 heads, 8 of keys): 4096 * 128 * (32 + 8 + 8 + 32).
-
-            >>> find_model("olmoe-1b-7b").attention_parameters, find_model("mixtral-8x7b").attention_parameters
-            (16777216, 41943040)
-        """
-        if self.mla is None:
-            return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        mla = self.mla
-        query_width = self.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim)
-        query = self.hidden * query_width
-        if mla.q_lora_rank is not None:
-            query = mla.q_lora_rank * (self.hidden + 1 + query_width)
-        down = self.hidden * (mla.kv_lora_rank + mla.qk_rope_head_dim) + mla.kv_lora_rank
-        up = mla.kv_lora_rank * self.heads * (mla.qk_nope_head_dim + mla.v_head_dim)
-        return query + down + up + self.heads * mla.v_head_dim * self.hidden
-
-    @property
-    def attention_output_parameters(self) -> int:
-        """Those of them that project the result of all heads back to the width of the model.
-
-        Example:
-            OLMoE: 2048**2, a quarter of its attention.
-        """
-        width = self.head_dim if self.mla is None else self.mla.v_head_dim
-        return self.heads * width * self.hidden
-
-    @property
-    def attention_flops_per_pair(self) -> int:
-        """Floating-point operations of one layer's attention for one (query, key) pair: scores and weighted values.
-
-        Example:
-            OLMoE: 2 * 16 heads * (128 + 128) = 8192.
-        """
-        if self.mla is None:
-            return 4 * self.heads * self.head_dim
-        mla = self.mla
-        return 2 * self.heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim + mla.v_head_dim)
-
-    @property
-    def decode_flops_per_pair(self) -> int:
-        """The same in decode, where MLA works on the cached latent vectors (absorbed up-projections).
-
-        Example:
-            DeepSeek-V3: 2 * 128 heads * (512 + 64 + 512) = 278 528, against 81 920 in prefill.
-        """
-        if self.mla is None:
-            return self.attention_flops_per_pair
-        return 2 * self.heads * (2 * self.mla.kv_lora_rank + self.mla.qk_rope_head_dim)
-
-    @property
-    def rebuild_flops_per_token(self) -> int:
-        """Floating-point operations of one layer that recompute keys and values of a cached token (MLA); 0 for GQA.
-
-        Prefill needs them for every earlier token of the sequence, once per chunk.
-
-        Example:
-            DeepSeek-V3: 2 * 512 * 128 heads * (128 + 128) = 33 554 432.
-        """
-        if self.mla is None:
-            return 0
-        return 2 * self.mla.kv_lora_rank * self.heads * (self.mla.qk_nope_head_dim + self.mla.v_head_dim)
-
-    @property
     def expert_parameters(self) -> int:
         """Parameters of one expert (SwiGLU: gate, up, down): 3 * hidden * expert_ffn."""
         return 3 * self.hidden * self.expert_ffn
+
+    @property
+    def shared_parameters(self) -> int:
+        """Parameters of the shared experts of one layer."""
+        return 3 * self.hidden * (self.shared_ffn or self.shared_experts * self.expert_ffn)
 
     @property
     def embedding_parameters(self) -> int:
@@ -281,10 +198,10 @@ class ModelShape(Spec):
         embeddings = self.embedding_parameters * (1 if self.tie_embeddings else 2)
         norms = (2 * self.layers + 1) * self.hidden
         router = self.experts * self.hidden
-        moe_layer = (experts_per_layer + self.shared_experts) * self.expert_parameters + router
+        moe_layer = experts_per_layer * self.expert_parameters + self.shared_parameters + router
         dense_layer = 3 * self.hidden * self.dense_ffn
         feed_forward = self.num_moe_layers * moe_layer + (self.layers - self.num_moe_layers) * dense_layer
-        return embeddings + norms + self.layers * self.attention_parameters + feed_forward
+        return embeddings + norms + self.attention_parameters + feed_forward
 
     @property
     def total_as_published(self) -> float:
@@ -301,28 +218,6 @@ class ModelShape(Spec):
         uncounted = {"all": 0, "head": 0 if self.tie_embeddings else 1, "none": 1 if self.tie_embeddings else 2}
         counted = self.active_parameters - uncounted[self.active_counts] * self.embedding_parameters
         return counted / 1e9 + self.vision_parameters
-
-    def kv_bytes_per_token(self, element_size: float) -> float:
-        """Bytes that one token adds to the KV cache of the whole model; ``element_size`` in bytes.
-
-        Keys and values of every key head (GQA), or one latent vector and one rotary key (MLA).
-
-        Example:
-            OLMoE in bf16: 2 * 16 layers * 16 * 128 * 2. DeepSeek-V3: 61 * (512 + 64) * 2.
-
-            >>> find_model("olmoe-1b-7b").kv_bytes_per_token(2), find_model("deepseek-v3").kv_bytes_per_token(2)
-            (131072, 70272)
-        """
-        if self.mla is None:
-            return 2 * self.layers * self.kv_heads * self.head_dim * element_size
-        return self.layers * (self.mla.kv_lora_rank + self.mla.qk_rope_head_dim) * element_size
-
-    def kv_share(self, tensor: int) -> float:
-        """Share of a token's cache on each of ``tensor`` ranks that divide the heads of a sequence.
-
-        1 / min(tensor, kv_heads): more ranks than key heads hold copies. MLA's latent vector is used by all heads: 1.
-        """
-        return 1.0 if self.mla is not None else 1.0 / min(tensor, self.kv_heads)
 
     def expert_bytes(self, element_size: float) -> float:
         """Bytes of one expert's weights; ``element_size`` in bytes.
@@ -359,6 +254,7 @@ def dense_equal(shape: ModelShape, *, of: Literal["total", "active"]) -> ModelSh
         "experts": 0,
         "top_k": 0,
         "shared_experts": 0,
+        "shared_ffn": None,
         "expert_ffn": 0,
         "dense_ffn": 0,
         "published_total": None,

@@ -133,7 +133,8 @@ def _not_counted(deployment: Deployment) -> list[str]:
     if has_images and scenario.compute.per_prefill is None:
         unknown = deployment.model.vision is None or scenario.workload.is_from_trace
         vision = ["vision encoder"] if unknown and scenario.calibration is None else []
-    return [*vision, "choice of the next token"]
+    is_mixed = deployment.parts.spread is not None and len(deployment.model.attentions) > 1
+    return [*vision, *(["windows and states between ranks"] if is_mixed else []), "choice of the next token"]
 
 
 def _warnings(deployment: Deployment, fit: MemoryFit) -> list[str]:

@@ -51,6 +51,8 @@ class MemoryFit:
             "buffers": self.need.buffers,
             "cache_bytes_per_token": self.need.cache_per_token,
             "cache_tokens": self.need.cached,
+            "cache_bytes_per_sequence": self.need.cache_per_sequence,
+            "cache_bytes_kept": self.need.kept,
             "cache_capacity_tokens": self.cache_capacity,
         }
 
@@ -62,6 +64,8 @@ class MemoryFit:
             buffers=document["buffers"],
             cache_per_token=document["cache_bytes_per_token"],
             cached=document["cache_tokens"],
+            cache_per_sequence=document.get("cache_bytes_per_sequence", 0.0),
+            kept=document.get("cache_bytes_kept", 0.0),
         )
         return cls(
             need=need,
@@ -74,7 +78,8 @@ class MemoryFit:
     def __str__(self) -> str:
         needed = f"{self.need.total / 1e9:.4g} of {self.usable / 1e9:.4g} GB on the busiest rank"
         if self.fits:
-            return f"{needed}; cache for {self.cache_capacity} tokens, {self.need.cached} used"
+            beside = f" beside {self.need.kept / 1e9:.3g} GB of windows and states" if self.need.kept else ""
+            return f"{needed}; cache for {self.cache_capacity} tokens{beside}, {self.need.cached} used"
         ranks = f"needs {self.ranks_needed} ranks" if self.ranks_needed else "no number of ranks is enough"
         return f"does not fit: {needed}; {ranks}"
 
@@ -93,13 +98,12 @@ def memory(deployment: Deployment) -> MemoryFit:
     usable = find_device(scenario.compute.device).memory * scenario.compute.memory_share
     here = deployment.topology.num_ranks
     need = _need(deployment, here)
-    room = max(0.0, usable - need.fixed)
     enough = [ranks for ranks in _layouts(deployment) if _need(deployment, ranks).total <= usable]
     fits = need.total <= usable
     return MemoryFit(
         need=need,
         usable=usable,
-        cache_capacity=int(room // need.cache_per_token),
+        cache_capacity=need.capacity(usable),
         fits=fits,
         ranks_needed=min([*enough, *([here] if fits else [])], default=None),
     )
@@ -144,32 +148,51 @@ def _step_size(deployment: Deployment, num_ranks: int) -> StepSize:
     if scenario.workload.sequences_per_rank is not None:
         num_ranks = deployment.topology.num_ranks
     groups = num_ranks // tensor
-    group = workload.sequence_id.astype(np.int64) % groups
-    if num_ranks == deployment.topology.num_ranks:
-        group = deployment.home // tensor
+    is_here = num_ranks == deployment.topology.num_ranks
+    group = deployment.home // tensor if is_here else workload.sequence_id.astype(np.int64) % groups
     is_prompt = workload.phase == PREFILL
     prompts = int(np.bincount(group[is_prompt]).max(initial=0))
     sequences = -(-workload.num_sequences // groups)
     prefill = prompts if chunk is None else min(prompts, chunk + -(-workload.decode_batch // groups))
-    here = cached_on_ranks(deployment.parts) if num_ranks == deployment.topology.num_ranks else None
+    kept = _kept(workload, group if is_here else None, groups, deployment.model.window)
+    spread = cached_on_ranks(deployment.parts) if is_here else None
+    if spread is not None:
+        kept["cached"] = max(int(held.max()) for held in spread)
     communication, hidden = scenario.communication, deployment.model.hidden
     return StepSize(
         tokens=-(-max(prefill, sequences) // tensor),
         outputs=sequences,
-        cached=_cached(workload, group) if here is None else max(int(held.max()) for held in here),
+        **kept,
         imbalance=deployment.imbalance,
         copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
         has_images=deployment.prefill is not None and bool(workload.sequence_vision_tokens.any()),
     )
 
 
-def _cached(workload: Workload, group: NDArray[np.int64]) -> int:
-    """Tokens in the cache of the fullest attention group, where ``group`` is that of each token, shape (T,).
+def _kept(workload: Workload, group: NDArray[np.int64] | None, groups: int, window: int | None) -> dict[str, int]:
+    """What the fullest attention group keeps: tokens, those within a window of their sequence's end, and sequences.
 
     Prompts that are no tokens of the workload are with the first decode token of their sequence.
+
+    Args:
+        workload: The sequences.
+        group: Attention group of each token, (T,). None: each sequence is in one group, in turn.
+        groups: Number of attention groups.
+        window: Tokens that a sequence keeps in sliding layers at most.
     """
-    cached = np.bincount(group).astype(np.float64)
+    sequence = workload.sequence_id.astype(np.int64)
+    if group is None:
+        cached, of_part = np.bincount(sequence), np.arange(workload.num_sequences) % groups
+        part = sequence
+    else:
+        _, first, part, cached = np.unique(
+            group * workload.num_sequences + sequence, return_index=True, return_inverse=True, return_counts=True
+        )
+        of_part = group[first]
     if not workload.num_prefill_tokens:
-        sequences, first = np.unique(workload.sequence_id, return_index=True)
-        cached += np.bincount(group[first], weights=workload.sequence_prompt_tokens[sequences], minlength=len(cached))
-    return int(cached.max())
+        sequences, at = np.unique(sequence, return_index=True)
+        cached[part[at]] += workload.sequence_prompt_tokens[sequences]
+    tokens = np.bincount(of_part, weights=cached)
+    here = of_part == tokens.argmax()
+    near = np.minimum(cached[here], window or 0)
+    return {"cached": int(tokens.max()), "near": int(near.sum()), "sequences": int(here.sum())}

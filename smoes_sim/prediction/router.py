@@ -11,6 +11,7 @@ import numpy as np
 
 from smoes_sim.errors import ConfigError, TraceError
 from smoes_sim.models import ModelShape
+from smoes_sim.models.image_tokens import FixedImageTokens
 from smoes_sim.prediction.ranks import workload_of
 from smoes_sim.routing import (
     KEPT_GROUPS,
@@ -38,6 +39,13 @@ _KEPT_SLOTS = 8_000_000
 def make_workload(spec: WorkloadSpec, model: ModelShape, seed: int) -> Workload:
     """The tokens of a workload; the same seed gives the same lengths. The last two are kept."""
     return build_workload(spec, model, rng=np.random.default_rng([seed, 3]))
+
+
+def _with_images(model: ModelShape) -> ModelShape:
+    """The model for the reference workload: one for text sees an image as 576 tokens, as the backbones of SMoES do."""
+    if model.image_tokens is not None:
+        return model
+    return model.model_copy(update={"image_tokens": FixedImageTokens(kind="fixed", tokens=576)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +111,7 @@ def _deciding(scenario: Scenario, trace: RoutingTrace, model: ModelShape, *, lay
     """The routing that decides a placement; see :class:`RoutedTokens`."""
     needs_prompts = scenario.expert_rule == "bins" or scenario.placement.tokens == "modality"
     if scenario.workload.phase == "decode" and needs_prompts:
-        return _synthetic(scenario, REFERENCE_WORKLOAD, model, layers=layers)
+        return _synthetic(scenario, REFERENCE_WORKLOAD, _with_images(model), layers=layers)
     return trace
 
 
@@ -237,7 +245,7 @@ def _parameters(routing: RoutingSpec, model: ModelShape, seed: int) -> RouterPar
     use_index = routing.msi is None and (routing.rates is None or routing.rates == "published")
     return find_parameters(
         router,
-        _tokens(make_workload(REFERENCE_WORKLOAD, model, seed)),
+        _tokens(make_workload(REFERENCE_WORKLOAD, _with_images(model), seed)),
         rates=rates,
         msi=known.msi if use_index else routing.msi,
         popularity=routing.popularity,

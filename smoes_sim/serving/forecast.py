@@ -75,7 +75,7 @@ def limits_of(deployment: Deployment, *, max_batch_tokens: int, max_sequences: i
 
 
 def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: int, unevenness: float) -> int:
-    """Tokens for whose keys and values the busiest rank has room."""
+    """Tokens for whose keys and values the busiest rank has room, beside windows and states of as many sequences as run."""
     scenario, placement = deployment.scenario, deployment.placement
     communication, tensor, hidden = scenario.communication, scenario.parallelism.tensor, deployment.model.hidden
     need = memory_of_rank(
@@ -84,6 +84,8 @@ def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: 
             tokens=int(np.ceil(unevenness * max_batch_tokens / tensor)),
             outputs=max_sequences,
             cached=0,
+            near=max_sequences * (deployment.model.window or 0),
+            sequences=max_sequences,
             imbalance=deployment.imbalance,
             copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),
             has_images=bool(deployment.workload.sequence_vision_tokens.any()),
@@ -96,7 +98,7 @@ def _cache_tokens(deployment: Deployment, max_batch_tokens: int, max_sequences: 
         cache=scenario.compute.cache,
     )
     usable = find_device(scenario.compute.device).memory * scenario.compute.memory_share
-    return int(max(0.0, usable - need.fixed) / need.cache_per_token)
+    return need.capacity(usable)
 
 
 def remembered(steps: StepCosts) -> Cost:

@@ -86,19 +86,26 @@ class StepCosts:
         delay = 0.0
         if self._is_split:
             none = np.zeros_like(loads[0].pairs)
-            bare = [replace(load, pairs=none, earlier=none, context=none) for load in loads]
+            without = dict.fromkeys(("pairs", "earlier", "context", "near_pairs", "near_earlier", "near_context"), none)
+            bare = [replace(load, **without) for load in loads]
             delay = (attention - sum(self._attention(load) for load in bare)) / self._deployment.model.layers
         other = sum(self._other(int(load.tokens.max()), int(load.outputs.max())) for load in loads)
         places = prompts / max(dealt[0].max(), 1.0)
         return outside + attention + other + self._rest(prompts, decoded, places, delay)
 
     def _deal(self, batch: StepBatch) -> Floats:
-        """Tokens, pairs, earlier tokens and ends of the prompts of each group, (4, groups)."""
-        sums = np.zeros((4, self._groups))
+        """Tokens, pairs, earlier tokens and ends of the prompts of each group, then pairs and earlier tokens in the window.
+
+        Returns:
+            Shape (6, groups); the last two are 0 for models without sliding layers.
+        """
+        sums = np.zeros((6, self._groups))
+        window = self._deployment.model.window
         waiting = [(0, group) for group in range(self._groups)]
         for tokens, earlier in sorted(batch.prefill, reverse=True):
             taken, group = heapq.heappop(waiting)
-            sums[:, group] += (tokens, tokens * earlier + tokens * (tokens + 1) // 2, earlier, 1)
+            near = (0, 0) if window is None else (pairs_within(window, tokens, earlier), min(earlier, window - 1))
+            sums[:, group] += (tokens, tokens * earlier + tokens * (tokens + 1) // 2, earlier, 1, *near)
             heapq.heappush(waiting, (taken + tokens, group))
         return sums
 
@@ -107,10 +114,11 @@ class StepCosts:
         contexts = -np.sort(-np.asarray(batch.decode, dtype=np.int64))
         if self._is_by_sequence:
             turn = np.arange(len(contexts)) % self._groups
-            decode = [np.bincount(turn, weights=weights, minlength=self._groups) for weights in (None, contexts)]
-            sums = np.concatenate([dealt, decode])
+            each = (None, contexts, self._near(contexts))
+            decode, context, near = (np.bincount(turn, weights=weights, minlength=self._groups) for weights in each)
+            sums = np.stack([*dealt[:4], decode, context, *dealt[4:], near])
             shares = (np.rint(sums).astype(np.int64)[:, :, None] + np.arange(self._tensor)[::-1]) // self._tensor
-            whole = shares.reshape(6, -1)
+            whole = shares.reshape(9, -1)
         else:
             whole = self._spread(batch, dealt.sum(axis=1), contexts)
         loads = [load_of(part) for part in (_first_half(whole), whole - _first_half(whole))] if self._is_split else []
@@ -118,8 +126,8 @@ class StepCosts:
         return [load for load in loads if load.tokens.any()]
 
     def _spread(self, batch: StepBatch, totals: Floats, contexts: Ints) -> Ints:
-        """The same six rows for each rank where the tokens of a sequence live on several, (6, R)."""
-        whole = np.zeros((6, self._num_ranks))
+        """The same nine rows for each rank where the tokens of a sequence live on several, (9, R)."""
+        whole = np.zeros((9, self._num_ranks))
         if batch.prefill:
             longest = max(tokens for tokens, _ in batch.prefill)
             prompts = round(min(totals[0] / max(longest, 1), 2.0 * self._num_ranks))
@@ -129,10 +137,16 @@ class StepCosts:
             whole[1] = among * shares.pairs + (totals[1] - among) * shares.tokens
             whole[2] = totals[2] * shares.tokens + totals[0] * shares.received
             whole[3] = totals[3] * shares.ends
+            whole[6], whole[7] = totals[4] * shares.tokens, totals[5] * shares.tokens
         if len(contexts):
             share, of_contexts = self._tokens.decode_shares(len(contexts))
             whole[4], whole[5] = len(contexts) * share, contexts.sum() * of_contexts
+            whole[8] = self._near(contexts).sum() * share
         return np.ceil(whole - 1e-6).astype(np.int64)
+
+    def _near(self, contexts: Ints) -> Ints:
+        """What of the contexts is in the window; 0 for models without sliding layers."""
+        return np.minimum(contexts, self._deployment.model.window or 0)
 
     def _attention(self, load: RankLoad) -> float:
         """Seconds of the attention of all layers on the busiest rank of each.
@@ -151,7 +165,7 @@ class StepCosts:
         key = (tokens, outputs)
         if key not in self._others:
             model = self._deployment.model
-            load = load_of(np.array([[tokens], [0], [0], [outputs], [0], [0]]).repeat(self._tensor, axis=1))
+            load = load_of(np.array([[tokens], [0], [0], [outputs], *[[0]] * 5]).repeat(self._tensor, axis=1))
             times = compute_times(model, load, self._conditions.rates, tensor=self._tensor)
             moe = model.num_moe_layers
             total = moe * (times.gate + times.shared) + (model.layers - moe) * times.dense + times.head
@@ -174,7 +188,25 @@ class StepCosts:
 
 
 def _first_half(whole: Ints) -> Ints:
-    """Of the six rows of each rank the part in the first of two halves, rounded up; contexts go with their tokens."""
+    """Of the nine rows of each rank the part in the first of two halves, rounded up; contexts go with their tokens."""
     first = (whole + 1) // 2
-    first[5] = np.rint(whole[5] * first[4] / np.maximum(whole[4], 1))
+    for row in (5, 8):
+        first[row] = np.rint(whole[row] * first[4] / np.maximum(whole[4], 1))
     return first
+
+
+def pairs_within(window: int, tokens: int, earlier: int) -> int:
+    """Pairs of some prompt tokens of a sequence with the last ``window`` tokens up to each, itself included.
+
+    The sum of min(context, window) over contexts earlier + 1 .. earlier + tokens.
+
+    Example:
+        >>> pairs_within(3, tokens=4, earlier=1), pairs_within(10, tokens=4, earlier=1)  # 2 + 3 + 3 + 3, 2 + 3 + 4 + 5
+        (11, 14)
+    """
+
+    def up_to(context: int) -> int:
+        short = min(context, window)
+        return short * (short + 1) // 2 + (context - short) * window
+
+    return up_to(earlier + tokens) - up_to(earlier)

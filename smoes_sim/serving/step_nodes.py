@@ -207,7 +207,7 @@ class StepNodes:
         tokens, sequence, home, is_prompt = taken
         count = np.rint(np.bincount(home, minlength=self._num_ranks) * repeat).astype(np.int64)
         none = np.zeros_like(count)
-        load = load_of(np.stack([count, none, none, none, none, none]))
+        load = load_of(np.stack([count, *[none] * 8]))
         exchanges: Sequence[LayerExchanges] = []
         if deployment.trace is not None and deployment.placement is not None:
             traffic = count_traffic(
@@ -264,9 +264,10 @@ def load_of(rows: Ints) -> RankLoad:
     """A load without routed experts.
 
     Args:
-        rows: Prompt tokens, pairs, earlier tokens, prompts that end, decoded tokens and their contexts, shape (6, R).
+        rows: Prompt tokens, pairs, earlier tokens, prompts that end, decoded tokens and their contexts; then pairs, earlier
+            tokens and contexts within the window of the model's sliding layers (0 without), shape (9, R).
     """
-    prefill, pairs, earlier, ends, decode, context = rows
+    prefill, pairs, earlier, ends, decode, context, near_pairs, near_earlier, near_context = rows
     none = np.zeros((1, rows.shape[1]), dtype=np.int64)
     return RankLoad(
         prefill=prefill,
@@ -277,4 +278,7 @@ def load_of(rows: Ints) -> RankLoad:
         outputs=ends + decode,
         slots=none,
         active_experts=none,
+        near_pairs=near_pairs,
+        near_earlier=near_earlier,
+        near_context=near_context,
     )

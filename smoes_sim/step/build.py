@@ -229,6 +229,14 @@ def own_load(parts: StepParts, tokens: NDArray[np.int64]) -> RankLoad:
         weigh = None if weights is None else weights[which]
         return np.bincount(here[which], weights=weigh, minlength=num_ranks).astype(np.int64)
 
+    near, window = {}, parts.model.window
+    if window is not None:
+        reach = np.minimum(context, window)
+        near = {
+            "near_pairs": count(is_prefill, reach),
+            "near_earlier": _earlier(parts, tokens[is_prefill], window=window),
+            "near_context": count(~is_prefill, reach),
+        }
     return RankLoad(
         prefill=count(is_prefill),
         pairs=count(is_prefill, context),
@@ -238,11 +246,15 @@ def own_load(parts: StepParts, tokens: NDArray[np.int64]) -> RankLoad:
         outputs=count(ends),
         slots=none,
         active_experts=none,
+        **near,
     )
 
 
-def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number of prompt tokens of the same sequences that earlier steps have prefilled, shape (R,)."""
+def _earlier(parts: StepParts, tokens: NDArray[np.int64], *, window: int | None = None) -> NDArray[np.int64]:
+    """Number of prompt tokens of the same sequences that earlier steps have prefilled, shape (R,).
+
+    With ``window`` those that a layer reads whose tokens attend to the last ``window`` alone.
+    """
     num_ranks, workload = parts.network.topology.num_ranks, parts.workload
     if parts.parallelism.prefill_chunk is None or not len(tokens):
         return np.zeros(num_ranks, dtype=np.int64)
@@ -251,7 +263,8 @@ def _earlier(parts: StepParts, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     place = np.zeros(workload.num_tokens, dtype=np.int64)
     place[prompts] = occurrence_index(pair)
     _, first = np.unique(pair[np.searchsorted(prompts, tokens)], return_index=True)
-    return np.bincount(parts.home[tokens[first]], weights=place[tokens[first]], minlength=num_ranks).astype(np.int64)
+    earlier = place[tokens[first]] if window is None else np.minimum(place[tokens[first]], window - 1)
+    return np.bincount(parts.home[tokens[first]], weights=earlier, minlength=num_ranks).astype(np.int64)
 
 
 class Exchanges(Sequence[LayerExchanges]):

@@ -138,6 +138,11 @@ def build_workload(spec: WorkloadSpec, model: ModelShape, *, rng: np.random.Gene
     assert outputs is not None, "filled() gives output_tokens, or the spec is refused"
     image = 0
     if full.images and full.image_width is not None and full.image_height is not None:
+        if model.image_tokens is None:
+            raise ConfigError(
+                f"workload.images = {full.images}: {model.name} is a model for text (its shape has no image_tokens). Write "
+                "images: 0, or give the model a rule for images."
+            )
         image = full.images * model.image_tokens.count(width=full.image_width, height=full.image_height)
     mean = _text_tokens(full, model, image)
     text = _text_lengths(mean, spread=full.spread or 0.0, batch=batch, rng=rng)

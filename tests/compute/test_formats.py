@@ -100,7 +100,9 @@ def test_deepseek_v3_in_nvfp4_has_the_elements_of_its_release_and_fits_on_4_b200
     found = need(model, NVFP4, ranks=1).weights
     packed = sum(found[part] for part in ("experts", "shared", "dense"))
     rest = sum(size for part, size in found.items() if part not in ("experts", "shared", "dense")) / 2
-    prediction = 257 * model.expert_parameters + model.attention_parameters + 2 * model.embedding_parameters + 2 * 7168**2
+    prediction = (
+        257 * model.expert_parameters + model.full_attention.parameters + 2 * model.embedding_parameters + 2 * 7168**2
+    )
     assert packed + rest + prediction == pytest.approx(396.8e9, rel=0.002)
     assert fits(model, NVFP4, ranks=8, device="b200-sxm")
     assert fits(model, NVFP4, ranks=4, device="b200-sxm")
