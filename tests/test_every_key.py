@@ -55,6 +55,8 @@ MLA = (
 LINEAR = "linear: {key_heads: 2, value_heads: 4, key_dim: 32, value_dim: 32, conv: 4}"
 HYBRID = (*TINY, f"model.attention_layers={{pattern: [linear, full], {LINEAR}}}")
 SLIDING = (*TINY, "model.attention_layers={pattern: [sliding, full], window: 4}")
+LONGER = "workload={batch: 4, text_tokens: 16, output_tokens: 9}"
+SPECULATION = (*TINY[:1], "engine=exact", LONGER, "workload.speculation={tokens: 2, accepted: 1.5}")
 DENSE = (*TINY, "model.experts=0", "model.top_k=0", "model.shared_experts=0", "model.expert_ffn=0", "model.dense_layers=2")
 RATES = "routing.rates={prefill_vision: 0.6, prefill: 0.7, decode: 0.7}"
 RANGE = "compute.flops_efficiency={low: 0.2, value: 0.4, high: 0.6}"
@@ -163,6 +165,10 @@ EFFECTS: dict[str, tuple[tuple[str, ...], str]] = {
         f"LatentAttention.{name}": (MLA, f"model.mla.{name}=48")
         for name in ("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
     },
+    "ModelShape.mtp_layers": (SPECULATION, "model.mtp_layers=1"),
+    "WorkloadSpec.speculation": ((LONGER,), SPECULATION[-1]),
+    "SpeculationSpec.tokens": (SPECULATION, "workload.speculation.tokens=3"),
+    "SpeculationSpec.accepted": (SPECULATION, "workload.speculation.accepted=0.5"),
     "ModelShape.attention_gate": ((), "model.attention_gate=true"),
     "ModelShape.query_rank": ((), "model.query_rank=64"),
     "ModelShape.shared_ffn": ((), "model.shared_ffn=640"),
@@ -227,6 +233,7 @@ SILENT: list[tuple[tuple[str, ...], str]] = [
     ((*DENSE, "parallelism.tensor=2"), "communication.library=pairwise"),
     (SLIDING, f"model.attention_layers.{LINEAR.replace(': {', '={', 1)}"),
     (HYBRID, "model.attention_layers.window=8"),
+    ((*TINY, "workload.phase=prefill"), "workload.speculation={tokens: 2, accepted: 1}"),
     ((*TINY, *MLA), "model.attention_gate=true"),
     ((*TINY, *MLA), "model.query_rank=64"),
     ((*TINY, "model.shared_experts=0"), "model.shared_ffn=64"),

@@ -62,6 +62,8 @@ def fit_step_latencies(measurements: Measurements, scenario: Scenario, *, name: 
             f"{deployment.workload.num_decode_tokens} decode tokens has not both. Write phase: both and output_tokens: 2 or "
             "more."
         )
+    if scenario.workload.speculation is not None:
+        raise CalibrationError(f"{name}: workload.speculation: a TPOT of one token a step is fitted. Leave it out.")
     kinds = sorted(set(deployment.topology.link_kinds) - {"host-bus"})
     sampler = qmc.Sobol(d=4, rng=np.random.default_rng(seed))
     solved: list[dict[str, float]] = []

@@ -94,10 +94,12 @@ def _scores(
     cache = attention.cache_elements * cache_bytes(model, rates.cache) * attention.cache_share(tensor)
     parts = (load.prefill, reach.earlier, reach.pairs, reach.context)
     prefill, earlier, pairs, context = (of_group(part, tensor) for part in parts)
+    ahead = (load.together - 1) / 2  # the last of the tokens attends to so many more than the mean of them
+    read = (context + ahead * of_group(load.decode, tensor)) / load.together
     rebuild = attention.rebuild_flops_per_token * earlier / _speed_up(rates)
     return (
         ((attention.flops_per_pair * pairs + rebuild) / tensor, cache * (prefill + earlier)),
-        (attention.decode_flops_per_pair * context / tensor, cache * context),
+        (attention.decode_flops_per_pair * context / tensor, cache * read),
     )
 
 
@@ -106,14 +108,15 @@ def _recurrence(
 ) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
     """Operations and bytes of the recurrence of prefill and of decode in a linear layer.
 
-    Prefill keeps states on the chip and writes one at the end of each prompt; a decoded token reads and writes that of its
-    sequence.
+    Prefill keeps states on the chip and writes one at the end of each prompt; a decode step reads that of each sequence and
+    writes one for each token, so that it can go back to the last accepted one.
     """
     ends = of_group(load.outputs - load.decode, tensor)
     prefill, decode = (of_group(part, tensor) for part in (load.prefill, load.decode))
     flops, inner = attention.flops_per_token / tensor, ACTIVATION * attention.inner / tensor
     state = attention.state_bytes / min(tensor, attention.state_parts)
-    return (flops * prefill, inner * prefill + state * ends), (flops * decode, (inner + 2 * state) * decode)
+    moved = inner + state * (1 + 1 / load.together)
+    return (flops * prefill, inner * prefill + state * ends), (flops * decode, moved * decode)
 
 
 def _speed_up(rates: ComputeRates) -> float:

@@ -72,6 +72,7 @@ class RankLoad:
         active_experts: Number of experts of each rank that process at least one token, shape (L, R).
         away_pairs: Number of those of ``pairs`` for which another rank must send a query, or keys and values, first, (R,).
         away_context: The same of ``context``, (R,).
+        together: Number of decoded tokens of a sequence that are computed together and read its cache once.
         near_pairs: ``pairs`` of a sliding layer, sum of min(number of tokens that it attends to, window) over prompt tokens,
             (R,); None, as the next two, for models without such layers.
         near_earlier: ``earlier`` of a sliding layer, min(earlier, window - 1) of each sequence, (R,).
@@ -88,6 +89,7 @@ class RankLoad:
     active_experts: NDArray[np.int64]
     away_pairs: NDArray[np.int64] | None = None
     away_context: NDArray[np.int64] | None = None
+    together: int = 1
     near_pairs: NDArray[np.int64] | None = None
     near_earlier: NDArray[np.int64] | None = None
     near_context: NDArray[np.int64] | None = None

@@ -42,7 +42,7 @@ class MemoryNeed:
     """Bytes that the busiest rank needs.
 
     Attributes:
-        weights: By part: attention, router, shared, dense, experts, embeddings, norms, vision.
+        weights: By part: attention, router, shared, dense, experts, embeddings, norms, vision, mtp.
         buffers: By part: activations, experts' activations, exchanges, logits.
         cache_per_token: Bytes of the KV cache per token on each rank of its attention group, in layers that keep all tokens.
         cached: Number of tokens whose keys and values it keeps.
@@ -83,6 +83,7 @@ def memory_of_rank(
     weights: Weights,
     cache: CacheFormat,
     expert_tensor: int = 1,
+    mtp_layers: int = 0,
 ) -> MemoryNeed:
     """Bytes that the busiest rank needs, by part.
 
@@ -100,6 +101,7 @@ def memory_of_rank(
         weights: Format of projections and experts, or one by part; router, norms and tower are bf16. Scales are counted.
         cache: Format of the KV cache.
         expert_tensor: Number of ranks that share each expert.
+        mtp_layers: Number of layers of multi-token prediction that are loaded.
 
     Example:
         OLMoE on 2 ranks in bf16: experts 16 layers * 32 slots * 6291456 * 2 B = 6.44 GB a rank, attention 0.537 GB.
@@ -112,6 +114,16 @@ def memory_of_rank(
     def size(part: WeightPart) -> float:
         return weight_bytes(weights, part, hidden=hidden)
 
+    layer = {
+        "attention": size("attention") * model.full_attention.parameters / tensor,
+        "router": float(_BF16 * model.experts * hidden),
+        "shared": size("shared") * model.shared_parameters,
+        "experts": size("experts") * slots * model.expert_parameters / expert_tensor,
+        "dense": 0.0 if model.experts else size("dense") * 3 * hidden * model.dense_ffn / dense_parts,
+        "projection": float(_BF16 * 2 * hidden**2),
+    }
+    mtp = {"mtp": mtp_layers * sum(layer.values())} if mtp_layers else {}
+    cached_by_mtp = mtp_layers * model.full_attention.cache_elements * cache_bytes(model, cache)
     window = model.window_bytes_per_token(cache_bytes(model, cache)) * model.kv_share(tensor)
     state = model.state_bytes * model.state_share(tensor)
     return MemoryNeed(
@@ -124,9 +136,10 @@ def memory_of_rank(
             "embeddings": size("embeddings") * embeddings / tensor,
             "norms": float(_BF16 * (2 * model.layers + 1) * hidden),
             "vision": float(_BF16 * tower),
+            **mtp,
         },
         buffers=_buffers(model, step, num_ranks=num_ranks, tensor=tensor, expert_tensor=expert_tensor),
-        cache_per_token=model.kv_bytes_per_token(cache_bytes(model, cache)) * model.kv_share(tensor),
+        cache_per_token=(model.kv_bytes_per_token(cache_bytes(model, cache)) + cached_by_mtp) * model.kv_share(tensor),
         cached=step.cached,
         cache_per_sequence=window * (model.window or 0) + state,
         kept=window * step.near + state * step.sequences,

@@ -56,6 +56,7 @@ class ModelShape(AttentionShape):
         "num_hidden_layers": "layers",
         "num_key_value_heads": "kv_heads",
         "num_local_experts": "experts",
+        "num_nextn_predict_layers": "mtp_layers",
         "shared_expert_intermediate_size": "shared_ffn",
         "sliding_window": "attention_layers.window",
         "tie_word_embeddings": "tie_embeddings",
@@ -75,6 +76,11 @@ class ModelShape(AttentionShape):
     )
     expert_ffn: Count = Field(description="Feed-forward width of one expert.", examples=[1024])
     dense_ffn: Count = Field(0, description="Feed-forward width of a dense layer.", examples=[10944])
+    mtp_layers: Count = Field(
+        0,
+        description="Layers of multi-token prediction, which propose tokens (workload.speculation); in none of the totals.",
+        examples=[1],
+    )
     vocab: Positive = Field(description="Size of the vocabulary.", examples=[50304])
     tie_embeddings: bool = Field(
         False, description="Whether the input embedding and the lm_head share their parameters.", examples=[True]
@@ -254,6 +260,7 @@ def dense_equal(shape: ModelShape, *, of: Literal["total", "active"]) -> ModelSh
         "experts": 0,
         "top_k": 0,
         "shared_experts": 0,
+        "mtp_layers": 0,
         "shared_ffn": None,
         "expert_ffn": 0,
         "dense_ffn": 0,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 
 from smoes_sim.compute import RankLoad
 from smoes_sim.network import Network
 from smoes_sim.prediction.deployment import Conditions, Deployment
+from smoes_sim.prediction.drafting import seconds_per_token
 from smoes_sim.prediction.phase import pass_seconds
 from smoes_sim.prediction.times import throughput
 from smoes_sim.step.build import Step
@@ -83,7 +85,8 @@ def _seconds(case: Conditions, quantity: str) -> float:
         return sum(pass_seconds(case, step) for step in steps)
 
     middle = len(deployment.decode) // 2
-    tpot = 0.0 if quantity == "ttft_s" else total(deployment.decode[middle : middle + 1])
+    decode = deployment.decode[middle : middle + 1]
+    tpot = 0.0 if quantity == "ttft_s" else seconds_per_token(case, decode, total(decode))
     if quantity == "tpot_s":
         return tpot
     chunks = deployment.chunks
@@ -113,7 +116,9 @@ def _with_even_work(deployment: Deployment) -> Deployment:
 
 def _mean_load(load: RankLoad) -> RankLoad:
     """The mean over ranks of every count, which may be a fraction; a count that is not given stays so."""
-    given = {field.name: getattr(load, field.name) for field in fields(load) if getattr(load, field.name) is not None}
-    return replace(
-        load, **{name: np.broadcast_to(value.mean(axis=-1, keepdims=True), value.shape) for name, value in given.items()}
-    )
+    counts = {field.name: getattr(load, field.name) for field in fields(load)}
+    given = {name: value for name, value in counts.items() if isinstance(value, np.ndarray)}
+    means: dict[str, Any] = {
+        name: np.broadcast_to(value.mean(axis=-1, keepdims=True), value.shape) for name, value in given.items()
+    }
+    return replace(load, **means)

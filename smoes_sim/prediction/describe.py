@@ -133,6 +133,8 @@ def _not_counted(deployment: Deployment) -> list[str]:
     if has_images and scenario.compute.per_prefill is None:
         unknown = deployment.model.vision is None or scenario.workload.is_from_trace
         vision = ["vision encoder"] if unknown and scenario.calibration is None else []
+    if deployment.workload.together > 1 and deployment.decode and not deployment.model.mtp_layers:
+        vision = [*vision, "what proposes tokens"]
     is_mixed = deployment.parts.spread is not None and len(deployment.model.attentions) > 1
     return [*vision, *(["windows and states between ranks"] if is_mixed else []), "choice of the next token"]
 

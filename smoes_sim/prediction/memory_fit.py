@@ -136,6 +136,7 @@ def _need(deployment: Deployment, num_ranks: int) -> MemoryNeed:
         num_ranks=ep_size,
         tensor=layout.tensor,
         expert_tensor=layout.expert_tensor,
+        mtp_layers=deployment.model.mtp_layers if deployment.workload.together > 1 else 0,
         weights=scenario.compute.weights,
         cache=scenario.compute.cache,
     )
@@ -153,6 +154,7 @@ def _step_size(deployment: Deployment, num_ranks: int) -> StepSize:
     is_prompt = workload.phase == PREFILL
     prompts = int(np.bincount(group[is_prompt]).max(initial=0))
     sequences = -(-workload.num_sequences // groups)
+    verified = sequences * workload.together
     prefill = prompts if chunk is None else min(prompts, chunk + -(-workload.decode_batch // groups))
     kept = _kept(workload, group if is_here else None, groups, deployment.model.window)
     spread = cached_on_ranks(deployment.parts) if is_here else None
@@ -160,8 +162,8 @@ def _step_size(deployment: Deployment, num_ranks: int) -> StepSize:
         kept["cached"] = max(int(held.max()) for held in spread)
     communication, hidden = scenario.communication, deployment.model.hidden
     return StepSize(
-        tokens=-(-max(prefill, sequences) // tensor),
-        outputs=sequences,
+        tokens=-(-max(prefill, verified) // tensor),
+        outputs=verified,
         **kept,
         imbalance=deployment.imbalance,
         copy_bytes=copy_bytes(hidden, communication.dispatch) + copy_bytes(hidden, communication.combine),

@@ -180,6 +180,18 @@ def pass_seconds(conditions: Conditions, step: Step) -> float:
     return time.duration + (left_out * float(layers.mean()) if left_out else 0.0)
 
 
+def layer_and_head_seconds(conditions: Conditions, step: Step) -> tuple[float, float]:
+    """Mean seconds of an MoE layer in one pass (of any layer of a dense model), and those of the head.
+
+    Like :func:`pass_seconds` from the layers that are simulated; the fast engine is not corrected.
+    """
+    deployment = conditions.deployment
+    time, batches = pass_time(conditions, step, deployment.layers_simulated), conditions.micro_batches(step)
+    head = float(sum(batch.times.head.max() for batch in batches))
+    layers = _increments(time, deployment.layers_simulated, batches)
+    return float(layers.mean()) if len(layers) else (time.duration - head) / deployment.model.layers, head
+
+
 def _increments(time: PassTime, layers: Sequence[PassLayer], batches: Sequence[MicroBatch]) -> Reals:
     """Seconds that each simulated MoE layer adds to a pass, without those of the dense layers before it.
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from smoes_sim.network import exchange_duration
 from smoes_sim.prediction.deployment import Conditions, Deployment
+from smoes_sim.prediction.drafting import seconds_per_token
 from smoes_sim.prediction.phase import PhaseTimes, phase_times
+from smoes_sim.step.build import decode_lengths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,7 @@ class Times:
     Attributes:
         prefill: The whole prefill; None where only decode steps are asked for.
         decode: The mean of the sampled decode steps; None where there is none (one output token, phase prefill).
+        tpot_s: Seconds per output token after the first; None where there is none.
         outside_s: Seconds of the prefill outside the layers; 0 without prefill.
         cache_move_s: Seconds in which the cache moves to the ranks that decode, between prefill and the first decode step;
             0 where it is there.
@@ -28,6 +31,7 @@ class Times:
 
     prefill: PhaseTimes | None
     decode: PhaseTimes | None
+    tpot_s: float | None
     outside_s: float
     cache_move_s: float
     mixed_step_s: float | None
@@ -47,11 +51,6 @@ class Times:
         """Seconds until the first token of the batch; None without prefill."""
         return None if self.prefill is None else self.prefill.step_s + self.outside_s
 
-    @property
-    def tpot_s(self) -> float | None:
-        """Seconds of a decode step; None where there is none."""
-        return None if self.decode is None else self.decode.step_s
-
     def flat(self) -> dict[str, float]:
         """The times by JSON key; keys of what does not exist are left out."""
         flat = self.asked.flat()
@@ -69,7 +68,8 @@ class Times:
             flat["mixed_step_s"] = self.mixed_step_s
         if self.decode is not None:
             flat |= {f"decode_{name}": value for name, value in self.decode.flat().items()}
-            flat["tpot_s"] = self.decode.step_s
+        if self.tpot_s is not None:
+            flat["tpot_s"] = self.tpot_s
         return flat | {"tokens_per_s": self.tokens_per_s}
 
     def sampling(self) -> dict[str, float]:
@@ -116,15 +116,17 @@ def _times(conditions: Conditions, prefill: PhaseTimes | None, decode: PhaseTime
     rate = deployment.workload.num_prefill_tokens / ttft if prefill else None
     move = deployment.cache_move
     move_s = 0.0 if move is None else exchange_duration(conditions.network, move.phases).duration
+    tpot = None if decode is None else seconds_per_token(conditions, deployment.decode, decode.step_s)
     return Times(
         prefill=prefill,
         decode=decode,
+        tpot_s=tpot,
         outside_s=outside,
         cache_move_s=move_s,
         mixed_step_s=mixed,
         tokens_per_s_prefill=rate,
         tokens_per_s_prefill_per_rank=None if rate is None else rate / deployment.topology.num_ranks,
-        tokens_per_s=throughput(deployment, ttft + move_s, decode.step_s if decode else 0.0),
+        tokens_per_s=throughput(deployment, ttft + move_s, tpot or 0.0),
     )
 
 
@@ -137,8 +139,8 @@ def throughput(deployment: Deployment, ttft: float, tpot: float) -> float:
     Args:
         deployment: Says how many tokens each sequence gets.
         ttft: Seconds of the prefill, and in which its cache moves; 0 without.
-        tpot: Seconds of a decode step.
+        tpot: Seconds per output token after the first.
     """
     workload = deployment.workload
     tokens = workload.num_decode_tokens if deployment.prefill is None else int(workload.sequence_output_tokens.sum())
-    return float(tokens) / (ttft + deployment.num_decode_steps * tpot)
+    return float(tokens) / (ttft + float(decode_lengths(workload).sum()) * tpot)

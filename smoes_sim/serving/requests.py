@@ -44,11 +44,16 @@ class Request:
 
 
 def check_both_phases(scenario: Scenario) -> None:
-    """Refuse a scenario whose workload is one phase alone, since requests are prefilled and then decoded.
+    """Refuse a scenario whose workload is one phase alone, since requests are prefilled and then decoded, or speculates.
 
     Raises:
-        ConfigError: If it asks for decode or prefill alone.
+        ConfigError: If it asks for decode or prefill alone, or proposes tokens ahead.
     """
+    if scenario.workload.speculation is not None:
+        raise ConfigError(
+            "workload.speculation: requests that arrive one by one are decoded token by token. Leave it out; simulate and "
+            "compare answer with it."
+        )
     phase = scenario.workload.phase
     if phase != "both":
         raise ConfigError(

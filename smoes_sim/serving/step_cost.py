@@ -86,8 +86,8 @@ class StepCosts:
         delay = 0.0
         if self._is_split:
             none = np.zeros_like(loads[0].pairs)
-            without = dict.fromkeys(("pairs", "earlier", "context", "near_pairs", "near_earlier", "near_context"), none)
-            bare = [replace(load, **without) for load in loads]
+            bare = [replace(load, pairs=none, earlier=none, context=none) for load in loads]
+            bare = [replace(load, near_pairs=none, near_earlier=none, near_context=none) for load in bare]
             delay = (attention - sum(self._attention(load) for load in bare)) / self._deployment.model.layers
         other = sum(self._other(int(load.tokens.max()), int(load.outputs.max())) for load in loads)
         places = prompts / max(dealt[0].max(), 1.0)

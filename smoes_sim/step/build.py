@@ -88,23 +88,37 @@ class Step:
 
 
 def decode_steps(workload: Workload, *, most: int = DECODE_STEPS) -> list[NDArray[np.int64]]:
-    """Token indices of each simulated decode step: at most ``most``, evenly spaced over all steps."""
+    """Token indices of each simulated decode step: at most ``most``, evenly spaced over all steps.
+
+    Of tokens that are proposed ahead each step takes as many that follow each other. The steps of a sequence begin evenly
+    spaced among its tokens whatever is accepted, so every place where one can begin stands for as many of them.
+    """
     start = np.cumsum(workload.sequence_output_tokens - 1) - (workload.sequence_output_tokens - 1)
     start += workload.num_prefill_tokens
     steps: list[NDArray[np.int64]] = []
     for first in range(0, workload.num_sequences, workload.decode_batch):
         group = np.arange(first, min(first + workload.decode_batch, workload.num_sequences))
-        for step in range(int(workload.sequence_output_tokens[group].max()) - 1):
-            going = group[workload.sequence_output_tokens[group] - 1 > step]
-            steps.append(start[going] + step)
+        lengths, ahead = workload.sequence_output_tokens[group] - 1, np.arange(workload.together)
+        for step in range(int(lengths.max()) - workload.together + 1):
+            going = group[lengths >= step + workload.together]
+            steps.append((start[going, None] + step + ahead).ravel())
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).astype(int))
     return [steps[index] for index in chosen]
 
 
-def num_decode_steps(workload: Workload) -> int:
-    """Number of decode steps until every sequence has all its tokens, ``decode_batch`` sequences at a time."""
+def decode_lengths(workload: Workload) -> NDArray[np.int64]:
+    """Output tokens after the first of the longest sequence of each group of ``decode_batch`` sequences."""
     groups = range(0, workload.num_sequences, workload.decode_batch)
-    return sum(int(workload.sequence_output_tokens[first : first + workload.decode_batch].max()) - 1 for first in groups)
+    longest = [workload.sequence_output_tokens[first : first + workload.decode_batch].max() for first in groups]
+    return np.array(longest, dtype=np.int64) - 1
+
+
+def num_decode_steps(workload: Workload) -> int:
+    """Number of decode steps until every sequence has all its tokens, ``decode_batch`` sequences at a time.
+
+    With tokens that are proposed ahead: as many as yield them on average.
+    """
+    return int(np.ceil(decode_lengths(workload) / workload.yielded - 1e-9).sum())
 
 
 def prefill_chunks(parts: StepParts) -> list[NDArray[np.int64]]:
@@ -246,6 +260,7 @@ def own_load(parts: StepParts, tokens: NDArray[np.int64]) -> RankLoad:
         outputs=count(ends),
         slots=none,
         active_experts=none,
+        together=workload.together,
         **near,
     )
 

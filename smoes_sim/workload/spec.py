@@ -67,6 +67,25 @@ def find_preset(name: str) -> Preset:
     return presets[name]
 
 
+class SpeculationSpec(Spec):
+    """Tokens that are proposed ahead and verified together in one decode step (multi-token prediction, a draft model).
+
+    Example:
+        ``tokens: 3, accepted: 1.8``: a step takes 4 tokens of each sequence and yields 2.8 on average.
+    """
+
+    tokens: Positive = Field(description="Tokens that are proposed for each sequence in a step.", examples=[3])
+    accepted: Annotated[float, Field(ge=0)] = Field(
+        description="Mean number of them that are accepted, as measured; at most tokens.", examples=[1.8]
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.accepted > self.tokens:
+            raise ValueError(f"accepted = {self.accepted} of {self.tokens} proposed tokens. Use 0..{self.tokens}.")
+        return self
+
+
 class WorkloadSpec(Spec):
     """The requests of a batch: a preset, numbers, or a preset with some numbers replaced.
 
@@ -117,6 +136,11 @@ class WorkloadSpec(Spec):
         description="Output tokens of each sequence; the first comes from prefill. Not given: that of the preset; without "
         "preset 2 in phase decode, which is one decode step, and 1 in phase prefill.",
         examples=[128],
+    )
+    speculation: SpeculationSpec | None = Field(
+        None,
+        description="Tokens that are proposed ahead in decode. Not given: one token of each sequence a step.",
+        examples=[{"tokens": 3, "accepted": 1.8}],
     )
     text_tokens: Count | None = Field(
         None, description="Mean number of text tokens in a prompt. Not given: that of the preset.", examples=[512]
@@ -203,6 +227,14 @@ class WorkloadSpec(Spec):
                 "output_tokens = 1 with phase = decode: the first output token comes from prefill, so nothing is decoded. "
                 "Use 2 or more."
             )
+        if self.speculation is not None:
+            if self.phase == "prefill" or full.output_tokens == 1:
+                raise ValueError("speculation: nothing is decoded (phase = prefill, or output_tokens = 1). Leave it out.")
+            if full.output_tokens <= self.decoded_together:
+                raise ValueError(
+                    f"output_tokens = {full.output_tokens} with {self.speculation.tokens} proposed tokens: a decode step "
+                    f"takes {self.decoded_together} tokens after the first. Use {self.decoded_together + 1} or more."
+                )
         if full.images and (full.image_width is None or full.image_height is None):
             raise ValueError(f"images = {full.images} need image_width and image_height in pixels. Add both.")
         if full.context is None and not full.images and not full.text_tokens:
@@ -213,13 +245,23 @@ class WorkloadSpec(Spec):
         """Whether the tokens are taken from the routing trace."""
         return self.preset == FROM_TRACE
 
+    @property
+    def decoded_together(self) -> int:
+        """Tokens of a sequence in a decode step: one, and those that are proposed."""
+        return 1 if self.speculation is None else 1 + self.speculation.tokens
+
+    @property
+    def yielded(self) -> float:
+        """Output tokens of a sequence that a decode step yields on average."""
+        return 1.0 if self.speculation is None else 1.0 + self.speculation.accepted
+
     def filled(self) -> WorkloadSpec:
         """The same workload with the numbers of the preset filled in; without a preset 0 images and spread 0.
 
         With ``context`` the text tokens stay open: how many tokens an image takes depends on the model.
         """
         defaults: dict[str, object] = {"images": 0, "spread": 0.0, "decode_batch": self.batch}
-        defaults["output_tokens"] = {"decode": 2, "prefill": 1, "both": None}[self.phase]
+        defaults["output_tokens"] = {"decode": 1 + self.decoded_together, "prefill": 1, "both": None}[self.phase]
         if self.preset is not None:
             defaults |= {name: value for name, value in _presets()[self.preset] if name != "sources"}
         if self.context is not None:

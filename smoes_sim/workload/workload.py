@@ -39,6 +39,8 @@ class Workload:
         sequence_id: Sequence of each token, int32 [T].
         phase: 0 prefill, 1 decode, uint8 [T].
         decode_batch: Number of sequences that are decoded together.
+        together: Tokens of a sequence that a decode step takes: one, and those that are proposed.
+        yielded: Output tokens of a sequence that a decode step yields on average.
     """
 
     sequence_vision_tokens: NDArray[np.int64]
@@ -48,6 +50,8 @@ class Workload:
     sequence_id: NDArray[np.int32]
     phase: NDArray[np.uint8]
     decode_batch: int
+    together: int = 1
+    yielded: float = 1.0
 
     @property
     def num_sequences(self) -> int:
@@ -146,13 +150,14 @@ def build_workload(spec: WorkloadSpec, model: ModelShape, *, rng: np.random.Gene
         image = full.images * model.image_tokens.count(width=full.image_width, height=full.image_height)
     mean = _text_tokens(full, model, image)
     text = _text_lengths(mean, spread=full.spread or 0.0, batch=batch, rng=rng)
-    return _expand(
+    made = _expand(
         vision=np.full(batch, image, np.int64),
         text=text,
         output=np.full(batch, 1 if spec.phase == "prefill" else outputs, np.int64),
         decode_batch=full.decode_batch or batch,
         has_prompts=spec.phase != "decode",
     )
+    return replace(made, together=spec.decoded_together, yielded=spec.yielded)
 
 
 def _text_tokens(full: WorkloadSpec, model: ModelShape, image: int) -> int:
